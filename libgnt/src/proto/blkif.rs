@@ -1,0 +1,141 @@
+//! The block protocol's slots (`xen/include/public/io/blkif.h`).
+
+use crate::types::GrantRef;
+
+/// Bytes of the protocol's sector, whatever `sector-size` says.
+pub const SECTOR_SIZE: usize = 512;
+/// Sectors in a page.
+pub const SECTORS_PER_PAGE: u8 = 8;
+/// Segments of a direct request (`BLKIF_MAX_SEGMENTS_PER_REQUEST`).
+pub const MAX_SEGMENTS: usize = 11;
+
+/// One page's part of a request (`struct blkif_request_segment`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
+pub struct Segment {
+    /// The page.
+    pub gref: u32,
+    /// First 512-byte sector in the page, 0 to 7.
+    pub first_sector: u8,
+    /// Last sector, included; not below `first_sector`, at most 7.
+    pub last_sector: u8,
+}
+
+impl Segment {
+    /// The page's reference.
+    pub fn grant(&self) -> GrantRef {
+        GrantRef(self.gref)
+    }
+    /// Byte offset in the page.
+    pub fn offset(&self) -> usize {
+        usize::from(self.first_sector) * SECTOR_SIZE
+    }
+    /// Bytes. The codec has checked that last is not before first.
+    pub fn len(&self) -> usize {
+        (usize::from(self.last_sector) - usize::from(self.first_sector) + 1) * SECTOR_SIZE
+    }
+    /// Never.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+/// A request's operation (`BLKIF_OP_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// 0
+    Read,
+    /// 1
+    Write,
+    /// 3: everything acknowledged before this must be durable.
+    Flush,
+    /// Any other number: answered with [`Status::NotSupported`], never fatal.
+    Other(u8),
+}
+
+/// The segments of a request, inline: a slot has at most eleven.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Segments {
+    len: u8,
+    all: [Segment; MAX_SEGMENTS],
+}
+
+impl Segments {
+    /// Adds one; `false` if there are eleven.
+    #[must_use]
+    pub fn push(&mut self, segment: Segment) -> bool {
+        let Some(place) = self.all.get_mut(usize::from(self.len)) else { return false };
+        *place = segment;
+        self.len += 1;
+        true
+    }
+}
+
+impl std::ops::Deref for Segments {
+    type Target = [Segment];
+    fn deref(&self) -> &[Segment] {
+        &self.all[..usize::from(self.len)]
+    }
+}
+
+impl FromIterator<Segment> for Segments {
+    /// Takes the first eleven.
+    fn from_iter<I: IntoIterator<Item = Segment>>(iter: I) -> Self {
+        let mut segments = Segments::default();
+        for segment in iter {
+            if !segments.push(segment) {
+                break;
+            }
+        }
+        segments
+    }
+}
+
+impl std::fmt::Debug for Segments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// A request, validated as far as a slot alone can be: segment geometry and count (XSA-423).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// What.
+    pub operation: Operation,
+    /// `handle`: the device number, an echo of `virtual-device`.
+    pub handle: u16,
+    /// The front's own name for it, echoed in the response.
+    pub id: u64,
+    /// In units of 512 bytes.
+    pub sector: u64,
+    /// Pages; none for a flush.
+    pub segments: Segments,
+}
+
+impl Request {
+    /// Bytes of data.
+    pub fn data_len(&self) -> usize {
+        self.segments.iter().map(Segment::len).sum()
+    }
+}
+
+/// A response's status (`BLKIF_RSP_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// 0
+    Okay,
+    /// −1
+    Error,
+    /// −2
+    NotSupported,
+}
+
+/// A response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// The request's id.
+    pub id: u64,
+    /// The request's operation number.
+    pub operation: u8,
+    /// How it went.
+    pub status: Status,
+}

@@ -1,0 +1,3 @@
+//! Codecs that both agents share.
+
+pub mod blkif;

@@ -1,0 +1,411 @@
+//! The one type that touches shared memory.
+//!
+//! Two rules, after which everything else about memory in this library is safe code:
+//!
+//! 1. No reference into shared memory ever leaves this module: the peer writes to it at any
+//!    moment, which a `&[u8]` promises the compiler cannot happen. Bytes are copied in and out.
+//! 2. Every access is volatile or atomic, so the compiler neither repeats nor invents one
+//!    (XSA-155: a value that was checked must be the value that is used).
+//!
+//! Offsets are the caller's own: one outside the pages is a bug, and panics. Values that come
+//! from a peer must be validated before they become an offset.
+#![allow(unsafe_code, reason = "raw access to memory that another domain writes to")]
+
+use crate::error::{Error, Result};
+use crate::types::{Access, PAGE_SIZE};
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::io::Errno;
+use std::fmt;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// What else has to happen when the pages leave the address space: the simulated Xen must be
+/// told what a real kernel sees by itself.
+pub trait AfterUnmap: Send + Sync + fmt::Debug {
+    /// Called once, after `munmap`. With `wait`, blocks for as long as the kernel it stands for
+    /// would; without, only posts the news (the caller is a `Drop`).
+    ///
+    /// # Errors
+    /// What munmap of the simulated kernel returns.
+    fn after_unmap(&self, wait: bool) -> Result<()>;
+}
+
+/// Whole pages of shared (or soon to be shared) memory in this address space.
+///
+/// Unmapped on drop, without blocking.
+pub struct SharedPages {
+    /// `None` only while `unmap` or `drop` takes it apart.
+    raw: Option<MmapRaw>,
+    base: *mut u8,
+    len: usize,
+    access: Access,
+    after: Option<Box<dyn AfterUnmap>>,
+}
+
+// SAFETY: the pointer is to a mapping that this value owns until it drops; every access through
+// it is volatile or atomic, and races on the bytes are what shared memory is.
+unsafe impl Send for SharedPages {}
+// SAFETY: as for Send; no method hands out a reference into the mapping.
+unsafe impl Sync for SharedPages {}
+
+/// The widest unit that one volatile instruction moves.
+#[cfg(target_arch = "x86_64")]
+type Word = core::arch::x86_64::__m128i;
+#[cfg(not(target_arch = "x86_64"))]
+type Word = u64;
+const WORD: usize = size_of::<Word>();
+
+impl SharedPages {
+    /// Takes over a mapping of whole pages.
+    ///
+    /// # Panics
+    /// If the mapping is empty or no whole number of pages.
+    pub fn new(raw: MmapRaw, access: Access, after: Option<Box<dyn AfterUnmap>>) -> Self {
+        let (base, len) = (raw.as_mut_ptr(), raw.len());
+        assert!(len > 0 && len.is_multiple_of(PAGE_SIZE), "{len} bytes are no whole pages");
+        SharedPages { raw: Some(raw), base, len, access, after }
+    }
+
+    /// Zeroed private pages: the local side of a grant copy, or a bounce buffer.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn anonymous(pages: usize) -> Result<Self> {
+        let map = MmapOptions::new().len(pages * PAGE_SIZE).map_anon().map_err(|e| {
+            Error::device("anonymous memory", "mmap", errno_of(&e), format!("{pages} pages"))
+        })?;
+        Ok(Self::new(map.into(), Access::ReadWrite, None))
+    }
+
+    /// Unmaps now, and waits where the platform's munmap waits.
+    ///
+    /// # Errors
+    /// What the platform's munmap says (a real one does not fail on a mapping of ours).
+    pub fn unmap(mut self) -> Result<()> {
+        drop(self.raw.take());
+        self.after.take().map_or(Ok(()), |after| after.after_unmap(true))
+    }
+
+    /// Bytes.
+    #[expect(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Pages.
+    pub fn pages(&self) -> usize {
+        self.len / PAGE_SIZE
+    }
+
+    /// What this mapping allows.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// The virtual address, for system calls that take one. Dereferencing it is outside this
+    /// type's promises.
+    pub fn address(&self) -> usize {
+        self.base as usize
+    }
+
+    fn at(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(
+            offset <= self.len && len <= self.len - offset,
+            "{len} bytes at {offset} are outside {} shared bytes",
+            self.len
+        );
+        // SAFETY: just checked to be inside the mapping.
+        unsafe { self.base.add(offset) }
+    }
+
+    fn at_writable(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(self.access.writable(), "write to a read-only mapping");
+        self.at(offset, len)
+    }
+
+    fn aligned<T>(ptr: *mut u8) -> *mut T {
+        assert!((ptr as usize).is_multiple_of(align_of::<T>()), "unaligned shared access");
+        ptr.cast()
+    }
+
+    /// Copies bytes out of shared memory.
+    ///
+    /// # Panics
+    /// If the range is outside the pages.
+    pub fn read(&self, offset: usize, into: &mut [u8]) {
+        let from = self.at(offset, into.len());
+        // SAFETY: `from` covers into.len() bytes of the mapping, and a private slice cannot overlap it.
+        unsafe { copy_volatile(from, into.as_mut_ptr(), into.len(), Side::Source) }
+    }
+
+    /// Copies bytes into shared memory.
+    ///
+    /// # Panics
+    /// If the range is outside the pages, or the mapping is read-only.
+    pub fn write(&self, offset: usize, from: &[u8]) {
+        let into = self.at_writable(offset, from.len());
+        // SAFETY: as in `read`.
+        unsafe { copy_volatile(from.as_ptr(), into, from.len(), Side::Destination) }
+    }
+
+    /// Copies from one shared place to another. The ranges must not overlap.
+    ///
+    /// # Panics
+    /// If a range is outside its pages, `into` is read-only, or they overlap.
+    pub fn copy_to(&self, offset: usize, into: &SharedPages, into_offset: usize, len: usize) {
+        let from = self.at(offset, len);
+        let to = into.at_writable(into_offset, len);
+        assert!((from as usize).abs_diff(to as usize) >= len, "overlapping shared copy");
+        // SAFETY: both ranges were checked to be inside their mappings and apart.
+        unsafe { copy_volatile(from, to, len, Side::Source) }
+    }
+
+    /// Sets a range to one value.
+    ///
+    /// # Panics
+    /// As [`SharedPages::write`].
+    pub fn fill(&self, offset: usize, len: usize, value: u8) {
+        let to = self.at_writable(offset, len);
+        let block = [value; 256];
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(block.len());
+            // SAFETY: inside the range that was just checked.
+            unsafe { copy_volatile(block.as_ptr(), to.add(done), n, Side::Destination) }
+            done += n;
+        }
+    }
+
+    /// One volatile byte.
+    pub fn load_u8(&self, offset: usize, order: Ordering) -> u8 {
+        let ptr = self.at(offset, 1);
+        // SAFETY: inside the mapping; the atomic reference lives for this call only.
+        unsafe { AtomicU8::from_ptr(ptr) }.load(order)
+    }
+
+    /// Stores one byte.
+    pub fn store_u8(&self, offset: usize, value: u8, order: Ordering) {
+        let ptr = self.at_writable(offset, 1);
+        // SAFETY: inside the mapping; the atomic reference lives for this call only.
+        unsafe { AtomicU8::from_ptr(ptr) }.store(value, order);
+    }
+
+    /// Loads an aligned 32-bit word.
+    pub fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
+        self.atomic_u32(self.at(offset, 4)).load(order)
+    }
+
+    /// Stores an aligned 32-bit word.
+    pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
+        self.atomic_u32(self.at_writable(offset, 4)).store(value, order);
+    }
+
+    /// Adds to an aligned 32-bit word, and returns what it was.
+    pub fn fetch_add_u32(&self, offset: usize, value: u32, order: Ordering) -> u32 {
+        self.atomic_u32(self.at_writable(offset, 4)).fetch_add(value, order)
+    }
+
+    /// Loads an aligned 64-bit word.
+    pub fn load_u64(&self, offset: usize, order: Ordering) -> u64 {
+        self.atomic_u64(self.at(offset, 8)).load(order)
+    }
+
+    /// Stores an aligned 64-bit word.
+    pub fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
+        self.atomic_u64(self.at_writable(offset, 8)).store(value, order);
+    }
+
+    /// Sets bits in an aligned 64-bit word, and returns what it was.
+    pub fn fetch_or_u64(&self, offset: usize, bits: u64, order: Ordering) -> u64 {
+        self.atomic_u64(self.at_writable(offset, 8)).fetch_or(bits, order)
+    }
+
+    /// Keeps only `bits` in an aligned 64-bit word, and returns what it was.
+    pub fn fetch_and_u64(&self, offset: usize, bits: u64, order: Ordering) -> u64 {
+        self.atomic_u64(self.at_writable(offset, 8)).fetch_and(bits, order)
+    }
+
+    /// Replaces an aligned 64-bit word, and returns what it was.
+    pub fn swap_u64(&self, offset: usize, value: u64, order: Ordering) -> u64 {
+        self.atomic_u64(self.at_writable(offset, 8)).swap(value, order)
+    }
+
+    fn atomic_u32(&self, ptr: *mut u8) -> &AtomicU32 {
+        // SAFETY: callers pass a checked pointer into the mapping, `aligned` checks the alignment,
+        // and the reference never leaves the public method that asked for it.
+        unsafe { AtomicU32::from_ptr(Self::aligned(ptr)) }
+    }
+
+    fn atomic_u64(&self, ptr: *mut u8) -> &AtomicU64 {
+        // SAFETY: as in `atomic_u32`.
+        unsafe { AtomicU64::from_ptr(Self::aligned(ptr)) }
+    }
+
+    /// `pread` from a file straight into the pages: disk I/O without a copy of ours.
+    /// Returns the bytes read (0 at the end of the file).
+    ///
+    /// # Errors
+    /// What pread says, EINTR included.
+    pub fn read_from_file(
+        &self,
+        offset: usize,
+        len: usize,
+        file: BorrowedFd<'_>,
+        file_offset: u64,
+    ) -> Result<usize, Errno> {
+        let into = self.at_writable(offset, len);
+        let at = i64::try_from(file_offset).map_err(|_| Errno::OVERFLOW)?;
+        // SAFETY: the kernel writes `len` bytes inside the mapping, whatever the peer does to them.
+        let n = unsafe { libc::pread(file.as_raw_fd(), into.cast(), len, at) };
+        usize::try_from(n).map_err(|_| last_errno())
+    }
+
+    /// `pwrite` of the pages' bytes to a file. Returns the bytes written.
+    ///
+    /// # Errors
+    /// What pwrite says, EINTR included.
+    pub fn write_to_file(
+        &self,
+        offset: usize,
+        len: usize,
+        file: BorrowedFd<'_>,
+        file_offset: u64,
+    ) -> Result<usize, Errno> {
+        let from = self.at(offset, len);
+        let at = i64::try_from(file_offset).map_err(|_| Errno::OVERFLOW)?;
+        // SAFETY: the kernel reads `len` bytes inside the mapping.
+        let n = unsafe { libc::pwrite(file.as_raw_fd(), from.cast(), len, at) };
+        usize::try_from(n).map_err(|_| last_errno())
+    }
+}
+
+impl Drop for SharedPages {
+    fn drop(&mut self) {
+        drop(self.raw.take());
+        if let Some(after) = self.after.take()
+            && let Err(error) = after.after_unmap(false)
+        {
+            tracing::debug!(%error, "unmap in drop");
+        }
+    }
+}
+
+impl fmt::Debug for SharedPages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SharedPages({} pages at {:#x}, {:?})", self.pages(), self.address(), self.access)
+    }
+}
+
+/// Which pointer of a copy is at an alignment worth keeping: the shared one.
+#[derive(Clone, Copy)]
+enum Side {
+    Source,
+    Destination,
+}
+
+/// Copies with volatile accesses on both sides: wide words where the shared side is aligned,
+/// bytes at the ends.
+///
+/// # Safety
+/// Both ranges must be valid for `len` bytes and must not overlap.
+unsafe fn copy_volatile(from: *const u8, to: *mut u8, len: usize, shared: Side) {
+    let address = match shared {
+        Side::Source => from as usize,
+        Side::Destination => to as usize,
+    };
+    let head = (address.wrapping_neg() % WORD).min(len);
+    let words = (len - head) / WORD;
+    let same_phase = (from as usize) % WORD == (to as usize) % WORD;
+    // SAFETY: every index is below `len`; word accesses are aligned on a side whose phase was
+    // checked, and go through an unaligned private copy on the other.
+    unsafe {
+        for i in 0..head {
+            to.add(i).write_volatile(from.add(i).read_volatile());
+        }
+        let (from_body, to_body) = (from.add(head).cast::<Word>(), to.add(head).cast::<Word>());
+        if same_phase {
+            for i in 0..words {
+                to_body.add(i).write_volatile(from_body.add(i).read_volatile());
+            }
+        } else {
+            match shared {
+                Side::Source => {
+                    for i in 0..words {
+                        to_body.add(i).write_unaligned(from_body.add(i).read_volatile());
+                    }
+                }
+                Side::Destination => {
+                    for i in 0..words {
+                        to_body.add(i).write_volatile(from_body.add(i).read_unaligned());
+                    }
+                }
+            }
+        }
+        for i in head + words * WORD..len {
+            to.add(i).write_volatile(from.add(i).read_volatile());
+        }
+    }
+}
+
+pub(crate) fn errno_of(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+fn last_errno() -> Errno {
+    errno_of(&std::io::Error::last_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_offset_and_length_survives_the_round_trip() {
+        let a = SharedPages::anonymous(1).expect("memory");
+        let b = SharedPages::anonymous(1).expect("memory");
+        let pattern: Vec<u8> = (0..200u8).collect();
+        for offset in 0..40 {
+            for len in 0..80 {
+                a.fill(0, 200, 0xff);
+                a.write(offset, &pattern[..len]);
+                let mut back = vec![0; len];
+                a.read(offset, &mut back);
+                assert_eq!(back, pattern[..len]);
+                assert_eq!(a.load_u8(offset + len, Ordering::Relaxed), 0xff, "wrote past the end");
+                let into = (offset * 7) % 33;
+                b.fill(0, 200, 0xee);
+                a.copy_to(offset, &b, into, len);
+                b.read(into, &mut back);
+                assert_eq!(back, pattern[..len]);
+                assert_eq!(b.load_u8(into + len, Ordering::Relaxed), 0xee, "copied past the end");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "outside")]
+    fn outside_is_a_panic_not_a_read() {
+        SharedPages::anonymous(1).expect("memory").read(PAGE_SIZE - 3, &mut [0; 4]);
+    }
+
+    #[test]
+    #[should_panic(expected = "overlapping")]
+    fn overlap_is_refused() {
+        let a = SharedPages::anonymous(1).expect("memory");
+        a.copy_to(0, &a, 8, 16);
+    }
+
+    #[test]
+    fn file_io_goes_straight_to_the_pages() {
+        use std::os::fd::AsFd;
+        let file = tempfile::tempfile().expect("file");
+        let a = SharedPages::anonymous(1).expect("memory");
+        a.write(10, b"granted");
+        assert_eq!(a.write_to_file(10, 7, file.as_fd(), 100), Ok(7));
+        a.fill(0, 64, 0);
+        assert_eq!(a.read_from_file(20, 50, file.as_fd(), 100), Ok(7));
+        let mut back = [0; 7];
+        a.read(20, &mut back);
+        assert_eq!(&back, b"granted");
+    }
+}
