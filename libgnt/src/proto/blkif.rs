@@ -63,7 +63,9 @@ impl Segments {
     /// Adds one; `false` if there are eleven.
     #[must_use]
     pub fn push(&mut self, segment: Segment) -> bool {
-        let Some(place) = self.all.get_mut(usize::from(self.len)) else { return false };
+        let Some(place) = self.all.get_mut(usize::from(self.len)) else {
+            return false;
+        };
         *place = segment;
         self.len += 1;
         true

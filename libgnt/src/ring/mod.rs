@@ -5,7 +5,9 @@
 #[non_exhaustive]
 pub enum RingError {
     /// The peer's producer index is further ahead than the ring is long.
-    #[error("the peer's {index} is {claimed}, {ahead} ahead of our {ours}, in a ring of {size} slots")]
+    #[error(
+        "the peer's {index} is {claimed}, {ahead} ahead of our {ours}, in a ring of {size} slots"
+    )]
     IndexOutOfRange {
         /// `req_prod` or `rsp_prod`.
         index: &'static str,
