@@ -4,3 +4,4 @@
 //! I/O; [`disk`], what the sectors are kept on.
 
 pub mod agent;
+pub mod disk;
