@@ -218,6 +218,20 @@ impl SharedPages {
         unsafe { AtomicU8::from_ptr(ptr) }.store(value, order);
     }
 
+    /// Sets bits in a byte, and returns what it was.
+    pub fn fetch_or_u8(&self, offset: usize, bits: u8, order: Ordering) -> u8 {
+        let ptr = self.at_writable(offset, 1);
+        // SAFETY: inside the mapping; the atomic reference lives for this call only.
+        unsafe { AtomicU8::from_ptr(ptr) }.fetch_or(bits, order)
+    }
+
+    /// Keeps only `bits` in a byte, and returns what it was.
+    pub fn fetch_and_u8(&self, offset: usize, bits: u8, order: Ordering) -> u8 {
+        let ptr = self.at_writable(offset, 1);
+        // SAFETY: inside the mapping; the atomic reference lives for this call only.
+        unsafe { AtomicU8::from_ptr(ptr) }.fetch_and(bits, order)
+    }
+
     /// Loads an aligned 32-bit word.
     pub fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
         self.atomic_u32(self.at(offset, 4)).load(order)
