@@ -388,8 +388,9 @@ impl Agent {
     fn judge(&self, request: &Request) -> Result<(), Status> {
         match request.operation {
             Operation::Other(_) => return Err(Status::NotSupported),
-            // Linux's fronts send flushes without data, and no back end promises more.
+            Operation::Malformed { .. } => return Err(Status::Error),
             Operation::Flush if request.segments.is_empty() => return Ok(()),
+            // The codec lets none through. To acknowledge it would lose its data.
             Operation::Flush => return Err(Status::Error),
             Operation::Write if self.config.read_only => return Err(Status::Error),
             Operation::Read | Operation::Write => {}
@@ -635,20 +636,10 @@ fn access_for(request: &Request) -> Access {
     }
 }
 
-/// The number of an operation on the wire (`BLKIF_OP_*`).
-pub fn operation_number(operation: Operation) -> u8 {
-    match operation {
-        Operation::Read => 0,
-        Operation::Write => 1,
-        Operation::Flush => 3,
-        Operation::Other(number) => number,
-    }
-}
-
 fn answer(request: &Request, status: Status) -> Response {
     Response {
         id: request.id,
-        operation: operation_number(request.operation),
+        operation: request.operation.number(),
         status,
     }
 }

@@ -444,7 +444,7 @@ impl World {
         // The answered ones are those that we noted and the agent has forgotten.
         let gone = self.taken.iter().filter(|(tag, taken)| {
             taken.request.id == response.id
-                && operation_number(taken.request.operation) == response.operation
+                && taken.request.operation.number() == response.operation
                 && self.agent.request(**tag).is_none()
         });
         let Some((&tag, taken)) = gone.min_by_key(|(_, taken)| taken.serial) else {

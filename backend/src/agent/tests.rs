@@ -1,6 +1,6 @@
 use super::model::{Policy, SECTORS, Seen, run};
 use super::*;
-use libgnt::proto::blkif::{Segment, Segments};
+use libgnt::proto::blkif::{Malformed, Segment, Segments};
 
 const MODES: [DataMode; 3] = [DataMode::Map, DataMode::Copy, DataMode::Persistent];
 
@@ -261,8 +261,13 @@ fn zombies_of_a_dead_front_count_against_the_next() {
 
 #[test]
 fn geometry_is_judged_before_a_page_is_touched() {
+    let malformed = Operation::Malformed {
+        number: 0,
+        why: Malformed::FlushWithData(1),
+    };
     let cases = [
         (request(Operation::Other(5), 0, &[1]), Status::NotSupported),
+        (request(malformed, 0, &[]), Status::Error),
         (request(Operation::Read, SECTORS, &[1]), Status::Error),
         (request(Operation::Read, SECTORS - 7, &[1]), Status::Error),
         (request(Operation::Write, u64::MAX, &[1]), Status::Error),
