@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "mmap over a range that this module reserved")]
 
 use crate::error::{Error, Result};
-use crate::shm::{AfterUnmap, SharedPages};
+use crate::shm::SharedPages;
 use crate::types::{Access, PAGE_SIZE};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
@@ -47,14 +47,13 @@ pub fn read_only(fd: &OwnedFd) -> Result<OwnedFd> {
         .map_err(|e| Error::device(DEVICE, "open read-only", e, path))
 }
 
-/// A number that tells memfds apart.
+/// A number that tells memfds apart, and the size in pages.
 ///
 /// # Errors
 /// None in practice.
-pub fn identity(fd: BorrowedFd<'_>) -> Result<u64> {
-    rustix::fs::fstat(fd)
-        .map(|stat| stat.st_ino)
-        .map_err(|e| Error::device(DEVICE, "fstat", e, ""))
+pub fn identity(fd: BorrowedFd<'_>) -> Result<(u64, usize)> {
+    let stat = rustix::fs::fstat(fd).map_err(|e| Error::device(DEVICE, "fstat", e, ""))?;
+    Ok((stat.st_ino, usize::try_from(stat.st_size).unwrap_or(0) / PAGE_SIZE))
 }
 
 /// Maps parts next to each other. The descriptors are no longer needed afterwards.
@@ -62,11 +61,7 @@ pub fn identity(fd: BorrowedFd<'_>) -> Result<u64> {
 /// # Errors
 /// EINVAL: nothing to map, or a part outside its memfd. EACCES: writable, of a read-only
 /// descriptor. ENOMEM.
-pub fn map(
-    parts: &[Part<'_>],
-    access: Access,
-    after: Option<Box<dyn AfterUnmap>>,
-) -> Result<SharedPages> {
+pub fn map(parts: &[Part<'_>], access: Access) -> Result<MmapRaw> {
     let failed = |errno: Errno| {
         let pages: usize = parts.iter().map(|part| part.pages).sum();
         Error::device(DEVICE, "mmap", errno, format!("{pages} pages"))
@@ -118,23 +113,23 @@ pub fn map(
         .map_err(failed)?;
         at += len;
     }
-    Ok(SharedPages::new(raw, access, after))
+    Ok(raw)
 }
 
-/// Maps a whole memfd.
+/// Maps some pages of a memfd.
+///
+/// # Errors
+/// As [`map`].
+pub fn map_part(part: Part<'_>, access: Access) -> Result<SharedPages> {
+    map(&[part], access).map(|raw| SharedPages::new(raw, access, None))
+}
+
+/// Maps a memfd from its start.
 ///
 /// # Errors
 /// As [`map`].
 pub fn map_whole(fd: impl AsFd, pages: usize, access: Access) -> Result<SharedPages> {
-    map(
-        &[Part {
-            fd: fd.as_fd(),
-            first_page: 0,
-            pages,
-        }],
-        access,
-        None,
-    )
+    map_part(Part { fd: fd.as_fd(), first_page: 0, pages }, access)
 }
 
 #[cfg(test)]
@@ -164,7 +159,8 @@ mod tests {
                 pages: 1,
             },
         ];
-        let joined = map(&parts, Access::ReadWrite, None).expect("map");
+        let raw = map(&parts, Access::ReadWrite).expect("map");
+        let joined = SharedPages::new(raw, Access::ReadWrite, None);
         let (whole_a, whole_b) = (
             map_whole(&a, 2, Access::ReadOnly).expect("map"),
             map_whole(&b, 3, Access::ReadOnly).expect("map"),
