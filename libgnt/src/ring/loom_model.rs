@@ -53,6 +53,8 @@ struct ModelPage {
     fault: Fault,
     /// For the faults of the final check: the last look at each index, and a store held back.
     seen: [Cell<u32>; 4],
+    /// The header was initialised: from here on an event is armed by a final check.
+    begun: Cell<bool>,
     armed: Cell<bool>,
     late: Cell<Option<(usize, u32)>>,
 }
@@ -69,6 +71,7 @@ impl ModelPage {
             size,
             fault,
             seen: std::array::from_fn(|_| Cell::new(0)),
+            begun: Cell::new(false),
             armed: Cell::new(false),
             late: Cell::new(None),
         })
@@ -101,6 +104,7 @@ impl RingMemory for ModelPage {
     }
 
     fn load(&self, offset: usize) -> u32 {
+        self.begun.set(true);
         let at = offset / 4;
         let is_index = offset == REQ_PROD || offset == RSP_PROD;
         if self.fault == Fault::NoSecondLook && is_index && self.armed.take() {
@@ -115,7 +119,7 @@ impl RingMemory for ModelPage {
     }
 
     fn store(&self, offset: usize, value: u32) {
-        if Self::is_event(offset) {
+        if self.begun.get() && Self::is_event(offset) {
             self.armed.set(true);
             if self.fault == Fault::ArmedTooLate {
                 self.late.set(Some((offset / 4, value)));
