@@ -489,6 +489,8 @@ fn loom_catches_every_broken_ring() {
     ]);
 }
 
+/// Not among them: `stream_room` without the reader's release fence. It would take a load that
+/// sees a later store, which loom does not make.
 #[test]
 fn loom_catches_every_broken_stream() {
     use Fault::{NoAcquire, NoFullFence, NoRelease, None};
