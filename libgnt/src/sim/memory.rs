@@ -53,7 +53,10 @@ pub fn read_only(fd: &OwnedFd) -> Result<OwnedFd> {
 /// None in practice.
 pub fn identity(fd: BorrowedFd<'_>) -> Result<(u64, usize)> {
     let stat = rustix::fs::fstat(fd).map_err(|e| Error::device(DEVICE, "fstat", e, ""))?;
-    Ok((stat.st_ino, usize::try_from(stat.st_size).unwrap_or(0) / PAGE_SIZE))
+    Ok((
+        stat.st_ino,
+        usize::try_from(stat.st_size).unwrap_or(0) / PAGE_SIZE,
+    ))
 }
 
 /// Maps parts next to each other. The descriptors are no longer needed afterwards.
@@ -129,7 +132,14 @@ pub fn map_part(part: Part<'_>, access: Access) -> Result<SharedPages> {
 /// # Errors
 /// As [`map`].
 pub fn map_whole(fd: impl AsFd, pages: usize, access: Access) -> Result<SharedPages> {
-    map_part(Part { fd: fd.as_fd(), first_page: 0, pages }, access)
+    map_part(
+        Part {
+            fd: fd.as_fd(),
+            first_page: 0,
+            pages,
+        },
+        access,
+    )
 }
 
 #[cfg(test)]

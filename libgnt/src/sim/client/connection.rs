@@ -71,7 +71,9 @@ impl Answer {
 
     /// The error for a reply of the wrong kind.
     pub fn unexpected(&self) -> Error {
-        Error::HostGone { what: format!("answered {} with {:?}", self.operation, self.reply) }
+        Error::HostGone {
+            what: format!("answered {} with {:?}", self.operation, self.reply),
+        }
     }
 }
 
@@ -141,7 +143,11 @@ impl Link {
     /// News that nobody waits for, from a `Drop`. Never blocks.
     pub fn tell(&self, request: Request) {
         let tag = self.next_tag.fetch_add(1, Ordering::Relaxed);
-        let frame = RequestFrame { tag, wants_reply: false, request };
+        let frame = RequestFrame {
+            tag,
+            wants_reply: false,
+            request,
+        };
         match Outgoing::new(&frame, Vec::new()) {
             Ok(frame) => self.send(frame),
             Err(error) => tracing::error!(%error, "news for the simulated Xen's host"),
@@ -150,7 +156,11 @@ impl Link {
 
     fn ask(&self, operation: &'static str, request: Request) -> Result<(u64, Receiver<Delivery>)> {
         let tag = self.next_tag.fetch_add(1, Ordering::Relaxed);
-        let frame = RequestFrame { tag, wants_reply: true, request };
+        let frame = RequestFrame {
+            tag,
+            wants_reply: true,
+            request,
+        };
         let frame = Outgoing::new(&frame, Vec::new())
             .map_err(|e| Error::Invalid(format!("{operation}: {e}")))?;
         let (sender, reply) = bounded(1);
@@ -195,7 +205,9 @@ impl Link {
 
     fn gone(&self) -> Error {
         let what = lock(&self.waiting).gone.clone();
-        Error::HostGone { what: what.unwrap_or_else(|| "went away".into()) }
+        Error::HostGone {
+            what: what.unwrap_or_else(|| "went away".into()),
+        }
     }
 
     /// Ends the connection; everyone who waits learns it. The first reason stands.
@@ -269,7 +281,11 @@ fn answer(
     (result, fds): Delivery,
 ) -> Result<Answer> {
     match result {
-        Ok(reply) => Ok(Answer { reply, fds: fds.into(), operation }),
+        Ok(reply) => Ok(Answer {
+            reply,
+            fds: fds.into(),
+            operation,
+        }),
         Err(error) if error.errno == Errno::DEADLK.raw_os_error() => {
             Err(Error::Deadlock { cycle: error.cycle })
         }

@@ -136,7 +136,9 @@ impl CopyPages {
         side: &CopySide<'_>,
         write: bool,
     ) -> Result<Result<Option<Arc<CopyPage>>, GrantStatus>> {
-        let CopySide::Grant { grant, .. } = side else { return Ok(Ok(None)) };
+        let CopySide::Grant { grant, .. } = side else {
+            return Ok(Ok(None));
+        };
         {
             let mut cache = lock(&self.0);
             cache.clock += 1;
@@ -146,7 +148,8 @@ impl CopyPages {
                 return Ok(Ok(Some(Arc::clone(page))));
             }
         }
-        self.attach(client, file, *grant, write).map(|page| page.map(Some))
+        self.attach(client, file, *grant, write)
+            .map(|page| page.map(Some))
     }
 
     fn attach(
@@ -158,7 +161,12 @@ impl CopyPages {
     ) -> Result<Result<Arc<CopyPage>, GrantStatus>> {
         let request = Request::CopyAttach { file, grant, write };
         let mut answer = client.call(DEVICE, OPERATION, request)?;
-        let Reply::CopyPage { status, page, generation } = answer.reply else {
+        let Reply::CopyPage {
+            status,
+            page,
+            generation,
+        } = answer.reply
+        else {
             return Err(answer.unexpected());
         };
         if !status.is_okay() {
@@ -166,26 +174,35 @@ impl CopyPages {
         }
         let memfd = answer.take_fd()?;
         let table = answer.take_fd()?;
-        let access = if write { Access::ReadWrite } else { Access::ReadOnly };
-        let part = Part { fd: memfd.as_fd(), first_page: page as usize, pages: 1 };
+        let access = if write {
+            Access::ReadWrite
+        } else {
+            Access::ReadOnly
+        };
+        let part = Part {
+            fd: memfd.as_fd(),
+            first_page: page as usize,
+            pages: 1,
+        };
         let page = memory::map_part(part, access)?;
         let mut cache = lock(&self.0);
         let generations = cache.table(grant.domid, table.as_fd())?;
         if grant.gref.0 as usize >= generations.len() / 4 {
             return Err(answer.unexpected());
         }
-        let page = Arc::new(CopyPage { grant, page, generations, generation });
+        let page = Arc::new(CopyPage {
+            grant,
+            page,
+            generations,
+            generation,
+        });
         cache.insert((grant, write), Arc::clone(&page));
         Ok(Ok(page))
     }
 }
 
 impl Cache {
-    fn table(
-        &mut self,
-        domid: DomId,
-        fd: std::os::fd::BorrowedFd<'_>,
-    ) -> Result<Arc<SharedPages>> {
+    fn table(&mut self, domid: DomId, fd: std::os::fd::BorrowedFd<'_>) -> Result<Arc<SharedPages>> {
         let (identity, pages) = memory::identity(fd)?;
         match self.tables.get(&domid) {
             Some((known, table)) if *known == identity => Ok(Arc::clone(table)),

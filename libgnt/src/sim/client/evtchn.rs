@@ -57,18 +57,31 @@ impl SimEvtchn {
 
     fn bind(&self, operation: &'static str, request: Request) -> Result<EvtchnPort> {
         let answer = self.client.call(DEVICE, operation, request)?;
-        let Reply::Port { port } = answer.reply else { return Err(answer.unexpected()) };
-        self.ports.write().unwrap_or_else(PoisonError::into_inner).insert(port, None);
+        let Reply::Port { port } = answer.reply else {
+            return Err(answer.unexpected());
+        };
+        self.ports
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(port, None);
         Ok(port)
     }
 
     fn not_bound(operation: &'static str, port: EvtchnPort) -> Error {
-        Error::device(DEVICE, operation, Errno::NOTCONN, format!("{port} is not of this file"))
+        Error::device(
+            DEVICE,
+            operation,
+            Errno::NOTCONN,
+            format!("{port} is not of this file"),
+        )
     }
 
     /// Asks the host where a port leads.
     fn route(&self, port: EvtchnPort) -> Result<Route> {
-        let request = Request::EvtchnPeer { file: self.file, port };
+        let request = Request::EvtchnPeer {
+            file: self.file,
+            port,
+        };
         let mut answer = self.client.call(DEVICE, "NOTIFY", request)?;
         let Reply::Peer { generation, remote } = answer.reply else {
             return Err(answer.unexpected());
@@ -108,21 +121,46 @@ impl Route {
 
 impl Evtchn for SimEvtchn {
     fn bind_unbound(&self, remote: DomId) -> Result<EvtchnPort> {
-        self.bind("BIND_UNBOUND_PORT", Request::BindUnbound { file: self.file, remote })
+        self.bind(
+            "BIND_UNBOUND_PORT",
+            Request::BindUnbound {
+                file: self.file,
+                remote,
+            },
+        )
     }
 
     fn bind_interdomain(&self, remote: DomId, port: EvtchnPort) -> Result<EvtchnPort> {
-        self.bind("BIND_INTERDOMAIN", Request::BindInterdomain { file: self.file, remote, port })
+        self.bind(
+            "BIND_INTERDOMAIN",
+            Request::BindInterdomain {
+                file: self.file,
+                remote,
+                port,
+            },
+        )
     }
 
     fn bind_virq(&self, virq: u32) -> Result<EvtchnPort> {
-        self.bind("BIND_VIRQ", Request::BindVirq { file: self.file, virq })
+        self.bind(
+            "BIND_VIRQ",
+            Request::BindVirq {
+                file: self.file,
+                virq,
+            },
+        )
     }
 
     fn unbind(&self, port: EvtchnPort) -> Result<()> {
-        let request = Request::Unbind { file: self.file, port };
+        let request = Request::Unbind {
+            file: self.file,
+            port,
+        };
         self.client.call(DEVICE, "UNBIND", request)?.done()?;
-        self.ports.write().unwrap_or_else(PoisonError::into_inner).remove(&port);
+        self.ports
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&port);
         Ok(())
     }
 
@@ -142,8 +180,11 @@ impl Evtchn for SimEvtchn {
         let route = self.route(port)?;
         route.raise();
         // Unless it was unbound meanwhile.
-        if let Some(known) =
-            self.ports.write().unwrap_or_else(PoisonError::into_inner).get_mut(&port)
+        if let Some(known) = self
+            .ports
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(&port)
         {
             *known = Some(route);
         }
@@ -182,7 +223,10 @@ impl Evtchn for SimEvtchn {
     }
 
     fn restrict(&self, remote: DomId) -> Result<()> {
-        let request = Request::Restrict { file: self.file, remote };
+        let request = Request::Restrict {
+            file: self.file,
+            remote,
+        };
         self.client.call(DEVICE, "RESTRICT_DOMID", request)?.done()
     }
 }

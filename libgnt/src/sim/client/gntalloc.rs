@@ -28,7 +28,12 @@ impl Gntalloc for SimGntalloc {
     fn alloc_gref(&self, peer: DomId, pages: usize, access: Access) -> Result<AllocatedGrants> {
         const OPERATION: &str = "ALLOC_GREF";
         let pages = page_count(DEVICE, OPERATION, pages)?;
-        let request = Request::AllocGref { file: self.file, peer, access, pages };
+        let request = Request::AllocGref {
+            file: self.file,
+            peer,
+            access,
+            pages,
+        };
         let answer = self.client.call(DEVICE, OPERATION, request)?;
         match answer.reply {
             Reply::Allocated { index, grefs } => Ok(AllocatedGrants { index, grefs }),
@@ -37,19 +42,36 @@ impl Gntalloc for SimGntalloc {
     }
 
     fn mmap(&self, index: u64, pages: usize) -> Result<SharedPages> {
-        map(&self.client, DEVICE, self.file, index, pages, Access::ReadWrite)
+        map(
+            &self.client,
+            DEVICE,
+            self.file,
+            index,
+            pages,
+            Access::ReadWrite,
+        )
     }
 
     fn dealloc_gref(&self, index: u64, pages: usize) -> Result<()> {
         const OPERATION: &str = "DEALLOC_GREF";
         let pages = page_count(DEVICE, OPERATION, pages)?;
-        let request = Request::DeallocGref { file: self.file, index, pages };
+        let request = Request::DeallocGref {
+            file: self.file,
+            index,
+            pages,
+        };
         self.client.call(DEVICE, OPERATION, request)?.done()
     }
 
     fn set_unmap_notify(&self, offset: u64, notify: UnmapNotify) -> Result<()> {
-        let request = Request::SetUnmapNotify { file: self.file, offset, notify };
-        self.client.call(DEVICE, "SET_UNMAP_NOTIFY", request)?.done()
+        let request = Request::SetUnmapNotify {
+            file: self.file,
+            offset,
+            notify,
+        };
+        self.client
+            .call(DEVICE, "SET_UNMAP_NOTIFY", request)?
+            .done()
     }
 }
 

@@ -25,7 +25,11 @@ pub struct SimGntdev {
 
 impl SimGntdev {
     pub fn new(client: Arc<Client>, file: FileId) -> Self {
-        SimGntdev { client, file, copy_pages: CopyPages::default() }
+        SimGntdev {
+            client,
+            file,
+            copy_pages: CopyPages::default(),
+        }
     }
 
     /// As a kernel without CONFIG_XEN_GNTDEV_DMABUF.
@@ -37,7 +41,10 @@ impl SimGntdev {
 
 impl Gntdev for SimGntdev {
     fn map_grant_ref(&self, grants: &[ForeignGrant]) -> Result<u64> {
-        let request = Request::MapGrantRef { file: self.file, grants: grants.to_vec() };
+        let request = Request::MapGrantRef {
+            file: self.file,
+            grants: grants.to_vec(),
+        };
         let answer = self.client.call(DEVICE, "MAP_GRANT_REF", request)?;
         match answer.reply {
             Reply::Index { index } => Ok(index),
@@ -52,7 +59,11 @@ impl Gntdev for SimGntdev {
     fn unmap_grant_ref(&self, index: u64, pages: usize) -> Result<()> {
         const OPERATION: &str = "UNMAP_GRANT_REF";
         let pages = page_count(DEVICE, OPERATION, pages)?;
-        let request = Request::UnmapGrantRef { file: self.file, index, pages };
+        let request = Request::UnmapGrantRef {
+            file: self.file,
+            index,
+            pages,
+        };
         self.client.call(DEVICE, OPERATION, request)?.done()
     }
 
@@ -61,19 +72,35 @@ impl Gntdev for SimGntdev {
             Some((_, mapping)) if mapping.file == self.file => Ok((mapping.index, mapping.pages)),
             _ => {
                 let detail = format!("{address:#x} is in no mapping of this file");
-                Err(Error::device(DEVICE, "GET_OFFSET_FOR_VADDR", Errno::INVAL, detail))
+                Err(Error::device(
+                    DEVICE,
+                    "GET_OFFSET_FOR_VADDR",
+                    Errno::INVAL,
+                    detail,
+                ))
             }
         }
     }
 
     fn set_unmap_notify(&self, offset: u64, notify: UnmapNotify) -> Result<()> {
-        let request = Request::SetUnmapNotify { file: self.file, offset, notify };
-        self.client.call(DEVICE, "SET_UNMAP_NOTIFY", request)?.done()
+        let request = Request::SetUnmapNotify {
+            file: self.file,
+            offset,
+            notify,
+        };
+        self.client
+            .call(DEVICE, "SET_UNMAP_NOTIFY", request)?
+            .done()
     }
 
     fn set_max_grants(&self, count: u32) -> Result<()> {
         let detail = format!("{count} grants: current kernels have a module parameter instead");
-        Err(Error::device(DEVICE, "SET_MAX_GRANTS", Errno::NOTTY, detail))
+        Err(Error::device(
+            DEVICE,
+            "SET_MAX_GRANTS",
+            Errno::NOTTY,
+            detail,
+        ))
     }
 
     fn grant_copy(&self, segments: &mut [CopySegment<'_>]) -> Result<()> {

@@ -42,7 +42,11 @@ impl Mappings {
 
     /// The range may be mapped anew already, by another thread: only the named one goes.
     fn remove(&mut self, address: usize, vma: VmaId) {
-        if self.0.get(&address).is_some_and(|mapping| mapping.vma == vma) {
+        if self
+            .0
+            .get(&address)
+            .is_some_and(|mapping| mapping.vma == vma)
+        {
             self.0.remove(&address);
         }
     }
@@ -61,9 +65,15 @@ struct TellHost {
 impl AfterUnmap for TellHost {
     fn after_unmap(&self, wait: bool) -> Result<()> {
         lock(&self.client.mappings).remove(self.address, self.vma);
-        let request = Request::Munmap { vma: self.vma, first_page: 0, pages: self.pages };
+        let request = Request::Munmap {
+            vma: self.vma,
+            first_page: 0,
+            pages: self.pages,
+        };
         if wait {
-            self.client.call_blocking(self.device, "munmap", request)?.done()
+            self.client
+                .call_blocking(self.device, "munmap", request)?
+                .done()
         } else {
             self.client.tell(request);
             Ok(())
@@ -84,22 +94,49 @@ pub fn map(
     access: Access,
 ) -> Result<SharedPages> {
     let count = page_count(device, "mmap", pages)?;
-    let request = Request::Mmap { file, index, pages: count, access };
+    let request = Request::Mmap {
+        file,
+        index,
+        pages: count,
+        access,
+    };
     let mut answer = client.call(device, "mmap", request)?;
     let (vma, pieces) = pieces(&mut answer)?;
     let mapped = map_pieces(&mut answer, &pieces, access).and_then(|raw| {
-        if raw.len() == pages * PAGE_SIZE { Ok(raw) } else { Err(answer.unexpected()) }
+        if raw.len() == pages * PAGE_SIZE {
+            Ok(raw)
+        } else {
+            Err(answer.unexpected())
+        }
     });
     let raw = match mapped {
         Ok(raw) => raw,
         Err(error) => {
-            client.tell(Request::Munmap { vma, first_page: 0, pages: count });
+            client.tell(Request::Munmap {
+                vma,
+                first_page: 0,
+                pages: count,
+            });
             return Err(error);
         }
     };
     let address = raw.as_mut_ptr() as usize;
-    lock(&client.mappings).insert(address, Mapping { vma, file, index, pages });
-    let after = TellHost { client: Arc::clone(client), device, address, vma, pages: count };
+    lock(&client.mappings).insert(
+        address,
+        Mapping {
+            vma,
+            file,
+            index,
+            pages,
+        },
+    );
+    let after = TellHost {
+        client: Arc::clone(client),
+        device,
+        address,
+        vma,
+        pages: count,
+    };
     Ok(SharedPages::new(raw, access, Some(Box::new(after))))
 }
 
@@ -163,7 +200,12 @@ mod tests {
     use super::*;
 
     fn mapping(vma: u64, pages: usize) -> Mapping {
-        Mapping { vma: VmaId(vma), file: FileId(1), index: 0, pages }
+        Mapping {
+            vma: VmaId(vma),
+            file: FileId(1),
+            index: 0,
+            pages,
+        }
     }
 
     #[test]

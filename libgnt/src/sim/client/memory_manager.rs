@@ -21,7 +21,12 @@ impl SimMemoryManager for SimPlatform {
         kind: HoldKind,
     ) -> Result<HoldId> {
         let refuse = |errno, detail: &str| {
-            Err(Error::device(DEVICE, "pin", errno, format!("{count} pages: {detail}")))
+            Err(Error::device(
+                DEVICE,
+                "pin",
+                errno,
+                format!("{count} pages: {detail}"),
+            ))
         };
         if count == 0 {
             return refuse(Errno::INVAL, "nothing to pin");
@@ -50,7 +55,9 @@ impl SimMemoryManager for SimPlatform {
     }
 
     fn attach(&self, hold: HoldId) -> Result<SharedPages> {
-        let mut answer = self.client.call(DEVICE, "attach", Request::HoldAttach { hold })?;
+        let mut answer = self
+            .client
+            .call(DEVICE, "attach", Request::HoldAttach { hold })?;
         let (_, pieces) = pieces(&mut answer)?;
         let raw = map_pieces(&mut answer, &pieces, Access::ReadOnly)?;
         Ok(SharedPages::new(raw, Access::ReadOnly, None))
@@ -58,6 +65,8 @@ impl SimMemoryManager for SimPlatform {
 
     fn release(&self, hold: HoldId) -> Result<()> {
         let request = Request::HoldRelease { hold };
-        self.client.call_blocking(DEVICE, "release", request)?.done()
+        self.client
+            .call_blocking(DEVICE, "release", request)?
+            .done()
     }
 }

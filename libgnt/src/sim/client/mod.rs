@@ -64,9 +64,19 @@ impl SimPlatform {
         keep: bool,
     ) -> Result<SimPlatform> {
         let process = process.to_owned();
-        let join = Request::Join { protocol: PROTOCOL, domid, process, keep };
+        let join = Request::Join {
+            protocol: PROTOCOL,
+            domid,
+            process,
+            keep,
+        };
         let (client, domid, unmap) = Client::connect(dir, join)?;
-        Ok(SimPlatform { dir: dir.to_owned(), domid, unmap, client: Arc::new(client) })
+        Ok(SimPlatform {
+            dir: dir.to_owned(),
+            domid,
+            unmap,
+            client: Arc::new(client),
+        })
     }
 
     /// The domain this process belongs to.
@@ -96,7 +106,10 @@ impl SimPlatform {
     /// # Errors
     /// EEXIST; EPERM outside dom0.
     pub fn create_domain(&self, domid: DomId, name: &str) -> Result<()> {
-        let request = Request::CreateDomain { domid, name: name.to_owned() };
+        let request = Request::CreateDomain {
+            domid,
+            name: name.to_owned(),
+        };
         self.client.call(SIM, "create domain", request)?.done()
     }
 
@@ -105,7 +118,9 @@ impl SimPlatform {
     /// # Errors
     /// ESRCH; EPERM outside dom0.
     pub fn destroy_domain(&self, domid: DomId) -> Result<()> {
-        self.client.call(SIM, "destroy domain", Request::DestroyDomain { domid })?.done()
+        self.client
+            .call(SIM, "destroy domain", Request::DestroyDomain { domid })?
+            .done()
     }
 
     /// Raises a VIRQ in a domain.
@@ -113,7 +128,9 @@ impl SimPlatform {
     /// # Errors
     /// ENOENT: nobody bound it there. EPERM outside dom0.
     pub fn raise_virq(&self, domid: DomId, virq: u32) -> Result<()> {
-        self.client.call(SIM, "raise VIRQ", Request::RaiseVirq { domid, virq })?.done()
+        self.client
+            .call(SIM, "raise VIRQ", Request::RaiseVirq { domid, virq })?
+            .done()
     }
 
     fn open(&self, device: DeviceKind, name: &'static str) -> Result<(FileId, Answer)> {
@@ -136,26 +153,40 @@ impl Platform for SimPlatform {
 
     fn open_gntdev(&self) -> Result<Box<dyn Gntdev>> {
         let (file, _) = self.open(DeviceKind::Gntdev, gntdev::DEVICE)?;
-        Ok(Box::new(gntdev::SimGntdev::new(Arc::clone(&self.client), file)))
+        Ok(Box::new(gntdev::SimGntdev::new(
+            Arc::clone(&self.client),
+            file,
+        )))
     }
 
     fn open_gntalloc(&self) -> Result<Box<dyn Gntalloc>> {
         let (file, _) = self.open(DeviceKind::Gntalloc, gntalloc::DEVICE)?;
-        Ok(Box::new(gntalloc::SimGntalloc::new(Arc::clone(&self.client), file)))
+        Ok(Box::new(gntalloc::SimGntalloc::new(
+            Arc::clone(&self.client),
+            file,
+        )))
     }
 
     fn open_evtchn(&self) -> Result<Box<dyn Evtchn>> {
         let (file, answer) = self.open(DeviceKind::Evtchn, evtchn::DEVICE)?;
-        Ok(Box::new(evtchn::SimEvtchn::new(Arc::clone(&self.client), file, answer)?))
+        Ok(Box::new(evtchn::SimEvtchn::new(
+            Arc::clone(&self.client),
+            file,
+            answer,
+        )?))
     }
 
     fn open_xenstore(&self) -> Result<OwnedFd> {
         let device = "/dev/xen/xenbus (simulated)";
-        self.client.call(device, "open", Request::OpenXenstore)?.take_fd()
+        self.client
+            .call(device, "open", Request::OpenXenstore)?
+            .take_fd()
     }
 
     fn grants_in_use(&self, grefs: &[GrantRef]) -> Result<Option<Vec<GrantRef>>> {
-        let request = Request::GrantsInUse { grefs: grefs.to_vec() };
+        let request = Request::GrantsInUse {
+            grefs: grefs.to_vec(),
+        };
         let answer = self.client.call(SIM, "grants in use", request)?;
         match answer.reply {
             Reply::Grefs { grefs } => Ok(Some(grefs)),
@@ -164,7 +195,9 @@ impl Platform for SimPlatform {
     }
 
     fn holders(&self, grants: &[ForeignGrant]) -> Result<Vec<Holder>> {
-        let request = Request::Holders { grants: grants.to_vec() };
+        let request = Request::Holders {
+            grants: grants.to_vec(),
+        };
         let answer = self.client.call(SIM, "holders", request)?;
         match answer.reply {
             Reply::Holders { holders } => Ok(holders),

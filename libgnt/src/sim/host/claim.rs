@@ -25,7 +25,11 @@ impl Claim {
     /// Locks the directory, and removes a socket that a dead host left.
     pub fn take(dir: &Path) -> Result<Self> {
         let refused = |cause: String, cure: &str| {
-            not_available(&format!("directory {} for a simulated Xen", dir.display()), cause, cure)
+            not_available(
+                &format!("directory {} for a simulated Xen", dir.display()),
+                cause,
+                cure,
+            )
         };
         let another = "use another directory with `--dir`";
         std::fs::create_dir_all(dir).map_err(|e| refused(e.to_string(), another))?;
@@ -42,7 +46,10 @@ impl Claim {
             }
             _ => {}
         }
-        Ok(Claim { dir: dir.to_owned(), _lock: lock })
+        Ok(Claim {
+            dir: dir.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// The directory.

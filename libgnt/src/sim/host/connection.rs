@@ -81,7 +81,8 @@ impl Connection {
         let frame = Outgoing::new(reply, fds).map_err(|e| format!("reply not sent: {e}"))?;
         self.unread_bytes += frame.len();
         self.unread.push_back(frame);
-        self.flush().map_err(|errno| format!("cannot be written to: {errno}"))?;
+        self.flush()
+            .map_err(|errno| format!("cannot be written to: {errno}"))?;
         if self.unread_bytes > MAX_UNREAD_BYTES || self.unread.len() > MAX_UNREAD_FRAMES {
             return Err(format!(
                 "does not read its replies: {} of them, {} bytes",

@@ -125,7 +125,12 @@ pub struct Host {
 
 impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Host({}, {} connections)", self.dir().display(), self.connections.len())
+        write!(
+            f,
+            "Host({}, {} connections)",
+            self.dir().display(),
+            self.connections.len()
+        )
     }
 }
 
@@ -157,7 +162,10 @@ impl Host {
             claim,
             listener,
             poll,
-            stop: StopHandle { stop: Arc::default(), waker },
+            stop: StopHandle {
+                stop: Arc::default(),
+                waker,
+            },
             stats: Arc::default(),
             started: Instant::now(),
             stock: Stock::new(config.grant_entries),
@@ -233,10 +241,14 @@ impl Host {
         if !self.unfinished.is_empty() {
             return Some(Duration::ZERO);
         }
-        let timer = self.machine.next_timer().map(|at| at.saturating_sub(self.now()));
+        let timer = self
+            .machine
+            .next_timer()
+            .map(|at| at.saturating_sub(self.now()));
         let drain = self.stock.copies_to_drain().then_some(DRAIN_RETRY);
-        let accept =
-            self.accept_again.map(|at| at.saturating_duration_since(Instant::now()));
+        let accept = self
+            .accept_again
+            .map(|at| at.saturating_duration_since(Instant::now()));
         [timer, drain, accept].into_iter().flatten().min()
     }
 
@@ -266,7 +278,8 @@ impl Host {
                 Err(e) if e.kind() == std::io::ErrorKind::ConnectionAborted => {}
                 Err(e) => {
                     // Edge-triggered: without the timer nobody would come back to the backlog.
-                    self.services.log(&format!("cannot accept a connection: {e}; trying again"));
+                    self.services
+                        .log(&format!("cannot accept a connection: {e}; trying again"));
                     self.accept_again = Some(Instant::now() + ACCEPT_RETRY);
                     return;
                 }
@@ -288,18 +301,26 @@ impl Host {
                 // It may have spoken before it was registered.
                 self.read(conn);
             }
-            Err(error) => self.services.log(&format!("a connection was refused: {error}")),
+            Err(error) => self
+                .services
+                .log(&format!("a connection was refused: {error}")),
         }
     }
 
     fn read(&mut self, conn: ConnId) {
         for _ in 0..TURN {
-            let Some(connection) = self.connections.get_mut(&conn) else { return };
+            let Some(connection) = self.connections.get_mut(&conn) else {
+                return;
+            };
             match connection.next_request() {
                 Ok(Incoming::Request(frame)) => {
                     self.stats.requests.fetch_add(1, Ordering::Relaxed);
                     let tag = frame.wants_reply.then_some(frame.tag);
-                    self.step(Input::Request { conn, tag, request: frame.request });
+                    self.step(Input::Request {
+                        conn,
+                        tag,
+                        request: frame.request,
+                    });
                 }
                 Ok(Incoming::Nothing) => return,
                 Ok(Incoming::Closed) => return self.lose(conn, None),
@@ -310,7 +331,9 @@ impl Host {
     }
 
     fn flush(&mut self, conn: ConnId) {
-        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        let Some(connection) = self.connections.get_mut(&conn) else {
+            return;
+        };
         if let Err(errno) = connection.flush() {
             self.lose(conn, Some(format!("cannot be written to: {errno}")));
         }
@@ -324,11 +347,14 @@ impl Host {
     }
 
     fn drop_connection(&mut self, conn: ConnId, why: Option<&str>) -> bool {
-        let Some(mut connection) = self.connections.remove(&conn) else { return false };
+        let Some(mut connection) = self.connections.remove(&conn) else {
+            return false;
+        };
         connection.close(self.poll.registry());
         self.stock.free_hazards(conn);
         if let Some(why) = why {
-            self.services.log(&format!("process {} is cut off: {why}", connection.pid()));
+            self.services
+                .log(&format!("process {} is cut off: {why}", connection.pid()));
         }
         true
     }
@@ -353,24 +379,38 @@ impl Host {
 
     fn perform(&mut self, output: Output) {
         match output {
-            Output::Reply { conn, tag, result, attach } => {
+            Output::Reply {
+                conn,
+                tag,
+                result,
+                attach,
+            } => {
                 let services = &mut *self.services;
                 let ready = result.and_then(|reply| {
-                    let fds = self.stock.descriptors(conn, &attach, services).map_err(refusal)?;
+                    let fds = self
+                        .stock
+                        .descriptors(conn, &attach, services)
+                        .map_err(refusal)?;
                     Ok((reply, fds))
                 });
                 let (result, fds) = match ready {
                     Ok((reply, fds)) => (Ok(reply), fds),
                     Err(error) => (Err(error), Vec::new()),
                 };
-                let Some(connection) = self.connections.get_mut(&conn) else { return };
+                let Some(connection) = self.connections.get_mut(&conn) else {
+                    return;
+                };
                 if let Err(why) = connection.send(&ReplyFrame { tag, result }, fds)
                     && self.drop_connection(conn, Some(&why))
                 {
                     self.inputs.push_back(Input::Disconnected { conn });
                 }
             }
-            Output::RevokeCopy { domid, gref, generation } => {
+            Output::RevokeCopy {
+                domid,
+                gref,
+                generation,
+            } => {
                 if self.stock.revoke_copy(domid, gref, generation) {
                     self.inputs.push_back(Input::CopyDrained { domid, gref });
                 }
@@ -384,7 +424,8 @@ impl Host {
             Output::Log { line } => self.services.log(&line),
             memory => {
                 if let Err(error) = self.stock.perform(memory) {
-                    self.services.log(&format!("the host is short of something: {error}"));
+                    self.services
+                        .log(&format!("the host is short of something: {error}"));
                 }
             }
         }
@@ -403,9 +444,16 @@ fn refusal(error: Error) -> SimError {
 /// Every grant run costs the host a descriptor; the soft limit is often 1024.
 fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
-    if let Err(errno) =
-        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-    {
-        tracing::warn!("the limit of open files stays at {:?}: {errno}", limit.current);
+    if let Err(errno) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    ) {
+        tracing::warn!(
+            "the limit of open files stays at {:?}: {errno}",
+            limit.current
+        );
     }
 }

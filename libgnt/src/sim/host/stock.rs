@@ -66,7 +66,13 @@ impl Stock {
     pub fn create_hazards(&mut self, conn: ConnId) -> Result<()> {
         let memfd = memory::create("xen-hazards", HAZARD_PAGES)?;
         let slots = memory::map_whole(&memfd, HAZARD_PAGES, Access::ReadWrite)?;
-        self.hazards.insert(conn, Hazards { slots, memfd: Arc::new(memfd) });
+        self.hazards.insert(
+            conn,
+            Hazards {
+                slots,
+                memfd: Arc::new(memfd),
+            },
+        );
         Ok(())
     }
 
@@ -80,7 +86,13 @@ impl Stock {
         match output {
             Output::CreateRun { run, pages } => {
                 let memfd = Arc::new(memory::create("xen-grants", pages as usize)?);
-                self.runs.insert(run, Run { memfd, read_only: None });
+                self.runs.insert(
+                    run,
+                    Run {
+                        memfd,
+                        read_only: None,
+                    },
+                );
             }
             Output::FreeRun { run } => {
                 self.runs.remove(&run);
@@ -92,7 +104,8 @@ impl Stock {
                 self.events.remove(&file);
             }
             Output::CreateGenerations { domid } => {
-                self.generations.insert(domid, Generations::create(self.grant_entries)?);
+                self.generations
+                    .insert(domid, Generations::create(self.grant_entries)?);
             }
             Output::FreeGenerations { domid } => {
                 self.generations.remove(&domid);
@@ -102,7 +115,11 @@ impl Stock {
                     events.page.raise(port);
                 }
             }
-            Output::PeerChanged { file, port, generation } => {
+            Output::PeerChanged {
+                file,
+                port,
+                generation,
+            } => {
                 if let Some(events) = self.events.get(&file) {
                     events.page.set_generation(port, generation);
                 }
@@ -142,7 +159,9 @@ impl Stock {
     }
 
     fn named(&self, grant: ForeignGrant) -> bool {
-        self.hazards.values().any(|page| hazard::named(&page.slots, grant, hazard::SLOTS))
+        self.hazards
+            .values()
+            .any(|page| hazard::named(&page.slots, grant, hazard::SLOTS))
     }
 
     /// True while a revoked grant waits for a copier.
@@ -152,11 +171,15 @@ impl Stock {
 
     /// Looks again at the grants that copiers were in the middle of.
     pub fn drained_copies(&mut self) -> Vec<(DomId, GrantRef)> {
-        let (still, drained) =
-            std::mem::take(&mut self.draining).into_iter().partition(|grant| self.named(*grant));
+        let (still, drained) = std::mem::take(&mut self.draining)
+            .into_iter()
+            .partition(|grant| self.named(*grant));
         self.draining = still;
         let drained: Vec<ForeignGrant> = drained;
-        drained.into_iter().map(|grant| (grant.domid, grant.gref)).collect()
+        drained
+            .into_iter()
+            .map(|grant| (grant.domid, grant.gref))
+            .collect()
     }
 
     /// The descriptors that a reply carries.
@@ -173,12 +196,17 @@ impl Stock {
         for attachment in attach {
             match *attachment {
                 Attachment::Run { run, access } => {
-                    let run = self.runs.get_mut(&run).ok_or_else(|| missing("a grant's memory"))?;
+                    let run = self
+                        .runs
+                        .get_mut(&run)
+                        .ok_or_else(|| missing("a grant's memory"))?;
                     fds.push(run.descriptor(access)?);
                 }
                 Attachment::Events { file } => {
-                    let events =
-                        self.events.get(&file).ok_or_else(|| missing("an event page"))?;
+                    let events = self
+                        .events
+                        .get(&file)
+                        .ok_or_else(|| missing("an event page"))?;
                     fds.extend([Arc::clone(&events.memfd), Arc::clone(&events.eventfd)]);
                 }
                 Attachment::Generations { domid } => {
@@ -189,8 +217,10 @@ impl Stock {
                     fds.push(Arc::clone(&table.read_only));
                 }
                 Attachment::Hazards => {
-                    let page =
-                        self.hazards.get(&conn).ok_or_else(|| missing("a hazard page"))?;
+                    let page = self
+                        .hazards
+                        .get(&conn)
+                        .ok_or_else(|| missing("a hazard page"))?;
                     fds.push(Arc::clone(&page.memfd));
                 }
                 Attachment::Xenstore { domid } => {
@@ -233,7 +263,11 @@ impl EventFile {
             .map(Arc::new)
             .map_err(|errno| Error::device("simulated Xen", "eventfd", errno, ""))?;
         let pages = memory::map_whole(&memfd, EVENT_PAGES, Access::ReadWrite)?;
-        Ok(EventFile { page: EventPage::new(pages, Arc::clone(&eventfd)), memfd, eventfd })
+        Ok(EventFile {
+            page: EventPage::new(pages, Arc::clone(&eventfd)),
+            memfd,
+            eventfd,
+        })
     }
 }
 
@@ -242,6 +276,9 @@ impl Generations {
         let pages = (entries as usize * 4).div_ceil(PAGE_SIZE).max(1);
         let memfd = memory::create("xen-generations", pages)?;
         let words = memory::map_whole(&memfd, pages, Access::ReadWrite)?;
-        Ok(Generations { words, read_only: Arc::new(memory::read_only(&memfd)?) })
+        Ok(Generations {
+            words,
+            read_only: Arc::new(memory::read_only(&memfd)?),
+        })
     }
 }

@@ -31,7 +31,12 @@ impl HostThread {
                 let errno = crate::shm::errno_of(&e);
                 Error::device("simulated Xen", "start a thread", errno, "")
             })?;
-        Ok(HostThread { dir: dir.to_owned(), stop, stats, thread: Some(thread) })
+        Ok(HostThread {
+            dir: dir.to_owned(),
+            stop,
+            stats,
+            thread: Some(thread),
+        })
     }
 
     /// The directory it serves.
@@ -61,7 +66,9 @@ impl HostThread {
         self.stop.stop();
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
-            Some(Err(_)) => Err(Error::HostGone { what: "panicked".into() }),
+            Some(Err(_)) => Err(Error::HostGone {
+                what: "panicked".into(),
+            }),
             None => Ok(()),
         }
     }
