@@ -91,8 +91,11 @@ pub struct CopyAddress(pub u64);
 impl CopyAddress {
     /// `{ grant_ref_t ref; __u16 offset; domid_t domid; }`
     pub const fn foreign(gref: u32, offset: u16, domid: u16) -> Self {
-        let ([a, b, c, d], [e, f], [g, h]) =
-            (gref.to_ne_bytes(), offset.to_ne_bytes(), domid.to_ne_bytes());
+        let ([a, b, c, d], [e, f], [g, h]) = (
+            gref.to_ne_bytes(),
+            offset.to_ne_bytes(),
+            domid.to_ne_bytes(),
+        );
         CopyAddress(u64::from_ne_bytes([a, b, c, d, e, f, g, h]))
     }
 }

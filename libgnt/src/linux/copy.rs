@@ -1,5 +1,8 @@
 //! Grant copy: the one call that hands the driver addresses of this process.
-#![allow(unsafe_code, reason = "the driver reads and writes at the addresses in the segments")]
+#![allow(
+    unsafe_code,
+    reason = "the driver reads and writes at the addresses in the segments"
+)]
 
 use super::abi::{self, CopyAddress, GNTCOPY_DEST_GREF, GNTCOPY_SOURCE_GREF};
 use super::device::Device;
@@ -51,14 +54,22 @@ fn lay_out(segment: &CopySegment<'_>) -> Result<abi::GntdevGrantCopySegment, &'s
         | if dest_gref { GNTCOPY_DEST_GREF } else { 0 };
     // The driver stores a status only for segments it reaches; none may look done before.
     let status = GrantStatus::GENERAL_ERROR.0;
-    Ok(abi::GntdevGrantCopySegment { source, dest, len: segment.len, flags, status, pad: 0 })
+    Ok(abi::GntdevGrantCopySegment {
+        source,
+        dest,
+        len: segment.len,
+        flags,
+        status,
+        pad: 0,
+    })
 }
 
 fn address(side: &CopySide<'_>, len: usize) -> Result<(CopyAddress, bool), &'static str> {
     match *side {
-        CopySide::Grant { grant, offset } => {
-            Ok((CopyAddress::foreign(grant.gref.0, offset, grant.domid.0), true))
-        }
+        CopySide::Grant { grant, offset } => Ok((
+            CopyAddress::foreign(grant.gref.0, offset, grant.domid.0),
+            true,
+        )),
         CopySide::Local { pages, offset } => {
             if offset > pages.len() || len > pages.len() - offset {
                 return Err("a local side is outside its pages");
@@ -74,5 +85,9 @@ fn refused<K: Kernel>(
     segment: &CopySegment<'_>,
     why: &str,
 ) -> Error {
-    device.error(OPERATION, Errno::FAULT, format!("segment {index}: {why}: {segment:?}"))
+    device.error(
+        OPERATION,
+        Errno::FAULT,
+        format!("segment {index}: {why}: {segment:?}"),
+    )
 }

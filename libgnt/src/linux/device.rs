@@ -30,7 +30,11 @@ impl Device<Syscalls> {
         let path = root.join(name.trim_start_matches('/'));
         let flags = flags | OFlags::RDWR | OFlags::CLOEXEC;
         match rustix::fs::open(&path, flags, Mode::empty()) {
-            Ok(file) => Ok(Device { name, file, kernel: Syscalls }),
+            Ok(file) => Ok(Device {
+                name,
+                file,
+                kernel: Syscalls,
+            }),
             Err(errno) => Err(open_error(name, module, errno)),
         }
     }
@@ -54,7 +58,10 @@ pub(super) fn open_error(node: &str, module: &str, errno: Errno) -> Error {
             format!("{errno}: the node is there, but no driver answers"),
             format!("load it as root with `modprobe {module}`"),
         ),
-        _ => (errno.to_string(), "see the kernel's log (`dmesg`)".to_owned()),
+        _ => (
+            errno.to_string(),
+            "see the kernel's log (`dmesg`)".to_owned(),
+        ),
     };
     not_available(node, cause, &cure)
 }
@@ -71,11 +78,7 @@ impl<K: Kernel> Device<K> {
     }
 
     /// Performs a call; `detail` says what it was about.
-    pub fn call(
-        &self,
-        call: &mut Call<'_>,
-        detail: impl FnOnce(Errno) -> String,
-    ) -> Result<i32> {
+    pub fn call(&self, call: &mut Call<'_>, detail: impl FnOnce(Errno) -> String) -> Result<i32> {
         call.perform(&self.kernel, self.fd())
             .map_err(|errno| self.error(call.name, errno, detail(errno)))
     }

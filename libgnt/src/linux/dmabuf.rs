@@ -3,7 +3,10 @@
 //! All answer ENOTTY where the kernel was built without `CONFIG_XEN_GNTDEV_DMABUF` (Debian's; Qubes
 //! has it), and EINVAL on PV guests before anything else. On x86 HVM and PVH the hypervisor refuses
 //! the device map that an export needs, so exporting works on Arm only.
-#![allow(unsafe_code, reason = "takes over a descriptor that the driver installed")]
+#![allow(
+    unsafe_code,
+    reason = "takes over a descriptor that the driver installed"
+)]
 
 use super::abi;
 use super::device::{Device, MAX_PAGES};
@@ -57,7 +60,9 @@ pub(super) fn wait_released<K: Kernel>(
     let ms = u32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX);
     let mut call = Call::dmabuf_exp_wait_released(number(dmabuf), ms);
     device
-        .call(&mut call, |errno| explain(errno, format!("descriptor {}, {ms} ms", number(dmabuf))))
+        .call(&mut call, |errno| {
+            explain(errno, format!("descriptor {}, {ms} ms", number(dmabuf)))
+        })
         .map(drop)
 }
 
@@ -76,7 +81,10 @@ pub(super) fn import<K: Kernel>(
     let count = page_count(device, "IOCTL_GNTDEV_DMABUF_IMP_TO_REFS", pages)?;
     let mut call = Call::dmabuf_imp_to_refs(number(dmabuf), domid.0, count);
     device.call(&mut call, |errno| {
-        explain(errno, format!("descriptor {}, {pages} pages, for {domid}", number(dmabuf)))
+        explain(
+            errno,
+            format!("descriptor {}, {pages} pages, for {domid}", number(dmabuf)),
+        )
     })?;
     let refs = offset_of!(abi::GntdevDmabufImpToRefs, refs);
     Ok(call.get_u32s(refs, count).map(GrantRef).collect())

@@ -46,7 +46,8 @@ impl<K: Kernel> LinuxEvtchn<K> {
     /// # Errors
     /// EISCONN: taken already through this file. ENOSYS: an older kernel.
     pub fn bind_static(&self, port: EvtchnPort) -> Result<()> {
-        self.call(Call::bind_static(port.0), || port.to_string()).map(drop)
+        self.call(Call::bind_static(port.0), || port.to_string())
+            .map(drop)
     }
 
     fn call(&self, mut call: Call<'_>, what: impl FnOnce() -> String) -> Result<i32> {
@@ -61,7 +62,9 @@ impl<K: Kernel> LinuxEvtchn<K> {
         let port = self.call(call, &what)?;
         match u32::try_from(port) {
             Ok(port) if port != 0 => Ok(EvtchnPort(port)),
-            _ => Err(self.device.error(name, Errno::IO, format!("{}: port {port}", what()))),
+            _ => Err(self
+                .device
+                .error(name, Errno::IO, format!("{}: port {port}", what()))),
         }
     }
 }
@@ -74,7 +77,9 @@ impl<K: Kernel> Evtchn for LinuxEvtchn<K> {
     /// EACCES: the file is restricted, to whatever domain. ENOSPC: no free port. ESRCH: no such
     /// domain.
     fn bind_unbound(&self, remote: DomId) -> Result<EvtchnPort> {
-        self.bind(Call::bind_unbound_port(remote.0), || format!("for {remote}"))
+        self.bind(Call::bind_unbound_port(remote.0), || {
+            format!("for {remote}")
+        })
     }
 
     /// `ioctl(fd, IOCTL_EVTCHN_BIND_INTERDOMAIN, struct ioctl_evtchn_bind_interdomain *)`,
@@ -84,7 +89,9 @@ impl<K: Kernel> Evtchn for LinuxEvtchn<K> {
     /// EACCES: restricted to another domain. EINVAL: the remote port is not unbound and meant
     /// for us. ESRCH: no such domain. ENOSPC: no free port.
     fn bind_interdomain(&self, remote: DomId, port: EvtchnPort) -> Result<EvtchnPort> {
-        self.bind(Call::bind_interdomain(remote.0, port.0), || format!("{port} of {remote}"))
+        self.bind(Call::bind_interdomain(remote.0, port.0), || {
+            format!("{port} of {remote}")
+        })
     }
 
     /// `ioctl(fd, IOCTL_EVTCHN_BIND_VIRQ, struct ioctl_evtchn_bind_virq *)`,
@@ -102,7 +109,8 @@ impl<K: Kernel> Evtchn for LinuxEvtchn<K> {
     /// # Errors
     /// ENOTCONN: not a port of this file. EINVAL: above what the hypervisor has.
     fn unbind(&self, port: EvtchnPort) -> Result<()> {
-        self.call(Call::unbind(port.0), || port.to_string()).map(drop)
+        self.call(Call::unbind(port.0), || port.to_string())
+            .map(drop)
     }
 
     /// `ioctl(fd, IOCTL_EVTCHN_NOTIFY, struct ioctl_evtchn_notify *)`, `EVTCHNOP_send`. Whether
@@ -111,7 +119,8 @@ impl<K: Kernel> Evtchn for LinuxEvtchn<K> {
     /// # Errors
     /// ENOTCONN: not a port of this file.
     fn notify(&self, port: EvtchnPort) -> Result<()> {
-        self.call(Call::notify(port.0), || port.to_string()).map(drop)
+        self.call(Call::notify(port.0), || port.to_string())
+            .map(drop)
     }
 
     /// `read(2)` of 32-bit ports, `evtchn_read`. Each is masked from its delivery on.
@@ -130,7 +139,9 @@ impl<K: Kernel> Evtchn for LinuxEvtchn<K> {
                 Err(Errno::AGAIN) => return Ok(0),
                 Err(errno) => {
                     let why = match errno {
-                        Errno::FBIG => "the queue of events has overflowed; reset it, then unmask and serve every port",
+                        Errno::FBIG => {
+                            "the queue of events has overflowed; reset it, then unmask and serve every port"
+                        }
                         _ => "",
                     };
                     return Err(self.device.error("read", errno, why));
@@ -138,7 +149,11 @@ impl<K: Kernel> Evtchn for LinuxEvtchn<K> {
             }
         };
         let (whole, rest) = bytes[..len].as_chunks();
-        ports.extend(whole.iter().map(|port| EvtchnPort(u32::from_ne_bytes(*port))));
+        ports.extend(
+            whole
+                .iter()
+                .map(|port| EvtchnPort(u32::from_ne_bytes(*port))),
+        );
         if whole.is_empty() || !rest.is_empty() {
             let detail = format!("{len} bytes are no whole number of ports");
             return Err(self.device.error("read", Errno::IO, detail));
@@ -159,7 +174,11 @@ impl<K: Kernel> Evtchn for LinuxEvtchn<K> {
             for (port, into) in rest.iter().zip(bytes.as_chunks_mut().0) {
                 *into = port.0.to_ne_bytes();
             }
-            match self.device.kernel.write(self.device.fd(), &bytes[..now * PORT]) {
+            match self
+                .device
+                .kernel
+                .write(self.device.fd(), &bytes[..now * PORT])
+            {
                 Ok(written) if written >= PORT => rest = &rest[(written / PORT).min(now)..],
                 Ok(written) => {
                     let detail = format!("{written} bytes taken of {now} ports");
@@ -189,7 +208,8 @@ impl<K: Kernel> Evtchn for LinuxEvtchn<K> {
     /// # Errors
     /// EACCES: restricted already. EINVAL: dom0, or a reserved id: only a real guest will do.
     fn restrict(&self, remote: DomId) -> Result<()> {
-        self.call(Call::restrict_domid(remote.0), || remote.to_string()).map(drop)
+        self.call(Call::restrict_domid(remote.0), || remote.to_string())
+            .map(drop)
     }
 }
 

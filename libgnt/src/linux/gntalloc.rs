@@ -47,9 +47,15 @@ impl<K: Kernel> Gntalloc for LinuxGntalloc<K> {
         const OPERATION: &str = "IOCTL_GNTALLOC_ALLOC_GREF";
         let count = page_count(&self.device, OPERATION, pages)?;
         if count == 0 {
-            return Err(self.device.error(OPERATION, Errno::INVAL, format!("0 pages for {peer}")));
+            return Err(self
+                .device
+                .error(OPERATION, Errno::INVAL, format!("0 pages for {peer}")));
         }
-        let flags = if access.writable() { abi::GNTALLOC_FLAG_WRITABLE } else { 0 };
+        let flags = if access.writable() {
+            abi::GNTALLOC_FLAG_WRITABLE
+        } else {
+            0
+        };
         let mut call = Call::alloc_gref(peer.0, flags, count);
         self.device.call(&mut call, |errno| {
             let why = match errno {
@@ -63,7 +69,10 @@ impl<K: Kernel> Gntalloc for LinuxGntalloc<K> {
         })?;
         Ok(AllocatedGrants {
             index: call.get_u64(offset_of!(Arg, index)),
-            grefs: call.get_u32s(offset_of!(Arg, gref_ids), count).map(GrantRef).collect(),
+            grefs: call
+                .get_u32s(offset_of!(Arg, gref_ids), count)
+                .map(GrantRef)
+                .collect(),
         })
     }
 
@@ -99,6 +108,11 @@ impl<K: Kernel> Gntalloc for LinuxGntalloc<K> {
     /// # Errors
     /// ENOENT: no such page. EINVAL: a port that is not open through an evtchn file.
     fn set_unmap_notify(&self, offset: u64, notify: UnmapNotify) -> Result<()> {
-        set_unmap_notify(&self.device, "IOCTL_GNTALLOC_SET_UNMAP_NOTIFY", offset, notify)
+        set_unmap_notify(
+            &self.device,
+            "IOCTL_GNTALLOC_SET_UNMAP_NOTIFY",
+            offset,
+            notify,
+        )
     }
 }

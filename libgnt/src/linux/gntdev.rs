@@ -112,7 +112,8 @@ impl<K: Kernel> Gntdev for LinuxGntdev<K> {
     fn offset_for_vaddr(&self, address: usize) -> Result<(u64, usize)> {
         type Arg = abi::GntdevGetOffsetForVaddr;
         let mut call = Call::get_offset_for_vaddr(address as u64);
-        self.device.call(&mut call, |_| format!("address {address:#x}"))?;
+        self.device
+            .call(&mut call, |_| format!("address {address:#x}"))?;
         let count = call.get_u32(offset_of!(Arg, count));
         Ok((call.get_u64(offset_of!(Arg, offset)), count as usize))
     }
@@ -125,7 +126,12 @@ impl<K: Kernel> Gntdev for LinuxGntdev<K> {
     /// through an evtchn file. Before the range is mapped, the driver does not know that it will
     /// be read-only: arm it after mmap.
     fn set_unmap_notify(&self, offset: u64, notify: UnmapNotify) -> Result<()> {
-        set_unmap_notify(&self.device, "IOCTL_GNTDEV_SET_UNMAP_NOTIFY", offset, notify)
+        set_unmap_notify(
+            &self.device,
+            "IOCTL_GNTDEV_SET_UNMAP_NOTIFY",
+            offset,
+            notify,
+        )
     }
 
     /// `ioctl(fd, IOCTL_GNTDEV_SET_MAX_GRANTS, struct ioctl_gntdev_set_max_grants *)`. In the
@@ -134,10 +140,11 @@ impl<K: Kernel> Gntdev for LinuxGntdev<K> {
     /// # Errors
     /// ENOTTY, to be ignored.
     fn set_max_grants(&self, count: u32) -> Result<()> {
-        let detail = |_| {
-            format!("{count} grants; the limit is /sys/module/xen_gntdev/parameters/limit")
-        };
-        self.device.call(&mut Call::set_max_grants(count), detail).map(drop)
+        let detail =
+            |_| format!("{count} grants; the limit is /sys/module/xen_gntdev/parameters/limit");
+        self.device
+            .call(&mut Call::set_max_grants(count), detail)
+            .map(drop)
     }
 
     /// `ioctl(fd, IOCTL_GNTDEV_GRANT_COPY, struct ioctl_gntdev_grant_copy *)`,
@@ -188,7 +195,11 @@ pub(super) fn page_count<K: Kernel>(
 ) -> Result<u32> {
     match u32::try_from(pages) {
         Ok(count) if pages <= MAX_PAGES => Ok(count),
-        _ => Err(device.error(operation, Errno::INVAL, format!("{pages} pages in one call"))),
+        _ => Err(device.error(
+            operation,
+            Errno::INVAL,
+            format!("{pages} pages in one call"),
+        )),
     }
 }
 

@@ -1,6 +1,9 @@
 //! The seam to the system calls: everything the drivers' wrappers ask of the kernel goes through
 //! [`Kernel`], so that a test can stand in its place and see every number and byte.
-#![allow(unsafe_code, reason = "ioctl hands the kernel an address to read from and write to")]
+#![allow(
+    unsafe_code,
+    reason = "ioctl hands the kernel an address to read from and write to"
+)]
 
 use crate::types::{ForeignGrant, GrantRef};
 use rustix::io::Errno;
@@ -106,16 +109,32 @@ struct Block {
 impl Block {
     fn zeroed(bytes: usize) -> Self {
         let words = bytes.div_ceil(8);
-        let long = if words > 3 { vec![0; words] } else { Vec::new() };
-        Block { short: [0; 3], long, bytes }
+        let long = if words > 3 {
+            vec![0; words]
+        } else {
+            Vec::new()
+        };
+        Block {
+            short: [0; 3],
+            long,
+            bytes,
+        }
     }
 
     fn words(&mut self) -> &mut [u64] {
-        if self.long.is_empty() { &mut self.short } else { &mut self.long }
+        if self.long.is_empty() {
+            &mut self.short
+        } else {
+            &mut self.long
+        }
     }
 
     fn word(&self, index: usize) -> [u8; 8] {
-        let words: &[u64] = if self.long.is_empty() { &self.short } else { &self.long };
+        let words: &[u64] = if self.long.is_empty() {
+            &self.short
+        } else {
+            &self.long
+        };
         words[index].to_ne_bytes()
     }
 
@@ -147,7 +166,12 @@ pub(super) struct Call<'a> {
 
 impl Call<'_> {
     fn new(name: &'static str, number: u32, bytes: usize) -> Self {
-        Call { name, number, arg: Block::zeroed(bytes), borrowed: PhantomData }
+        Call {
+            name,
+            number,
+            arg: Block::zeroed(bytes),
+            borrowed: PhantomData,
+        }
     }
 
     fn u16(mut self, offset: usize, value: u16) -> Self {
@@ -303,8 +327,12 @@ impl Call<'_> {
 
     pub fn bind_virq(virq: u32) -> Self {
         type Arg = abi::EvtchnBindVirq;
-        Call::new("IOCTL_EVTCHN_BIND_VIRQ", abi::EVTCHN_BIND_VIRQ, size_of::<Arg>())
-            .u32(offset_of!(Arg, virq), virq)
+        Call::new(
+            "IOCTL_EVTCHN_BIND_VIRQ",
+            abi::EVTCHN_BIND_VIRQ,
+            size_of::<Arg>(),
+        )
+        .u32(offset_of!(Arg, virq), virq)
     }
 
     pub fn bind_interdomain(domid: u16, port: u32) -> Self {
@@ -345,8 +373,12 @@ impl Call<'_> {
 
     pub fn restrict_domid(domid: u16) -> Self {
         type Arg = abi::EvtchnRestrictDomid;
-        Call::new("IOCTL_EVTCHN_RESTRICT_DOMID", abi::EVTCHN_RESTRICT_DOMID, size_of::<Arg>())
-            .u16(offset_of!(Arg, domid), domid)
+        Call::new(
+            "IOCTL_EVTCHN_RESTRICT_DOMID",
+            abi::EVTCHN_RESTRICT_DOMID,
+            size_of::<Arg>(),
+        )
+        .u16(offset_of!(Arg, domid), domid)
     }
 }
 
@@ -358,9 +390,13 @@ impl<'a> Call<'a> {
         type Arg = abi::GntdevGrantCopy;
         let count = saturate(segments.len());
         let address = segments.as_mut_ptr().expose_provenance() as u64;
-        Call::new("IOCTL_GNTDEV_GRANT_COPY", abi::GNTDEV_GRANT_COPY, size_of::<Arg>())
-            .u32(offset_of!(Arg, count), count)
-            .u64(offset_of!(Arg, segments), address)
+        Call::new(
+            "IOCTL_GNTDEV_GRANT_COPY",
+            abi::GNTDEV_GRANT_COPY,
+            size_of::<Arg>(),
+        )
+        .u32(offset_of!(Arg, count), count)
+        .u64(offset_of!(Arg, segments), address)
     }
 }
 

@@ -53,7 +53,10 @@ impl LinuxPlatform {
     }
 
     fn open_at(root: PathBuf, xenstored_path: Option<OsString>) -> Result<Self> {
-        let platform = LinuxPlatform { root, xenstored_path };
+        let platform = LinuxPlatform {
+            root,
+            xenstored_path,
+        };
         let cure = "start this in a Xen domain, or use `--platform sim:DIR` for the simulated Xen \
                     that `pv-stress sim --dir DIR` serves";
         let cause = match platform.read_sysfs(HYPERVISOR_TYPE) {
@@ -71,7 +74,9 @@ impl LinuxPlatform {
     }
 
     fn has_a_node(&self) -> bool {
-        [gntdev::NODE, gntalloc::NODE, evtchn::NODE].iter().any(|node| self.path(node).exists())
+        [gntdev::NODE, gntalloc::NODE, evtchn::NODE, XENBUS]
+            .iter()
+            .any(|node| self.path(node).exists())
     }
 
     fn path(&self, absolute: &str) -> PathBuf {
@@ -173,4 +178,3 @@ impl Platform for LinuxPlatform {
         Ok(None)
     }
 }
-

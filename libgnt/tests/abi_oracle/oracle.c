@@ -4,6 +4,7 @@
  *     NAME VALUE           a number, size, offset or constant
  *     call NAME NR HEX     an ioctl's argument as C fills it in
  *     reply NAME HEX       the same argument after the kernel has answered
+ *     slot ABI KIND HEX    a slot of the block protocol's ring
  */
 #ifndef __has_include
 #error "needs a C compiler with __has_include: gcc 5 or clang"
@@ -30,10 +31,14 @@
 #include <xen/grant_table.h>
 #include <xen/io/ring.h>
 #include <xen/io/blkif.h>
-#include <xen/io/xs_wire.h>
 #include <xen/gntdev.h>
 #include <xen/gntalloc.h>
 #include <xen/evtchn.h>
+
+#define ABI x86_64
+#include "slots.h"
+
+void slots_x86_32(void);
 
 /* Linux 6.6's, which older header packages lack. */
 #ifndef IOCTL_EVTCHN_BIND_STATIC
@@ -396,5 +401,7 @@ int main(void)
 	layouts();
 	numbers();
 	calls();
+	slots_x86_64();
+	slots_x86_32();
 	return 0;
 }
