@@ -424,14 +424,16 @@ fn a_file_that_is_no_device_says_enotty() {
     assert_eq!(error.errno(), Some(Errno::NOTTY));
 }
 
-/// The permissions that the kernel shows for the mapping at an address.
+/// The permissions that the kernel shows at an address.
 fn permissions(address: usize) -> String {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let start = format!("{address:x}-");
-    let line = maps
-        .lines()
-        .find(|line| line.starts_with(&start))
-        .expect("a mapping");
+    let at = |line: &&str| {
+        let (range, _) = line.split_once(' ').unwrap();
+        let (start, end) = range.split_once('-').unwrap();
+        let number = |text| usize::from_str_radix(text, 16).unwrap();
+        (number(start)..number(end)).contains(&address)
+    };
+    let line = maps.lines().find(at).expect("a mapping");
     line.split(' ').nth(1).unwrap().to_owned()
 }
 

@@ -129,6 +129,8 @@ fn nodes_open_and_evtchn_never_blocks() {
     platform.open_gntdev().unwrap();
     platform.open_gntalloc().unwrap();
     let evtchn = platform.open_evtchn().unwrap();
+    let flags = rustix::fs::fcntl_getfl(evtchn.as_fd()).unwrap();
+    assert!(flags.contains(rustix::fs::OFlags::NONBLOCK), "{flags:?}");
     assert_eq!(evtchn.read(&mut Vec::new()).unwrap(), 0);
 }
 
