@@ -73,6 +73,15 @@ impl LinuxPlatform {
         Err(not_available("Xen", cause, cure))
     }
 
+    /// Opens `/dev/xen/evtchn` for the calls that the simulated Xen does not have
+    /// ([`bind_static`](evtchn::LinuxEvtchn::bind_static)); otherwise as [`Platform::open_evtchn`].
+    ///
+    /// # Errors
+    /// [`Error::NotAvailable`](crate::Error::NotAvailable).
+    pub fn evtchn(&self) -> Result<evtchn::LinuxEvtchn> {
+        evtchn::LinuxEvtchn::open(&self.root)
+    }
+
     fn has_a_node(&self) -> bool {
         [gntdev::NODE, gntalloc::NODE, evtchn::NODE, XENBUS]
             .iter()
@@ -139,7 +148,7 @@ impl Platform for LinuxPlatform {
     }
 
     fn open_evtchn(&self) -> Result<Box<dyn Evtchn>> {
-        Ok(Box::new(evtchn::LinuxEvtchn::open(&self.root)?))
+        Ok(Box::new(self.evtchn()?))
     }
 
     /// `XENSTORED_PATH` if it is set; else `/dev/xen/xenbus`; else the daemon's own socket. Blocking.
