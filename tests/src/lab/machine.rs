@@ -2,16 +2,32 @@
 //! ended by its own power-off or by the deadline, never left behind.
 
 use super::error::{LabError, Result};
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use super::packages::cannot_run;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+const QEMU: &str = "qemu-system-x86_64";
 const INSTALL_QEMU: &str =
     "apt-get install --no-install-recommends qemu-system-x86 seabios ipxe-qemu";
+
+/// Finds QEMU before anything else is done.
+///
+/// # Errors
+/// It is not there.
+pub fn check_installed() -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|dir| dir.join(QEMU).is_file()) {
+        Ok(())
+    } else {
+        Err(LabError::Missing {
+            program: QEMU,
+            install: INSTALL_QEMU,
+        })
+    }
+}
 
 /// What boots.
 pub struct Boot<'a> {
@@ -45,13 +61,33 @@ impl Machine {
     /// QEMU is not installed.
     pub fn start(boot: &Boot<'_>) -> Result<Machine> {
         File::create(boot.serial).map_err(LabError::file(boot.serial))?;
-        let mut command = Command::new("qemu-system-x86_64");
+        // The kernel ends QEMU when we end, however that comes about.
+        let mut command = Command::new("setpriv");
         command
-            .args(["-accel", "tcg,thread=multi", "-cpu", "qemu64,+svm,+npt,+nrip-save"])
-            .args(["-smp", "2", "-m", "3072", "-display", "none", "-no-reboot", "-nic", "none"])
+            .args(["--pdeathsig", "KILL", QEMU])
+            .args([
+                "-accel",
+                "tcg,thread=multi",
+                "-cpu",
+                "qemu64,+svm,+npt,+nrip-save",
+            ])
+            .args([
+                "-smp",
+                "2",
+                "-m",
+                "3072",
+                "-display",
+                "none",
+                "-no-reboot",
+                "-nic",
+                "none",
+            ])
             .arg("-kernel")
             .arg(boot.xen)
-            .args(["-append", "console=com1 dom0_mem=1024M loglvl=warning guest_loglvl=warning"])
+            .args([
+                "-append",
+                "console=com1 dom0_mem=1024M loglvl=warning guest_loglvl=warning conring_size=1M",
+            ])
             .arg("-initrd")
             .arg(format!(
                 "{} console=hvc0 quiet,{}",
@@ -59,7 +95,10 @@ impl Machine {
                 boot.initramfs.display()
             ))
             .arg("-drive")
-            .arg(format!("file={},if=virtio,format=raw,cache=unsafe", boot.results.display()));
+            .arg(format!(
+                "file={},if=virtio,format=raw,cache=unsafe",
+                boot.results.display()
+            ));
         if boot.interactive {
             command.arg("-chardev").arg(format!(
                 "stdio,id=com1,signal=off,logfile={}",
@@ -67,18 +106,21 @@ impl Machine {
             ));
             command.args(["-serial", "chardev:com1"]);
         } else {
-            command.arg("-serial").arg(format!("file:{}", boot.serial.display()));
+            command
+                .arg("-serial")
+                .arg(format!("file:{}", boot.serial.display()));
             command.stdin(Stdio::null()).stdout(Stdio::null());
         }
         command.arg("-monitor").arg("none").stderr(Stdio::piped());
-        die_with_parent(&mut command);
-        let qemu = command.spawn().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                LabError::Missing { program: "qemu-system-x86_64", install: INSTALL_QEMU }
-            }
-            _ => LabError::File { path: "qemu-system-x86_64".into(), error },
-        })?;
-        Ok(Machine { qemu, serial: boot.serial.to_owned(), read: 0, pending: Vec::new() })
+        let qemu = command
+            .spawn()
+            .map_err(|error| cannot_run("setpriv", "apt-get install util-linux", error))?;
+        Ok(Machine {
+            qemu,
+            serial: boot.serial.to_owned(),
+            read: 0,
+            pending: Vec::new(),
+        })
     }
 
     /// The lines that the serial port said since the last call.
@@ -87,8 +129,11 @@ impl Machine {
     /// If the log cannot be read.
     pub fn new_lines(&mut self) -> Result<Vec<String>> {
         let mut file = File::open(&self.serial).map_err(LabError::file(&self.serial))?;
-        file.seek(SeekFrom::Start(self.read)).map_err(LabError::file(&self.serial))?;
-        let n = file.read_to_end(&mut self.pending).map_err(LabError::file(&self.serial))?;
+        file.seek(SeekFrom::Start(self.read))
+            .map_err(LabError::file(&self.serial))?;
+        let n = file
+            .read_to_end(&mut self.pending)
+            .map_err(LabError::file(&self.serial))?;
         self.read += n as u64;
         let mut lines = Vec::new();
         while let Some(end) = self.pending.iter().position(|&b| b == b'\n') {
@@ -103,8 +148,13 @@ impl Machine {
     /// # Errors
     /// If the machine's processes cannot be asked.
     pub fn has_ended(&mut self) -> Result<bool> {
-        let status = self.qemu.try_wait().map_err(LabError::file(Path::new("qemu")))?;
-        let Some(status) = status else { return Ok(false) };
+        let status = self
+            .qemu
+            .try_wait()
+            .map_err(LabError::file(Path::new("qemu")))?;
+        let Some(status) = status else {
+            return Ok(false);
+        };
         if status.success() {
             return Ok(true);
         }
@@ -113,7 +163,7 @@ impl Machine {
             let _ = stderr.read_to_string(&mut said);
         }
         Err(LabError::Failed {
-            doing: "running qemu-system-x86_64".into(),
+            doing: format!("running {QEMU}"),
             cause: format!("{status}: {}", said.trim()),
             cure: "see its message".into(),
         })
@@ -145,8 +195,21 @@ impl Machine {
         }
     }
 
+    /// Waits for the machine's end, whenever it comes.
+    ///
+    /// # Errors
+    /// QEMU failed.
+    pub fn wait(&mut self) -> Result<()> {
+        self.qemu.wait().map_err(LabError::file(Path::new(QEMU)))?;
+        self.has_ended().map(|_| ())
+    }
+
     fn guest(&self, what: String) -> LabError {
-        LabError::Guest { what, log: self.serial.clone(), tail: tail(&self.serial, 25) }
+        LabError::Guest {
+            what,
+            log: self.serial.clone(),
+            tail: tail(&self.serial, 25),
+        }
     }
 }
 

@@ -15,9 +15,21 @@ pub struct Release {
 
 /// Every release that the lab knows, the default first.
 pub const RELEASES: [Release; 3] = [
-    Release { codename: "bookworm", xen: "4.17", kernel: "6.1" },
-    Release { codename: "trixie", xen: "4.20", kernel: "6.12" },
-    Release { codename: "bullseye", xen: "4.14", kernel: "5.10" },
+    Release {
+        codename: "bookworm",
+        xen: "4.17",
+        kernel: "6.1",
+    },
+    Release {
+        codename: "trixie",
+        xen: "4.20",
+        kernel: "6.12",
+    },
+    Release {
+        codename: "bullseye",
+        xen: "4.14",
+        kernel: "5.10",
+    },
 ];
 
 /// A version that no known release has.
@@ -53,13 +65,21 @@ impl Release {
 
     /// What holds the toolstack; libraries follow from their dependencies.
     pub fn toolstack_packages(&self) -> Vec<String> {
-        vec![format!("xen-utils-{}", self.xen), "xen-utils-common".into(), "xenstore-utils".into()]
+        vec![
+            format!("xen-utils-{}", self.xen),
+            "xen-utils-common".into(),
+            "xenstore-utils".into(),
+        ]
     }
 }
 
 impl fmt::Display for Release {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Debian {} (Xen {}, Linux {})", self.codename, self.xen, self.kernel)
+        write!(
+            f,
+            "Debian {} (Xen {}, Linux {})",
+            self.codename, self.xen, self.kernel
+        )
     }
 }
 
@@ -68,11 +88,14 @@ fn find(
     asked: &str,
     version: impl Fn(&Release) -> &'static str,
 ) -> Result<Release, UnknownVersion> {
-    RELEASES.into_iter().find(|r| version(r) == asked).ok_or_else(|| UnknownVersion {
-        what,
-        asked: asked.into(),
-        known: RELEASES.iter().map(version).collect(),
-    })
+    RELEASES
+        .into_iter()
+        .find(|r| version(r) == asked)
+        .ok_or_else(|| UnknownVersion {
+            what,
+            asked: asked.into(),
+            known: RELEASES.iter().map(version).collect(),
+        })
 }
 
 #[cfg(test)]
@@ -81,8 +104,14 @@ mod tests {
 
     #[test]
     fn versions_find_their_release_or_say_which_there_are() {
-        assert_eq!(Release::with_kernel("6.12").expect("known").codename, "trixie");
-        assert_eq!(Release::with_xen("4.14").expect("known").codename, "bullseye");
+        assert_eq!(
+            Release::with_kernel("6.12").expect("known").codename,
+            "trixie"
+        );
+        assert_eq!(
+            Release::with_xen("4.14").expect("known").codename,
+            "bullseye"
+        );
         let text = Release::with_xen("4.2").expect_err("unknown").to_string();
         assert_eq!(text, "no Xen 4.2: the lab knows 4.17, 4.20, 4.14");
     }
