@@ -1,0 +1,6 @@
+//! pv-stress: PV drivers under stress, above all asynchronous unmap while a third consumer holds
+//! the pages.
+
+pub mod error;
+pub mod timeline;
+pub mod world;
