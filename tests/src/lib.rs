@@ -1,6 +1,8 @@
 //! pv-stress: PV drivers under stress, above all asynchronous unmap while a third consumer holds
 //! the pages.
 
+pub mod checks;
 pub mod error;
 pub mod timeline;
+pub mod verdict;
 pub mod world;
