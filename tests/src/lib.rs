@@ -3,6 +3,7 @@
 
 pub mod checks;
 pub mod error;
+pub mod report;
 pub mod timeline;
 pub mod verdict;
 pub mod world;
