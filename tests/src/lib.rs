@@ -2,7 +2,9 @@
 //! the pages.
 
 pub mod checks;
+pub mod consumer;
 pub mod error;
+pub mod holder;
 pub mod report;
 pub mod timeline;
 pub mod verdict;

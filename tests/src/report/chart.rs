@@ -130,10 +130,10 @@ pub(super) const LEGEND: &str = "<p class=\"legend\"><span class=\"key k-mapped\
 /// Boxes in a row, one a waiter, and an arrow for each edge, labelled with what is waited for.
 pub(super) fn cycle(edges: &[WaitEdge]) -> String {
     const BOX: (f64, f64) = (220.0, 56.0);
-    const GAP: f64 = 300.0;
+    const GAP: f64 = 400.0;
     let n = edges.len() as f64;
-    let (width, height) = (n * BOX.0 + (n - 1.0) * GAP + 8.0, 170.0);
-    let top = (height - BOX.1) / 2.0;
+    let (width, height) = (n * BOX.0 + (n - 1.0) * GAP + 8.0, 130.0);
+    let top = 12.0;
     let mut svg = format!(
         "<svg class=\"cycle\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"Who waits for whom\">\
          <defs><marker id=\"arrow\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"8\" markerHeight=\"8\" orient=\"auto-start-reverse\">\
