@@ -105,6 +105,15 @@ impl Evidence {
     }
 }
 
+/// What must hold after every scenario.
+pub fn common(evidence: &Evidence) -> Vec<Check> {
+    vec![
+        host_is_empty(evidence),
+        nothing_left(evidence),
+        timelines_are_complete(evidence),
+    ]
+}
+
 /// Nanoseconds as people read them.
 pub(crate) fn spell(ns: u64) -> String {
     match ns {

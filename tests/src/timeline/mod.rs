@@ -189,6 +189,12 @@ pub enum Event {
         error: Option<String>,
     },
 
+    /// The run: a process is about to be killed on purpose.
+    Killed {
+        /// Which.
+        who: String,
+    },
+
     /// Host: a wait-for cycle was found and broken.
     Deadlock {
         /// The cycle.

@@ -2,7 +2,6 @@
 //! is its standard input. Each message is one packet of JSON. The child's end closing is the
 //! run's end for it, so a child never outlives a run that vanished.
 
-use libgnt::sim::wire::Inspection;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
@@ -28,32 +27,28 @@ pub enum News {
         /// Of so much.
         total: u64,
     },
-    /// Something a scenario waits for.
-    Milestone(String),
-    /// The work is complete; the child waits for [`Order::Stop`], or exits.
-    Done {
-        /// SHA-256 of what it read or wrote, where it has one.
-        sha: Option<String>,
+    /// Something a scenario waits for, or judges by.
+    Fact {
+        /// What it is about.
+        name: String,
+        /// What it is.
+        value: String,
     },
     /// What the child still has mapped, unmapping or granted, by its own ledger.
     Ledger {
         /// One line an entry; empty when nothing is left.
         entries: Vec<String>,
     },
-    /// The host's answer to [`Order::Inspect`].
-    Inspection(Box<Inspection>),
 }
 
 /// To a child.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// Begin.
+    /// Go on with the next step.
     Go,
     /// Finish cleanly.
     Stop,
-    /// Host: describe everything alive.
-    Inspect,
 }
 
 /// One end.
@@ -89,6 +84,17 @@ impl Control {
             ));
         }
         Ok(Control { fd })
+    }
+
+    /// Sends a fact.
+    ///
+    /// # Errors
+    /// As [`Control::send`].
+    pub fn tell(&self, name: &str, value: impl ToString) -> io::Result<()> {
+        self.send(&News::Fact {
+            name: name.into(),
+            value: value.to_string(),
+        })
     }
 
     /// The descriptor, for the child's standard input.

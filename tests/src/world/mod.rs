@@ -124,6 +124,9 @@ pub struct Exit {
     pub expected: bool,
 }
 
+/// Told of progress: the child's name, bytes done, bytes in all.
+type OnProgress = Box<dyn FnMut(&str, u64, u64)>;
+
 /// All processes of one scenario, and the directory they meet in.
 pub struct World {
     children: Vec<Child>,
@@ -135,7 +138,8 @@ pub struct World {
     program: OsString,
     deadline: Instant,
     stop_grace: Duration,
-    on_progress: Box<dyn FnMut(&str, u64, u64)>,
+    hung: Vec<Autopsy>,
+    on_progress: OnProgress,
 }
 
 impl World {
@@ -191,6 +195,7 @@ impl World {
             program,
             deadline,
             stop_grace: STOP_GRACE,
+            hung: Vec::new(),
             on_progress: Box::new(|_, _, _| {}),
         })
     }
@@ -316,13 +321,7 @@ impl World {
         what: &str,
         mut pick: impl FnMut(&Happening) -> Option<T>,
     ) -> Result<T, Stopped> {
-        let picked = self
-            .backlog
-            .iter()
-            .enumerate()
-            .find_map(|(at, h)| pick(h).map(|got| (at, got)));
-        if let Some((at, got)) = picked {
-            self.backlog.remove(at);
+        if let Some(got) = self.take_from_backlog(&mut pick) {
             return Ok(got);
         }
         loop {
@@ -370,12 +369,35 @@ impl World {
         what: &str,
         mut pick: impl FnMut(&News) -> Option<T>,
     ) -> Result<T, Stopped> {
-        let got = self.await_that(what, |happening| match happening {
-            Happening::News(from, news) if *from == id => pick(news).map(Ok),
-            Happening::Exited(from, _) if *from == id => Some(Err(())),
+        let mut of_child = |happening: &Happening| match happening {
+            Happening::News(from, news) if *from == id => pick(news),
             _ => None,
+        };
+        if let Some(got) = self.take_from_backlog(&mut of_child) {
+            return Ok(got);
+        }
+        if self.children[id.0].exit().is_some() {
+            // All it ever said has been read.
+            return Err(self.died(id));
+        }
+        let got = self.await_that(what, |happening| match happening {
+            Happening::Exited(from, _) if *from == id => Some(None),
+            other => of_child(other).map(Some),
         })?;
-        got.map_err(|()| self.died(id))
+        got.ok_or_else(|| self.died(id))
+    }
+
+    fn take_from_backlog<T>(
+        &mut self,
+        pick: &mut impl FnMut(&Happening) -> Option<T>,
+    ) -> Option<T> {
+        let (at, got) = self
+            .backlog
+            .iter()
+            .enumerate()
+            .find_map(|(at, h)| pick(h).map(|got| (at, got)))?;
+        self.backlog.remove(at);
+        Some(got)
     }
 
     /// Waits for a child to be ready.
@@ -509,9 +531,37 @@ impl World {
         self.await_exit(id)
     }
 
+    /// All children, in order of their start.
+    pub fn children(&self) -> impl Iterator<Item = ChildId> + use<> {
+        (0..self.children.len()).map(ChildId)
+    }
+
+    /// Ends one child: told to stop, and described and killed if it does not in good time.
+    pub fn end(&mut self, id: ChildId) {
+        if let Some(autopsy) = self.end_child(id.0) {
+            self.hung.push(autopsy);
+        }
+        let child = &mut self.children[id.0];
+        if let Err(error) = child.kill_and_reap() {
+            tracing::error!(child = child.name, %error, "cannot end it");
+        }
+    }
+
+    /// Lets time pass while listening. For what tells nobody that it is over.
+    pub fn idle(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while let Ok(happenings) = self.next("time to pass", until) {
+            let room = MAX_BACKLOG.saturating_sub(self.backlog.len());
+            self.backlog.extend(happenings.into_iter().take(room));
+        }
+    }
+
     /// Ends everybody, the youngest first (the host last), and gathers what they left.
     pub fn finish(mut self) -> Aftermath {
-        let mut aftermath = Aftermath::default();
+        let mut aftermath = Aftermath {
+            hung: std::mem::take(&mut self.hung),
+            ..Aftermath::default()
+        };
         for index in (0..self.children.len()).rev() {
             if let Some(autopsy) = self.end_child(index) {
                 aftermath.hung.push(autopsy);
