@@ -146,6 +146,7 @@ fn log_to_stderr(level: tracing_subscriber::filter::LevelFilter) {
     let _already_set = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .try_init();
 }
 

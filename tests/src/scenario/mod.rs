@@ -4,6 +4,10 @@
 //! must hold is left to the judges of [`crate::checks`], which see the evidence when every process
 //! has ended.
 
+mod copy;
+mod hold_unmap;
+mod killed;
+mod pair;
 mod partial_map;
 mod revoke_in_use;
 mod stage;
@@ -48,7 +52,16 @@ pub trait Scenario: Sync {
 
 /// All of them, in the order of a run without arguments.
 pub fn all() -> &'static [&'static dyn Scenario] {
-    &[&partial_map::PartialMap, &revoke_in_use::RevokeInUse]
+    &[
+        &copy::Copy,
+        &hold_unmap::HoldUnmap,
+        &hold_unmap::HoldUnmapSync,
+        &killed::BackendKilled,
+        &killed::FrontendKilled,
+        &killed::ConsumerKilled,
+        &partial_map::PartialMap,
+        &revoke_in_use::RevokeInUse,
+    ]
 }
 
 /// The scenario of a name.
