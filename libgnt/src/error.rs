@@ -70,7 +70,9 @@ pub enum Error {
     #[error(transparent)]
     Ring(#[from] crate::ring::RingError),
     /// The simulated Xen's host went away, or spoke nonsense.
-    #[error("the simulated Xen's host {what}; restart it with `pv-stress sim --dir DIR`, then this process")]
+    #[error(
+        "the simulated Xen's host {what}; restart it with `pv-stress sim --dir DIR`, then this process"
+    )]
     HostGone {
         /// What happened.
         what: String,
@@ -96,7 +98,12 @@ impl Error {
         errno: Errno,
         detail: impl Into<String>,
     ) -> Self {
-        Error::Device { device, operation, errno, detail: detail.into() }
+        Error::Device {
+            device,
+            operation,
+            errno,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -104,7 +111,11 @@ struct Because<'a>(&'a str);
 
 impl std::fmt::Display for Because<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.0.is_empty() { Ok(()) } else { write!(f, " ({})", self.0) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            write!(f, " ({})", self.0)
+        }
     }
 }
 

@@ -32,7 +32,9 @@ impl FromStr for PlatformChoice {
         match (s, s.strip_prefix("sim:")) {
             ("linux" | "xen", _) => Ok(PlatformChoice::Linux),
             (_, Some(dir)) if !dir.is_empty() => Ok(PlatformChoice::Sim(dir.into())),
-            _ => Err(format!("{s:?} is no platform: use `linux`, or `sim:DIR` with the directory that `pv-stress sim --dir DIR` serves")),
+            _ => Err(format!(
+                "{s:?} is no platform: use `linux`, or `sim:DIR` with the directory that `pv-stress sim --dir DIR` serves"
+            )),
         }
     }
 }
@@ -53,7 +55,11 @@ impl fmt::Display for PlatformChoice {
 ///
 /// # Errors
 /// [`Error::NotAvailable`] where there is no Xen, or no simulator host in the directory.
-pub fn open(choice: &PlatformChoice, domid: Option<DomId>, process: &str) -> Result<Arc<dyn Platform>> {
+pub fn open(
+    choice: &PlatformChoice,
+    domid: Option<DomId>,
+    process: &str,
+) -> Result<Arc<dyn Platform>> {
     match choice {
         PlatformChoice::Linux => Ok(Arc::new(crate::linux::LinuxPlatform::open()?)),
         PlatformChoice::Sim(dir) => crate::sim::client::join(dir, domid, process),
@@ -195,7 +201,12 @@ pub trait Gntdev: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// EINVAL: the buffer is not exactly `pages` pages. ENOTTY as [`Gntdev::dmabuf_export`].
-    fn dmabuf_import(&self, domid: DomId, dmabuf: BorrowedFd<'_>, pages: usize) -> Result<Vec<GrantRef>>;
+    fn dmabuf_import(
+        &self,
+        domid: DomId,
+        dmabuf: BorrowedFd<'_>,
+        pages: usize,
+    ) -> Result<Vec<GrantRef>>;
 
     /// `IOCTL_GNTDEV_DMABUF_IMP_RELEASE`.
     ///
@@ -368,7 +379,13 @@ pub trait SimMemoryManager: Send + Sync {
     ///
     /// # Errors
     /// EFAULT: the range is not mapped from gntdev. EINVAL: empty.
-    fn pin(&self, pages: &SharedPages, first_page: usize, count: usize, kind: HoldKind) -> Result<HoldId>;
+    fn pin(
+        &self,
+        pages: &SharedPages,
+        first_page: usize,
+        count: usize,
+        kind: HoldKind,
+    ) -> Result<HoldId>;
 
     /// Takes over a hold and maps its live pages, read-only.
     ///
@@ -385,5 +402,9 @@ pub trait SimMemoryManager: Send + Sync {
 
 /// The error for a device that is not there.
 pub fn not_available(what: &str, cause: impl fmt::Display, cure: &str) -> Error {
-    Error::NotAvailable { what: what.into(), cause: cause.to_string(), cure: cure.into() }
+    Error::NotAvailable {
+        what: what.into(),
+        cause: cause.to_string(),
+        cure: cure.into(),
+    }
 }

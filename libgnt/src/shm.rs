@@ -9,7 +9,10 @@
 //!
 //! Offsets are the caller's own: one outside the pages is a bug, and panics. Values that come
 //! from a peer must be validated before they become an offset.
-#![allow(unsafe_code, reason = "raw access to memory that another domain writes to")]
+#![allow(
+    unsafe_code,
+    reason = "raw access to memory that another domain writes to"
+)]
 
 use crate::error::{Error, Result};
 use crate::types::{Access, PAGE_SIZE};
@@ -62,8 +65,17 @@ impl SharedPages {
     /// If the mapping is empty or no whole number of pages.
     pub fn new(raw: MmapRaw, access: Access, after: Option<Box<dyn AfterUnmap>>) -> Self {
         let (base, len) = (raw.as_mut_ptr(), raw.len());
-        assert!(len > 0 && len.is_multiple_of(PAGE_SIZE), "{len} bytes are no whole pages");
-        SharedPages { raw: Some(raw), base, len, access, after }
+        assert!(
+            len > 0 && len.is_multiple_of(PAGE_SIZE),
+            "{len} bytes are no whole pages"
+        );
+        SharedPages {
+            raw: Some(raw),
+            base,
+            len,
+            access,
+            after,
+        }
     }
 
     /// Zeroed private pages: the local side of a grant copy, or a bounce buffer.
@@ -71,9 +83,17 @@ impl SharedPages {
     /// # Errors
     /// ENOMEM.
     pub fn anonymous(pages: usize) -> Result<Self> {
-        let map = MmapOptions::new().len(pages * PAGE_SIZE).map_anon().map_err(|e| {
-            Error::device("anonymous memory", "mmap", errno_of(&e), format!("{pages} pages"))
-        })?;
+        let map = MmapOptions::new()
+            .len(pages * PAGE_SIZE)
+            .map_anon()
+            .map_err(|e| {
+                Error::device(
+                    "anonymous memory",
+                    "mmap",
+                    errno_of(&e),
+                    format!("{pages} pages"),
+                )
+            })?;
         Ok(Self::new(map.into(), Access::ReadWrite, None))
     }
 
@@ -83,7 +103,9 @@ impl SharedPages {
     /// What the platform's munmap says (a real one does not fail on a mapping of ours).
     pub fn unmap(mut self) -> Result<()> {
         drop(self.raw.take());
-        self.after.take().map_or(Ok(()), |after| after.after_unmap(true))
+        self.after
+            .take()
+            .map_or(Ok(()), |after| after.after_unmap(true))
     }
 
     /// Bytes.
@@ -124,7 +146,10 @@ impl SharedPages {
     }
 
     fn aligned<T>(ptr: *mut u8) -> *mut T {
-        assert!((ptr as usize).is_multiple_of(align_of::<T>()), "unaligned shared access");
+        assert!(
+            (ptr as usize).is_multiple_of(align_of::<T>()),
+            "unaligned shared access"
+        );
         ptr.cast()
     }
 
@@ -155,7 +180,10 @@ impl SharedPages {
     pub fn copy_to(&self, offset: usize, into: &SharedPages, into_offset: usize, len: usize) {
         let from = self.at(offset, len);
         let to = into.at_writable(into_offset, len);
-        assert!((from as usize).abs_diff(to as usize) >= len, "overlapping shared copy");
+        assert!(
+            (from as usize).abs_diff(to as usize) >= len,
+            "overlapping shared copy"
+        );
         // SAFETY: both ranges were checked to be inside their mappings and apart.
         unsafe { copy_volatile(from, to, len, Side::Source) }
     }
@@ -190,6 +218,20 @@ impl SharedPages {
         unsafe { AtomicU8::from_ptr(ptr) }.store(value, order);
     }
 
+    /// Sets bits in a byte, and returns what it was.
+    pub fn fetch_or_u8(&self, offset: usize, bits: u8, order: Ordering) -> u8 {
+        let ptr = self.at_writable(offset, 1);
+        // SAFETY: inside the mapping; the atomic reference lives for this call only.
+        unsafe { AtomicU8::from_ptr(ptr) }.fetch_or(bits, order)
+    }
+
+    /// Keeps only `bits` in a byte, and returns what it was.
+    pub fn fetch_and_u8(&self, offset: usize, bits: u8, order: Ordering) -> u8 {
+        let ptr = self.at_writable(offset, 1);
+        // SAFETY: inside the mapping; the atomic reference lives for this call only.
+        unsafe { AtomicU8::from_ptr(ptr) }.fetch_and(bits, order)
+    }
+
     /// Loads an aligned 32-bit word.
     pub fn load_u32(&self, offset: usize, order: Ordering) -> u32 {
         self.atomic_u32(self.at(offset, 4)).load(order)
@@ -197,12 +239,14 @@ impl SharedPages {
 
     /// Stores an aligned 32-bit word.
     pub fn store_u32(&self, offset: usize, value: u32, order: Ordering) {
-        self.atomic_u32(self.at_writable(offset, 4)).store(value, order);
+        self.atomic_u32(self.at_writable(offset, 4))
+            .store(value, order);
     }
 
     /// Adds to an aligned 32-bit word, and returns what it was.
     pub fn fetch_add_u32(&self, offset: usize, value: u32, order: Ordering) -> u32 {
-        self.atomic_u32(self.at_writable(offset, 4)).fetch_add(value, order)
+        self.atomic_u32(self.at_writable(offset, 4))
+            .fetch_add(value, order)
     }
 
     /// Loads an aligned 64-bit word.
@@ -212,22 +256,26 @@ impl SharedPages {
 
     /// Stores an aligned 64-bit word.
     pub fn store_u64(&self, offset: usize, value: u64, order: Ordering) {
-        self.atomic_u64(self.at_writable(offset, 8)).store(value, order);
+        self.atomic_u64(self.at_writable(offset, 8))
+            .store(value, order);
     }
 
     /// Sets bits in an aligned 64-bit word, and returns what it was.
     pub fn fetch_or_u64(&self, offset: usize, bits: u64, order: Ordering) -> u64 {
-        self.atomic_u64(self.at_writable(offset, 8)).fetch_or(bits, order)
+        self.atomic_u64(self.at_writable(offset, 8))
+            .fetch_or(bits, order)
     }
 
     /// Keeps only `bits` in an aligned 64-bit word, and returns what it was.
     pub fn fetch_and_u64(&self, offset: usize, bits: u64, order: Ordering) -> u64 {
-        self.atomic_u64(self.at_writable(offset, 8)).fetch_and(bits, order)
+        self.atomic_u64(self.at_writable(offset, 8))
+            .fetch_and(bits, order)
     }
 
     /// Replaces an aligned 64-bit word, and returns what it was.
     pub fn swap_u64(&self, offset: usize, value: u64, order: Ordering) -> u64 {
-        self.atomic_u64(self.at_writable(offset, 8)).swap(value, order)
+        self.atomic_u64(self.at_writable(offset, 8))
+            .swap(value, order)
     }
 
     fn atomic_u32(&self, ptr: *mut u8) -> &AtomicU32 {
@@ -292,7 +340,13 @@ impl Drop for SharedPages {
 
 impl fmt::Debug for SharedPages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SharedPages({} pages at {:#x}, {:?})", self.pages(), self.address(), self.access)
+        write!(
+            f,
+            "SharedPages({} pages at {:#x}, {:?})",
+            self.pages(),
+            self.address(),
+            self.access
+        )
     }
 }
 
@@ -325,18 +379,24 @@ unsafe fn copy_volatile(from: *const u8, to: *mut u8, len: usize, shared: Side) 
         let (from_body, to_body) = (from.add(head).cast::<Word>(), to.add(head).cast::<Word>());
         if same_phase {
             for i in 0..words {
-                to_body.add(i).write_volatile(from_body.add(i).read_volatile());
+                to_body
+                    .add(i)
+                    .write_volatile(from_body.add(i).read_volatile());
             }
         } else {
             match shared {
                 Side::Source => {
                     for i in 0..words {
-                        to_body.add(i).write_unaligned(from_body.add(i).read_volatile());
+                        to_body
+                            .add(i)
+                            .write_unaligned(from_body.add(i).read_volatile());
                     }
                 }
                 Side::Destination => {
                     for i in 0..words {
-                        to_body.add(i).write_volatile(from_body.add(i).read_unaligned());
+                        to_body
+                            .add(i)
+                            .write_volatile(from_body.add(i).read_unaligned());
                     }
                 }
             }
@@ -371,13 +431,21 @@ mod tests {
                 let mut back = vec![0; len];
                 a.read(offset, &mut back);
                 assert_eq!(back, pattern[..len]);
-                assert_eq!(a.load_u8(offset + len, Ordering::Relaxed), 0xff, "wrote past the end");
+                assert_eq!(
+                    a.load_u8(offset + len, Ordering::Relaxed),
+                    0xff,
+                    "wrote past the end"
+                );
                 let into = (offset * 7) % 33;
                 b.fill(0, 200, 0xee);
                 a.copy_to(offset, &b, into, len);
                 b.read(into, &mut back);
                 assert_eq!(back, pattern[..len]);
-                assert_eq!(b.load_u8(into + len, Ordering::Relaxed), 0xee, "copied past the end");
+                assert_eq!(
+                    b.load_u8(into + len, Ordering::Relaxed),
+                    0xee,
+                    "copied past the end"
+                );
             }
         }
     }
@@ -385,7 +453,9 @@ mod tests {
     #[test]
     #[should_panic(expected = "outside")]
     fn outside_is_a_panic_not_a_read() {
-        SharedPages::anonymous(1).expect("memory").read(PAGE_SIZE - 3, &mut [0; 4]);
+        SharedPages::anonymous(1)
+            .expect("memory")
+            .read(PAGE_SIZE - 3, &mut [0; 4]);
     }
 
     #[test]

@@ -24,7 +24,11 @@ impl DomId {
 
 impl fmt::Display for DomId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == DomId::SELF { f.write_str("own domain") } else { write!(f, "domain {}", self.0) }
+        if *self == DomId::SELF {
+            f.write_str("own domain")
+        } else {
+            write!(f, "domain {}", self.0)
+        }
     }
 }
 
@@ -124,7 +128,11 @@ impl UnmapNotify {
     /// The `action` word of the ioctl.
     pub fn action_bits(self) -> u32 {
         (if self.clear_byte { Self::CLEAR_BYTE } else { 0 })
-            | (if self.send_event.is_some() { Self::SEND_EVENT } else { 0 })
+            | (if self.send_event.is_some() {
+                Self::SEND_EVENT
+            } else {
+                0
+            })
     }
 }
 

@@ -1,4 +1,12 @@
 //! The block protocol's slots (`xen/include/public/io/blkif.h`).
+//!
+//! Any bytes decode: a request that makes no sense keeps its id and its operation's number and
+//! becomes [`Operation::Malformed`] or [`Operation::Other`], so that it is answered with an error
+//! as xen-blkback does, and other requests go on. Only broken ring indices cost the device.
+
+mod codec;
+
+pub use codec::{X86_32, X86_64};
 
 use crate::types::GrantRef;
 
@@ -29,13 +37,14 @@ impl Segment {
     pub fn offset(&self) -> usize {
         usize::from(self.first_sector) * SECTOR_SIZE
     }
-    /// Bytes. The codec has checked that last is not before first.
+    /// Bytes; of a decoded segment, never 0.
     pub fn len(&self) -> usize {
-        (usize::from(self.last_sector) - usize::from(self.first_sector) + 1) * SECTOR_SIZE
+        (usize::from(self.last_sector) + 1).saturating_sub(usize::from(self.first_sector))
+            * SECTOR_SIZE
     }
-    /// Never.
+    /// Whether last is before first, which the codec refuses.
     pub fn is_empty(&self) -> bool {
-        false
+        self.len() == 0
     }
 }
 
@@ -48,8 +57,51 @@ pub enum Operation {
     Write,
     /// 3: everything acknowledged before this must be durable.
     Flush,
-    /// Any other number: answered with [`Status::NotSupported`], never fatal.
+    /// Any other number (2 write barrier, 5 discard, 6 indirect and the unknown ones): answered
+    /// with [`Status::NotSupported`], never fatal. Of the slot only the id is meaningful.
     Other(u8),
+    /// A known operation with arguments that no honest front sends: answered with
+    /// [`Status::Error`], never fatal. Comes without segments.
+    Malformed {
+        /// The operation's number, for the response.
+        number: u8,
+        /// What is wrong.
+        why: Malformed,
+    },
+}
+
+impl Operation {
+    /// `BLKIF_OP_*`, which a response echoes.
+    pub fn number(self) -> u8 {
+        match self {
+            Operation::Read => 0,
+            Operation::Write => 1,
+            Operation::Flush => 3,
+            Operation::Other(number) | Operation::Malformed { number, .. } => number,
+        }
+    }
+}
+
+/// What is wrong with a request (XSA-423).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Malformed {
+    /// A read or write has 1 to 11 segments.
+    #[error("{0} segments; a read or write has 1 to 11")]
+    SegmentCount(u8),
+    /// `last_sect` is before `first_sect`, or outside the page.
+    #[error("segment {segment} has sectors {first} to {last}; a page has 0 to 7")]
+    SegmentRange {
+        /// Which one.
+        segment: u8,
+        /// `first_sect`
+        first: u8,
+        /// `last_sect`
+        last: u8,
+    },
+    /// A flush that carries data, as the header does not forbid: acknowledging it without writing
+    /// the data would lose a write.
+    #[error("a flush with {0} segments; send a write, then a flush")]
+    FlushWithData(u8),
 }
 
 /// The segments of a request, inline: a slot has at most eleven.
@@ -60,10 +112,17 @@ pub struct Segments {
 }
 
 impl Segments {
+    /// How many, as `nr_segments` says it.
+    pub fn count(&self) -> u8 {
+        self.len
+    }
+
     /// Adds one; `false` if there are eleven.
     #[must_use]
     pub fn push(&mut self, segment: Segment) -> bool {
-        let Some(place) = self.all.get_mut(usize::from(self.len)) else { return false };
+        let Some(place) = self.all.get_mut(usize::from(self.len)) else {
+            return false;
+        };
         *place = segment;
         self.len += 1;
         true
@@ -116,9 +175,19 @@ impl Request {
     pub fn data_len(&self) -> usize {
         self.segments.iter().map(Segment::len).sum()
     }
+
+    /// The answer to this request.
+    pub fn response(&self, status: Status) -> Response {
+        Response {
+            id: self.id,
+            operation: self.operation.number(),
+            status,
+        }
+    }
 }
 
-/// A response's status (`BLKIF_RSP_*`).
+/// A response's status (`BLKIF_RSP_*`). Numbers that the protocol does not have decode as
+/// [`Status::Error`], as blkfront takes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
     /// 0

@@ -1,21 +1,40 @@
 //! Xen's shared rings (`xen/include/public/io/ring.h`): front and back, over any slot codec.
+//!
+//! No I/O here: memory in, memory out. The caller owns the event channel, notifies when `publish`
+//! returns true, and sleeps only after `final_check` returned false.
+
+mod back;
+mod consumer;
+mod front;
+pub mod layout;
+mod memory;
+mod notify;
+
+pub use back::BackRing;
+pub use front::FrontRing;
+pub use memory::RingMemory;
 
 /// How a peer broke the ring's rules. Fatal for the device: close it, say so, carry on with the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RingError {
     /// The peer's producer index is further ahead than the ring is long.
-    #[error("the peer's {index} is {claimed}, {ahead} ahead of our {ours}, in a ring of {size} slots")]
+    #[error(
+        "the peer's {index} is {claimed}, {ahead} ahead of our {ours} where at most {allowed} can be, \
+         in a ring of {size}; close the device"
+    )]
     IndexOutOfRange {
-        /// `req_prod` or `rsp_prod`.
+        /// `req_prod` or `rsp_prod`; in a stream, `prod` or `cons`.
         index: &'static str,
         /// What the shared page says.
         claimed: u32,
-        /// Our private consumer index.
+        /// Our private index.
         ours: u32,
         /// Their difference.
         ahead: u32,
-        /// Slots.
+        /// The most that it can be: what is in flight, or what has room.
+        allowed: u32,
+        /// Slots; in a stream, bytes.
         size: u32,
     },
     /// A slot's bytes are no request or response of the protocol.
@@ -28,6 +47,14 @@ pub enum RingError {
     },
 }
 
+/// Every slot is in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("all {size} slots of the ring are in flight; wait for a response")]
+pub struct RingFull {
+    /// Slots.
+    pub size: u32,
+}
+
 /// Turns slots into requests and responses. A slot was copied to private memory before `decode`
 /// sees it, so what it checks is what is used (XSA-155).
 pub trait SlotCodec {
@@ -36,20 +63,25 @@ pub trait SlotCodec {
     /// What the back answers.
     type Response;
     /// Bytes of a slot: the larger of request and response, padded as the C union is.
+    /// At most [`layout::MAX_SLOT_BYTES`].
     const SLOT_BYTES: usize;
+    /// Bytes of a response, padding included. What follows it in the slot is the front's own
+    /// request, and stays.
+    const RESPONSE_BYTES: usize = Self::SLOT_BYTES;
 
-    /// Writes a whole slot, padding zeroed (XSA-216).
+    /// Writes a whole slot of `SLOT_BYTES`, padding zeroed.
     fn encode_request(&self, request: &Self::Request, slot: &mut [u8]);
     /// Reads a private copy of a slot.
     ///
     /// # Errors
-    /// What is wrong, in a few words.
+    /// What is wrong, in a few words. Fatal for the ring: a request that merely deserves a
+    /// refusal is to be decoded as such, so that it can be answered.
     fn decode_request(&self, slot: &[u8]) -> Result<Self::Request, &'static str>;
-    /// Writes a whole slot, padding zeroed (XSA-216).
+    /// Writes all `RESPONSE_BYTES`, padding zeroed (XSA-216).
     fn encode_response(&self, response: &Self::Response, slot: &mut [u8]);
-    /// Reads a private copy of a slot.
+    /// Reads a private copy of `RESPONSE_BYTES`.
     ///
     /// # Errors
-    /// What is wrong, in a few words.
+    /// What is wrong, in a few words. Fatal for the ring.
     fn decode_response(&self, slot: &[u8]) -> Result<Self::Response, &'static str>;
 }

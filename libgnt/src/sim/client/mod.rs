@@ -10,5 +10,9 @@ use std::sync::Arc;
 /// # Errors
 /// No host there.
 pub fn join(dir: &Path, _domid: Option<DomId>, _process: &str) -> Result<Arc<dyn Platform>> {
-    Err(not_available("the simulated Xen", format!("no host serves {}", dir.display()), "start one"))
+    Err(not_available(
+        "the simulated Xen",
+        format!("no host serves {}", dir.display()),
+        "start one",
+    ))
 }

@@ -1,0 +1,31 @@
+# `just` lists these.
+
+_default:
+    @just --list --unsorted
+
+# the main job: every scenario on the simulated Xen
+run *ARGS:
+    cargo run --release -- {{ARGS}}
+
+# every test
+test:
+    cargo test --workspace
+
+# format, lints, documentation, as CI checks them
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# the lock-free parts, every interleaving
+loom:
+    CARGO_TARGET_DIR=target/loom RUSTFLAGS="--cfg loom" cargo test --release --package libgnt --lib loom
+
+# the benchmarks whose figures stand in docs/performance.md
+bench:
+    cargo bench --package libgnt --bench ring
+    cargo bench --package pv-stress
+
+# what CI runs
+ci:
+    .ci/run

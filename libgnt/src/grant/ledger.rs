@@ -1,0 +1,229 @@
+//! The ledger: what this process has granted, mapped, and not yet got rid of.
+
+use crate::error::Result;
+use crate::platform::{Holder, Platform};
+use crate::types::{DomId, ForeignGrant};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What an entry is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntryKind {
+    /// Our pages, offered to a peer.
+    Granted,
+    /// A peer's pages, mapped here.
+    Mapped,
+    /// A peer's pages that we unmapped, and the hypervisor has not: somebody holds them.
+    Unmapping,
+}
+
+/// One thing that is not given back yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LedgerEntry {
+    /// What.
+    pub kind: EntryKind,
+    /// Mapped and unmapping: the granters' references. Granted: our own, with the peer's domain.
+    pub grants: Vec<ForeignGrant>,
+    /// Time in this state.
+    #[serde(serialize_with = "as_millis")]
+    pub age: Duration,
+    /// Who holds the pages, where the platform can say ([`Ledger::snapshot_with_holders`]).
+    pub holders: Vec<Holder>,
+}
+
+fn as_millis<S: serde::Serializer>(age: &Duration, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_u64(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl fmt::Display for LedgerEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = match self.kind {
+            EntryKind::Granted => "granted to",
+            EntryKind::Mapped => "mapped from",
+            EntryKind::Unmapping => "still unmapping from",
+        };
+        let pages = self.grants.len();
+        write!(
+            f,
+            "{pages} page{} {verb} ",
+            if pages == 1 { "" } else { "s" }
+        )?;
+        let mut domains: Vec<DomId> = self.grants.iter().map(|g| g.domid).collect();
+        domains.sort_unstable();
+        domains.dedup();
+        for (n, domid) in domains.iter().enumerate() {
+            write!(f, "{}{domid}", if n > 0 { ", " } else { "" })?;
+        }
+        write!(f, " for {:.1} s (", self.age.as_secs_f64())?;
+        for (n, grant) in self.grants.iter().take(4).enumerate() {
+            write!(f, "{}{}", if n > 0 { ", " } else { "" }, grant.gref)?;
+        }
+        write!(f, "{})", if pages > 4 { ", …" } else { "" })?;
+        for holder in &self.holders {
+            write!(f, ", held by {} (pid {})", holder.process, holder.pid)?;
+        }
+        Ok(())
+    }
+}
+
+/// How much of each kind there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+pub struct Counts {
+    /// Pages granted.
+    pub granted_pages: usize,
+    /// Pages mapped.
+    pub mapped_pages: usize,
+    /// Pages unmapping.
+    pub unmapping_pages: usize,
+}
+
+impl Counts {
+    /// True if everything was given back.
+    pub fn is_empty(&self) -> bool {
+        *self == Counts::default()
+    }
+}
+
+struct Entry {
+    kind: EntryKind,
+    grants: Arc<[ForeignGrant]>,
+    since: Instant,
+}
+
+#[derive(Default)]
+struct Inner {
+    next: u64,
+    entries: BTreeMap<u64, Entry>,
+}
+
+/// Counts and names what is mapped, unmapping and still granted. A handle: clones share one ledger.
+#[derive(Clone, Default)]
+pub struct Ledger {
+    inner: Arc<Mutex<Inner>>,
+}
+
+/// Names an entry to its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EntryId(u64);
+
+impl Ledger {
+    /// An empty ledger.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    // The ledger is bookkeeping: a panic elsewhere must not take it away from who wants to look.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, kind: EntryKind, grants: Arc<[ForeignGrant]>) -> EntryId {
+        let mut inner = self.lock();
+        let id = inner.next;
+        inner.next += 1;
+        inner.entries.insert(
+            id,
+            Entry {
+                kind,
+                grants,
+                since: Instant::now(),
+            },
+        );
+        EntryId(id)
+    }
+
+    pub(super) fn change(&self, id: EntryId, kind: EntryKind) {
+        if let Some(entry) = self.lock().entries.get_mut(&id.0) {
+            entry.kind = kind;
+            entry.since = Instant::now();
+        }
+    }
+
+    pub(super) fn remove(&self, id: EntryId) {
+        self.lock().entries.remove(&id.0);
+    }
+
+    /// Everything, oldest first.
+    pub fn snapshot(&self) -> Vec<LedgerEntry> {
+        let inner = self.lock();
+        let entry = |e: &Entry| LedgerEntry {
+            kind: e.kind,
+            grants: e.grants.to_vec(),
+            age: e.since.elapsed(),
+            holders: Vec::new(),
+        };
+        inner.entries.values().map(entry).collect()
+    }
+
+    /// Everything, and who holds the pages that are still unmapping.
+    ///
+    /// # Errors
+    /// As [`Platform::holders`].
+    pub fn snapshot_with_holders(&self, platform: &dyn Platform) -> Result<Vec<LedgerEntry>> {
+        let mut entries = self.snapshot();
+        for entry in entries
+            .iter_mut()
+            .filter(|e| e.kind == EntryKind::Unmapping)
+        {
+            entry.holders = platform.holders(&entry.grants)?;
+        }
+        Ok(entries)
+    }
+
+    /// The sums.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for entry in self.lock().entries.values() {
+            *match entry.kind {
+                EntryKind::Granted => &mut counts.granted_pages,
+                EntryKind::Mapped => &mut counts.mapped_pages,
+                EntryKind::Unmapping => &mut counts.unmapping_pages,
+            } += entry.grants.len();
+        }
+        counts
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ledger({:?})", self.counts())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::GrantRef;
+
+    #[test]
+    fn entries_move_from_state_to_state_and_go() {
+        let ledger = Ledger::new();
+        let grants: Arc<[ForeignGrant]> = (8..11)
+            .map(|n| ForeignGrant {
+                domid: DomId(3),
+                gref: GrantRef(n),
+            })
+            .collect();
+        let id = ledger.add(EntryKind::Mapped, grants);
+        assert_eq!(ledger.counts().mapped_pages, 3);
+        ledger.change(id, EntryKind::Unmapping);
+        assert_eq!(
+            (
+                ledger.counts().mapped_pages,
+                ledger.counts().unmapping_pages
+            ),
+            (0, 3)
+        );
+        let text = ledger.snapshot()[0].to_string();
+        assert_eq!(
+            text,
+            "3 pages still unmapping from domain 3 for 0.0 s (grant 0x8, grant 0x9, grant 0xa)"
+        );
+        ledger.remove(id);
+        assert!(ledger.counts().is_empty());
+    }
+}

@@ -1,0 +1,193 @@
+//! Slots to requests and responses, in both of x86's layouts.
+
+use super::{
+    MAX_SEGMENTS, Malformed, Operation, Request, Response, SECTORS_PER_PAGE, Segment, Segments,
+    Status,
+};
+use crate::ring::SlotCodec;
+
+/// Where the fields are. The 32-bit ABI aligns 64-bit fields to four bytes.
+trait Layout {
+    const SLOT: usize;
+    const RESPONSE: usize;
+    const ID: usize;
+    const SECTOR: usize = Self::ID + 8;
+    const SEGMENTS: usize = Self::ID + 16;
+}
+
+const SEGMENT_BYTES: usize = 8;
+
+/// The slots of `x86_64-abi` (node `protocol`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct X86_64;
+
+impl Layout for X86_64 {
+    const SLOT: usize = 112;
+    const RESPONSE: usize = 16;
+    const ID: usize = 8;
+}
+
+/// The slots of `x86_32-abi`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct X86_32;
+
+impl Layout for X86_32 {
+    const SLOT: usize = 108;
+    const RESPONSE: usize = 12;
+    const ID: usize = 4;
+}
+
+macro_rules! slot_codec {
+    ($abi:ty) => {
+        impl SlotCodec for $abi {
+            type Request = Request;
+            type Response = Response;
+            const SLOT_BYTES: usize = <$abi as Layout>::SLOT;
+            const RESPONSE_BYTES: usize = <$abi as Layout>::RESPONSE;
+
+            #[inline]
+            fn encode_request(&self, request: &Request, slot: &mut [u8]) {
+                encode_request::<$abi>(request, slot);
+            }
+            #[inline]
+            fn decode_request(&self, slot: &[u8]) -> Result<Request, &'static str> {
+                decode_request::<$abi>(slot)
+            }
+            #[inline]
+            fn encode_response(&self, response: &Response, slot: &mut [u8]) {
+                encode_response::<$abi>(response, slot);
+            }
+            #[inline]
+            fn decode_response(&self, slot: &[u8]) -> Result<Response, &'static str> {
+                decode_response::<$abi>(slot)
+            }
+        }
+    };
+}
+
+slot_codec!(X86_64);
+slot_codec!(X86_32);
+
+#[inline]
+fn get<const N: usize>(slot: &[u8], at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&slot[at..at + N]);
+    bytes
+}
+
+#[inline]
+fn put<const N: usize>(slot: &mut [u8], at: usize, bytes: [u8; N]) {
+    slot[at..at + N].copy_from_slice(&bytes);
+}
+
+#[inline]
+fn encode_request<L: Layout>(request: &Request, slot: &mut [u8]) {
+    let slot = &mut slot[..L::SLOT];
+    slot.fill(0);
+    slot[0] = request.operation.number();
+    slot[1] = request.segments.count();
+    put(slot, 2, request.handle.to_le_bytes());
+    put(slot, L::ID, request.id.to_le_bytes());
+    put(slot, L::SECTOR, request.sector.to_le_bytes());
+    let places = slot[L::SEGMENTS..].chunks_exact_mut(SEGMENT_BYTES);
+    for (segment, place) in request.segments.iter().zip(places) {
+        put(place, 0, segment.gref.to_le_bytes());
+        place[4] = segment.first_sector;
+        place[5] = segment.last_sector;
+    }
+}
+
+#[inline]
+fn decode_request<L: Layout>(slot: &[u8]) -> Result<Request, &'static str> {
+    let Some(slot) = slot.get(..L::SLOT) else {
+        return Err("the slot is too short");
+    };
+    let (number, count) = (slot[0], slot[1]);
+    let mut segments = Segments::default();
+    let operation = match number {
+        0 | 1 => match decode_segments::<L>(slot, count, &mut segments) {
+            Ok(()) if number == 0 => Operation::Read,
+            Ok(()) => Operation::Write,
+            Err(why) => {
+                segments = Segments::default();
+                Operation::Malformed { number, why }
+            }
+        },
+        3 if count == 0 => Operation::Flush,
+        3 => Operation::Malformed {
+            number,
+            why: Malformed::FlushWithData(count),
+        },
+        other => Operation::Other(other),
+    };
+    // An indirect request has its handle elsewhere; for what is refused anyway it is not needed.
+    Ok(Request {
+        operation,
+        handle: u16::from_le_bytes(get(slot, 2)),
+        id: u64::from_le_bytes(get(slot, L::ID)),
+        sector: u64::from_le_bytes(get(slot, L::SECTOR)),
+        segments,
+    })
+}
+
+#[inline]
+fn decode_segments<L: Layout>(
+    slot: &[u8],
+    count: u8,
+    segments: &mut Segments,
+) -> Result<(), Malformed> {
+    if count == 0 || usize::from(count) > MAX_SEGMENTS {
+        return Err(Malformed::SegmentCount(count));
+    }
+    let places = slot[L::SEGMENTS..].chunks_exact(SEGMENT_BYTES);
+    for (n, place) in (0..count).zip(places) {
+        let (first, last) = (place[4], place[5]);
+        if first > last || last >= SECTORS_PER_PAGE {
+            return Err(Malformed::SegmentRange {
+                segment: n,
+                first,
+                last,
+            });
+        }
+        let gref = u32::from_le_bytes(get(place, 0));
+        if !segments.push(Segment {
+            gref,
+            first_sector: first,
+            last_sector: last,
+        }) {
+            return Err(Malformed::SegmentCount(count));
+        }
+    }
+    Ok(())
+}
+
+#[inline]
+fn encode_response<L: Layout>(response: &Response, slot: &mut [u8]) {
+    let slot = &mut slot[..L::RESPONSE];
+    slot.fill(0);
+    let status: i16 = match response.status {
+        Status::Okay => 0,
+        Status::Error => -1,
+        Status::NotSupported => -2,
+    };
+    put(slot, 0, response.id.to_le_bytes());
+    slot[8] = response.operation;
+    put(slot, 10, status.to_le_bytes());
+}
+
+#[inline]
+fn decode_response<L: Layout>(slot: &[u8]) -> Result<Response, &'static str> {
+    let Some(slot) = slot.get(..L::RESPONSE) else {
+        return Err("the slot is too short");
+    };
+    let status = match i16::from_le_bytes(get(slot, 10)) {
+        0 => Status::Okay,
+        -2 => Status::NotSupported,
+        _ => Status::Error,
+    };
+    Ok(Response {
+        id: u64::from_le_bytes(get(slot, 0)),
+        operation: slot[8],
+        status,
+    })
+}

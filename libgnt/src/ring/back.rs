@@ -1,0 +1,153 @@
+//! The back end's half: requests in, responses out.
+
+use super::consumer::Consumer;
+use super::layout::{self, SlotCopy};
+use super::memory::RingMemory;
+use super::{RingError, SlotCodec, notify};
+use crate::shm::SharedPages;
+use std::fmt;
+use std::sync::Arc;
+
+/// The back end of a ring (`BACK_RING_ATTACH` and the macros on a `NAME_back_ring`).
+///
+/// Size and indices are private; of the shared page only the front's fields are read, and only
+/// the back's own are written. No I/O, as with [`FrontRing`](super::FrontRing).
+pub struct BackRing<C: SlotCodec, M: RingMemory = Arc<SharedPages>> {
+    memory: M,
+    codec: C,
+    size: u32,
+    /// Responses written, published or not.
+    written: u32,
+    /// Responses the front end was shown.
+    published: u32,
+    requests: Consumer,
+}
+
+impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
+    /// Attaches to a ring that a front end has initialised, at the response index it shows, as
+    /// xen-blkback does. Requests that an earlier back end took and never answered come again.
+    ///
+    /// Call [`final_check`](BackRing::final_check) before the first sleep.
+    ///
+    /// # Panics
+    /// If the memory has no room for one slot.
+    pub fn attach(memory: M, codec: C) -> Self {
+        let size = layout::slot_count(memory.size(), C::SLOT_BYTES);
+        let start = memory.load(layout::RSP_PROD);
+        BackRing {
+            memory,
+            codec,
+            size,
+            written: start,
+            published: start,
+            requests: Consumer::new(
+                "req_prod",
+                (layout::REQ_PROD, layout::REQ_EVENT),
+                size,
+                start,
+            ),
+        }
+    }
+
+    /// Slots, a power of two.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// Requests popped that have no response yet.
+    pub fn unanswered(&self) -> u32 {
+        self.requests.next().wrapping_sub(self.written)
+    }
+
+    /// How many more requests there can be: the slots of unanswered ones are not free.
+    #[inline]
+    fn allowed(&self) -> u32 {
+        self.size - self.unanswered()
+    }
+
+    /// The next request, copied once and then decoded.
+    ///
+    /// A peer that produces as fast as we consume keeps this returning `Some` for as long as it
+    /// is answered: bound the requests taken for one wake-up, and then serve the others first
+    /// (XSA-391). Whoever stops before `None` must come back without an event.
+    ///
+    /// # Errors
+    /// [`RingError::IndexOutOfRange`] if the peer claims more requests than the ring has slots
+    /// for, [`RingError::Malformed`] from the codec. Both are final: every later call returns
+    /// them, and the device is to be closed.
+    #[inline]
+    pub fn pop(&mut self) -> Result<Option<C::Request>, RingError> {
+        let allowed = self.allowed();
+        let Some(index) = self.requests.take(&self.memory, allowed)? else {
+            return Ok(None);
+        };
+        let mut copy = SlotCopy::new();
+        let slot = &mut copy.0[..C::SLOT_BYTES];
+        self.memory
+            .read(layout::slot_offset(index, self.size, C::SLOT_BYTES), slot);
+        match self.codec.decode_request(slot) {
+            Ok(request) => Ok(Some(request)),
+            Err(what) => Err(self
+                .requests
+                .fail(RingError::Malformed { slot: index, what })),
+        }
+    }
+
+    /// Writes a response into the slot of the oldest request without one. Answers may come in
+    /// any order; the ids tell. The front end sees it after [`publish`](BackRing::publish).
+    ///
+    /// # Panics
+    /// If every request popped has its response already: the slot may hold a request not yet
+    /// read. The caller's count, not the peer's.
+    #[inline]
+    pub fn push(&mut self, response: &C::Response) {
+        assert!(self.unanswered() > 0, "a response without a request");
+        let mut copy = SlotCopy::new();
+        let slot = &mut copy.0[..C::RESPONSE_BYTES];
+        self.codec.encode_response(response, slot);
+        self.memory.write(
+            layout::slot_offset(self.written, self.size, C::SLOT_BYTES),
+            slot,
+        );
+        self.written = self.written.wrapping_add(1);
+    }
+
+    /// Shows the front end what was pushed (`RING_PUSH_RESPONSES_AND_CHECK_NOTIFY`). True: send
+    /// the event, the front end may be asleep.
+    #[must_use = "true means that the peer sleeps until it is notified"]
+    #[inline]
+    pub fn publish(&mut self) -> bool {
+        if self.published == self.written {
+            return false;
+        }
+        let old = std::mem::replace(&mut self.published, self.written);
+        notify::publish(
+            &self.memory,
+            layout::RSP_PROD,
+            layout::RSP_EVENT,
+            old,
+            self.written,
+        )
+    }
+
+    /// To be called before sleeping (`RING_FINAL_CHECK_FOR_REQUESTS`): asks for an event at the
+    /// next request, then looks once more. True: requests are there, do not sleep.
+    ///
+    /// # Errors
+    /// As [`BackRing::pop`].
+    pub fn final_check(&mut self) -> Result<bool, RingError> {
+        let allowed = self.allowed();
+        self.requests.final_check(&self.memory, allowed)
+    }
+}
+
+impl<C: SlotCodec, M: RingMemory> fmt::Debug for BackRing<C, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BackRing")
+            .field("size", &self.size)
+            .field("written", &self.written)
+            .field("published", &self.published)
+            .field("requests", &self.requests)
+            .finish_non_exhaustive()
+    }
+}

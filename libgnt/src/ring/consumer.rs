@@ -1,0 +1,100 @@
+//! The consuming half that front and back have in common: the peer's producer index, checked.
+
+use super::RingError;
+use super::memory::RingMemory;
+use super::notify;
+
+/// Our place in what the peer produces.
+#[derive(Debug)]
+pub(super) struct Consumer {
+    /// Names the index in errors.
+    index: &'static str,
+    producer_at: usize,
+    event_at: usize,
+    size: u32,
+    /// Next to read. Private: the shared page has no consumer index to be lied to about.
+    next: u32,
+    /// The last claim of the peer that passed the check; never more than `size` after `next`.
+    checked: u32,
+    /// A violation is remembered: the ring is never read again.
+    fatal: Option<RingError>,
+}
+
+impl Consumer {
+    pub(super) fn new(
+        index: &'static str,
+        (producer_at, event_at): (usize, usize),
+        size: u32,
+        start: u32,
+    ) -> Self {
+        Consumer {
+            index,
+            producer_at,
+            event_at,
+            size,
+            next: start,
+            checked: start,
+            fatal: None,
+        }
+    }
+
+    pub(super) fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// The index of the slot to read now, if there is one. `allowed` is how many there can be.
+    #[inline]
+    pub(super) fn take<M: RingMemory>(
+        &mut self,
+        memory: &M,
+        allowed: u32,
+    ) -> Result<Option<u32>, RingError> {
+        if self.next == self.checked && !self.look(memory, allowed)? {
+            return Ok(None);
+        }
+        let slot = self.next;
+        self.next = slot.wrapping_add(1);
+        Ok(Some(slot))
+    }
+
+    /// Reads the peer's index; true if something is there.
+    fn look<M: RingMemory>(&mut self, memory: &M, allowed: u32) -> Result<bool, RingError> {
+        if let Some(fatal) = self.fatal {
+            return Err(fatal);
+        }
+        let claimed = notify::claimed(memory, self.producer_at);
+        let ahead = claimed.wrapping_sub(self.next);
+        if ahead > allowed {
+            return Err(self.fail(RingError::IndexOutOfRange {
+                index: self.index,
+                claimed,
+                ours: self.next,
+                ahead,
+                allowed,
+                size: self.size,
+            }));
+        }
+        self.checked = claimed;
+        Ok(ahead > 0)
+    }
+
+    /// False if it is safe to sleep: the next thing produced will give an event.
+    pub(super) fn final_check<M: RingMemory>(
+        &mut self,
+        memory: &M,
+        allowed: u32,
+    ) -> Result<bool, RingError> {
+        if self.next != self.checked || self.look(memory, allowed)? {
+            return Ok(true);
+        }
+        notify::arm(memory, self.event_at, self.next);
+        self.look(memory, allowed)
+    }
+
+    /// Remembers a violation. What was claimed is forgotten, so that every later call finds it.
+    #[cold]
+    pub(super) fn fail(&mut self, error: RingError) -> RingError {
+        self.checked = self.next;
+        *self.fatal.get_or_insert(error)
+    }
+}

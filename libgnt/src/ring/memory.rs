@@ -1,0 +1,61 @@
+//! What a ring needs of its shared memory: the seam under which loom can stand instead.
+
+use crate::shm::SharedPages;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+/// Shared memory as a ring sees it. All single accesses are relaxed; order comes from fences
+/// only, each of which names its partner where it is used.
+///
+/// Offsets are the ring's own, never the peer's.
+pub trait RingMemory {
+    /// Bytes.
+    fn size(&self) -> usize;
+    /// Loads an aligned 32-bit word.
+    fn load(&self, offset: usize) -> u32;
+    /// Stores an aligned 32-bit word.
+    fn store(&self, offset: usize, value: u32);
+    /// Sets bits in a byte that both sides write.
+    fn set_bits(&self, offset: usize, bits: u8);
+    /// Clears bits in a byte that both sides write, and returns what it was.
+    fn take_bits(&self, offset: usize, bits: u8) -> u8;
+    /// A memory fence.
+    fn fence(&self, order: Ordering);
+    /// Copies bytes out. Tears if the peer writes meanwhile.
+    fn read(&self, offset: usize, into: &mut [u8]);
+    /// Copies bytes in.
+    fn write(&self, offset: usize, from: &[u8]);
+}
+
+impl RingMemory for Arc<SharedPages> {
+    #[inline]
+    fn size(&self) -> usize {
+        SharedPages::len(self)
+    }
+    #[inline]
+    fn load(&self, offset: usize) -> u32 {
+        self.load_u32(offset, Ordering::Relaxed)
+    }
+    #[inline]
+    fn store(&self, offset: usize, value: u32) {
+        self.store_u32(offset, value, Ordering::Relaxed);
+    }
+    fn set_bits(&self, offset: usize, bits: u8) {
+        self.fetch_or_u8(offset, bits, Ordering::Relaxed);
+    }
+    fn take_bits(&self, offset: usize, bits: u8) -> u8 {
+        self.fetch_and_u8(offset, !bits, Ordering::Relaxed)
+    }
+    #[inline]
+    fn fence(&self, order: Ordering) {
+        fence(order);
+    }
+    #[inline]
+    fn read(&self, offset: usize, into: &mut [u8]) {
+        SharedPages::read(self, offset, into);
+    }
+    #[inline]
+    fn write(&self, offset: usize, from: &[u8]) {
+        SharedPages::write(self, offset, from);
+    }
+}
