@@ -1,0 +1,363 @@
+//! Threads that do the disk's I/O, so that a slow disk never stops the event loop.
+
+use super::Piece;
+use crate::agent::DiskOp;
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use rustix::io::Errno;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+/// Threads, unless the configuration says otherwise: enough for a disk with a queue, few enough
+/// for one device of many.
+pub const DEFAULT_THREADS: usize = 4;
+
+/// Work for the disk.
+#[derive(Debug)]
+pub struct Work {
+    /// Comes back with the result.
+    pub token: u64,
+    /// What.
+    pub op: DiskOp,
+    /// Where; empty for a flush.
+    pub pieces: Vec<Piece>,
+}
+
+/// Work that is over.
+#[derive(Debug)]
+pub struct Done {
+    /// The work's.
+    pub token: u64,
+    /// How it went.
+    pub result: Result<(), Fault>,
+}
+
+/// A failed disk operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} of {len} bytes at byte {at}: {}", verb(.op), self.cause())]
+pub struct Fault {
+    /// What was tried.
+    pub op: DiskOp,
+    /// Byte on the disk.
+    pub at: u64,
+    /// How many bytes were left to do.
+    pub len: usize,
+    /// What the kernel said; `None`: the image ends early.
+    pub errno: Option<Errno>,
+}
+
+fn verb(op: &DiskOp) -> &'static str {
+    match op {
+        DiskOp::Read => "read",
+        DiskOp::Write => "write",
+        DiskOp::Flush => "flush",
+    }
+}
+
+impl Fault {
+    fn cause(&self) -> String {
+        match self.errno {
+            Some(Errno::NOSPC | Errno::DQUOT) => {
+                "no space left on its file system; free some, and the device works again".into()
+            }
+            Some(errno) => errno.to_string(),
+            None => "the image ends there; somebody has cut it".into(),
+        }
+    }
+}
+
+/// Wakes the event loop.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+struct Shared {
+    file: Arc<File>,
+    /// A wake-up is under way that has not been answered by [`Pool::drain`].
+    signalled: AtomicBool,
+    wake: Wake,
+}
+
+/// The threads. Dropped, they finish what they do, and what is queued, without being waited for.
+pub struct Pool {
+    work: Sender<Work>,
+    done: Receiver<Done>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts threads on a file, with a queue of `depth` (a ring's slots: it never fills).
+    ///
+    /// # Errors
+    /// What starting a thread says.
+    pub fn start(
+        file: Arc<File>,
+        threads: usize,
+        depth: usize,
+        wake: Wake,
+    ) -> std::io::Result<Self> {
+        let (work, queue) = bounded::<Work>(depth.max(1));
+        let (finished, done) = unbounded();
+        let shared = Arc::new(Shared {
+            file,
+            signalled: AtomicBool::new(false),
+            wake,
+        });
+        let threads = (0..threads.max(1))
+            .map(|n| {
+                let (queue, finished) = (queue.clone(), finished.clone());
+                let shared = Arc::clone(&shared);
+                std::thread::Builder::new()
+                    .name(format!("disk-{n}"))
+                    .spawn(move || serve(&queue, &finished, &shared))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Pool {
+            work,
+            done,
+            shared,
+            threads,
+        })
+    }
+
+    /// Queues work. Never waits.
+    ///
+    /// # Errors
+    /// Gives the work back if the queue is full, or the threads are gone.
+    pub fn submit(&self, work: Work) -> Result<(), Work> {
+        self.work.try_send(work).map_err(|error| match error {
+            TrySendError::Full(work) | TrySendError::Disconnected(work) => work,
+        })
+    }
+
+    /// What is over by now. To be called after each wake-up until it is empty.
+    pub fn drain(&self) -> impl Iterator<Item = Done> + '_ {
+        // Partner: the swap in `serve`. Cleared before looking: what is sent after it wakes again.
+        self.shared.signalled.swap(false, Ordering::AcqRel);
+        self.done.try_iter()
+    }
+
+    /// Ends the threads and waits for them: nobody writes to the image any more.
+    pub fn join(self) {
+        drop(self.work);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a disk thread panicked");
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Pool({} threads, {} queued)",
+            self.threads.len(),
+            self.work.len()
+        )
+    }
+}
+
+fn serve(queue: &Receiver<Work>, finished: &Sender<Done>, shared: &Shared) {
+    for Work { token, op, pieces } in queue {
+        let result = perform(&shared.file, op, &pieces);
+        // The pages first: the loop may unmap them as soon as it hears of the end.
+        drop(pieces);
+        if finished.send(Done { token, result }).is_err() {
+            return;
+        }
+        // Partner: the swap in `drain`. Many completions, one wake-up.
+        if !shared.signalled.swap(true, Ordering::AcqRel) {
+            (shared.wake)();
+        }
+    }
+}
+
+/// Does all of it, or says where it stopped.
+fn perform(file: &File, op: DiskOp, pieces: &[Piece]) -> Result<(), Fault> {
+    if op == DiskOp::Flush {
+        let fault = |errno| Fault {
+            op,
+            at: 0,
+            len: 0,
+            errno: Some(errno),
+        };
+        return retry_interrupted(|| rustix::fs::fdatasync(file)).map_err(fault);
+    }
+    for piece in pieces {
+        let mut done = 0;
+        while done < piece.len {
+            let (offset, len, at) = (
+                piece.offset + done,
+                piece.len - done,
+                piece.at + done as u64,
+            );
+            let moved = retry_interrupted(|| match op {
+                DiskOp::Read => piece.pages.read_from_file(offset, len, file.as_fd(), at),
+                _ => piece.pages.write_to_file(offset, len, file.as_fd(), at),
+            });
+            match moved {
+                Ok(0) => {
+                    return Err(Fault {
+                        op,
+                        at,
+                        len,
+                        errno: None,
+                    });
+                }
+                Ok(n) => done += n,
+                Err(errno) => {
+                    return Err(Fault {
+                        op,
+                        at,
+                        len,
+                        errno: Some(errno),
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn retry_interrupted<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libgnt::SharedPages;
+    use std::time::Duration;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn pages() -> Arc<SharedPages> {
+        Arc::new(SharedPages::anonymous(1).expect("memory"))
+    }
+
+    struct Rig {
+        pool: Pool,
+        woken: Receiver<()>,
+    }
+
+    impl Rig {
+        fn on(file: File) -> Self {
+            let (wake, woken) = unbounded();
+            let wake: Wake = Arc::new(move || wake.send(()).expect("the test listens"));
+            Rig {
+                pool: Pool::start(Arc::new(file), 2, 32, wake).expect("threads"),
+                woken,
+            }
+        }
+
+        /// Waits as the loop does: for wake-ups.
+        fn collect(&self, count: usize) -> Vec<Done> {
+            let mut all: Vec<Done> = self.pool.drain().collect();
+            while all.len() < count {
+                self.woken.recv_timeout(PATIENCE).expect("no wake-up");
+                all.extend(self.pool.drain());
+            }
+            all
+        }
+
+        fn one(&self, op: DiskOp, pieces: Vec<Piece>) -> Result<(), Fault> {
+            self.pool
+                .submit(Work {
+                    token: 1,
+                    op,
+                    pieces,
+                })
+                .expect("room");
+            self.collect(1).pop().expect("one").result
+        }
+    }
+
+    fn piece(pages: &Arc<SharedPages>, len: usize, at: u64) -> Vec<Piece> {
+        vec![Piece {
+            pages: Arc::clone(pages),
+            offset: 0,
+            len,
+            at,
+        }]
+    }
+
+    #[test]
+    fn every_completion_is_seen_although_wake_ups_are_merged() {
+        let file = tempfile::tempfile().expect("file");
+        file.set_len(1 << 20).expect("size");
+        let rig = Rig::on(file);
+        let pages = pages();
+        for round in 0..200 {
+            for token in 0..32 {
+                let pieces = piece(&pages, 512, (round * 32 + token) % 2048 * 512);
+                let work = Work {
+                    token,
+                    op: DiskOp::Write,
+                    pieces,
+                };
+                rig.pool.submit(work).expect("a full ring fits");
+            }
+            let done = rig.collect(32);
+            assert!(done.iter().all(|done| done.result.is_ok()), "{done:?}");
+        }
+        // Nobody holds the pages when the last completion is seen.
+        assert_eq!(Arc::strong_count(&pages), 1);
+        assert_eq!(rig.one(DiskOp::Flush, Vec::new()), Ok(()));
+        rig.pool.join();
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_with_a_name() {
+        let rig = Rig::on(
+            File::options()
+                .write(true)
+                .open("/dev/full")
+                .expect("/dev/full"),
+        );
+        let fault = rig
+            .one(DiskOp::Write, piece(&pages(), 4096, 8192))
+            .expect_err("full");
+        assert_eq!(
+            (fault.errno, fault.at, fault.len),
+            (Some(Errno::NOSPC), 8192, 4096)
+        );
+        assert!(fault.to_string().contains("no space left"), "{fault}");
+    }
+
+    #[test]
+    fn an_image_that_was_cut_is_an_error_after_what_is_left() {
+        let file = tempfile::tempfile().expect("file");
+        file.set_len(1000).expect("size");
+        let fault = Rig::on(file)
+            .one(DiskOp::Read, piece(&pages(), 4096, 0))
+            .expect_err("cut");
+        assert_eq!((fault.errno, fault.at, fault.len), (None, 1000, 3096));
+    }
+
+    #[test]
+    fn join_waits_for_what_was_queued() {
+        let file = tempfile::tempfile().expect("file");
+        let check = file.try_clone().expect("clone");
+        let rig = Rig::on(file);
+        let pages = pages();
+        pages.fill(0, 4096, 0x5a);
+        for token in 0..32 {
+            let work = Work {
+                token,
+                op: DiskOp::Write,
+                pieces: piece(&pages, 512, token * 512),
+            };
+            rig.pool.submit(work).expect("room");
+        }
+        rig.pool.join();
+        assert_eq!(check.metadata().expect("stat").len(), 32 * 512);
+    }
+}
