@@ -53,11 +53,7 @@ impl IoOp {
 
     /// `BLKIF_OP_*`, which the response echoes.
     pub fn number(self) -> u8 {
-        match self {
-            IoOp::Read => 0,
-            IoOp::Write => 1,
-            IoOp::Flush => 3,
-        }
+        self.operation().number()
     }
 }
 
