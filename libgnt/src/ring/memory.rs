@@ -15,6 +15,10 @@ pub trait RingMemory {
     fn load(&self, offset: usize) -> u32;
     /// Stores an aligned 32-bit word.
     fn store(&self, offset: usize, value: u32);
+    /// Loads a byte.
+    fn load_u8(&self, offset: usize) -> u8;
+    /// Stores a byte.
+    fn store_u8(&self, offset: usize, value: u8);
     /// Sets bits in a byte that both sides write.
     fn set_bits(&self, offset: usize, bits: u8);
     /// Clears bits in a byte that both sides write, and returns what it was.
@@ -39,6 +43,12 @@ impl RingMemory for Arc<SharedPages> {
     #[inline]
     fn store(&self, offset: usize, value: u32) {
         self.store_u32(offset, value, Ordering::Relaxed);
+    }
+    fn load_u8(&self, offset: usize) -> u8 {
+        SharedPages::load_u8(self, offset, Ordering::Relaxed)
+    }
+    fn store_u8(&self, offset: usize, value: u8) {
+        SharedPages::store_u8(self, offset, value, Ordering::Relaxed);
     }
     fn set_bits(&self, offset: usize, bits: u8) {
         self.fetch_or_u8(offset, bits, Ordering::Relaxed);

@@ -1,4 +1,5 @@
-//! Xen's shared rings (`xen/include/public/io/ring.h`): front and back, over any slot codec.
+//! Xen's shared rings (`xen/include/public/io/ring.h`): front and back, over any slot codec, and a
+//! byte-stream ring ([`stream`]) beside them.
 //!
 //! No I/O here: memory in, memory out. The caller owns the event channel, notifies when `publish`
 //! returns true, and sleeps only after `final_check` returned false.
@@ -9,10 +10,14 @@ mod front;
 pub mod layout;
 mod memory;
 mod notify;
+pub mod stream;
 
 pub use back::BackRing;
 pub use front::FrontRing;
 pub use memory::RingMemory;
+
+#[cfg(all(test, loom))]
+mod loom_model;
 
 /// How a peer broke the ring's rules. Fatal for the device: close it, say so, carry on with the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +41,18 @@ pub enum RingError {
         allowed: u32,
         /// Slots; in a stream, bytes.
         size: u32,
+    },
+    /// A stream whose buffers cannot be: an order is 10 to 20, the two small ones (10 and 11,
+    /// which live in the control page) are used once, and the grants fit before them.
+    #[error(
+        "stream buffers of orders {left_order} and {right_order} are not possible; an order is \
+         10 to 20, 10 and 11 only once, with the pages that were offered"
+    )]
+    BadOffer {
+        /// From client to server.
+        left_order: u16,
+        /// From server to client.
+        right_order: u16,
     },
     /// A slot's bytes are no request or response of the protocol.
     #[error("slot {slot}: {what}")]
