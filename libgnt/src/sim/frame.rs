@@ -1,0 +1,528 @@
+//! Frames on a Unix stream socket: 32-bit length, 32-bit count of descriptors, payload in
+//! postcard's encoding (see [`super::wire`]).
+//!
+//! Descriptors travel with the frame's first bytes (`SCM_RIGHTS`, `unix(7)`), so that they are
+//! all here when the last byte is. The kernel takes at most 253 in one message
+//! (`SCM_MAX_FD`, Linux `include/net/scm.h`); a frame with more puts each full chunk on one byte.
+
+use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::VecDeque;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::wire::MAX_FRAME;
+
+/// Bytes before the payload.
+pub const HEADER_BYTES: usize = 8;
+/// Descriptors in one `sendmsg`; the kernel's own limit is 253.
+const CHUNK: usize = 250;
+/// Descriptors that one frame may carry: more runs than a machine's gntalloc has pages, at its default.
+pub const MAX_DESCRIPTORS: usize = 16 * 1024;
+/// Bytes asked of one `recvmsg`.
+const READ_BYTES: usize = 16 * 1024;
+
+/// What is wrong with a peer's bytes, or with the socket.
+#[derive(Debug, thiserror::Error)]
+pub enum FrameError {
+    /// A system call failed.
+    #[error("socket: {0}")]
+    Socket(Errno),
+    /// The header claims more than [`MAX_FRAME`].
+    #[error("a frame of {len} bytes, over the limit of {MAX_FRAME}")]
+    TooLong {
+        /// The claim.
+        len: usize,
+    },
+    /// More descriptors than this side takes.
+    #[error("a frame with {count} descriptors, over the limit of {limit}")]
+    TooManyDescriptors {
+        /// The claim.
+        count: usize,
+        /// What is taken.
+        limit: usize,
+    },
+    /// The frame is complete, but its descriptors did not come.
+    #[error("a frame announces {announced} descriptors and {came} came")]
+    MissingDescriptors {
+        /// In the header.
+        announced: usize,
+        /// On the socket.
+        came: usize,
+    },
+    /// The kernel dropped descriptors on receipt.
+    #[error("descriptors were lost on receipt: too many open files, or none were expected")]
+    LostDescriptors,
+    /// The payload is no message.
+    #[error("a frame that is no message: {0}")]
+    NoMessage(postcard::Error),
+    /// Bytes after the message, inside the frame.
+    #[error("{count} bytes after the message in a frame")]
+    TrailingBytes {
+        /// How many.
+        count: usize,
+    },
+    /// The peer closed the socket in the middle of a frame.
+    #[error("the stream ended in the middle of a frame")]
+    Truncated,
+}
+
+/// A frame on its way out.
+#[derive(Debug)]
+pub struct Outgoing {
+    bytes: Vec<u8>,
+    sent: usize,
+    descriptors: Vec<Arc<OwnedFd>>,
+    descriptors_sent: usize,
+}
+
+impl Outgoing {
+    /// Encodes a message.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLong`], [`FrameError::TooManyDescriptors`].
+    pub fn new<T: Serialize>(
+        message: &T,
+        descriptors: Vec<Arc<OwnedFd>>,
+    ) -> Result<Self, FrameError> {
+        let mut bytes =
+            postcard::to_extend(message, vec![0; HEADER_BYTES]).map_err(FrameError::NoMessage)?;
+        let len = bytes.len() - HEADER_BYTES;
+        if len > MAX_FRAME {
+            return Err(FrameError::TooLong { len });
+        }
+        let count = descriptors.len();
+        // Each chunk needs a byte of its own to ride on.
+        let limit = MAX_DESCRIPTORS.min(bytes.len() * CHUNK);
+        if count > limit {
+            return Err(FrameError::TooManyDescriptors { count, limit });
+        }
+        bytes[..4].copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
+        bytes[4..8].copy_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
+        Ok(Outgoing {
+            bytes,
+            sent: 0,
+            descriptors,
+            descriptors_sent: 0,
+        })
+    }
+
+    /// Bytes in all, header included.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Never: a frame has a header.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Sends what the socket takes, without blocking. True when the whole frame is out.
+    ///
+    /// # Errors
+    /// What `sendmsg` says, EAGAIN excepted.
+    pub fn send(&mut self, socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+        while self.sent < self.bytes.len() {
+            let left = &self.descriptors[self.descriptors_sent..];
+            let chunk = &left[..left.len().min(CHUNK)];
+            let until = if left.len() > CHUNK {
+                self.sent + 1
+            } else {
+                self.bytes.len()
+            };
+            match send_once(socket, &self.bytes[self.sent..until], chunk) {
+                Ok(n) => {
+                    // The kernel attaches the descriptors to the first byte it takes.
+                    self.descriptors_sent += chunk.len();
+                    self.sent += n;
+                }
+                Err(Errno::AGAIN) => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        self.descriptors.clear();
+        self.descriptors_sent = 0;
+        Ok(true)
+    }
+}
+
+fn send_once(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[Arc<OwnedFd>],
+) -> Result<usize, Errno> {
+    let fds: Vec<BorrowedFd<'_>> = descriptors.iter().map(|fd| fd.as_fd()).collect();
+    let rights = SendAncillaryMessage::ScmRights(&fds);
+    let mut space = vec![MaybeUninit::uninit(); if fds.is_empty() { 0 } else { rights.size() }];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(rights) {
+        return Err(Errno::NOBUFS);
+    }
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)
+}
+
+/// What one read of the socket gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filled {
+    /// Bytes came; there may be more.
+    Bytes,
+    /// Nothing to read now.
+    WouldBlock,
+    /// The peer closed the stream, between two frames.
+    Closed,
+}
+
+/// Puts a stream's bytes together into frames, however they were cut.
+#[derive(Debug)]
+pub struct FrameReader {
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` that were handed out already.
+    done: usize,
+    descriptors: VecDeque<OwnedFd>,
+    max_descriptors: usize,
+}
+
+/// A whole frame.
+#[derive(Debug)]
+pub struct Frame {
+    /// The payload.
+    pub payload: Vec<u8>,
+    /// What travelled with it, in order.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+impl FrameReader {
+    /// `max_descriptors` bounds what one frame may carry: 0 for the host, whose clients send none.
+    pub fn new(max_descriptors: usize) -> Self {
+        FrameReader {
+            buffer: Vec::new(),
+            done: 0,
+            descriptors: VecDeque::new(),
+            max_descriptors: max_descriptors.min(MAX_DESCRIPTORS),
+        }
+    }
+
+    /// Reads once from the socket, without blocking.
+    ///
+    /// # Errors
+    /// [`FrameError::Socket`], [`FrameError::LostDescriptors`], [`FrameError::Truncated`],
+    /// [`FrameError::TooManyDescriptors`].
+    pub fn fill(&mut self, socket: BorrowedFd<'_>) -> Result<Filled, FrameError> {
+        self.buffer.drain(..self.done);
+        self.done = 0;
+        let held = self.buffer.len();
+        self.buffer.resize(held + READ_BYTES, 0);
+        let received = self.receive(socket, held);
+        let got = received.as_ref().map_or(0, |n| n.unwrap_or(0));
+        self.buffer.truncate(held + got);
+        match received? {
+            None => Ok(Filled::WouldBlock),
+            Some(0) if held == 0 => Ok(Filled::Closed),
+            Some(0) => Err(FrameError::Truncated),
+            Some(_) => Ok(Filled::Bytes),
+        }
+    }
+
+    fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        held: usize,
+    ) -> Result<Option<usize>, FrameError> {
+        let room = if self.max_descriptors == 0 {
+            0
+        } else {
+            rustix::cmsg_space!(ScmRights(253))
+        };
+        let mut space = vec![MaybeUninit::uninit(); room];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let message = loop {
+            let mut slices = [IoSliceMut::new(&mut self.buffer[held..])];
+            match recvmsg(socket, &mut slices, &mut control, flags) {
+                Ok(message) => break message,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(None),
+                // A peer that died with our bytes unread resets the stream: it is gone.
+                Err(Errno::CONNRESET) => return Ok(Some(0)),
+                Err(errno) => return Err(FrameError::Socket(errno)),
+            }
+        };
+        for part in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(fds) = part {
+                self.descriptors.extend(fds);
+            }
+        }
+        if message.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(FrameError::LostDescriptors);
+        }
+        // One frame's worth may wait, and the next one's first chunk.
+        let (count, limit) = (self.descriptors.len(), self.max_descriptors + CHUNK);
+        if count > limit {
+            return Err(FrameError::TooManyDescriptors { count, limit });
+        }
+        Ok(Some(message.bytes))
+    }
+
+    /// Takes the next whole frame out, if there is one.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLong`], [`FrameError::TooManyDescriptors`] as soon as the header says so;
+    /// [`FrameError::MissingDescriptors`].
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        let bytes = &self.buffer[self.done..];
+        let Some((len, rest)) = split_u32(bytes) else {
+            return Ok(None);
+        };
+        let Some((count, rest)) = split_u32(rest) else {
+            return Ok(None);
+        };
+        if len > MAX_FRAME {
+            return Err(FrameError::TooLong { len });
+        }
+        if count > self.max_descriptors {
+            let limit = self.max_descriptors;
+            return Err(FrameError::TooManyDescriptors { count, limit });
+        }
+        let Some(payload) = rest.get(..len) else {
+            return Ok(None);
+        };
+        let came = self.descriptors.len();
+        if came < count {
+            return Err(FrameError::MissingDescriptors {
+                announced: count,
+                came,
+            });
+        }
+        let payload = payload.to_vec();
+        self.done += HEADER_BYTES + len;
+        Ok(Some(Frame {
+            payload,
+            descriptors: self.descriptors.drain(..count).collect(),
+        }))
+    }
+}
+
+fn split_u32(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (word, rest) = bytes.split_first_chunk::<4>()?;
+    Some((u32::from_le_bytes(*word) as usize, rest))
+}
+
+/// Decodes a payload; the whole of it must be the message.
+///
+/// # Errors
+/// [`FrameError::NoMessage`], [`FrameError::TrailingBytes`].
+pub fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError> {
+    let (message, rest) = postcard::take_from_bytes(payload).map_err(FrameError::NoMessage)?;
+    if rest.is_empty() {
+        Ok(message)
+    } else {
+        Err(FrameError::TrailingBytes { count: rest.len() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::{Request, RequestFrame};
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    fn frame(tag: u64) -> RequestFrame {
+        RequestFrame {
+            tag,
+            wants_reply: true,
+            request: Request::Inspect,
+        }
+    }
+
+    fn open_files(n: usize) -> Vec<Arc<OwnedFd>> {
+        (0..n)
+            .map(|_| Arc::new(OwnedFd::from(tempfile::tempfile().expect("file"))))
+            .collect()
+    }
+
+    /// All that is on the socket now.
+    fn frames(reader: &mut FrameReader, socket: &UnixStream) -> Result<Vec<Frame>, FrameError> {
+        let mut all = Vec::new();
+        loop {
+            let filled = reader.fill(socket.as_fd())?;
+            while let Some(frame) = reader.next_frame()? {
+                all.push(frame);
+            }
+            if filled != Filled::Bytes {
+                return Ok(all);
+            }
+        }
+    }
+
+    #[test]
+    fn more_descriptors_than_one_message_takes_arrive_in_order() {
+        let (a, b) = UnixStream::pair().expect("pair");
+        let files = open_files(2 * CHUNK + 3);
+        for (n, file) in files.iter().enumerate() {
+            rustix::io::pwrite(file, &(n as u64).to_le_bytes(), 0).expect("mark");
+        }
+        for (tag, fds) in [(1, &files[..]), (2, &files[..0]), (3, &files[..1])] {
+            let mut out = Outgoing::new(&frame(tag), fds.to_vec()).expect("frame");
+            assert_eq!(out.send(a.as_fd()), Ok(true));
+        }
+        let all = frames(&mut FrameReader::new(MAX_DESCRIPTORS), &b).expect("good frames");
+        let counts: Vec<usize> = all.iter().map(|f| f.descriptors.len()).collect();
+        assert_eq!(counts, [2 * CHUNK + 3, 0, 1]);
+        for (n, fd) in all[0].descriptors.iter().enumerate() {
+            let mut mark = [0; 8];
+            rustix::io::pread(fd, &mut mark, 0).expect("read");
+            assert_eq!(
+                u64::from_le_bytes(mark),
+                n as u64,
+                "descriptors changed places"
+            );
+            let flags = rustix::io::fcntl_getfd(fd).expect("flags");
+            assert!(
+                flags.contains(rustix::io::FdFlags::CLOEXEC),
+                "would leak into a child"
+            );
+        }
+        assert_eq!(
+            decode::<RequestFrame>(&all[2].payload).expect("message"),
+            frame(3)
+        );
+    }
+
+    #[test]
+    fn a_full_socket_resumes_where_it_stopped() {
+        let (a, b) = UnixStream::pair().expect("pair");
+        let grefs = (0..60_000).map(crate::types::GrantRef).collect();
+        let big = RequestFrame {
+            tag: 9,
+            wants_reply: true,
+            request: Request::GrantsInUse { grefs },
+        };
+        let files = open_files(1);
+        let mut reader = FrameReader::new(8);
+        let mut got = Vec::new();
+        let mut stalls = 0;
+        for _ in 0..4 {
+            let mut out = Outgoing::new(&big, files.clone()).expect("frame");
+            while !out.send(a.as_fd()).expect("send") {
+                stalls += 1;
+                got.extend(frames(&mut reader, &b).expect("good frames"));
+            }
+        }
+        got.extend(frames(&mut reader, &b).expect("good frames"));
+        assert!(
+            stalls > 0,
+            "the socket never filled: the test shows nothing"
+        );
+        assert_eq!(got.len(), 4);
+        for frame in got {
+            assert_eq!(frame.descriptors.len(), 1);
+            assert_eq!(
+                decode::<RequestFrame>(&frame.payload).expect("message"),
+                big
+            );
+        }
+    }
+
+    #[test]
+    fn the_host_takes_no_descriptors() {
+        let (a, b) = UnixStream::pair().expect("pair");
+        let mut out = Outgoing::new(&frame(1), open_files(1)).expect("frame");
+        out.send(a.as_fd()).expect("send");
+        let error = frames(&mut FrameReader::new(0), &b).expect_err("must be refused");
+        assert!(matches!(error, FrameError::LostDescriptors), "{error}");
+    }
+
+    #[test]
+    fn announced_descriptors_must_come() {
+        let (mut a, b) = UnixStream::pair().expect("pair");
+        a.write_all(&[1, 0, 0, 0, 2, 0, 0, 0, 0]).expect("write");
+        let error = frames(&mut FrameReader::new(8), &b).expect_err("must be refused");
+        assert!(matches!(
+            error,
+            FrameError::MissingDescriptors {
+                announced: 2,
+                came: 0
+            }
+        ));
+    }
+
+    #[test]
+    fn an_end_inside_a_frame_is_told_from_an_end_between_frames() {
+        for (bytes, clean) in [(&[][..], true), (&[4, 0, 0][..], false)] {
+            let (mut a, b) = UnixStream::pair().expect("pair");
+            a.write_all(bytes).expect("write");
+            drop(a);
+            let mut reader = FrameReader::new(0);
+            let end = loop {
+                match reader.fill(b.as_fd()) {
+                    Ok(Filled::Bytes) => {}
+                    other => break other,
+                }
+            };
+            assert_eq!(matches!(end, Ok(Filled::Closed)), clean, "{end:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_after_the_message_are_garbage() {
+        let mut payload = postcard::to_stdvec(&frame(1)).expect("encode");
+        assert!(decode::<RequestFrame>(&payload).is_ok());
+        payload.push(0);
+        let error = decode::<RequestFrame>(&payload).expect_err("must be refused");
+        assert!(matches!(error, FrameError::TrailingBytes { count: 1 }));
+    }
+
+    proptest! {
+        /// Whatever comes, in whatever pieces: no panic, no memory beyond one frame and one read.
+        #[test]
+        fn garbage_never_panics(pieces in proptest::collection::vec(
+            proptest::collection::vec(any::<u8>(), 1..200), 1..20))
+        {
+            let (mut a, b) = UnixStream::pair().expect("pair");
+            let mut reader = FrameReader::new(0);
+            for piece in pieces {
+                a.write_all(&piece).expect("write");
+                match frames(&mut reader, &b) {
+                    Ok(frames) => for frame in frames {
+                        let _ = decode::<RequestFrame>(&frame.payload);
+                    },
+                    Err(_) => break,
+                }
+                prop_assert!(reader.buffer.len() <= MAX_FRAME + HEADER_BYTES + READ_BYTES);
+            }
+        }
+
+        /// Any split of good frames gives the same frames back.
+        #[test]
+        fn any_split_gives_the_same_frames(cuts in proptest::collection::vec(1usize..9, 1..60)) {
+            let (mut a, b) = UnixStream::pair().expect("pair");
+            let mut bytes = Vec::new();
+            for tag in 0..10 {
+                bytes.extend(Outgoing::new(&frame(tag), Vec::new()).expect("frame").bytes);
+            }
+            let mut reader = FrameReader::new(0);
+            let mut tags = Vec::new();
+            let mut cuts = cuts.into_iter().cycle();
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let n = cuts.next().unwrap_or(1).min(rest.len());
+                a.write_all(&rest[..n]).expect("write");
+                rest = &rest[n..];
+                for frame in frames(&mut reader, &b).expect("good frames") {
+                    tags.push(decode::<RequestFrame>(&frame.payload).expect("message").tag);
+                }
+            }
+            prop_assert_eq!(tags, (0..10).collect::<Vec<u64>>());
+        }
+    }
+}
