@@ -57,6 +57,19 @@ impl Consumer {
         Ok(Some(slot))
     }
 
+    /// How many can be taken without another look; looks if that is none.
+    #[inline]
+    pub(super) fn available<M: RingMemory>(
+        &mut self,
+        memory: &M,
+        allowed: u32,
+    ) -> Result<u32, RingError> {
+        if self.next == self.checked {
+            self.look(memory, allowed)?;
+        }
+        Ok(self.checked.wrapping_sub(self.next))
+    }
+
     /// Reads the peer's index; true if something is there.
     fn look<M: RingMemory>(&mut self, memory: &M, allowed: u32) -> Result<bool, RingError> {
         if let Some(fatal) = self.fatal {
