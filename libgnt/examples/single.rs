@@ -6,8 +6,18 @@ use std::sync::Arc;
 #[inline(never)]
 fn fill(ring: &mut FrontRing<X86_64>, sent: &mut u64, n: u8) {
     while ring.free_slots() > 0 {
-        let mut request = Request { operation: Operation::Read, handle: 51712, id: *sent, sector: *sent * 8, segments: Segments::default() };
-        request.segments.extend((0..n).map(|n| Segment { gref: u32::from(n) + 8, first_sector: 0, last_sector: 7 }));
+        let mut request = Request {
+            operation: Operation::Read,
+            handle: 51712,
+            id: *sent,
+            sector: *sent * 8,
+            segments: Segments::default(),
+        };
+        request.segments.extend((0..n).map(|n| Segment {
+            gref: u32::from(n) + 8,
+            first_sector: 0,
+            last_sector: 7,
+        }));
         ring.push(&request).unwrap();
         *sent += 1;
     }
@@ -51,10 +61,17 @@ fn main() {
                 let c = std::time::Instant::now();
                 collect(&mut front, &mut answered);
                 let d = std::time::Instant::now();
-                t[0] += (b - a).as_secs_f64(); t[1] += (c - b).as_secs_f64(); t[2] += (d - c).as_secs_f64();
+                t[0] += (b - a).as_secs_f64();
+                t[1] += (c - b).as_secs_f64();
+                t[2] += (d - c).as_secs_f64();
             }
-            for i in 0..3 { best[i] = best[i].min(t[i] * 1e9 / 64000.0); }
+            for i in 0..3 {
+                best[i] = best[i].min(t[i] * 1e9 / 64000.0);
+            }
         }
-        println!("{n} segments: ns/request fill {:.2} handle {:.2} collect {:.2}", best[0], best[1], best[2]);
+        println!(
+            "{n} segments: ns/request fill {:.2} handle {:.2} collect {:.2}",
+            best[0], best[1], best[2]
+        );
     }
 }

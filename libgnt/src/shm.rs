@@ -186,6 +186,24 @@ impl SharedPages {
         unsafe { copy_volatile(from.as_ptr(), into, from.len(), Side::Destination) }
     }
 
+    /// Asks for the line of cache at an offset, because it is about to be read and then written:
+    /// one transfer from the peer's cache instead of two. A hint; it changes nothing else.
+    ///
+    /// # Panics
+    /// If the offset is outside the pages.
+    #[inline]
+    pub fn prefetch(&self, offset: usize) {
+        let at = self.at(offset, 1);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch neither faults nor changes memory. Processors without PREFETCHW
+        // take it for a no-op.
+        unsafe {
+            core::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
+
     /// Copies from one shared place to another. The ranges must not overlap.
     ///
     /// # Panics

@@ -45,7 +45,7 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
             requests: Consumer::new(
                 "req_prod",
                 (layout::REQ_PROD, layout::REQ_EVENT),
-                size,
+                (size, C::SLOT_BYTES),
                 start,
             ),
         }

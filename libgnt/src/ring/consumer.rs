@@ -1,8 +1,11 @@
 //! The consuming half that front and back have in common: the peer's producer index, checked.
 
-use super::RingError;
 use super::memory::RingMemory;
 use super::notify;
+use super::{RingError, layout};
+
+/// How many slots ahead lines of cache are asked for.
+const PREFETCH: u32 = 12;
 
 /// Our place in what the peer produces.
 #[derive(Debug)]
@@ -12,6 +15,7 @@ pub(super) struct Consumer {
     producer_at: usize,
     event_at: usize,
     size: u32,
+    slot_bytes: usize,
     /// Next to read. Private: the shared page has no consumer index to be lied to about.
     next: u32,
     /// The last claim of the peer that passed the check; never more than `size` after `next`.
@@ -24,7 +28,7 @@ impl Consumer {
     pub(super) fn new(
         index: &'static str,
         (producer_at, event_at): (usize, usize),
-        size: u32,
+        (size, slot_bytes): (u32, usize),
         start: u32,
     ) -> Self {
         Consumer {
@@ -32,6 +36,7 @@ impl Consumer {
             producer_at,
             event_at,
             size,
+            slot_bytes,
             next: start,
             checked: start,
             fatal: None,
@@ -54,7 +59,17 @@ impl Consumer {
         }
         let slot = self.next;
         self.next = slot.wrapping_add(1);
+        // The peer is done with what is checked, and each slot taken is written by us in turn.
+        if self.checked.wrapping_sub(slot) > PREFETCH {
+            memory.prefetch(self.offset_of(slot.wrapping_add(PREFETCH)));
+        }
         Ok(Some(slot))
+    }
+
+    /// Where a slot begins.
+    #[inline]
+    pub(super) fn offset_of(&self, index: u32) -> usize {
+        layout::slot_offset(index, self.size, self.slot_bytes)
     }
 
     /// How many can be taken without another look; looks if that is none.
@@ -88,6 +103,9 @@ impl Consumer {
             }));
         }
         self.checked = claimed;
+        for n in 0..ahead.min(PREFETCH) {
+            memory.prefetch(self.offset_of(self.next.wrapping_add(n)));
+        }
         Ok(ahead > 0)
     }
 

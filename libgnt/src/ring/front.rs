@@ -64,7 +64,7 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
             responses: Consumer::new(
                 "rsp_prod",
                 (layout::RSP_PROD, layout::RSP_EVENT),
-                size,
+                (size, C::SLOT_BYTES),
                 start,
             ),
         }

@@ -25,6 +25,10 @@ pub trait RingMemory {
     fn take_bits(&self, offset: usize, bits: u8) -> u8;
     /// A memory fence.
     fn fence(&self, order: Ordering);
+    /// A hint that the line at this offset will be read and then written.
+    fn prefetch(&self, offset: usize) {
+        let _ = offset;
+    }
     /// Copies bytes out. Tears if the peer writes meanwhile.
     fn read(&self, offset: usize, into: &mut [u8]);
     /// Copies bytes in.
@@ -59,6 +63,10 @@ impl RingMemory for Arc<SharedPages> {
     #[inline]
     fn fence(&self, order: Ordering) {
         fence(order);
+    }
+    #[inline]
+    fn prefetch(&self, offset: usize) {
+        SharedPages::prefetch(self, offset);
     }
     #[inline]
     fn read(&self, offset: usize, into: &mut [u8]) {

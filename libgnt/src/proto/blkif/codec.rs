@@ -134,11 +134,17 @@ fn decode_segments<L: Layout>(slot: &[u8], count: u8) -> Result<Segments, Malfor
     if count == 0 || usize::from(count) > MAX_SEGMENTS {
         return Err(Malformed::SegmentCount(count));
     }
-    let places = slot[L::SEGMENTS..].chunks_exact(SEGMENT_BYTES).take(usize::from(count));
+    let places = slot[L::SEGMENTS..]
+        .chunks_exact(SEGMENT_BYTES)
+        .take(usize::from(count));
     let bad = |place: &[u8]| place[4] > place[5] || place[5] >= SECTORS_PER_PAGE;
     if let Some(n) = places.clone().position(bad) {
         let place = &slot[L::SEGMENTS + n * SEGMENT_BYTES..];
-        return Err(Malformed::SegmentRange { segment: n as u8, first: place[4], last: place[5] });
+        return Err(Malformed::SegmentRange {
+            segment: n as u8,
+            first: place[4],
+            last: place[5],
+        });
     }
     Ok(places
         .map(|place| Segment {
