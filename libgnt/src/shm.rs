@@ -186,22 +186,32 @@ impl SharedPages {
         unsafe { copy_volatile(from.as_ptr(), into, from.len(), Side::Destination) }
     }
 
-    /// Asks for the line of cache at an offset, because it is about to be read and then written:
-    /// one transfer from the peer's cache instead of two. A hint; it changes nothing else.
+    /// Asks for the lines of cache under a range that is about to be read, the first
+    /// `write` bytes of it also written: one transfer from the peer's cache for both. A hint; it
+    /// changes nothing else.
     ///
     /// # Panics
-    /// If the offset is outside the pages.
+    /// If the range is outside the pages.
     #[inline]
-    pub fn prefetch(&self, offset: usize) {
-        let at = self.at(offset, 1);
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch neither faults nor changes memory. Processors without PREFETCHW
-        // take it for a no-op.
-        unsafe {
-            core::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    pub fn prefetch(&self, offset: usize, len: usize, write: usize) {
+        let at = self.at(offset, len);
+        // Pages are aligned, so lines of the mapping are lines of the cache.
+        let first = offset % CACHE_LINE;
+        for line in (0..first + len).step_by(CACHE_LINE) {
+            let at = at.wrapping_sub(first).wrapping_add(line);
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a prefetch neither faults nor changes memory. Processors without PREFETCHW
+            // take it for a no-op.
+            unsafe {
+                if line < first + write {
+                    core::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+                } else {
+                    core::arch::asm!("prefetcht0 [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+                }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = (at, write);
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = at;
     }
 
     /// Copies from one shared place to another. The ranges must not overlap.
@@ -385,6 +395,8 @@ impl fmt::Debug for SharedPages {
         )
     }
 }
+
+const CACHE_LINE: usize = 64;
 
 /// Up to this length a copy of aligned words is inlined: a ring's slot.
 const SMALL: usize = 128;

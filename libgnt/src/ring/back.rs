@@ -45,7 +45,7 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
             requests: Consumer::new(
                 "req_prod",
                 (layout::REQ_PROD, layout::REQ_EVENT),
-                (size, C::SLOT_BYTES),
+                size,
                 start,
             ),
         }
@@ -95,6 +95,11 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
         let Some(index) = self.requests.take(&self.memory, allowed)? else {
             return Ok(None);
         };
+        while let Some(ahead) = self.requests.upcoming() {
+            let offset = layout::slot_offset(ahead, self.size, C::SLOT_BYTES);
+            self.memory
+                .prefetch(offset, C::SLOT_BYTES, C::RESPONSE_BYTES);
+        }
         let slot = &mut self.copy.0[..C::SLOT_BYTES];
         self.memory
             .read(layout::slot_offset(index, self.size, C::SLOT_BYTES), slot);

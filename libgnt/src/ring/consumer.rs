@@ -1,10 +1,11 @@
 //! The consuming half that front and back have in common: the peer's producer index, checked.
 
+use super::RingError;
 use super::memory::RingMemory;
 use super::notify;
-use super::{RingError, layout};
 
-/// How many slots ahead lines of cache are asked for.
+/// How many slots ahead lines of cache are asked for: as many as a processor fetches at once.
+/// Measured with `benches/ring.rs`.
 const PREFETCH: u32 = 12;
 
 /// Our place in what the peer produces.
@@ -15,11 +16,12 @@ pub(super) struct Consumer {
     producer_at: usize,
     event_at: usize,
     size: u32,
-    slot_bytes: usize,
     /// Next to read. Private: the shared page has no consumer index to be lied to about.
     next: u32,
     /// The last claim of the peer that passed the check; never more than `size` after `next`.
     checked: u32,
+    /// Up to here [`Consumer::upcoming`] has named slots; never behind `next`.
+    asked: u32,
     /// A violation is remembered: the ring is never read again.
     fatal: Option<RingError>,
 }
@@ -28,7 +30,7 @@ impl Consumer {
     pub(super) fn new(
         index: &'static str,
         (producer_at, event_at): (usize, usize),
-        (size, slot_bytes): (u32, usize),
+        size: u32,
         start: u32,
     ) -> Self {
         Consumer {
@@ -36,9 +38,9 @@ impl Consumer {
             producer_at,
             event_at,
             size,
-            slot_bytes,
             next: start,
             checked: start,
+            asked: start,
             fatal: None,
         }
     }
@@ -59,17 +61,22 @@ impl Consumer {
         }
         let slot = self.next;
         self.next = slot.wrapping_add(1);
-        // The peer is done with what is checked, and each slot taken is written by us in turn.
-        if self.checked.wrapping_sub(slot) > PREFETCH {
-            memory.prefetch(self.offset_of(slot.wrapping_add(PREFETCH)));
+        if self.asked == slot {
+            self.asked = self.next;
         }
         Ok(Some(slot))
     }
 
-    /// Where a slot begins.
+    /// A slot to ask the cache for, some way ahead of the one that was taken: the peer is done
+    /// with it, and we shall not only read but write it. Each is named once.
     #[inline]
-    pub(super) fn offset_of(&self, index: u32) -> usize {
-        layout::slot_offset(index, self.size, self.slot_bytes)
+    pub(super) fn upcoming(&mut self) -> Option<u32> {
+        let asked = self.asked.wrapping_sub(self.next);
+        if asked >= PREFETCH.min(self.checked.wrapping_sub(self.next)) {
+            return None;
+        }
+        self.asked = self.asked.wrapping_add(1);
+        Some(self.asked.wrapping_sub(1))
     }
 
     /// How many can be taken without another look; looks if that is none.
@@ -103,9 +110,6 @@ impl Consumer {
             }));
         }
         self.checked = claimed;
-        for n in 0..ahead.min(PREFETCH) {
-            memory.prefetch(self.offset_of(self.next.wrapping_add(n)));
-        }
         Ok(ahead > 0)
     }
 
@@ -126,6 +130,7 @@ impl Consumer {
     #[cold]
     pub(super) fn fail(&mut self, error: RingError) -> RingError {
         self.checked = self.next;
+        self.asked = self.next;
         *self.fatal.get_or_insert(error)
     }
 }

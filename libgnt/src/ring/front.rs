@@ -25,6 +25,8 @@ pub struct FrontRing<C: SlotCodec, M: RingMemory = Arc<SharedPages>> {
     /// Requests the back end was shown.
     published: u32,
     responses: Consumer,
+    /// Bytes of the last request: a slot whose response is read will be filled with the like.
+    last_len: usize,
     copy: SlotCopy,
 }
 
@@ -60,11 +62,12 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
             size,
             written: start,
             published: start,
+            last_len: C::RESPONSE_BYTES,
             copy: SlotCopy::new(),
             responses: Consumer::new(
                 "rsp_prod",
                 (layout::RSP_PROD, layout::RSP_EVENT),
-                (size, C::SLOT_BYTES),
+                size,
                 start,
             ),
         }
@@ -99,6 +102,7 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
         let len = self.codec.encode_request(request, slot);
         let offset = layout::slot_offset(self.written, self.size, C::SLOT_BYTES);
         self.memory.write(offset, &slot[..len]);
+        self.last_len = len;
         self.written = self.written.wrapping_add(1);
         Ok(())
     }
@@ -152,6 +156,10 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
         let Some(index) = self.responses.take(&self.memory, answerable)? else {
             return Ok(None);
         };
+        while let Some(ahead) = self.responses.upcoming() {
+            let offset = layout::slot_offset(ahead, self.size, C::SLOT_BYTES);
+            self.memory.prefetch(offset, self.last_len, self.last_len);
+        }
         let slot = &mut self.copy.0[..C::RESPONSE_BYTES];
         self.memory
             .read(layout::slot_offset(index, self.size, C::SLOT_BYTES), slot);

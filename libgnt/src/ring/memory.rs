@@ -25,9 +25,9 @@ pub trait RingMemory {
     fn take_bits(&self, offset: usize, bits: u8) -> u8;
     /// A memory fence.
     fn fence(&self, order: Ordering);
-    /// A hint that the line at this offset will be read and then written.
-    fn prefetch(&self, offset: usize) {
-        let _ = offset;
+    /// A hint that this range will soon be read, and its first `write` bytes written too.
+    fn prefetch(&self, offset: usize, len: usize, write: usize) {
+        let _ = (offset, len, write);
     }
     /// Copies bytes out. Tears if the peer writes meanwhile.
     fn read(&self, offset: usize, into: &mut [u8]);
@@ -65,8 +65,8 @@ impl RingMemory for Arc<SharedPages> {
         fence(order);
     }
     #[inline]
-    fn prefetch(&self, offset: usize) {
-        SharedPages::prefetch(self, offset);
+    fn prefetch(&self, offset: usize, len: usize, write: usize) {
+        SharedPages::prefetch(self, offset, len, write);
     }
     #[inline]
     fn read(&self, offset: usize, into: &mut [u8]) {

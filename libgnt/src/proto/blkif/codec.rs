@@ -137,8 +137,14 @@ fn decode_segments<L: Layout>(slot: &[u8], count: u8) -> Result<Segments, Malfor
     let places = slot[L::SEGMENTS..]
         .chunks_exact(SEGMENT_BYTES)
         .take(usize::from(count));
-    let bad = |place: &[u8]| place[4] > place[5] || place[5] >= SECTORS_PER_PAGE;
-    if let Some(n) = places.clone().position(bad) {
+    // Without a branch for each segment: what is wrong is looked for only if something is.
+    // Of two numbers below eight, the difference is below eight too if it is not negative.
+    const { assert!(SECTORS_PER_PAGE.is_power_of_two()) };
+    let outside = !(SECTORS_PER_PAGE - 1);
+    let wrong =
+        |place: &[u8]| (place[4] | place[5] | place[5].wrapping_sub(place[4])) & outside != 0;
+    if places.clone().fold(false, |any, place| any | wrong(place)) {
+        let n = places.clone().position(wrong).unwrap_or_default();
         let place = &slot[L::SEGMENTS + n * SEGMENT_BYTES..];
         return Err(Malformed::SegmentRange {
             segment: n as u8,
