@@ -143,6 +143,8 @@ fn a_raiser_that_dies_before_the_wake_up_loses_no_event() {
         "somebody woke: the test shows nothing"
     );
     drop(raw);
+    // Not by reading, which would find the events without a wake-up.
+    assert!(readable(&*evtchn, PATIENCE), "never woken");
     let mut events = wait_events(&*evtchn);
     events.sort();
     let mut both = [port, other_port];
