@@ -1,6 +1,24 @@
 //! The simulated hypervisor and kernels as one state machine: input in, outputs out, no I/O, no
 //! clock of its own. The host performs the outputs; tests and models drive it directly.
 
+mod copy;
+mod domain;
+mod evtchn;
+mod gntalloc;
+mod gntdev;
+mod grants;
+mod inspect;
+mod invariants;
+mod machine;
+mod mm;
+mod unmap;
+mod waits;
+
+#[cfg(test)]
+mod tests;
+
+pub use machine::Machine;
+
 use super::wire::{FileId, Reply, Request, RunId, SimError, UnmapMode};
 use crate::types::{DomId, EvtchnPort, GrantRef};
 use serde::{Deserialize, Serialize};
@@ -26,6 +44,32 @@ pub struct Config {
     pub grant_entries: u32,
     /// Event channels of a domain, port 0 included (the two-level ABI on x86-64).
     pub event_channels: u32,
+    /// A deliberate fault, for tests of the checks.
+    #[doc(hidden)]
+    pub sabotage: Option<Sabotage>,
+}
+
+/// Ways to break the machine on purpose: each has a check that must notice it
+/// ([`Machine::check`], or a judge in the tests).
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// The hypervisor unmap happens although somebody holds a page.
+    UnmapIgnoresReferences,
+    /// The map is not kept alive while its unmap is queued.
+    NoMapReferenceAcrossAsync,
+    /// Only the handle guards against a second unmap, and it is cleared too late.
+    DoubleUnmap,
+    /// The notify event is sent when the unmap begins.
+    EventBeforeUnmap,
+    /// The granter reuses page and reference while the peer still maps.
+    ReuseWhileInUse,
+    /// The end of an invalidation wakes no release that waits for it.
+    LostWakeup,
+    /// A dead process's page references are never dropped.
+    HoldOutlivesOwner,
+    /// gntalloc's quota is not checked.
+    NoQuota,
 }
 
 impl Default for Config {
@@ -36,6 +80,7 @@ impl Default for Config {
             gntdev_limit: 65536,
             grant_entries: 64 * 512,
             event_channels: 4096,
+            sabotage: None,
         }
     }
 }

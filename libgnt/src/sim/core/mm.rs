@@ -1,0 +1,498 @@
+//! Files, mappings, and references to pages: the parts of a kernel that both drivers stand on.
+
+use super::gntalloc::{AllocList, ShareId};
+use super::gntdev::{MapId, MapList};
+use super::machine::{Answer, Outcome, done, refuse, reply};
+use super::waits::{Wait, WaitId};
+use super::{Attachment, ConnId, Machine, Output};
+use crate::platform::{HoldId, HoldKind};
+use crate::sim::wire::{DeviceKind, FileId, Piece, Reply, RunId, SimError, UnmapMode, VmaId};
+use crate::types::{Access, DomId, PAGE_SIZE};
+use rustix::io::Errno;
+use std::collections::BTreeSet;
+
+/// `RLIMIT_NOFILE`, as most processes have it.
+const MAX_FILES: usize = 1024;
+/// `vm.max_map_count`
+const MAX_VMAS: usize = 65530;
+/// Holds of one process.
+const MAX_HOLDS: usize = 65536;
+
+/// The memory behind one allocation of gntalloc.
+#[derive(Debug)]
+pub(super) struct Run {
+    /// Its pages whose grant-table entry exists. Whatever else needs a page (a mapping of either
+    /// side, a hold) needs the entry first.
+    pub live_pages: u32,
+}
+
+/// An open device file.
+#[derive(Debug)]
+pub(super) struct File {
+    pub conn: ConnId,
+    pub domid: DomId,
+    /// False once closed: only mappings keep it.
+    pub open: bool,
+    /// Mappings of it.
+    pub vmas: u32,
+    pub kind: FileKind,
+}
+
+#[derive(Debug)]
+pub(super) enum FileKind {
+    Gntdev(MapList),
+    Gntalloc(AllocList),
+    Evtchn { restricted: Option<DomId> },
+}
+
+impl File {
+    pub(super) fn device(&self) -> DeviceKind {
+        match self.kind {
+            FileKind::Gntdev(_) => DeviceKind::Gntdev,
+            FileKind::Gntalloc(_) => DeviceKind::Gntalloc,
+            FileKind::Evtchn { .. } => DeviceKind::Evtchn,
+        }
+    }
+}
+
+/// What one `mmap` made, less what was unmapped since.
+#[derive(Debug)]
+pub(super) struct Vma {
+    pub conn: ConnId,
+    pub file: FileId,
+    /// When it was made.
+    pub pages: u32,
+    /// What is left: ranges of pages, apart from each other. Each is a `vm_area_struct`.
+    pub pieces: Vec<(u32, u32)>,
+    pub kind: VmaKind,
+}
+
+#[derive(Debug)]
+pub(super) enum VmaKind {
+    /// Each piece uses the map.
+    Gntdev { map: MapId },
+    /// The pieces together use each page once.
+    Gntalloc { pages: Vec<ShareId> },
+}
+
+/// References to pages of a gntdev map, taken through somebody's mapping of it.
+#[derive(Debug)]
+pub(super) struct Hold {
+    pub domid: DomId,
+    /// Whose address space the pages were pinned in; it may be gone.
+    pub mm: ConnId,
+    /// Who drops them: the pinner, until somebody attaches.
+    pub owner: ConnId,
+    pub attached: bool,
+    pub kind: HoldKind,
+    pub map: MapId,
+    pub first_page: u32,
+    pub pages: u32,
+    /// Its release is blocked.
+    pub releasing: Option<WaitId>,
+}
+
+impl Hold {
+    /// True if it has a page in `first..end` of the map.
+    pub(super) fn overlaps(&self, first: u32, end: u32) -> bool {
+        self.first_page < end && first < self.first_page + self.pages
+    }
+}
+
+impl Machine {
+    /// An open file of this process. EBADF.
+    pub(super) fn file(&self, conn: ConnId, file: FileId) -> Result<&super::mm::File, SimError> {
+        self.files
+            .get(&file)
+            .filter(|f| f.open && f.conn == conn)
+            .ok_or_else(|| {
+                refuse(
+                    Errno::BADF,
+                    format!("this process has no open file {}", file.0),
+                )
+            })
+    }
+
+    pub(super) fn open(&mut self, conn: ConnId, domid: DomId, device: DeviceKind) -> Outcome {
+        if self
+            .files
+            .values()
+            .filter(|f| f.conn == conn && f.open)
+            .count()
+            >= MAX_FILES
+        {
+            return Err(refuse(Errno::MFILE, format!("{MAX_FILES} files are open")));
+        }
+        let id = FileId(self.fresh_id());
+        let mut attach = Vec::new();
+        let kind = match device {
+            DeviceKind::Gntdev => FileKind::Gntdev(MapList::default()),
+            DeviceKind::Gntalloc => FileKind::Gntalloc(AllocList::default()),
+            DeviceKind::Evtchn => {
+                self.out.push(Output::CreateEvents { file: id });
+                attach.push(Attachment::Events { file: id });
+                FileKind::Evtchn { restricted: None }
+            }
+        };
+        self.files.insert(
+            id,
+            File {
+                conn,
+                domid,
+                open: true,
+                vmas: 0,
+                kind,
+            },
+        );
+        Ok(Answer::Reply(Reply::Opened { file: id }, attach))
+    }
+
+    pub(super) fn close(&mut self, conn: ConnId, file: FileId) -> Outcome {
+        self.file(conn, file)?;
+        self.close_file(file);
+        done()
+    }
+
+    /// The descriptor is gone. A mapping keeps the file: then nothing is released yet.
+    pub(super) fn close_file(&mut self, id: FileId) {
+        let Some(file) = self.files.get_mut(&id) else {
+            return;
+        };
+        file.open = false;
+        if file.vmas == 0 {
+            self.release_file(id);
+        }
+    }
+
+    fn release_file(&mut self, id: FileId) {
+        let Some(file) = self.files.remove(&id) else {
+            return;
+        };
+        match file.kind {
+            FileKind::Gntdev(list) => list.maps.into_iter().for_each(|map| self.unlist_map(map)),
+            FileKind::Gntalloc(list) => {
+                list.pages
+                    .into_values()
+                    .for_each(|page| self.put_shared(page));
+            }
+            FileKind::Evtchn { .. } => {
+                self.close_evtchn_file(file.domid, id);
+                self.out.push(Output::FreeEvents { file: id });
+            }
+        }
+    }
+
+    pub(super) fn mmap(
+        &mut self,
+        conn: ConnId,
+        file: FileId,
+        index: u64,
+        pages: u32,
+        access: Access,
+    ) -> Outcome {
+        let device = self.file(conn, file)?.device();
+        if pages == 0 || !index.is_multiple_of(PAGE_SIZE as u64) {
+            let what = format!("cannot mmap {pages} pages at offset {index:#x}");
+            return Err(refuse(Errno::INVAL, what));
+        }
+        if self.vmas.values().filter(|v| v.conn == conn).count() >= MAX_VMAS {
+            return Err(refuse(
+                Errno::NOMEM,
+                format!("the process has {MAX_VMAS} mappings"),
+            ));
+        }
+        let kind = match device {
+            DeviceKind::Gntdev => VmaKind::Gntdev {
+                map: self.gntdev_mmap(conn, file, index, pages, access)?,
+            },
+            DeviceKind::Gntalloc => self.gntalloc_mmap_pages(conn, file, index, pages)?,
+            DeviceKind::Evtchn => return Err(refuse(Errno::NODEV, "evtchn has no mmap")),
+        };
+        let memory = match &kind {
+            VmaKind::Gntdev { map } => self.map_memory(*map, 0, pages),
+            VmaKind::Gntalloc { pages } => pages
+                .iter()
+                .filter_map(|id| self.shared.get(id))
+                .map(|p| (p.run, p.page))
+                .collect(),
+        };
+        let vma = VmaId(self.fresh_id());
+        self.vmas.insert(
+            vma,
+            Vma {
+                conn,
+                file,
+                pages,
+                pieces: vec![(0, pages)],
+                kind,
+            },
+        );
+        if let Some(file) = self.files.get_mut(&file) {
+            file.vmas += 1;
+        }
+        let (pieces, attach) = pieces(memory, access);
+        Ok(Answer::Reply(Reply::Mapped { vma, pieces }, attach))
+    }
+
+    /// The memory behind mapped pages of a map.
+    fn map_memory(&self, map: MapId, first: u32, pages: u32) -> Vec<(RunId, u32)> {
+        let Some(map) = self.maps.get(&map) else {
+            return Vec::new();
+        };
+        let range = map.pages.iter().skip(first as usize).take(pages as usize);
+        let handles = range.filter_map(|p| p.handle);
+        handles
+            .filter_map(|h| self.maptrack.get(&h))
+            .map(|m| (m.run, m.page))
+            .collect()
+    }
+
+    pub(super) fn munmap(
+        &mut self,
+        conn: ConnId,
+        tag: Option<u64>,
+        id: VmaId,
+        first_page: u32,
+        pages: u32,
+    ) -> Outcome {
+        let vma = self.vmas.get(&id).filter(|v| v.conn == conn);
+        let end = first_page.checked_add(pages).filter(|_| pages > 0);
+        let (Some(vma), Some(end)) = (vma, end.filter(|e| vma.is_some_and(|v| *e <= v.pages)))
+        else {
+            let what = format!("no pages {first_page}+{pages} of mapping {}", id.0);
+            return Err(refuse(Errno::INVAL, what));
+        };
+        let mut blocked = None;
+        if let (UnmapMode::Sync, VmaKind::Gntdev { map }) = (self.config.unmap, &vma.kind) {
+            // Before 5.19 the driver unmaps from inside the invalidation, and waits there.
+            let map = *map;
+            let gone = vma
+                .pieces
+                .iter()
+                .map(|(a, b)| (*a.max(&first_page), *b.min(&end)));
+            let gone: Vec<_> = gone.filter(|(a, b)| a < b).collect();
+            let wait = WaitId(self.fresh_id());
+            self.waits.insert(
+                wait,
+                Wait::Munmap {
+                    conn,
+                    tag,
+                    works: BTreeSet::new(),
+                },
+            );
+            for (a, b) in gone {
+                self.unmap_pages(map, a, b, Some(wait));
+            }
+            blocked = self.still_blocked(wait);
+        }
+        self.unmap_range(id, first_page, end);
+        if blocked.is_some() {
+            Ok(Answer::Blocked)
+        } else {
+            done()
+        }
+    }
+
+    /// A mapping goes with its address space.
+    pub(super) fn unmap_all(&mut self, id: VmaId) {
+        let pages = self.vmas.get(&id).map_or(0, |v| v.pages);
+        self.unmap_range(id, 0, pages);
+    }
+
+    /// Takes pages out of a mapping: pieces are cut, split and closed.
+    fn unmap_range(&mut self, id: VmaId, first: u32, end: u32) {
+        let Some(vma) = self.vmas.get_mut(&id) else {
+            return;
+        };
+        let cut = |(a, b): (u32, u32)| [(a, b.min(first)), (a.max(end), b)];
+        let left = vma
+            .pieces
+            .iter()
+            .copied()
+            .flat_map(cut)
+            .filter(|(a, b)| a < b)
+            .collect();
+        let before = std::mem::replace(&mut vma.pieces, left).len();
+        let after = vma.pieces.len();
+        if let VmaKind::Gntdev { map } = vma.kind {
+            if let Some(map) = self.maps.get_mut(&map) {
+                map.users += after.saturating_sub(before) as u32;
+            }
+            for _ in after..before {
+                self.put_map(map);
+            }
+        }
+        if after > 0 {
+            return;
+        }
+        let Some(vma) = self.vmas.remove(&id) else {
+            return;
+        };
+        if let VmaKind::Gntalloc { pages } = vma.kind {
+            pages.into_iter().for_each(|page| self.put_shared(page));
+        }
+        let Some(file) = self.files.get_mut(&vma.file) else {
+            return;
+        };
+        file.vmas -= 1;
+        if file.vmas == 0 && !file.open {
+            self.release_file(vma.file);
+        }
+    }
+
+    pub(super) fn pin(
+        &mut self,
+        conn: ConnId,
+        id: VmaId,
+        first_page: u32,
+        pages: u32,
+        kind: HoldKind,
+    ) -> Outcome {
+        let Some(end) = first_page.checked_add(pages).filter(|_| pages > 0) else {
+            return Err(refuse(
+                Errno::INVAL,
+                format!("cannot pin pages {first_page}+{pages}"),
+            ));
+        };
+        let vma = self.vmas.get(&id).filter(|v| v.conn == conn);
+        let vma = vma.filter(|v| v.pieces.iter().any(|(a, b)| *a <= first_page && end <= *b));
+        let Some(VmaKind::Gntdev { map }) = vma.map(|v| &v.kind) else {
+            let what = format!("pages {first_page}+{pages} are not mapped from gntdev here");
+            return Err(refuse(Errno::FAULT, what));
+        };
+        let map = *map;
+        if self.holds.values().filter(|h| h.owner == conn).count() >= MAX_HOLDS {
+            return Err(refuse(
+                Errno::NOMEM,
+                format!("the process has {MAX_HOLDS} holds"),
+            ));
+        }
+        let Some(domid) = self.maps.get(&map).map(|m| m.domid) else {
+            return Err(refuse(Errno::FAULT, "the map is gone"));
+        };
+        self.change_references(map, first_page, pages, 1);
+        let hold = HoldId(self.fresh_id());
+        let new = Hold {
+            domid,
+            mm: conn,
+            owner: conn,
+            attached: false,
+            kind,
+            map,
+            first_page,
+            pages,
+            releasing: None,
+        };
+        self.holds.insert(hold, new);
+        reply(Reply::Hold { hold })
+    }
+
+    fn change_references(&mut self, map: MapId, first_page: u32, pages: u32, by: i32) {
+        let Some(map) = self.maps.get_mut(&map) else {
+            return;
+        };
+        for page in map
+            .pages
+            .iter_mut()
+            .skip(first_page as usize)
+            .take(pages as usize)
+        {
+            page.references = page.references.saturating_add_signed(by);
+        }
+    }
+
+    pub(super) fn hold_attach(&mut self, conn: ConnId, domid: DomId, id: HoldId) -> Outcome {
+        // Holds are a kernel's own: another domain's do not exist here.
+        let Some(hold) = self.holds.get_mut(&id).filter(|h| h.domid == domid) else {
+            return Err(refuse(
+                Errno::NOENT,
+                format!("{domid} has no hold {}", id.0),
+            ));
+        };
+        if hold.attached || hold.releasing.is_some() {
+            return Err(refuse(
+                Errno::BUSY,
+                format!("somebody has hold {} already", id.0),
+            ));
+        }
+        hold.attached = true;
+        hold.owner = conn;
+        let (map, first_page, pages_held) = (hold.map, hold.first_page, hold.pages);
+        let memory = self.map_memory(map, first_page, pages_held);
+        let (pieces, attach) = pieces(memory, Access::ReadOnly);
+        Ok(Answer::Reply(
+            Reply::Mapped {
+                vma: VmaId(0),
+                pieces,
+            },
+            attach,
+        ))
+    }
+
+    pub(super) fn hold_release(&mut self, conn: ConnId, tag: Option<u64>, id: HoldId) -> Outcome {
+        let Some(hold) = self.holds.get(&id).filter(|h| h.owner == conn) else {
+            return Err(refuse(
+                Errno::NOENT,
+                format!("this process has no hold {}", id.0),
+            ));
+        };
+        if hold.releasing.is_some() {
+            return Err(refuse(
+                Errno::BUSY,
+                format!("hold {} is being released", id.0),
+            ));
+        }
+        let mm = hold.mm;
+        if hold.kind == HoldKind::I915 && self.invalidation_running(mm) {
+            let wait = WaitId(self.fresh_id());
+            self.waits.insert(
+                wait,
+                Wait::Release {
+                    conn,
+                    tag,
+                    hold: id,
+                    mm,
+                },
+            );
+            if let Some(hold) = self.holds.get_mut(&id) {
+                hold.releasing = Some(wait);
+            }
+            return Ok(Answer::Blocked);
+        }
+        self.drop_hold(id);
+        done()
+    }
+
+    /// The references go.
+    pub(super) fn drop_hold(&mut self, id: HoldId) {
+        let Some(hold) = self.holds.remove(&id) else {
+            return;
+        };
+        self.change_references(hold.map, hold.first_page, hold.pages, -1);
+        self.references_dropped(hold.map);
+    }
+}
+
+/// Neighbouring pages of one run become one piece; each run's descriptor travels once.
+fn pieces(memory: Vec<(RunId, u32)>, access: Access) -> (Vec<Piece>, Vec<Attachment>) {
+    let mut pieces: Vec<Piece> = Vec::new();
+    let mut attach = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (run, page) in memory {
+        match pieces.last_mut() {
+            Some(last) if last.run == run && last.first_page + last.pages == page => {
+                last.pages += 1;
+            }
+            _ => pieces.push(Piece {
+                run,
+                first_page: page,
+                pages: 1,
+                access,
+            }),
+        }
+        if seen.insert(run) {
+            attach.push(Attachment::Run { run, access });
+        }
+    }
+    (pieces, attach)
+}

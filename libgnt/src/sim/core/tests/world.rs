@@ -1,0 +1,582 @@
+//! A machine with its host: asks, collects what comes back, and keeps time.
+
+use crate::platform::{HoldId, HoldKind};
+use crate::sim::core::{
+    Attachment, Config, ConnId, Deadlock, Input, Machine, Now, Output, Sabotage,
+};
+use crate::sim::wire::{
+    DeviceKind, FileId, Inspection, PROTOCOL, Piece, Reply, Request, RunId, SimError, UnmapMode,
+    VmaId,
+};
+use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, PAGE_SIZE, UnmapNotify};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+pub const PAGE: u64 = PAGE_SIZE as u64;
+pub const DOM0: DomId = DomId(0);
+pub const GUEST: DomId = DomId(1);
+pub const BACKEND: DomId = DomId(2);
+
+pub type Answer = Result<Reply, SimError>;
+
+pub struct World {
+    pub machine: Machine,
+    pub now: Now,
+    /// Everything that came out, less the replies that were taken.
+    pub out: Vec<Output>,
+    pub replies: BTreeMap<u64, (ConnId, Answer, Vec<Attachment>)>,
+    pub runs: BTreeSet<RunId>,
+    /// Revocations that no copy-drained report has answered yet.
+    pub revoked: Vec<(DomId, GrantRef)>,
+    last_conn: u64,
+    last_tag: u64,
+}
+
+impl World {
+    pub fn new() -> World {
+        World::with(Config::default())
+    }
+
+    pub fn sync() -> World {
+        World::with(Config {
+            unmap: UnmapMode::Sync,
+            ..Config::default()
+        })
+    }
+
+    pub fn sabotaged(unmap: UnmapMode, how: Sabotage) -> World {
+        World::with(Config {
+            unmap,
+            sabotage: Some(how),
+            ..Config::default()
+        })
+    }
+
+    pub fn with(config: Config) -> World {
+        World {
+            machine: Machine::new(config),
+            now: Now::ZERO,
+            out: Vec::new(),
+            replies: BTreeMap::new(),
+            runs: BTreeSet::new(),
+            revoked: Vec::new(),
+            last_conn: 0,
+            last_tag: 0,
+        }
+    }
+
+    /// One step without the check: what a sabotaged machine's tests call.
+    pub fn step_unchecked(&mut self, input: Input) {
+        let mut out = Vec::new();
+        self.machine.step(self.now, input, &mut out);
+        for output in out {
+            match output {
+                Output::Reply {
+                    conn,
+                    tag,
+                    result,
+                    attach,
+                } => {
+                    for attachment in &attach {
+                        if let Attachment::Run { run, .. } = attachment {
+                            assert!(
+                                self.runs.contains(run),
+                                "{run:?} travels after it was freed"
+                            );
+                        }
+                    }
+                    let old = self.replies.insert(tag, (conn, result, attach));
+                    assert!(old.is_none(), "two replies to one request");
+                }
+                other => {
+                    match &other {
+                        Output::CreateRun { run, .. } => assert!(self.runs.insert(*run)),
+                        Output::FreeRun { run } => assert!(self.runs.remove(run)),
+                        Output::ClearByte { run, .. } => {
+                            assert!(self.runs.contains(run), "a byte of a freed run is cleared");
+                        }
+                        Output::RevokeCopy { domid, gref, .. } => {
+                            self.revoked.push((*domid, *gref))
+                        }
+                        _ => {}
+                    }
+                    self.out.push(other);
+                }
+            }
+        }
+    }
+
+    #[track_caller]
+    pub fn step(&mut self, input: Input) {
+        let what = format!("{input:?}");
+        self.step_unchecked(input);
+        if let Err(why) = self.machine.check() {
+            panic!("after {what}: {why}");
+        }
+    }
+
+    pub fn check(&self) -> Result<(), String> {
+        self.machine.check()
+    }
+
+    pub fn connect(&mut self) -> ConnId {
+        self.last_conn += 1;
+        let conn = ConnId(self.last_conn);
+        self.step(Input::Connected {
+            conn,
+            pid: 100 + self.last_conn as u32,
+        });
+        conn
+    }
+
+    /// A process of a domain that outlives its processes.
+    #[track_caller]
+    pub fn join(&mut self, domid: DomId, process: &str) -> ConnId {
+        self.join_with(Some(domid), process, true)
+    }
+
+    #[track_caller]
+    pub fn join_with(&mut self, domid: Option<DomId>, process: &str, keep: bool) -> ConnId {
+        let conn = self.connect();
+        let process = process.into();
+        self.call(
+            conn,
+            Request::Join {
+                protocol: PROTOCOL,
+                domid,
+                process,
+                keep,
+            },
+        )
+        .unwrap();
+        conn
+    }
+
+    /// Asks without waiting for the reply; returns the tag.
+    #[track_caller]
+    pub fn send(&mut self, conn: ConnId, request: Request) -> u64 {
+        self.last_tag += 1;
+        self.step(Input::Request {
+            conn,
+            tag: Some(self.last_tag),
+            request,
+        });
+        self.last_tag
+    }
+
+    /// As `send`, without the check.
+    pub fn send_unchecked(&mut self, conn: ConnId, request: Request) -> u64 {
+        self.last_tag += 1;
+        self.step_unchecked(Input::Request {
+            conn,
+            tag: Some(self.last_tag),
+            request,
+        });
+        self.last_tag
+    }
+
+    pub fn take(&mut self, tag: u64) -> Option<Answer> {
+        self.replies.remove(&tag).map(|(_, answer, _)| answer)
+    }
+
+    #[track_caller]
+    pub fn call(&mut self, conn: ConnId, request: Request) -> Answer {
+        let what = format!("{request:?}");
+        let tag = self.send(conn, request);
+        self.take(tag).unwrap_or_else(|| panic!("blocked: {what}"))
+    }
+
+    #[track_caller]
+    pub fn refused(&mut self, conn: ConnId, request: Request, errno: Errno) {
+        let what = format!("{request:?}");
+        match self.call(conn, request) {
+            Err(error) => assert_eq!(error.errno, errno.raw_os_error(), "{what}: {error:?}"),
+            Ok(reply) => panic!("{what} should be refused with {errno:?}, got {reply:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn done(&mut self, conn: ConnId, request: Request) {
+        assert_eq!(self.call(conn, request), Ok(Reply::Done));
+    }
+
+    pub fn kill(&mut self, conn: ConnId) {
+        self.step(Input::Disconnected { conn });
+    }
+
+    /// Lets time pass, timer by timer.
+    #[track_caller]
+    pub fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.machine.next_timer().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.step(Input::Timer);
+        }
+        self.now = end;
+    }
+
+    /// Ends every running copy, then lets a minute and a half pass.
+    pub fn drain(&mut self) {
+        for _ in 0..90 {
+            self.drain_copies();
+            self.pass(Duration::from_secs(1));
+        }
+    }
+
+    pub fn drain_copies(&mut self) {
+        for (domid, gref) in std::mem::take(&mut self.revoked) {
+            self.step(Input::CopyDrained { domid, gref });
+        }
+    }
+
+    pub fn inspect(&self) -> Inspection {
+        self.machine.inspect(self.now)
+    }
+
+    /// Nothing of anybody is left.
+    #[track_caller]
+    pub fn assert_empty(&self) {
+        let left = self.inspect();
+        let nothing = Inspection {
+            domains: left.domains.clone(),
+            unmaps: left.unmaps,
+            deferred_unmaps: left.deferred_unmaps,
+            unmap_retries: left.unmap_retries,
+            ..Inspection::default()
+        };
+        assert_eq!(left, nothing);
+        assert!(
+            left.domains.iter().all(|d| d.alive),
+            "a dead domain is left: {:?}",
+            left.domains
+        );
+        assert!(self.runs.is_empty(), "memory is left: {:?}", self.runs);
+        assert_eq!(self.machine.next_timer(), None);
+    }
+
+    // What processes do most.
+
+    #[track_caller]
+    pub fn open(&mut self, conn: ConnId, device: DeviceKind) -> FileId {
+        match self.call(conn, Request::Open { device }).unwrap() {
+            Reply::Opened { file } => file,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn alloc(&mut self, conn: ConnId, file: FileId, peer: DomId, pages: u32) -> Alloc {
+        self.alloc_with(conn, file, peer, pages, Access::ReadWrite)
+    }
+
+    #[track_caller]
+    pub fn alloc_with(
+        &mut self,
+        conn: ConnId,
+        file: FileId,
+        peer: DomId,
+        pages: u32,
+        access: Access,
+    ) -> Alloc {
+        match self
+            .call(
+                conn,
+                Request::AllocGref {
+                    file,
+                    peer,
+                    access,
+                    pages,
+                },
+            )
+            .unwrap()
+        {
+            Reply::Allocated { index, grefs } => Alloc { index, grefs },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn reserve(&mut self, conn: ConnId, file: FileId, grants: &[ForeignGrant]) -> u64 {
+        let request = Request::MapGrantRef {
+            file,
+            grants: grants.to_vec(),
+        };
+        match self.call(conn, request).unwrap() {
+            Reply::Index { index } => index,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn mmap(
+        &mut self,
+        conn: ConnId,
+        file: FileId,
+        index: u64,
+        pages: u32,
+    ) -> (VmaId, Vec<Piece>) {
+        let request = Request::Mmap {
+            file,
+            index,
+            pages,
+            access: Access::ReadWrite,
+        };
+        match self.call(conn, request).unwrap() {
+            Reply::Mapped { vma, pieces } => (vma, pieces),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Reserves and mmaps.
+    #[track_caller]
+    pub fn map(&mut self, conn: ConnId, file: FileId, grants: &[ForeignGrant]) -> (u64, VmaId) {
+        let index = self.reserve(conn, file, grants);
+        (index, self.mmap(conn, file, index, grants.len() as u32).0)
+    }
+
+    /// munmap and UNMAP_GRANT_REF of a whole map.
+    #[track_caller]
+    pub fn unmap(&mut self, conn: ConnId, file: FileId, (index, vma): (u64, VmaId), pages: u32) {
+        self.done(
+            conn,
+            Request::Munmap {
+                vma,
+                first_page: 0,
+                pages,
+            },
+        );
+        self.done(conn, Request::UnmapGrantRef { file, index, pages });
+    }
+
+    #[track_caller]
+    pub fn pin(
+        &mut self,
+        conn: ConnId,
+        vma: VmaId,
+        first: u32,
+        pages: u32,
+        kind: HoldKind,
+    ) -> HoldId {
+        match self
+            .call(
+                conn,
+                Request::Pin {
+                    vma,
+                    first_page: first,
+                    pages,
+                    kind,
+                },
+            )
+            .unwrap()
+        {
+            Reply::Hold { hold } => hold,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn attach(&mut self, conn: ConnId, hold: HoldId) -> Vec<Piece> {
+        match self.call(conn, Request::HoldAttach { hold }).unwrap() {
+            Reply::Mapped {
+                vma: VmaId(0),
+                pieces,
+            } => pieces,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub fn port(&mut self, conn: ConnId, request: Request) -> EvtchnPort {
+        match self.call(conn, request).unwrap() {
+            Reply::Port { port } => port,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// A pair of ports on one file: notify the first, hear the second.
+    #[track_caller]
+    pub fn loopback(&mut self, conn: ConnId, file: FileId) -> (EvtchnPort, EvtchnPort) {
+        let heard = self.port(
+            conn,
+            Request::BindUnbound {
+                file,
+                remote: DomId::SELF,
+            },
+        );
+        let request = Request::BindInterdomain {
+            file,
+            remote: DomId::SELF,
+            port: heard,
+        };
+        let notified = self.port(conn, request);
+        self.out.clear();
+        (notified, heard)
+    }
+
+    #[track_caller]
+    pub fn notify(&mut self, conn: ConnId, file: FileId, offset: u64, notify: UnmapNotify) {
+        self.done(
+            conn,
+            Request::SetUnmapNotify {
+                file,
+                offset,
+                notify,
+            },
+        );
+    }
+
+    // What came out.
+
+    pub fn raises(&self) -> Vec<(FileId, EvtchnPort)> {
+        let raise = |o: &Output| match o {
+            Output::Raise { file, port } => Some((*file, *port)),
+            _ => None,
+        };
+        self.out.iter().filter_map(raise).collect()
+    }
+
+    pub fn logs(&self) -> Vec<String> {
+        let line = |o: &Output| match o {
+            Output::Log { line } => Some(line.clone()),
+            _ => None,
+        };
+        self.out.iter().filter_map(line).collect()
+    }
+
+    pub fn deadlocks(&self) -> Vec<Deadlock> {
+        let deadlock = |o: &Output| match o {
+            Output::Deadlock(deadlock) => Some(deadlock.clone()),
+            _ => None,
+        };
+        self.out.iter().filter_map(deadlock).collect()
+    }
+
+    /// How often a grant is mapped, and whether access to it is ending; `None` if it is free.
+    pub fn grant(&self, grant: ForeignGrant) -> Option<(u32, bool)> {
+        let grants = self.inspect().grants;
+        grants
+            .iter()
+            .find(|g| g.grant == grant)
+            .map(|g| (g.maps, g.ending))
+    }
+}
+
+pub struct Alloc {
+    pub index: u64,
+    pub grefs: Vec<GrantRef>,
+}
+
+impl Alloc {
+    pub fn of(&self, domid: DomId) -> Vec<ForeignGrant> {
+        self.grefs
+            .iter()
+            .map(|gref| ForeignGrant { domid, gref: *gref })
+            .collect()
+    }
+}
+
+/// A granter in [`GUEST`] and a mapper in [`BACKEND`], which has mapped all pages.
+pub struct Pair {
+    pub w: World,
+    pub front: ConnId,
+    pub front_alloc: FileId,
+    pub alloc: Alloc,
+    pub back: ConnId,
+    pub gntdev: FileId,
+    pub evtchn: FileId,
+    pub map: (u64, VmaId),
+    pub pages: u32,
+    /// The unmap notify's port, and where it is heard.
+    pub event: (EvtchnPort, EvtchnPort),
+}
+
+impl Pair {
+    /// Grants, maps, and arms byte 0 and the event.
+    #[track_caller]
+    pub fn mapped(w: World, pages: u32) -> Pair {
+        let mut pair = Pair::granted(w, pages);
+        let grants = pair.grants();
+        pair.map = pair.w.map(pair.back, pair.gntdev, &grants);
+        let notify = UnmapNotify {
+            clear_byte: true,
+            send_event: Some(pair.event.0),
+        };
+        pair.w.notify(pair.back, pair.gntdev, pair.map.0, notify);
+        pair
+    }
+
+    /// Grants only.
+    #[track_caller]
+    pub fn granted(mut w: World, pages: u32) -> Pair {
+        let front = w.join(GUEST, "front");
+        let back = w.join(BACKEND, "back");
+        let front_alloc = w.open(front, DeviceKind::Gntalloc);
+        let gntdev = w.open(back, DeviceKind::Gntdev);
+        let evtchn = w.open(back, DeviceKind::Evtchn);
+        let event = w.loopback(back, evtchn);
+        let alloc = w.alloc(front, front_alloc, BACKEND, pages);
+        let map = (0, VmaId(0));
+        Pair {
+            w,
+            front,
+            front_alloc,
+            alloc,
+            back,
+            gntdev,
+            evtchn,
+            map,
+            pages,
+            event,
+        }
+    }
+
+    pub fn grants(&self) -> Vec<ForeignGrant> {
+        self.alloc.of(GUEST)
+    }
+
+    #[track_caller]
+    pub fn unmap(&mut self) {
+        self.w.unmap(self.back, self.gntdev, self.map, self.pages);
+    }
+
+    pub fn munmap(&self) -> Request {
+        Request::Munmap {
+            vma: self.map.1,
+            first_page: 0,
+            pages: self.pages,
+        }
+    }
+
+    #[track_caller]
+    pub fn dealloc(&mut self) {
+        let (file, index, pages) = (self.front_alloc, self.alloc.index, self.pages);
+        self.w
+            .done(self.front, Request::DeallocGref { file, index, pages });
+    }
+
+    /// The notify event was heard, this many times.
+    #[track_caller]
+    pub fn assert_events(&self, times: usize) {
+        let heard = (self.evtchn, self.event.1);
+        assert_eq!(
+            self.w.raises().iter().filter(|r| **r == heard).count(),
+            times
+        );
+    }
+
+    pub fn byte_cleared(&self) -> bool {
+        self.w
+            .out
+            .iter()
+            .any(|o| matches!(o, Output::ClearByte { offset: 0, .. }))
+    }
+
+    /// How many of the pages the mapper still maps.
+    pub fn mapped_pages(&self) -> usize {
+        self.grants()
+            .iter()
+            .filter(|g| self.w.grant(**g).is_some_and(|(maps, _)| maps > 0))
+            .count()
+    }
+}
