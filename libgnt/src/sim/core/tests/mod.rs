@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod blocking;
+mod deaths;
 mod evtchn;
 mod gntalloc;
 mod gntdev;
