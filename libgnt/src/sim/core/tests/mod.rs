@@ -9,7 +9,9 @@ mod evtchn;
 mod gntalloc;
 mod gntdev;
 mod life;
+mod sabotage;
 mod unmap;
+mod walk;
 mod world;
 
 pub(super) use world::*;
