@@ -7,12 +7,12 @@ use super::*;
 use crate::platform::{HoldId, HoldKind};
 use crate::sim::core::{Config, ConnId, Input, Now, Output, Sabotage};
 use crate::sim::wire::{DeviceKind, FileId, Reply, Request, UnmapMode, VmaId};
-use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, UnmapNotify};
+use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, UnmapNotify};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const STEPS: usize = 400;
+const STEPS: usize = 500;
 const DOMAINS: [DomId; 3] = [GUEST, BACKEND, DomId(3)];
 
 /// What a walk went through; without it, it would prove nothing.
@@ -44,9 +44,12 @@ struct Walk {
     rng: fastrand::Rng,
     dom0: ConnId,
     processes: Vec<Process>,
-    grants: Vec<ForeignGrant>,
     holds: Vec<HoldId>,
     offered: Vec<(DomId, EvtchnPort)>,
+    /// What makes sense for the same process to ask next.
+    next: Option<Request>,
+    /// Who asked last.
+    last: usize,
     /// Blocked calls: whose.
     pending: BTreeMap<u64, ConnId>,
     seen: Seen,
@@ -61,9 +64,10 @@ impl Walk {
             rng: fastrand::Rng::with_seed(seed),
             dom0,
             processes: Vec::new(),
-            grants: Vec::new(),
             holds: Vec::new(),
             offered: Vec::new(),
+            next: None,
+            last: 0,
             pending: BTreeMap::new(),
             seen: Seen::default(),
         };
@@ -139,12 +143,24 @@ impl Walk {
         }
     }
 
+    /// A grant: mostly one that this process may use.
+    fn grant(&mut self, at: usize) -> ForeignGrant {
+        let domid = self.processes[at].domid;
+        let any = self.rng.u32(..10) == 0;
+        let grants = self.w.inspect().grants;
+        let right = grants
+            .iter()
+            .filter(|g| any || g.peer == domid && g.access.writable());
+        let right: Vec<_> = right.map(|g| g.grant).collect();
+        let unlikely = ForeignGrant {
+            domid: GUEST,
+            gref: GrantRef(8),
+        };
+        Self::pick(&mut self.rng, &right).unwrap_or(unlikely)
+    }
+
     /// What a process asks next.
     fn request(&mut self, at: usize) -> Request {
-        let first_grant = ForeignGrant {
-            domid: GUEST,
-            gref: crate::types::GrantRef(8),
-        };
         let none = (FileId(0), 0, 1);
         match self.rng.u32(..23) {
             0 | 1 => {
@@ -170,11 +186,7 @@ impl Walk {
             }
             3..=5 => {
                 let count = self.rng.usize(1..5);
-                let recent = &self.grants[self.grants.len().saturating_sub(12)..];
-                let mut grants = Vec::new();
-                for _ in 0..count {
-                    grants.push(Self::pick(&mut self.rng, recent).unwrap_or(first_grant));
-                }
+                let grants = (0..count).map(|_| self.grant(at)).collect();
                 Request::MapGrantRef {
                     file: self.file(at, DeviceKind::Gntdev),
                     grants,
@@ -245,8 +257,7 @@ impl Walk {
                 }
             }
             13 => {
-                let recent = &self.grants[self.grants.len().saturating_sub(12)..];
-                let grant = Self::pick(&mut self.rng, recent).unwrap_or(first_grant);
+                let grant = self.grant(at);
                 let write = self.rng.bool();
                 Request::CopyAttach {
                     file: self.file(at, DeviceKind::Gntdev),
@@ -334,19 +345,29 @@ impl Walk {
                     pages: pages @ 1..,
                     ..
                 },
-                Reply::Allocated { index, grefs },
+                Reply::Allocated { index, .. },
             ) => {
                 process.allocs.push((*file, *index, *pages));
-                let domid = process.domid;
-                self.grants
-                    .extend(grefs.iter().map(|gref| ForeignGrant { domid, gref: *gref }));
             }
             (Request::MapGrantRef { file, grants }, Reply::Index { index }) => {
-                process.maps.push((*file, *index, grants.len() as u32));
+                let pages = grants.len() as u32;
+                process.maps.push((*file, *index, pages));
+                self.next = Some(Request::Mmap {
+                    file: *file,
+                    index: *index,
+                    pages,
+                    access: Access::ReadWrite,
+                });
             }
             (Request::Mmap { pages, .. }, Reply::Mapped { vma, .. }) => {
                 process.vmas.push((*vma, *pages));
                 self.seen.mapped += 1;
+                self.next = Some(Request::Pin {
+                    vma: *vma,
+                    first_page: pages / 2,
+                    pages: 1,
+                    kind: HoldKind::I915,
+                });
             }
             (Request::Pin { .. }, Reply::Hold { hold }) => self.holds.push(*hold),
             (
@@ -362,11 +383,11 @@ impl Walk {
 
     /// One step, and what must hold after it.
     fn step(&mut self) -> Result<(), String> {
-        match self.rng.u32(..100) {
-            0 => self.death(),
-            1 => self.destruction(),
-            2..=11 => self.time(),
-            12 | 13 => self.drained(),
+        match self.rng.u32(..200) {
+            0 | 1 => self.death(),
+            2 => self.destruction(),
+            3..=22 => self.time(),
+            23..=26 => self.drained(),
             _ => self.ask()?,
         }
         self.w.check()?;
@@ -397,12 +418,15 @@ impl Walk {
             .map(|p| p.conn)
             .collect();
         self.pending.retain(|_, conn| !gone.contains(conn));
+        // A call of one may end with the death of another, just before its own connection is cut.
+        self.w.replies.retain(|_, (conn, ..)| !gone.contains(conn));
         self.processes.retain(|p| p.domid != domid);
         self.seen.zombies += self.w.inspect().domains.iter().filter(|d| !d.alive).count();
         self.repopulate();
     }
 
     fn repopulate(&mut self) {
+        self.next = None;
         if self.w.check().is_ok() {
             for n in 0..5 {
                 if self.processes.len() < 5 {
@@ -438,9 +462,17 @@ impl Walk {
     }
 
     fn ask(&mut self) -> Result<(), String> {
-        let at = self.rng.usize(..self.processes.len());
+        let next = self.next.take().filter(|_| self.rng.u32(..3) > 0);
+        let at = match next {
+            Some(_) => self.last,
+            None => self.rng.usize(..self.processes.len()),
+        };
+        self.last = at;
         let conn = self.processes[at].conn;
-        let request = self.request(at);
+        let request = match next {
+            Some(request) => request,
+            None => self.request(at),
+        };
         if matches!(request, Request::Munmap { .. }) && self.rng.u32(..4) == 0 {
             self.w.step_unchecked(Input::Request {
                 conn,
@@ -570,7 +602,7 @@ fn walks(unmap: UnmapMode) -> Vec<Seen> {
         Ok(seen) => seen,
         Err(why) => panic!("seed {seed}, {unmap:?}: {why}"),
     };
-    (0..120).map(one).collect()
+    (0..40).map(one).collect()
 }
 
 #[test]
@@ -643,7 +675,7 @@ fn the_walk_catches_each_sabotage() {
             sabotage: Some(how),
             ..config(unmap)
         };
-        let caught = (0..120).find_map(|seed| walk(config.clone(), seed).err());
+        let caught = (0..40).find_map(|seed| walk(config.clone(), seed).err());
         assert!(caught.is_some(), "{how:?} goes unnoticed");
     }
 }
