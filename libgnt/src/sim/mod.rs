@@ -4,7 +4,7 @@
 //! do; memory is memfd pages that processes really share. Three layers, each importing only what
 //! is above it here:
 //!
-//! - [`wire`]: what a client and the host say to each other.
+//! - [`wire`]: what a client and the host say to each other; [`frame`]: how it travels on the socket.
 //! - [`core`]: the state machine: input in, outputs out, no I/O.
 //! - [`host`]: sockets, timers and memory around the core; [`client`]: the platform traits, as calls to the host.
 //!
@@ -15,6 +15,8 @@
 pub mod client;
 pub mod core;
 pub mod events;
+pub mod frame;
 pub mod hazard;
 pub mod host;
+mod memory;
 pub mod wire;

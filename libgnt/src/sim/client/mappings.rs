@@ -1,0 +1,229 @@
+//! What this process has mapped through the simulated devices, and where.
+
+use super::connection::{Answer, Client, lock};
+use crate::error::{Error, Result};
+use crate::shm::{AfterUnmap, SharedPages};
+use crate::sim::memory::{self, Part};
+use crate::sim::wire::{FileId, Piece, Reply, Request, RunId, VmaId};
+use crate::types::{Access, PAGE_SIZE};
+use memmap2::MmapRaw;
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+/// One mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The host's name for it.
+    pub vma: VmaId,
+    /// The file it was mapped from.
+    pub file: FileId,
+    /// The offset.
+    pub index: u64,
+    /// How many pages.
+    pub pages: usize,
+}
+
+/// Mappings by address: what the kernel's VMA tree is.
+#[derive(Debug, Default)]
+pub struct Mappings(BTreeMap<usize, Mapping>);
+
+impl Mappings {
+    /// The mapping that an address is in, and the mapping's own address.
+    pub fn at(&self, address: usize) -> Option<(usize, Mapping)> {
+        let (&start, &mapping) = self.0.range(..=address).next_back()?;
+        (address - start < mapping.pages * PAGE_SIZE).then_some((start, mapping))
+    }
+
+    fn insert(&mut self, address: usize, mapping: Mapping) {
+        self.0.insert(address, mapping);
+    }
+
+    /// The range may be mapped anew already, by another thread: only the named one goes.
+    fn remove(&mut self, address: usize, vma: VmaId) {
+        if self
+            .0
+            .get(&address)
+            .is_some_and(|mapping| mapping.vma == vma)
+        {
+            self.0.remove(&address);
+        }
+    }
+}
+
+/// Tells the host what a kernel sees by itself. Keeps the connection, as a mapping keeps its file.
+#[derive(Debug)]
+struct TellHost {
+    client: Arc<Client>,
+    device: &'static str,
+    address: usize,
+    vma: VmaId,
+    pages: u32,
+}
+
+impl AfterUnmap for TellHost {
+    fn after_unmap(&self, wait: bool) -> Result<()> {
+        lock(&self.client.mappings).remove(self.address, self.vma);
+        let request = Request::Munmap {
+            vma: self.vma,
+            first_page: 0,
+            pages: self.pages,
+        };
+        if wait {
+            self.client
+                .call_memory_manager(self.device, "munmap", request)?
+                .done()
+        } else {
+            self.client.tell(request);
+            Ok(())
+        }
+    }
+}
+
+/// `mmap` on a gntdev or gntalloc file.
+///
+/// # Errors
+/// The driver's, and ENOMEM.
+pub fn map(
+    client: &Arc<Client>,
+    device: &'static str,
+    file: FileId,
+    index: u64,
+    pages: usize,
+    access: Access,
+) -> Result<SharedPages> {
+    let count = page_count(device, "mmap", pages)?;
+    let request = Request::Mmap {
+        file,
+        index,
+        pages: count,
+        access,
+    };
+    let mut answer = client.call(device, "mmap", request)?;
+    let (vma, pieces) = pieces(&mut answer)?;
+    let mapped = map_pieces(&mut answer, &pieces, access).and_then(|raw| {
+        if raw.len() == pages * PAGE_SIZE {
+            Ok(raw)
+        } else {
+            Err(answer.unexpected())
+        }
+    });
+    let raw = match mapped {
+        Ok(raw) => raw,
+        Err(error) => {
+            client.tell(Request::Munmap {
+                vma,
+                first_page: 0,
+                pages: count,
+            });
+            return Err(error);
+        }
+    };
+    let address = raw.as_mut_ptr() as usize;
+    lock(&client.mappings).insert(
+        address,
+        Mapping {
+            vma,
+            file,
+            index,
+            pages,
+        },
+    );
+    let after = TellHost {
+        client: Arc::clone(client),
+        device,
+        address,
+        vma,
+        pages: count,
+    };
+    Ok(SharedPages::new(raw, access, Some(Box::new(after))))
+}
+
+/// A page count as the interface takes it.
+///
+/// # Errors
+/// EINVAL beyond 32 bits.
+pub fn page_count(device: &'static str, operation: &'static str, pages: usize) -> Result<u32> {
+    u32::try_from(pages)
+        .map_err(|_| Error::device(device, operation, Errno::INVAL, format!("{pages} pages")))
+}
+
+/// The parts of [`Reply::Mapped`].
+///
+/// # Errors
+/// [`Error::HostGone`]: another reply.
+pub fn pieces(answer: &mut Answer) -> Result<(VmaId, Vec<Piece>)> {
+    match &mut answer.reply {
+        Reply::Mapped { vma, pieces } => Ok((*vma, std::mem::take(pieces))),
+        _ => Err(answer.unexpected()),
+    }
+}
+
+/// Maps pieces next to each other: one descriptor came for each distinct (run, access), in order
+/// of first appearance. The descriptors close here: the mapping keeps the memory.
+///
+/// # Errors
+/// [`Error::HostGone`]: a descriptor is missing. ENOMEM.
+pub fn map_pieces(answer: &mut Answer, pieces: &[Piece], access: Access) -> Result<MmapRaw> {
+    let mut order: Vec<(RunId, Access)> = Vec::new();
+    let mut fds: Vec<OwnedFd> = Vec::new();
+    let mut places = Vec::with_capacity(pieces.len());
+    let mut known = std::collections::HashMap::new();
+    for piece in pieces {
+        let key = (piece.run, piece.access);
+        let place = match known.get(&key) {
+            Some(&place) => place,
+            None => {
+                fds.push(answer.take_fd()?);
+                order.push(key);
+                known.insert(key, order.len() - 1);
+                order.len() - 1
+            }
+        };
+        places.push(place);
+    }
+    let parts: Vec<Part<'_>> = pieces
+        .iter()
+        .zip(places)
+        .map(|(piece, place)| Part {
+            fd: fds[place].as_fd(),
+            first_page: piece.first_page as usize,
+            pages: piece.pages as usize,
+        })
+        .collect();
+    memory::map(&parts, access)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(vma: u64, pages: usize) -> Mapping {
+        Mapping {
+            vma: VmaId(vma),
+            file: FileId(1),
+            index: 0,
+            pages,
+        }
+    }
+
+    #[test]
+    fn addresses_find_their_mapping_and_nothing_else() {
+        let mut all = Mappings::default();
+        all.insert(0x10000, mapping(1, 2));
+        all.insert(0x20000, mapping(2, 1));
+        assert_eq!(all.at(0xffff), None);
+        assert_eq!(all.at(0x10000), Some((0x10000, mapping(1, 2))));
+        assert_eq!(all.at(0x11fff), Some((0x10000, mapping(1, 2))));
+        assert_eq!(all.at(0x12000), None);
+        assert_eq!(all.at(0x20fff), Some((0x20000, mapping(2, 1))));
+        assert_eq!(all.at(0x21000), None);
+        // Mapped anew before the old one's news was told.
+        all.insert(0x20000, mapping(3, 1));
+        all.remove(0x20000, VmaId(2));
+        assert_eq!(all.at(0x20000), Some((0x20000, mapping(3, 1))));
+        all.remove(0x20000, VmaId(3));
+        assert_eq!(all.at(0x20000), None);
+    }
+}

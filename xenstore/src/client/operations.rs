@@ -1,0 +1,268 @@
+//! What a client, and a transaction of it, can do with nodes.
+
+use super::{About, Client, Transaction, text_of};
+use crate::error::{Error, Result};
+use crate::perms::Permission;
+use crate::wire::{Kind, strings};
+use rustix::io::Errno;
+use std::str::FromStr;
+
+/// A directory that changes all the time while its parts are read is given up after so many tries.
+const DIRECTORY_ATTEMPTS: u32 = 16;
+
+pub(super) trait Call {
+    fn request(&self, about: About<'_>, kind: Kind, parts: &[&[u8]]) -> Result<Vec<u8>>;
+}
+
+fn directory(to: &impl Call, path: &str) -> Result<Vec<String>> {
+    let about = About {
+        operation: "directory",
+        path,
+    };
+    let names = match to.request(about, Kind::Directory, &[path.as_bytes(), b"\0"]) {
+        Err(Error::Refused {
+            errno: Errno::TOOBIG,
+            ..
+        }) => directory_in_parts(to, about)?,
+        other => other?,
+    };
+    names_of(about, &names)
+}
+
+fn directory_in_parts(to: &impl Call, about: About<'_>) -> Result<Vec<u8>> {
+    let nonsense = |what: &str| Error::Protocol {
+        operation: about.operation,
+        path: about.path.to_owned(),
+        what: what.to_owned(),
+    };
+    'again: for _ in 0..DIRECTORY_ATTEMPTS {
+        let (mut names, mut generation) = (Vec::new(), None);
+        loop {
+            let offset = names.len().to_string();
+            let parts = [about.path.as_bytes(), b"\0", offset.as_bytes(), b"\0"];
+            let part = to.request(about, Kind::DirectoryPart, &parts)?;
+            let nul = part
+                .iter()
+                .position(|b| *b == 0)
+                .ok_or_else(|| nonsense("no generation"))?;
+            let (now, rest) = (part[..nul].to_vec(), &part[nul + 1..]);
+            if generation.get_or_insert_with(|| now.clone()) != &now {
+                continue 'again;
+            }
+            if rest.is_empty() {
+                return Err(nonsense("an empty part"));
+            }
+            names.extend_from_slice(rest);
+            // The last part ends with an empty name.
+            if names == b"\0" || names.ends_with(b"\0\0") {
+                names.pop();
+                return Ok(names);
+            }
+        }
+    }
+    Err(Error::Conflict {
+        attempts: DIRECTORY_ATTEMPTS,
+    })
+}
+
+fn names_of(about: About<'_>, names: &[u8]) -> Result<Vec<String>> {
+    let names = strings(names).ok_or_else(|| Error::Protocol {
+        operation: about.operation,
+        path: about.path.to_owned(),
+        what: "a name without an end".into(),
+    })?;
+    names
+        .into_iter()
+        .map(|name| text_of(about, name.to_vec()))
+        .collect()
+}
+
+fn get_perms(to: &impl Call, path: &str) -> Result<Vec<Permission>> {
+    let about = About {
+        operation: "get-perms",
+        path,
+    };
+    let answer = to.request(about, Kind::GetPerms, &[path.as_bytes(), b"\0"])?;
+    let parse = |text: String| {
+        text.parse().map_err(|error| Error::Protocol {
+            operation: about.operation,
+            path: path.to_owned(),
+            what: format!("{error}"),
+        })
+    };
+    names_of(about, &answer)?.into_iter().map(parse).collect()
+}
+
+fn set_perms(to: &impl Call, path: &str, perms: &[Permission]) -> Result<()> {
+    let list: String = perms.iter().map(|p| format!("{p}\0")).collect();
+    let about = About {
+        operation: "set-perms",
+        path,
+    };
+    to.request(
+        about,
+        Kind::SetPerms,
+        &[path.as_bytes(), b"\0", list.as_bytes()],
+    )?;
+    Ok(())
+}
+
+fn parsed<T: FromStr>(path: &str, value: String) -> Result<T> {
+    match value.trim().parse() {
+        Ok(parsed) => Ok(parsed),
+        Err(_) => {
+            let expected = std::any::type_name::<T>();
+            Err(Error::BadValue {
+                path: path.to_owned(),
+                value,
+                expected,
+            })
+        }
+    }
+}
+
+macro_rules! operations {
+    ($on:ty) => {
+        impl $on {
+            /// A node's value.
+            ///
+            /// # Errors
+            /// ENOENT, EACCES, and the connection's.
+            pub fn read(&self, path: &str) -> Result<Vec<u8>> {
+                let about = About {
+                    operation: "read",
+                    path,
+                };
+                self.request(about, Kind::Read, &[path.as_bytes(), b"\0"])
+            }
+
+            /// A node's value; `None` if there is no such node.
+            ///
+            /// # Errors
+            /// EACCES, and the connection's.
+            pub fn try_read(&self, path: &str) -> Result<Option<Vec<u8>>> {
+                match self.read(path) {
+                    Ok(value) => Ok(Some(value)),
+                    Err(Error::Refused {
+                        errno: Errno::NOENT,
+                        ..
+                    }) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+
+            /// A node's value as text.
+            ///
+            /// # Errors
+            /// As `read`; [`Error::BadValue`] if it is no UTF-8.
+            pub fn read_string(&self, path: &str) -> Result<String> {
+                String::from_utf8(self.read(path)?).map_err(|error| Error::BadValue {
+                    path: path.to_owned(),
+                    value: error.into_bytes().escape_ascii().to_string(),
+                    expected: "text",
+                })
+            }
+
+            /// A node's value as a number or whatever else can be parsed.
+            ///
+            /// # Errors
+            /// As `read`; [`Error::BadValue`] if it does not parse.
+            pub fn read_parsed<T: FromStr>(&self, path: &str) -> Result<T> {
+                parsed(path, self.read_string(path)?)
+            }
+
+            /// As `read_parsed`; `None` if there is no such node.
+            ///
+            /// # Errors
+            /// As `read_parsed`.
+            pub fn try_read_parsed<T: FromStr>(&self, path: &str) -> Result<Option<T>> {
+                match self.read_parsed(path) {
+                    Ok(value) => Ok(Some(value)),
+                    Err(Error::Refused {
+                        errno: Errno::NOENT,
+                        ..
+                    }) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+
+            /// Sets a node's value; creates it, and nodes above it that are missing.
+            ///
+            /// # Errors
+            /// EACCES, EINVAL, ENOSPC, and the connection's.
+            pub fn write(&self, path: &str, value: impl AsRef<[u8]>) -> Result<()> {
+                let about = About {
+                    operation: "write",
+                    path,
+                };
+                self.request(
+                    about,
+                    Kind::Write,
+                    &[path.as_bytes(), b"\0", value.as_ref()],
+                )?;
+                Ok(())
+            }
+
+            /// Creates a node, and nodes above it that are missing. It may be there already.
+            ///
+            /// # Errors
+            /// As `write`.
+            pub fn mkdir(&self, path: &str) -> Result<()> {
+                let about = About {
+                    operation: "mkdir",
+                    path,
+                };
+                self.request(about, Kind::Mkdir, &[path.as_bytes(), b"\0"])?;
+                Ok(())
+            }
+
+            /// Removes a node and all below it. It may be gone already, if its parent is there.
+            ///
+            /// # Errors
+            /// ENOENT (no parent), EACCES, and the connection's.
+            pub fn rm(&self, path: &str) -> Result<()> {
+                let about = About {
+                    operation: "rm",
+                    path,
+                };
+                self.request(about, Kind::Rm, &[path.as_bytes(), b"\0"])?;
+                Ok(())
+            }
+
+            /// The names of a node's children, in order; however many.
+            ///
+            /// # Errors
+            /// ENOENT, EACCES, and the connection's.
+            pub fn directory(&self, path: &str) -> Result<Vec<String>> {
+                directory(self, path)
+            }
+
+            /// Is there such a node?
+            ///
+            /// # Errors
+            /// EACCES, and the connection's.
+            pub fn exists(&self, path: &str) -> Result<bool> {
+                self.try_read(path).map(|value| value.is_some())
+            }
+
+            /// A node's permissions, the owner's entry first.
+            ///
+            /// # Errors
+            /// ENOENT, EACCES, and the connection's.
+            pub fn get_perms(&self, path: &str) -> Result<Vec<Permission>> {
+                get_perms(self, path)
+            }
+
+            /// Replaces a node's permissions; the first entry names the owner.
+            ///
+            /// # Errors
+            /// ENOENT, EACCES, EPERM (a new owner, but not dom0), and the connection's.
+            pub fn set_perms(&self, path: &str, perms: &[Permission]) -> Result<()> {
+                set_perms(self, path, perms)
+            }
+        }
+    };
+}
+
+operations!(Client);
+operations!(Transaction<'_>);

@@ -1,0 +1,256 @@
+//! Paths: what xenstore takes for one, and how a relative one becomes absolute.
+
+use crate::wire::{ABSOLUTE_PATH_MAX_BYTES, RELATIVE_PATH_MAX_BYTES};
+use libgnt::DomId;
+use std::borrow::Borrow;
+use std::fmt;
+use std::sync::Arc;
+
+/// Fired when a domain is introduced.
+pub const INTRODUCE_DOMAIN: &str = "@introduceDomain";
+/// Fired when a domain is gone.
+pub const RELEASE_DOMAIN: &str = "@releaseDomain";
+
+/// A domain's home directory, where its relative paths start.
+pub fn home(domid: DomId) -> String {
+    format!("/local/domain/{}", domid.0)
+}
+
+/// Why bytes are no path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// Nothing there.
+    #[error("an empty path")]
+    Empty,
+    /// `XENSTORE_ABS_PATH_MAX` or `XENSTORE_REL_PATH_MAX`.
+    #[error("{len} bytes; the limit is {limit}")]
+    TooLong {
+        /// How long it is.
+        len: usize,
+        /// How long it may be.
+        limit: usize,
+    },
+    /// Letters, digits and `-/_@` only.
+    #[error("byte {0:#04x}; only letters, digits and -/_@ may stand in a path")]
+    BadByte(u8),
+    /// `//`, or a `/` at the end.
+    #[error("an empty component")]
+    EmptyComponent,
+    /// An `@` path where a node is wanted.
+    #[error("a special watch, not a node")]
+    Special,
+}
+
+/// A valid absolute path of a node (`/…`) or a special watch (`@…`). Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Path(Arc<str>);
+
+impl Path {
+    /// The tree's root.
+    pub fn root() -> Path {
+        Path("/".into())
+    }
+
+    /// Takes a path from a client of `domid`; one that does not start with `/` or `@` is relative
+    /// to the domain's [`home`]. The boolean says that it was.
+    ///
+    /// # Errors
+    /// [`PathError`], never [`PathError::Special`].
+    pub fn parse(bytes: &[u8], domid: DomId) -> Result<(Path, bool), PathError> {
+        let relative = !matches!(bytes.first(), Some(b'/' | b'@'));
+        let limit = if relative {
+            RELATIVE_PATH_MAX_BYTES
+        } else {
+            ABSOLUTE_PATH_MAX_BYTES
+        };
+        if bytes.is_empty() {
+            return Err(PathError::Empty);
+        }
+        if bytes.len() > limit {
+            return Err(PathError::TooLong {
+                len: bytes.len(),
+                limit,
+            });
+        }
+        if let Some(bad) = bytes
+            .iter()
+            .find(|b| !(b.is_ascii_alphanumeric() || b"-/_@".contains(b)))
+        {
+            return Err(PathError::BadByte(*bad));
+        }
+        if bytes != b"/" && (bytes.ends_with(b"/") || bytes.windows(2).any(|w| w == b"//")) {
+            return Err(PathError::EmptyComponent);
+        }
+        // All bytes are ASCII by now.
+        let text = String::from_utf8_lossy(bytes);
+        let full = if relative {
+            format!("{}/{text}", home(domid))
+        } else {
+            text.into_owned()
+        };
+        if full.len() > ABSOLUTE_PATH_MAX_BYTES {
+            return Err(PathError::TooLong {
+                len: full.len(),
+                limit: ABSOLUTE_PATH_MAX_BYTES,
+            });
+        }
+        Ok((Path(full.into()), relative))
+    }
+
+    /// As [`Path::parse`], for requests on nodes.
+    ///
+    /// # Errors
+    /// [`PathError`].
+    pub fn parse_node(bytes: &[u8], domid: DomId) -> Result<Path, PathError> {
+        match Path::parse(bytes, domid)? {
+            (path, _) if path.is_special() => Err(PathError::Special),
+            (path, _) => Ok(path),
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Is it `@introduceDomain`, `@releaseDomain` or the like?
+    pub fn is_special(&self) -> bool {
+        self.0.starts_with('@')
+    }
+
+    /// Is it `/`?
+    pub fn is_root(&self) -> bool {
+        &*self.0 == "/"
+    }
+
+    /// The names from the root down. Empty for the root.
+    pub fn components(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/').filter(|c| !c.is_empty())
+    }
+
+    /// The last name; empty for the root.
+    pub fn name(&self) -> &str {
+        self.0.rsplit('/').next().unwrap_or("")
+    }
+
+    /// The directory it is in. `None` for the root and special watches.
+    pub fn parent(&self) -> Option<Path> {
+        if self.is_root() || self.is_special() {
+            return None;
+        }
+        match self.0.rfind('/') {
+            Some(0) | None => Some(Path::root()),
+            Some(n) => Some(Path(self.0[..n].into())),
+        }
+    }
+
+    /// A child. The name comes from a stored node, so it is valid.
+    pub(crate) fn child(&self, name: &str) -> Path {
+        if self.is_root() {
+            Path(format!("/{name}").into())
+        } else {
+            Path(format!("{self}/{name}").into())
+        }
+    }
+
+    /// Itself, its parent, and so on to the root.
+    pub fn ancestors(&self) -> impl Iterator<Item = Path> {
+        std::iter::successors(Some(self.clone()), Path::parent)
+    }
+
+    /// The path as the client wrote it when it is below its home, for relative watches.
+    pub fn relative_to(&self, domid: DomId) -> &str {
+        let home = home(domid);
+        match self
+            .0
+            .strip_prefix(home.as_str())
+            .and_then(|rest| rest.strip_prefix('/'))
+        {
+            Some(rest) => rest,
+            None => &self.0,
+        }
+    }
+}
+
+impl Borrow<str> for Path {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<(String, bool), PathError> {
+        Path::parse(text.as_bytes(), DomId(7))
+            .map(|(p, relative)| (p.as_str().to_owned(), relative))
+    }
+
+    #[test]
+    fn what_is_a_path() {
+        assert_eq!(parse("/"), Ok(("/".into(), false)));
+        assert_eq!(parse("/a/b-c_d@0"), Ok(("/a/b-c_d@0".into(), false)));
+        assert_eq!(
+            parse("device/vbd"),
+            Ok(("/local/domain/7/device/vbd".into(), true))
+        );
+        assert_eq!(
+            parse("@releaseDomain"),
+            Ok(("@releaseDomain".into(), false))
+        );
+        assert_eq!(parse(""), Err(PathError::Empty));
+        assert_eq!(parse("/a/"), Err(PathError::EmptyComponent));
+        assert_eq!(parse("a//b"), Err(PathError::EmptyComponent));
+        assert_eq!(parse("//"), Err(PathError::EmptyComponent));
+        assert_eq!(parse("/a.b"), Err(PathError::BadByte(b'.')));
+        assert_eq!(parse("/a\u{e9}"), Err(PathError::BadByte(0xc3)));
+    }
+
+    #[test]
+    fn limits_are_those_of_the_header() {
+        let absolute = |n: usize| parse(&format!("/{}", "a".repeat(n - 1))).is_ok();
+        assert!(absolute(3072) && !absolute(3073));
+        let relative = |n: usize| parse(&"a".repeat(n)).is_ok();
+        assert!(relative(2048) && !relative(2049));
+    }
+
+    #[test]
+    fn upwards_and_relative() {
+        let (path, _) = Path::parse(b"device/vbd", DomId(7)).unwrap();
+        let up: Vec<_> = path.ancestors().map(|p| p.to_string()).collect();
+        let home = "/local/domain/7";
+        assert_eq!(
+            up,
+            [
+                &format!("{home}/device/vbd"),
+                &format!("{home}/device"),
+                home,
+                "/local/domain",
+                "/local",
+                "/"
+            ]
+        );
+        assert_eq!(path.relative_to(DomId(7)), "device/vbd");
+        assert_eq!(path.relative_to(DomId(1)), "/local/domain/7/device/vbd");
+        assert_eq!(
+            Path::parse(b"/local/domain/70/x", DomId(7))
+                .unwrap()
+                .0
+                .relative_to(DomId(7)),
+            "/local/domain/70/x"
+        );
+    }
+}

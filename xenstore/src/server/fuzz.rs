@@ -1,0 +1,158 @@
+//! Random requests, half sensible, half garbage: the server never panics, always answers once,
+//! and its books stay right. The seed is printed on failure.
+
+use super::*;
+use crate::server::queue::{OutQueue, QueueLimits};
+use crate::wire::{Decoder, PAYLOAD_MAX_BYTES};
+
+fn payload(rng: &mut fastrand::Rng) -> Vec<u8> {
+    const WORDS: &[&[u8]] = &[
+        b"/",
+        b"/a",
+        b"/a/b",
+        b"a",
+        b"a/b",
+        b"@releaseDomain",
+        b"@",
+        b"",
+        b"T",
+        b"F",
+        b"0",
+        b"1",
+        b"9",
+        b"n0",
+        b"b1",
+        b"r2",
+        b"/local/domain/1",
+        b"/local/domain/1/data/x",
+        b"data/x",
+        b"4294967296",
+        b"data",
+        b"\xff\xfe",
+        b"..",
+        b"print",
+        b"domid",
+    ];
+    let mut bytes = Vec::new();
+    for _ in 0..rng.usize(0..4) {
+        bytes.extend_from_slice(WORDS[rng.usize(0..WORDS.len())]);
+        bytes.push(0);
+    }
+    if rng.u8(0..4) == 0 {
+        bytes.pop();
+    }
+    if rng.u8(0..8) == 0 {
+        for _ in 0..rng.usize(0..64) {
+            bytes.push(rng.u8(..));
+        }
+    }
+    if rng.u8(0..64) == 0 {
+        bytes.resize(PAYLOAD_MAX_BYTES, b'a');
+    }
+    bytes
+}
+
+fn check_books(server: &Server, seed: u64) {
+    let all = server.tree.subtree(&Path::root());
+    for domid in 0..5 {
+        let count = all
+            .iter()
+            .filter(|(_, perms)| perms.owner() == DomId(domid))
+            .count();
+        assert_eq!(
+            count,
+            server.tree.owned_by(DomId(domid)),
+            "domain {domid}, seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn random_requests_are_answered_and_never_panic() {
+    for seed in 0..40 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut server = Server::new(Quotas::default());
+        let mut connections: Vec<ConnId> = Vec::new();
+        for domid in [0, 0, 1, 1, 2] {
+            server.introduce(DomId(domid));
+            connections.push(server.connect(DomId(domid)));
+        }
+        for _ in 0..2000 {
+            let conn = connections[rng.usize(0..connections.len())];
+            let kind = if rng.u8(0..16) == 0 {
+                rng.u32(..)
+            } else {
+                rng.u32(0..24)
+            };
+            let tx_id = if rng.bool() { 0 } else { rng.u32(0..4) };
+            let packet = Packet {
+                kind,
+                req_id: rng.u32(..),
+                tx_id,
+                payload: payload(&mut rng),
+            };
+            let outputs = server.handle(conn, &packet);
+            let replies = outputs
+                .iter()
+                .filter(|o| matches!(o, Output::Reply(..)))
+                .count();
+            let known = server.connections.contains_key(&conn);
+            assert_eq!(
+                replies,
+                usize::from(known || !outputs.is_empty()),
+                "seed {seed} {packet:?}"
+            );
+            for output in &outputs {
+                let (Output::Reply(_, p) | Output::Event(_, p)) = output else {
+                    continue;
+                };
+                assert!(
+                    p.payload.len() <= PAYLOAD_MAX_BYTES,
+                    "seed {seed} {packet:?}"
+                );
+            }
+            if rng.u8(..) == 0 {
+                let domid = DomId(rng.u16(0..3));
+                server.release(domid);
+                server.introduce(domid);
+                connections.push(server.connect(domid));
+            }
+        }
+        check_books(&server, seed);
+    }
+}
+
+#[test]
+fn random_bytes_are_messages_or_a_typed_error() {
+    for seed in 0..200 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut server = Server::new(Quotas::default());
+        let conn = server.connect(DomId(1));
+        let (mut decoder, mut queue) = (Decoder::new(), OutQueue::new(QueueLimits::default()));
+        'stream: for _ in 0..50 {
+            let mut bytes: Vec<u8> = (0..rng.usize(1..200)).map(|_| rng.u8(..)).collect();
+            // Small lengths, or nothing would ever pass the decoder.
+            for byte in bytes.iter_mut().skip(1).step_by(2) {
+                *byte = 0;
+            }
+            decoder.push(&bytes);
+            loop {
+                match decoder.next_packet() {
+                    Ok(Some(packet)) => {
+                        for output in server.handle(conn, &packet) {
+                            if let Output::Reply(_, reply) = output {
+                                queue.push_reply(&reply);
+                            }
+                        }
+                        while !queue.is_empty() {
+                            let some = queue.front().len().min(rng.usize(1..64));
+                            queue.advance(some);
+                        }
+                    }
+                    Ok(None) => break,
+                    Err(_) => break 'stream,
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Who watches what.
+
+use crate::access::Change;
+use crate::path::Path;
+use crate::perms::Caller;
+use crate::server::ConnId;
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug)]
+struct Watch {
+    conn: ConnId,
+    token: Vec<u8>,
+    /// Registered by a relative path: events carry relative paths too.
+    relative: bool,
+}
+
+/// An event on its way to a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fired {
+    /// To whom.
+    pub conn: ConnId,
+    /// The path, relative if the watch is.
+    pub path: Vec<u8>,
+    /// The watch's token.
+    pub token: Vec<u8>,
+}
+
+/// All watches of all connections.
+#[derive(Debug, Default)]
+pub struct Watches {
+    by_path: BTreeMap<Path, Vec<Watch>>,
+}
+
+impl Watches {
+    /// How many a set of connections has.
+    pub fn count(&self, of: impl Fn(ConnId) -> bool) -> usize {
+        self.by_path
+            .values()
+            .flatten()
+            .filter(|w| of(w.conn))
+            .count()
+    }
+
+    /// Adds one.
+    ///
+    /// # Errors
+    /// EEXIST: the connection has this path with this token already.
+    pub fn add(
+        &mut self,
+        conn: ConnId,
+        path: Path,
+        token: &[u8],
+        relative: bool,
+    ) -> Result<(), Errno> {
+        let watches = self.by_path.entry(path).or_default();
+        if watches.iter().any(|w| w.conn == conn && w.token == token) {
+            return Err(Errno::EXIST);
+        }
+        watches.push(Watch {
+            conn,
+            token: token.to_vec(),
+            relative,
+        });
+        Ok(())
+    }
+
+    /// Removes one.
+    ///
+    /// # Errors
+    /// ENOENT: not the connection's.
+    pub fn remove(&mut self, conn: ConnId, path: &Path, token: &[u8]) -> Result<(), Errno> {
+        let watches = self.by_path.get_mut(path).ok_or(Errno::NOENT)?;
+        let index = watches
+            .iter()
+            .position(|w| w.conn == conn && w.token == token);
+        watches.remove(index.ok_or(Errno::NOENT)?);
+        if watches.is_empty() {
+            self.by_path.remove(path);
+        }
+        Ok(())
+    }
+
+    /// Drops all of a connection's.
+    pub fn forget(&mut self, conn: ConnId) {
+        self.by_path.retain(|_, watches| {
+            watches.retain(|w| w.conn != conn);
+            !watches.is_empty()
+        });
+    }
+
+    /// Whom a change concerns: watches on its path and above, of callers who may read there.
+    pub fn fired(
+        &self,
+        change: &Change,
+        caller_of: impl Fn(ConnId) -> Option<Caller>,
+    ) -> Vec<Fired> {
+        let mut fired = Vec::new();
+        for above in change.path.ancestors() {
+            if change.exact && above != change.path {
+                break;
+            }
+            for watch in self.by_path.get(&above).into_iter().flatten() {
+                let Some(caller) = caller_of(watch.conn) else {
+                    continue;
+                };
+                if !change
+                    .readable_by
+                    .iter()
+                    .any(|perms| perms.rights(caller).reads())
+                {
+                    continue;
+                }
+                let path = if watch.relative {
+                    change.path.relative_to(caller.domid)
+                } else {
+                    change.path.as_str()
+                };
+                fired.push(Fired {
+                    conn: watch.conn,
+                    path: path.as_bytes().to_vec(),
+                    token: watch.token.clone(),
+                });
+            }
+        }
+        fired
+    }
+}

@@ -1,0 +1,56 @@
+//! A server on a socket in a directory of its own.
+#![allow(dead_code, reason = "not every test file uses all of it")]
+
+use libgnt::DomId;
+use pv_xenstore::{Client, Config, ServerHandle};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+pub struct World {
+    pub server: ServerHandle,
+    pub dir: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new() -> World {
+        World::with(|_| {})
+    }
+
+    pub fn with(change: impl FnOnce(&mut Config)) -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config {
+            socket: Some(dir.path().join("sock")),
+            ..Config::default()
+        };
+        change(&mut config);
+        World {
+            server: ServerHandle::start(config).unwrap(),
+            dir,
+        }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("sock")
+    }
+
+    pub fn dom0(&self) -> Client {
+        Client::from_socket_path(self.socket()).unwrap()
+    }
+
+    /// A connection of a domain, bare.
+    pub fn stream(&self, domid: u16) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        self.server.attach(DomId(domid), theirs).unwrap();
+        ours
+    }
+
+    pub fn client(&self, domid: u16) -> Client {
+        Client::from_stream(self.stream(domid).into()).unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.server.stop();
+    }
+}
