@@ -58,7 +58,7 @@ pub enum Sabotage {
     UnmapIgnoresReferences,
     /// The map is not kept alive while its unmap is queued.
     NoMapReferenceAcrossAsync,
-    /// Only the handle guards against a second unmap, and it is cleared too late.
+    /// A map does not know which of its handles are unmapped, so its last use unmaps again.
     DoubleUnmap,
     /// The notify event is sent when the unmap begins.
     EventBeforeUnmap,

@@ -87,7 +87,7 @@ impl Machine {
     /// Unmaps those of the pages that are not being removed already: at once where nobody holds
     /// a page of the run. The others wait: for `blocked`, or for the timer.
     pub(super) fn unmap_pages(&mut self, id: MapId, first: u32, end: u32, blocked: Option<WaitId>) {
-        let only_handles = self.sabotaged(Sabotage::DoubleUnmap);
+        let forgetful = self.sabotaged(Sabotage::DoubleUnmap);
         let Some(map) = self.maps.get_mut(&id) else {
             return;
         };
@@ -97,12 +97,7 @@ impl Machine {
         let mut runs: Vec<(u32, u32)> = Vec::new();
         for page in first..end {
             let entry = &mut map.pages[page as usize];
-            let skip = if only_handles {
-                entry.handle.is_none()
-            } else {
-                entry.being_removed
-            };
-            if skip {
+            if entry.being_removed && !forgetful {
                 continue;
             }
             entry.being_removed = true;
@@ -204,7 +199,8 @@ impl Machine {
             self.hypervisor_unmap(*handle);
             unmapped += 1;
         }
-        if let Some(map) = self.maps.get_mut(&work.map) {
+        let forgetful = self.sabotaged(Sabotage::DoubleUnmap);
+        if let Some(map) = self.maps.get_mut(&work.map).filter(|_| !forgetful) {
             for page in work.first_page..work.end() {
                 map.pages[page as usize].handle = None;
             }
