@@ -3,44 +3,10 @@
 use libgnt::Platform;
 use libgnt::grant::Ledger;
 use libgnt::proto::blkif::MAX_SEGMENTS;
-use std::fmt;
-use std::str::FromStr;
+use pv_xenstore::toolstack::DeviceId;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-
-/// Which device: a virtual-device number, or a name that stands for one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct DeviceId(pub u32);
-
-impl FromStr for DeviceId {
-    type Err = String;
-
-    /// `51712`, or `xvda` to `xvdp` (major 202, sixteen minors a disk: Xen's
-    /// `docs/man/xen-vbd-interface.7`).
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(number) = text.parse() {
-            return Ok(DeviceId(number));
-        }
-        match text.strip_prefix("xvd").map(str::as_bytes) {
-            Some([letter @ b'a'..=b'p']) => {
-                Ok(DeviceId((202 << 8) + u32::from(letter - b'a') * 16))
-            }
-            _ => Err(format!(
-                "{text:?} is no device: use xvda to xvdp, or a number such as 51712"
-            )),
-        }
-    }
-}
-
-impl fmt::Display for DeviceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (major, minor) = (self.0 >> 8, self.0 & 0xff);
-        match char::from_u32(u32::from(b'a') + minor / 16) {
-            Some(letter) if major == 202 && minor % 16 == 0 => write!(f, "xvd{letter}"),
-            _ => write!(f, "device {}", self.0),
-        }
-    }
-}
 
 /// What a front end is opened with.
 #[derive(Clone, Debug)]
@@ -66,6 +32,8 @@ pub struct FrontConfig {
     pub verify_release: bool,
     /// Longest busy wait for a response before sleeping; zero never spins.
     pub spin: Duration,
+    /// Set from anywhere (a signal handler, say) to give up waiting for a back end.
+    pub stop: Arc<AtomicBool>,
     /// Counts what is granted.
     pub ledger: Ledger,
 }
@@ -89,24 +57,8 @@ impl FrontConfig {
             } else {
                 Duration::ZERO
             },
+            stop: Arc::new(AtomicBool::new(false)),
             ledger: Ledger::new(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn devices_have_names_and_numbers() {
-        assert_eq!("xvda".parse(), Ok(DeviceId(51712)));
-        assert_eq!("xvdb".parse(), Ok(DeviceId(51728)));
-        assert_eq!("51744".parse(), Ok(DeviceId(51744)));
-        assert_eq!(DeviceId(51728).to_string(), "xvdb");
-        assert_eq!(DeviceId(768).to_string(), "device 768");
-        for bad in ["", "xvd", "xvdz", "sda1", "-1", "xvdaa"] {
-            assert!(bad.parse::<DeviceId>().is_err(), "{bad}");
         }
     }
 }

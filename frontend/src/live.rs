@@ -6,7 +6,7 @@ use libgnt::event::{Channel, Events};
 use libgnt::grant::{Granter, Retry, Share};
 use libgnt::proto::blkif::X86_64;
 use libgnt::ring::FrontRing;
-use libgnt::{Access, DomId, Result};
+use libgnt::{Access, DomId, GrantRef, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,9 +16,6 @@ use std::time::Duration;
 pub const FRONT_ALIVE_BYTE: usize = 62;
 /// The back end's, cleared when its mapping of the ring page goes.
 pub const BACK_ALIVE_BYTE: usize = 63;
-
-/// How long to wait for somebody else's quota to come free.
-const QUOTA_PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -33,7 +30,8 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// A fresh ring page, event channel and pool for `back`.
+    /// A fresh ring page, event channel and pool for `back`. Waits at most `patience` for
+    /// somebody else's quota to come free.
     ///
     /// # Errors
     /// Grants, pages or event channels ran out.
@@ -43,9 +41,10 @@ impl Live {
         events: &Events,
         back: DomId,
         persistent: bool,
+        patience: Duration,
     ) -> Result<Self> {
         let retry = Retry {
-            deadline: QUOTA_PATIENCE,
+            deadline: patience,
             ..Retry::default()
         };
         let ring_share = granter.share_patiently(back, 1, Access::ReadWrite, retry)?;
@@ -55,7 +54,7 @@ impl Live {
             .pages()
             .store_u8(FRONT_ALIVE_BYTE, 1, Ordering::Release);
         ring_share.set_unmap_notify(Some(FRONT_ALIVE_BYTE), Some(channel.port()))?;
-        let pool = Pool::share(granter, back, config.pool_pages, persistent, QUOTA_PATIENCE)?;
+        let pool = Pool::share(granter, back, config.pool_pages, persistent, patience)?;
         Ok(Live {
             ring,
             ring_share,
@@ -68,7 +67,7 @@ impl Live {
     }
 
     /// The ring page's grant, to be named in `ring-ref`.
-    pub(crate) fn ring_grant(&self) -> libgnt::GrantRef {
+    pub(crate) fn ring_grant(&self) -> GrantRef {
         self.ring_share.grefs()[0]
     }
 

@@ -105,6 +105,11 @@ impl Pool {
         self.write.clone()
     }
 
+    /// How many pages.
+    pub(crate) fn pages(&self) -> usize {
+        self.places.len()
+    }
+
     fn place(&self, page: PageNo) -> (&Share, usize) {
         let (share, offset) = self.places[usize::from(page.0)];
         (&self.shares[usize::from(share)], offset as usize)

@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// The disk as the back end announces it (`sectors`, `sector-size`, `info`, `feature-*`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DiskInfo {
     /// Size in units of 512 bytes, whatever `sector_size` says.
     pub sectors: u64,

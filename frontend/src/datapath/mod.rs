@@ -321,3 +321,6 @@ impl DataPath {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
