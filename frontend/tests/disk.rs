@@ -141,6 +141,44 @@ fn a_dead_back_ends_requests_are_done_by_the_next_one() {
 }
 
 #[test]
+fn pages_that_a_dead_back_end_left_mapped_are_set_aside_until_they_are_free() {
+    let world = World::new();
+    // Dies with a page in somebody's hands, as a third consumer may hold one.
+    let first = world.back(|back| {
+        back.connect();
+        let request = back.next();
+        (
+            back.map(&request).expect("a page"),
+            request.segments[0].grant(),
+        )
+    });
+    let (disk, events) = observed(world.config());
+    let ticket = disk.submit(Io::write(0, vec![3; 4096])).expect("submit");
+    let (held, grant) = first.join().expect("first back end");
+    let second = world.back(serve);
+    ticket.wait().expect("done by the second back end");
+    disk.write_at(4096, &pattern(1 << 20, 1)).expect("write");
+    let set_aside = |event: &FrontEventKind| matches!(event, FrontEventKind::StillInUse { grants } if grants.contains(&grant));
+    let let_go = |event: &FrontEventKind| matches!(event, FrontEventKind::LetGo { grants } if grants.contains(&grant));
+    let submitted = |event: &FrontEventKind| matches!(event, FrontEventKind::Submitted { grants, .. } if grants.contains(&grant));
+    assert_eq!(count(&events, set_aside), 1);
+    assert_eq!(count(&events, let_go), 0, "it is still held");
+    assert_eq!(count(&events, submitted), 1, "the held page went out again");
+    held.unmap()
+        .expect("unmap")
+        .wait(PATIENCE)
+        .expect("released");
+    let deadline = Instant::now() + PATIENCE;
+    while count(&events, let_go) == 0 {
+        assert!(Instant::now() < deadline, "the page is never given back");
+        disk.write_at(0, &[3; 512]).expect("write");
+    }
+    disk.close().expect("close");
+    second.join().expect("second back end");
+    assert_eq!(world.granted_pages(), 0);
+}
+
+#[test]
 fn a_back_end_that_restarts_in_order_is_followed() {
     let world = World::new();
     let first = world.back(|back| {

@@ -15,6 +15,7 @@ use libgnt::{DomId, PlatformChoice};
 use pv_xenstore::toolstack::DeviceId;
 use serde::Serialize;
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -211,11 +212,12 @@ fn run(cli: Cli) -> Outcome {
     let common = cli.common;
     let filter = tracing_subscriber::EnvFilter::try_new(&common.log)
         .map_err(|e| Failure::Environment(format!("--log {:?}: {e}", common.log)))?;
-    // Another subscriber is there already when a larger program runs this command line.
-    let _ = tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .try_init();
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    // Another subscriber is there already when a larger program runs this command line.
+    let _ = log.try_init();
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // The second signal ends the process at once.
