@@ -83,6 +83,8 @@ pub struct Frontend {
     wanted: Option<(DomId, bool)>,
     connections: u64,
     next_housekeeping: Instant,
+    /// When to look at `set_aside` again: each look is a call to the platform for each share.
+    next_release: Instant,
     config: FrontConfig,
 }
 
@@ -146,6 +148,7 @@ impl Frontend {
             wanted: None,
             connections: 0,
             next_housekeeping: now,
+            next_release: now,
             config,
         };
         while !matches!(front.state, State::Connected) {
@@ -334,8 +337,11 @@ impl Frontend {
         if let State::Waiting { since, .. } = &self.state {
             sooner(*since + self.config.reconnect);
         }
-        if !self.set_aside.is_empty() || self.wanted.is_some() {
+        if self.wanted.is_some() {
             sooner(now + SET_ASIDE_RETRY);
+        }
+        if !self.set_aside.is_empty() {
+            sooner(self.next_release);
         }
         if let Some(at) = self.bus.next_deadline() {
             sooner(at);
@@ -384,16 +390,24 @@ impl Frontend {
         Ok(())
     }
 
-    /// Everything but data: xenstore, deadlines, what was set aside.
-    fn housekeeping(&mut self, now: Instant) -> Result<(), FrontError> {
-        self.next_housekeeping = now + HOUSEKEEPING;
-        self.path.tick();
+    /// Ends access to what old back ends have let go of meanwhile.
+    fn release_set_aside(&mut self) {
         for share in std::mem::take(&mut self.set_aside) {
             let grants = share.grefs().to_vec();
             match end_share(share) {
                 Some(share) => self.set_aside.push(share),
                 None => self.path.tell.tell(|| FrontEventKind::LetGo { grants }),
             }
+        }
+    }
+
+    /// Everything but data: xenstore, deadlines, what was set aside.
+    fn housekeeping(&mut self, now: Instant) -> Result<(), FrontError> {
+        self.next_housekeeping = now + HOUSEKEEPING;
+        self.path.tick();
+        if now >= self.next_release {
+            self.next_release = now + SET_ASIDE_RETRY;
+            self.release_set_aside();
         }
         self.share()?;
         self.bus.service()?;
