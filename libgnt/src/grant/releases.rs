@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// Unmaps in progress at once, for one mapper: each needs two event channels, and a domain has
 /// 4096 with the two-level ABI. Beyond it, [`UnmapRefused::TooMany`](super::UnmapRefused).
-pub const MAX_UNMAPPING: usize = 512;
+pub const MAX_UNMAPPING: usize = 1024;
 
 /// Names one unmap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
