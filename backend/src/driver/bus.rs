@@ -131,9 +131,8 @@ impl Bus {
             other => other?,
         }
         let own = node::read_state(&self.client, back)?;
-        let peer = node::read_state(&self.client, front)?;
         let online = node::read_online(&self.client, back)?;
-        self.feed(Input::Start { own, peer, online })
+        self.feed(Input::Start { own, online })
     }
 
     /// For the event loop to register.
@@ -181,20 +180,22 @@ impl Bus {
 
     /// Reads again what a watch was about: the event says where, never what.
     fn look(&mut self, token: &str) -> Result<(), BackendError> {
-        let DevicePaths { front, back } = &self.paths;
+        let back = &self.paths.back;
         let input = match token {
-            "front" => {
-                let state = node::read_state(&self.client, front)?;
-                if state.is_none() && self.machine.is_holding() {
-                    self.news_of_death("its directory is gone from xenstore".into());
-                }
-                Input::Peer(state)
-            }
+            "front" => self.read_peer()?,
             "own" => Input::Own(node::read_state(&self.client, back)?),
             "online" => Input::Online(node::read_online(&self.client, back)?),
             _ => return Ok(()),
         };
         self.feed(input)
+    }
+
+    fn read_peer(&mut self) -> Result<Input, BackendError> {
+        let state = node::read_state(&self.client, &self.paths.front)?;
+        if state.is_none() && self.machine.is_holding() && !self.broken {
+            self.news_of_death("its directory is gone from xenstore".into());
+        }
+        Ok(Input::Peer(state))
     }
 
     fn news_of_death(&mut self, how: String) {
@@ -261,6 +262,7 @@ impl Bus {
                 Err(bad) => return Ok(Some(Input::ConnectFailed(bad.to_string()))),
             },
             Action::SwitchState(switch) => return self.switch(switch),
+            Action::ReadPeer => return self.read_peer().map(Some),
             Action::FreeResources => {
                 let answer_first = abandoned && !self.broken;
                 self.orders.push_back(Order::Free { answer_first });
