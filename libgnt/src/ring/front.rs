@@ -25,6 +25,9 @@ pub struct FrontRing<C: SlotCodec, M: RingMemory = Arc<SharedPages>> {
     /// Requests the back end was shown.
     published: u32,
     responses: Consumer,
+    /// Bytes of the last request: a slot whose response is read will be filled with the like.
+    last_len: usize,
+    copy: SlotCopy,
 }
 
 impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
@@ -59,6 +62,8 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
             size,
             written: start,
             published: start,
+            last_len: C::RESPONSE_BYTES,
+            copy: SlotCopy::new(),
             responses: Consumer::new(
                 "rsp_prod",
                 (layout::RSP_PROD, layout::RSP_EVENT),
@@ -93,13 +98,11 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
         if self.free_slots() == 0 {
             return Err(RingFull { size: self.size });
         }
-        let mut copy = SlotCopy::new();
-        let slot = &mut copy.0[..C::SLOT_BYTES];
-        self.codec.encode_request(request, slot);
-        self.memory.write(
-            layout::slot_offset(self.written, self.size, C::SLOT_BYTES),
-            slot,
-        );
+        let slot = &mut self.copy.0[..C::SLOT_BYTES];
+        let len = self.codec.encode_request(request, slot);
+        let offset = layout::slot_offset(self.written, self.size, C::SLOT_BYTES);
+        self.memory.write(offset, &slot[..len]);
+        self.last_len = len;
         self.written = self.written.wrapping_add(1);
         Ok(())
     }
@@ -128,6 +131,18 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
         self.published.wrapping_sub(self.responses.next())
     }
 
+    /// How many responses can be popped before the peer's index is read again; reads it if none
+    /// can. A batch of this many is bounded whatever the peer does meanwhile (XSA-391), and what
+    /// it leads to is published while the peer prepares the next one.
+    ///
+    /// # Errors
+    /// [`RingError::IndexOutOfRange`]; final.
+    #[inline]
+    pub fn available(&mut self) -> Result<u32, RingError> {
+        let answerable = self.answerable();
+        self.responses.available(&self.memory, answerable)
+    }
+
     /// The next response, copied once and then decoded. A peer can keep this returning `Some`
     /// at most as often as requests are published, so a loop over it ends; bound it nevertheless
     /// if it publishes new requests as it goes (XSA-391).
@@ -141,8 +156,11 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
         let Some(index) = self.responses.take(&self.memory, answerable)? else {
             return Ok(None);
         };
-        let mut copy = SlotCopy::new();
-        let slot = &mut copy.0[..C::RESPONSE_BYTES];
+        while let Some(ahead) = self.responses.upcoming() {
+            let offset = layout::slot_offset(ahead, self.size, C::SLOT_BYTES);
+            self.memory.prefetch(offset, self.last_len, self.last_len);
+        }
+        let slot = &mut self.copy.0[..C::RESPONSE_BYTES];
         self.memory
             .read(layout::slot_offset(index, self.size, C::SLOT_BYTES), slot);
         match self.codec.decode_response(slot) {

@@ -25,6 +25,10 @@ pub trait RingMemory {
     fn take_bits(&self, offset: usize, bits: u8) -> u8;
     /// A memory fence.
     fn fence(&self, order: Ordering);
+    /// A hint that this range will soon be read, and its first `write` bytes written too.
+    fn prefetch(&self, offset: usize, len: usize, write: usize) {
+        let _ = (offset, len, write);
+    }
     /// Copies bytes out. Tears if the peer writes meanwhile.
     fn read(&self, offset: usize, into: &mut [u8]);
     /// Copies bytes in.
@@ -59,6 +63,10 @@ impl RingMemory for Arc<SharedPages> {
     #[inline]
     fn fence(&self, order: Ordering) {
         fence(order);
+    }
+    #[inline]
+    fn prefetch(&self, offset: usize, len: usize, write: usize) {
+        SharedPages::prefetch(self, offset, len, write);
     }
     #[inline]
     fn read(&self, offset: usize, into: &mut [u8]) {

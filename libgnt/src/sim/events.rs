@@ -13,6 +13,9 @@
 //!
 //! The last promise depends on the one who filled the selector living until it has written the
 //! eventfd. When it dies in between, the host writes for it: it signals every file whose peer changed.
+//!
+//! A peer can write to the whole page. That is less than Xen promises: a domain of the simulated
+//! Xen can confuse the event channels of another that it is connected to, though not crash it.
 
 use crate::shm::SharedPages;
 use crate::types::{EvtchnPort, PAGE_SIZE};

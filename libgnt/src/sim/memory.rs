@@ -8,6 +8,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 const DEVICE: &str = "simulated memory";
@@ -140,6 +141,22 @@ pub fn map_whole(fd: impl AsFd, pages: usize, access: Access) -> Result<SharedPa
         },
         access,
     )
+}
+
+/// Raises this process's limit of open files as far as it goes: a grant run is a descriptor, and
+/// the soft limit is often 1024.
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(errno) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(
+            "the limit of open files stays at {:?}: {errno}",
+            limit.current
+        );
+    }
 }
 
 #[cfg(test)]

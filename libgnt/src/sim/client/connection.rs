@@ -29,8 +29,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-/// How long an ordinary request may take: the host answers in microseconds unless the machine is
-/// overloaded or the host is stopped.
+/// How long a request may take: the host answers in microseconds unless the machine is overloaded
+/// or the host is stopped.
 const REPLY_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Nothing here is left half-changed by a panic, so a poisoned lock is as good as another.
@@ -95,6 +95,7 @@ pub struct Link {
     queue: Mutex<VecDeque<Outgoing>>,
     waiting: Mutex<Waiting>,
     next_tag: AtomicU64,
+    deadline: Duration,
 }
 
 impl Link {
@@ -102,7 +103,7 @@ impl Link {
     ///
     /// # Errors
     /// The errno of the simulated call as [`Error::Device`]; [`Error::Deadlock`];
-    /// [`Error::HostGone`].
+    /// [`Error::HostGone`], also for a host that does not answer.
     pub fn call(
         &self,
         device: &'static str,
@@ -110,24 +111,27 @@ impl Link {
         request: Request,
     ) -> Result<Answer> {
         let (tag, reply) = self.ask(operation, request)?;
-        match reply.recv_timeout(REPLY_DEADLINE) {
+        match reply.recv_timeout(self.deadline) {
             Ok(delivery) => answer(device, operation, delivery),
             Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
             Err(RecvTimeoutError::Timeout) => {
                 // Whatever the late reply gives would be nobody's: end it here.
                 lock(&self.waiting).calls.remove(&tag);
-                self.fail(format!("did not answer {operation} for {REPLY_DEADLINE:?}"));
+                self.fail(format!(
+                    "did not answer {operation} for {:?}",
+                    self.deadline
+                ));
                 Err(self.gone())
             }
         }
     }
 
-    /// [`Link::call`] for what a kernel may block on: no deadline. The host ends it, with the
-    /// reply, or by detecting that the reply can never come, or by dying.
+    /// [`Link::call`] without a deadline, for what a kernel before 5.19 may block on. The host
+    /// ends it: with the reply, or because it finds that the reply can never come, or by dying.
     ///
     /// # Errors
     /// As [`Link::call`].
-    pub fn call_blocking(
+    fn call_blocking(
         &self,
         device: &'static str,
         operation: &'static str,
@@ -310,6 +314,7 @@ impl Drop for Leave {
 #[derive(Debug)]
 pub struct Client {
     link: Leave,
+    unmap: UnmapMode,
     /// This process's hazard slots.
     pub hazards: HazardPage,
     /// What is mapped where.
@@ -323,7 +328,11 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::NotAvailable`]: no host there. What the host says to the join.
-    pub fn connect(dir: &Path, join: Request) -> Result<(Client, DomId, UnmapMode)> {
+    pub fn connect(dir: &Path, join: Request) -> Result<(Client, DomId)> {
+        Self::connect_with(dir, join, REPLY_DEADLINE)
+    }
+
+    fn connect_with(dir: &Path, join: Request, deadline: Duration) -> Result<(Client, DomId)> {
         let failed = |operation, errno| Error::device(SIM, operation, errno, "");
         let socket = UnixStream::connect(dir.join(HOST_SOCKET)).map_err(|e| no_host(dir, e))?;
         let queued = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -334,6 +343,7 @@ impl Client {
             queue: Mutex::default(),
             waiting: Mutex::default(),
             next_tag: AtomicU64::new(1),
+            deadline,
         }));
         let reading = Arc::clone(&link.0);
         std::thread::Builder::new()
@@ -347,11 +357,34 @@ impl Client {
         let hazards = memory::map_whole(answer.take_fd()?, HAZARD_PAGES, Access::ReadWrite)?;
         let client = Client {
             link,
+            unmap,
             hazards: HazardPage::new(hazards),
             mappings: Mutex::default(),
             peers: Mutex::default(),
         };
-        Ok((client, domid, unmap))
+        Ok((client, domid))
+    }
+
+    /// How this Xen's kernels unmap.
+    pub fn unmap_mode(&self) -> UnmapMode {
+        self.unmap
+    }
+
+    /// For calls that wait for page references or for an invalidation in the `sync` mode. In the
+    /// `async` mode no such call waits, so none gets more time than others.
+    ///
+    /// # Errors
+    /// As [`Link::call`].
+    pub fn call_memory_manager(
+        &self,
+        device: &'static str,
+        operation: &'static str,
+        request: Request,
+    ) -> Result<Answer> {
+        match self.unmap {
+            UnmapMode::Async => self.call(device, operation, request),
+            UnmapMode::Sync => self.call_blocking(device, operation, request),
+        }
     }
 }
 
@@ -362,3 +395,6 @@ impl std::ops::Deref for Client {
         &self.link.0
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,7 +72,7 @@ impl AfterUnmap for TellHost {
         };
         if wait {
             self.client
-                .call_blocking(self.device, "munmap", request)?
+                .call_memory_manager(self.device, "munmap", request)?
                 .done()
         } else {
             self.client.tell(request);

@@ -66,7 +66,7 @@ impl SimMemoryManager for SimPlatform {
     fn release(&self, hold: HoldId) -> Result<()> {
         let request = Request::HoldRelease { hold };
         self.client
-            .call_blocking(DEVICE, "release", request)?
+            .call_memory_manager(DEVICE, "release", request)?
             .done()
     }
 }

@@ -12,6 +12,7 @@ mod gntdev;
 mod mappings;
 mod memory_manager;
 
+use super::memory::raise_file_limit;
 use super::wire::{DeviceKind, FileId, Inspection, PROTOCOL, Reply, Request, UnmapMode};
 use crate::error::{Error, Result};
 use crate::platform::{
@@ -48,12 +49,14 @@ pub fn connect(dir: &Path, domid: Option<DomId>, process: &str) -> Result<Arc<Si
 pub struct SimPlatform {
     dir: PathBuf,
     domid: DomId,
-    unmap: UnmapMode,
     client: Arc<Client>,
 }
 
 impl SimPlatform {
     /// Joins. With `keep`, a domain that this creates outlives its processes.
+    ///
+    /// Raises this process's limit of open files as far as it goes: the memory of a map arrives as
+    /// one descriptor for each gntalloc run in it, all at once, though none stays open.
     ///
     /// # Errors
     /// [`Error::NotAvailable`]: no host in the directory. EPROTO: it is of another version.
@@ -63,6 +66,7 @@ impl SimPlatform {
         process: &str,
         keep: bool,
     ) -> Result<SimPlatform> {
+        raise_file_limit();
         let process = process.to_owned();
         let join = Request::Join {
             protocol: PROTOCOL,
@@ -70,11 +74,10 @@ impl SimPlatform {
             process,
             keep,
         };
-        let (client, domid, unmap) = Client::connect(dir, join)?;
+        let (client, domid) = Client::connect(dir, join)?;
         Ok(SimPlatform {
             dir: dir.to_owned(),
             domid,
-            unmap,
             client: Arc::new(client),
         })
     }
@@ -86,7 +89,7 @@ impl SimPlatform {
 
     /// How this Xen's kernels unmap.
     pub fn unmap_mode(&self) -> UnmapMode {
-        self.unmap
+        self.client.unmap_mode()
     }
 
     /// Everything alive on the simulated Xen.

@@ -12,6 +12,7 @@ mod thread;
 pub use thread::HostThread;
 
 use super::core::{Config, ConnId, Deadlock, Input, Machine, Now, Output};
+use super::memory::raise_file_limit;
 use super::wire::{HOST_SOCKET, ReplyFrame, SimError};
 use crate::error::{Error, Result};
 use crate::types::DomId;
@@ -21,7 +22,6 @@ use mio::event::Event;
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::{HashMap, VecDeque};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -39,6 +39,8 @@ const TURN: usize = 64;
 /// How soon a hazard slot that stood in the way is looked at again: a page copy takes well
 /// under a microsecond, so this is for a copier that lost its processor.
 const DRAIN_RETRY: Duration = Duration::from_millis(1);
+/// Connections at the same time: each costs the host descriptors and a page.
+const MAX_CONNECTIONS: usize = 1024;
 /// How long new connections wait when the host cannot accept them (no descriptor left).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -288,6 +290,12 @@ impl Host {
     }
 
     fn admit(&mut self, stream: mio::net::UnixStream) {
+        if self.connections.len() >= MAX_CONNECTIONS {
+            self.services.log(&format!(
+                "a connection was refused: there are {MAX_CONNECTIONS} already"
+            ));
+            return;
+        }
         let conn = ConnId(self.next_conn);
         self.next_conn += 1;
         let token = Token(conn.0 as usize);
@@ -438,22 +446,5 @@ fn refusal(error: Error) -> SimError {
         errno: error.errno().unwrap_or(Errno::NOMEM).raw_os_error(),
         detail: error.to_string(),
         cycle: Vec::new(),
-    }
-}
-
-/// Every grant run costs the host a descriptor; the soft limit is often 1024.
-fn raise_file_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(errno) = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        },
-    ) {
-        tracing::warn!(
-            "the limit of open files stays at {:?}: {errno}",
-            limit.current
-        );
     }
 }
