@@ -15,6 +15,7 @@ pub mod consumer;
 pub mod error;
 pub mod holder;
 pub mod lab;
+pub mod remote;
 pub mod report;
 pub mod scenario;
 pub mod settings;

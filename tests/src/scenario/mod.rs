@@ -12,6 +12,7 @@ mod partial_map;
 mod revoke_in_use;
 mod stage;
 
+pub(crate) use pair::digest;
 pub use stage::Stage;
 
 use crate::checks::{Check, Evidence};

@@ -11,6 +11,7 @@ mod control;
 mod signals;
 
 pub use autopsy::{Autopsy, Thread};
+pub(crate) use child::Files;
 pub use child::{Child, describe};
 pub use control::{Control, News, Order};
 pub use signals::Signals;
@@ -643,7 +644,7 @@ fn from_token(token: Token) -> (usize, bool) {
 }
 
 /// Sockets that should have been removed by whoever bound them.
-fn sockets_below(dir: &Path) -> Vec<String> {
+pub(crate) fn sockets_below(dir: &Path) -> Vec<String> {
     use std::os::unix::fs::FileTypeExt;
     let mut found = Vec::new();
     let mut todo = vec![dir.to_owned()];
