@@ -92,9 +92,8 @@ fn encode_request<L: Layout>(request: &Request, slot: &mut [u8]) -> usize {
     put(slot, L::SECTOR, request.sector.to_le_bytes());
     let places = slot[L::SEGMENTS..].chunks_exact_mut(SEGMENT_BYTES);
     for (segment, place) in request.segments.iter().zip(places) {
-        let word = u64::from(segment.gref)
-            | u64::from(segment.first_sector) << 32
-            | u64::from(segment.last_sector) << 40;
+        let sectors = u16::from_le_bytes([segment.first_sector, segment.last_sector]);
+        let word = u64::from(segment.gref) | u64::from(sectors) << 32;
         put(place, 0, word.to_le_bytes());
     }
     L::SEGMENTS + request.segments.len() * SEGMENT_BYTES
