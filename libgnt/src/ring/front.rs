@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// The front end of a ring (`XEN_FRONT_RING_INIT` and the macros on a `NAME_front_ring`).
 ///
-/// Size and indices are private; of the shared page only `rsp_prod` and `rsp_event`'s counterpart
+/// Size and indices are private; of the shared page only `rsp_prod`, `req_event` and the slots
 /// are read, and only the front's own fields are written. No I/O: the caller sends the event when
 /// [`publish`](FrontRing::publish) says so, and sleeps when [`final_check`](FrontRing::final_check)
 /// says that it may.
