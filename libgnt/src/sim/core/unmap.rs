@@ -69,6 +69,7 @@ impl Machine {
         let Some(map) = self.maps.remove(&id) else {
             return;
         };
+        self.reserved -= map.pages.len();
         if let Some(port) = map.notify.event {
             self.notify_remote(map.domid, port);
             self.put_port(map.domid, port);
@@ -87,7 +88,7 @@ impl Machine {
     /// Unmaps those of the pages that are not being removed already: at once where nobody holds
     /// a page of the run. The others wait: for `blocked`, or for the timer.
     pub(super) fn unmap_pages(&mut self, id: MapId, first: u32, end: u32, blocked: Option<WaitId>) {
-        let only_handles = self.sabotaged(Sabotage::DoubleUnmap);
+        let forgetful = self.sabotaged(Sabotage::DoubleUnmap);
         let Some(map) = self.maps.get_mut(&id) else {
             return;
         };
@@ -97,12 +98,7 @@ impl Machine {
         let mut runs: Vec<(u32, u32)> = Vec::new();
         for page in first..end {
             let entry = &mut map.pages[page as usize];
-            let skip = if only_handles {
-                entry.handle.is_none()
-            } else {
-                entry.being_removed
-            };
-            if skip {
+            if entry.being_removed && !forgetful {
                 continue;
             }
             entry.being_removed = true;
@@ -204,7 +200,8 @@ impl Machine {
             self.hypervisor_unmap(*handle);
             unmapped += 1;
         }
-        if let Some(map) = self.maps.get_mut(&work.map) {
+        let forgetful = self.sabotaged(Sabotage::DoubleUnmap);
+        if let Some(map) = self.maps.get_mut(&work.map).filter(|_| !forgetful) {
             for page in work.first_page..work.end() {
                 map.pages[page as usize].handle = None;
             }
@@ -249,6 +246,9 @@ impl Machine {
     /// References to pages of a map were dropped. A blocked unmap goes on at once; a queued one
     /// waits for its timer, as the kernel's does.
     pub(super) fn references_dropped(&mut self, map: MapId) {
+        if self.waits.is_empty() {
+            return;
+        }
         let blocked = self.works.iter().filter(|(_, w)| w.map == map);
         let blocked: Vec<_> = blocked
             .filter(|(_, w)| matches!(w.then, Then::Wake(_)))

@@ -1,15 +1,19 @@
 //! One host for one directory.
 
-use super::super::wire::HOST_SOCKET;
+use super::super::wire::{HOST_SOCKET, XENSTORE_SOCKET};
 use crate::error::Result;
 use crate::platform::not_available;
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open, stat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// The lock file beside the socket.
 const LOCK: &str = "xen.lock";
+/// `sun_path` of `struct sockaddr_un` has 108 bytes, the last of them zero (`unix(7)`).
+const MAX_SOCKET_PATH: usize = 107;
 /// Locks that went away under us before we believe that something else is wrong.
 const TRIES: usize = 16;
 
@@ -32,6 +36,13 @@ impl Claim {
             )
         };
         let another = "use another directory with `--dir`";
+        let longest = dir.join(XENSTORE_SOCKET).as_os_str().as_bytes().len();
+        if longest > MAX_SOCKET_PATH {
+            return Err(refused(
+                format!("its sockets' paths would be {longest} bytes long, over {MAX_SOCKET_PATH}"),
+                "use a directory with a shorter path with `--dir`",
+            ));
+        }
         std::fs::create_dir_all(dir).map_err(|e| refused(e.to_string(), another))?;
         let lock = lock_file(&dir.join(LOCK)).map_err(|errno| match errno {
             Errno::AGAIN => refused(
@@ -40,11 +51,10 @@ impl Claim {
             ),
             errno => refused(format!("{LOCK}: {errno}"), another),
         })?;
-        match std::fs::remove_file(dir.join(HOST_SOCKET)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(refused(format!("{HOST_SOCKET}: {e}"), another));
-            }
-            _ => {}
+        if let Err(cause) = remove_stale(&dir.join(HOST_SOCKET)) {
+            // Still locked, so still ours to remove.
+            let _ = std::fs::remove_file(dir.join(LOCK));
+            return Err(refused(format!("{HOST_SOCKET}: {cause}"), another));
         }
         Ok(Claim {
             dir: dir.to_owned(),
@@ -66,6 +76,18 @@ impl Drop for Claim {
                 tracing::debug!(%error, name, "not removed");
             }
         }
+    }
+}
+
+/// Removes a socket, and nothing else that may have its name.
+fn remove_stale(socket: &Path) -> Result<(), String> {
+    match std::fs::symlink_metadata(socket) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e.to_string()),
+        Ok(there) if there.file_type().is_socket() => {
+            std::fs::remove_file(socket).map_err(|e| e.to_string())
+        }
+        Ok(_) => Err("is there, and is no socket".into()),
     }
 }
 
@@ -91,6 +113,7 @@ fn lock_file(path: &Path) -> Result<OwnedFd, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixListener;
 
     #[test]
     fn one_at_a_time_and_nothing_left_behind() {
@@ -99,15 +122,34 @@ mod tests {
         let first = Claim::take(&dir).expect("free");
         let refused = Claim::take(&dir).expect_err("taken").to_string();
         assert!(refused.contains("another host serves it"), "{refused}");
-        std::fs::write(dir.join(HOST_SOCKET), b"").expect("socket");
+        drop(UnixListener::bind(dir.join(HOST_SOCKET)).expect("socket"));
         drop(first);
         assert_eq!(std::fs::read_dir(&dir).expect("dir").count(), 0);
         // As after a kill: both files there, no lock held.
-        for name in [HOST_SOCKET, LOCK] {
-            std::fs::write(dir.join(name), b"").expect("stale");
-        }
+        std::fs::write(dir.join(LOCK), b"").expect("stale lock");
+        drop(UnixListener::bind(dir.join(HOST_SOCKET)).expect("stale socket"));
         let second = Claim::take(&dir).expect("stale files do not stop a host");
         assert!(!dir.join(HOST_SOCKET).exists());
         drop(second);
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_is_left_alone() {
+        let temp = tempfile::tempdir().expect("dir");
+        let file = temp.path().join(HOST_SOCKET);
+        std::fs::write(&file, b"somebody's").expect("file");
+        let refused = Claim::take(temp.path()).expect_err("not ours").to_string();
+        assert!(refused.contains("is no socket"), "{refused}");
+        assert_eq!(std::fs::read(&file).expect("file"), b"somebody's");
+        assert_eq!(std::fs::read_dir(temp.path()).expect("dir").count(), 1);
+    }
+
+    #[test]
+    fn a_directory_too_deep_for_a_socket_is_refused_in_words() {
+        let temp = tempfile::tempdir().expect("dir");
+        let deep = temp.path().join("d".repeat(MAX_SOCKET_PATH));
+        let refused = Claim::take(&deep).expect_err("too long").to_string();
+        assert!(refused.contains("shorter path"), "{refused}");
+        assert!(!deep.exists());
     }
 }

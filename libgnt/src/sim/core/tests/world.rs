@@ -29,6 +29,8 @@ pub struct World {
     pub runs: BTreeSet<RunId>,
     /// Revocations that no copy-drained report has answered yet.
     pub revoked: Vec<(DomId, GrantRef)>,
+    /// What the machine told the host to do that a host cannot do.
+    fault: Option<String>,
     last_conn: u64,
     last_tag: u64,
 }
@@ -61,6 +63,7 @@ impl World {
             replies: BTreeMap::new(),
             runs: BTreeSet::new(),
             revoked: Vec::new(),
+            fault: None,
             last_conn: 0,
             last_tag: 0,
         }
@@ -71,6 +74,9 @@ impl World {
         let mut out = Vec::new();
         self.machine.step(self.now, input, &mut out);
         for output in out {
+            if let Err(fault) = self.perform(&output) {
+                self.fault.get_or_insert(fault);
+            }
             match output {
                 Output::Reply {
                     conn,
@@ -78,32 +84,44 @@ impl World {
                     result,
                     attach,
                 } => {
-                    for attachment in &attach {
-                        if let Attachment::Run { run, .. } = attachment {
-                            assert!(
-                                self.runs.contains(run),
-                                "{run:?} travels after it was freed"
-                            );
-                        }
-                    }
-                    let old = self.replies.insert(tag, (conn, result, attach));
-                    assert!(old.is_none(), "two replies to one request");
+                    self.replies.insert(tag, (conn, result, attach));
                 }
-                other => {
-                    match &other {
-                        Output::CreateRun { run, .. } => assert!(self.runs.insert(*run)),
-                        Output::FreeRun { run } => assert!(self.runs.remove(run)),
-                        Output::ClearByte { run, .. } => {
-                            assert!(self.runs.contains(run), "a byte of a freed run is cleared");
-                        }
-                        Output::RevokeCopy { domid, gref, .. } => {
-                            self.revoked.push((*domid, *gref))
-                        }
-                        _ => {}
-                    }
-                    self.out.push(other);
-                }
+                other => self.out.push(other),
             }
+        }
+    }
+
+    /// What a host does with memory, as far as it can be wrong.
+    fn perform(&mut self, output: &Output) -> Result<(), String> {
+        let ensure = |ok: bool, what: &str| {
+            if ok {
+                Ok(())
+            } else {
+                Err(format!("{what}: {output:?}"))
+            }
+        };
+        match output {
+            Output::Reply { tag, attach, .. } => {
+                let alive = |a: &Attachment| match a {
+                    Attachment::Run { run, .. } => self.runs.contains(run),
+                    _ => true,
+                };
+                ensure(attach.iter().all(alive), "freed memory travels")?;
+                ensure(
+                    !self.replies.contains_key(tag),
+                    "two replies to one request",
+                )
+            }
+            Output::CreateRun { run, .. } => ensure(self.runs.insert(*run), "memory made twice"),
+            Output::FreeRun { run } => ensure(self.runs.remove(run), "memory freed twice"),
+            Output::ClearByte { run, .. } => {
+                ensure(self.runs.contains(run), "a byte of freed memory is cleared")
+            }
+            Output::RevokeCopy { domid, gref, .. } => {
+                self.revoked.push((*domid, *gref));
+                Ok(())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -111,13 +129,17 @@ impl World {
     pub fn step(&mut self, input: Input) {
         let what = format!("{input:?}");
         self.step_unchecked(input);
-        if let Err(why) = self.machine.check() {
+        if let Err(why) = self.check() {
             panic!("after {what}: {why}");
         }
     }
 
+    /// The machine's own check, and what its outputs showed.
     pub fn check(&self) -> Result<(), String> {
-        self.machine.check()
+        match &self.fault {
+            Some(fault) => Err(fault.clone()),
+            None => self.machine.check(),
+        }
     }
 
     pub fn connect(&mut self) -> ConnId {
@@ -473,110 +495,5 @@ impl Alloc {
             .iter()
             .map(|gref| ForeignGrant { domid, gref: *gref })
             .collect()
-    }
-}
-
-/// A granter in [`GUEST`] and a mapper in [`BACKEND`], which has mapped all pages.
-pub struct Pair {
-    pub w: World,
-    pub front: ConnId,
-    pub front_alloc: FileId,
-    pub alloc: Alloc,
-    pub back: ConnId,
-    pub gntdev: FileId,
-    pub evtchn: FileId,
-    pub map: (u64, VmaId),
-    pub pages: u32,
-    /// The unmap notify's port, and where it is heard.
-    pub event: (EvtchnPort, EvtchnPort),
-}
-
-impl Pair {
-    /// Grants, maps, and arms byte 0 and the event.
-    #[track_caller]
-    pub fn mapped(w: World, pages: u32) -> Pair {
-        let mut pair = Pair::granted(w, pages);
-        let grants = pair.grants();
-        pair.map = pair.w.map(pair.back, pair.gntdev, &grants);
-        let notify = UnmapNotify {
-            clear_byte: true,
-            send_event: Some(pair.event.0),
-        };
-        pair.w.notify(pair.back, pair.gntdev, pair.map.0, notify);
-        pair
-    }
-
-    /// Grants only.
-    #[track_caller]
-    pub fn granted(mut w: World, pages: u32) -> Pair {
-        let front = w.join(GUEST, "front");
-        let back = w.join(BACKEND, "back");
-        let front_alloc = w.open(front, DeviceKind::Gntalloc);
-        let gntdev = w.open(back, DeviceKind::Gntdev);
-        let evtchn = w.open(back, DeviceKind::Evtchn);
-        let event = w.loopback(back, evtchn);
-        let alloc = w.alloc(front, front_alloc, BACKEND, pages);
-        let map = (0, VmaId(0));
-        Pair {
-            w,
-            front,
-            front_alloc,
-            alloc,
-            back,
-            gntdev,
-            evtchn,
-            map,
-            pages,
-            event,
-        }
-    }
-
-    pub fn grants(&self) -> Vec<ForeignGrant> {
-        self.alloc.of(GUEST)
-    }
-
-    #[track_caller]
-    pub fn unmap(&mut self) {
-        self.w.unmap(self.back, self.gntdev, self.map, self.pages);
-    }
-
-    pub fn munmap(&self) -> Request {
-        Request::Munmap {
-            vma: self.map.1,
-            first_page: 0,
-            pages: self.pages,
-        }
-    }
-
-    #[track_caller]
-    pub fn dealloc(&mut self) {
-        let (file, index, pages) = (self.front_alloc, self.alloc.index, self.pages);
-        self.w
-            .done(self.front, Request::DeallocGref { file, index, pages });
-    }
-
-    /// The notify event was heard, this many times.
-    #[track_caller]
-    pub fn assert_events(&self, times: usize) {
-        let heard = (self.evtchn, self.event.1);
-        assert_eq!(
-            self.w.raises().iter().filter(|r| **r == heard).count(),
-            times
-        );
-    }
-
-    pub fn byte_cleared(&self) -> bool {
-        self.w
-            .out
-            .iter()
-            .any(|o| matches!(o, Output::ClearByte { offset: 0, .. }))
-    }
-
-    /// How many of the pages the mapper still maps.
-    pub fn mapped_pages(&self) -> usize {
-        self.grants()
-            .iter()
-            .filter(|g| self.w.grant(**g).is_some_and(|(maps, _)| maps > 0))
-            .count()
     }
 }
