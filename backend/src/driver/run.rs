@@ -7,7 +7,7 @@ use super::data::{DataPath, Nobody};
 use super::link::Link;
 use super::nodes::FrontNodes;
 use super::pace::{Spin, Storm};
-use crate::agent::{Agent, AgentConfig, DataMode, Input, RING_SIZE, Sabotage};
+use crate::agent::{Agent, AgentConfig, DataMode, Input, RING_SIZE};
 use crate::disk::{Disk, Store, pool::Pool};
 use crate::hooks::EventKind;
 use libgnt::event::Events;
@@ -102,7 +102,7 @@ impl Backend {
             ring_size: RING_SIZE,
             max_zombies: config.max_zombies,
             cache: config.cache,
-            sabotage: Sabotage::None,
+            sabotage: config.sabotage,
         });
         let pool = match disk.store() {
             Store::Memory(_) => None,
@@ -363,7 +363,10 @@ impl Backend {
     fn obey_xenstore(&mut self) -> Result<(), BackendError> {
         while let Some(order) = self.bus.next_order()? {
             match order {
-                Order::Waiting => self.data.hooks.tell(EventKind::Waiting),
+                Order::Waiting => {
+                    tracing::info!(front = %self.bus.front(), "waiting for a front end");
+                    self.data.hooks.tell(EventKind::Waiting);
+                }
                 Order::Connect(nodes) => self.connect(&nodes)?,
                 Order::Serve => {
                     let mode = self.data.agent.mode();
