@@ -5,8 +5,6 @@
 //! `cargo bench --package pv-stress --bench pair`; the rival needs Debian's packages fio and nbdkit.
 //! Rounds alternate, so that a change of the machine's speed meets both.
 
-use libgnt::sim::client::connect;
-use libgnt::types::DomId;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -45,10 +43,12 @@ impl Drop for Running {
 
 fn measure() -> Outcome<()> {
     let dir = tempfile::tempdir()?;
-    let (_host, _back) = start_pair(dir.path())?;
+    let (_host, back) = start_pair(dir.path())?;
     let rival = Rival::start(dir.path())?;
     if rival.is_none() {
-        println!("fio or nbdkit is not installed (apt-get install fio nbdkit): only the pair is measured");
+        println!(
+            "fio or nbdkit is not installed (apt-get install fio nbdkit): only the pair is measured"
+        );
     }
     let mut ratios = Vec::new();
     println!("4 KiB random reads, depth 32, disk in memory, {SECONDS} s a round");
@@ -71,11 +71,15 @@ fn measure() -> Outcome<()> {
     if let Some(median) = ratios.get(ratios.len() / 2) {
         println!("  median ratio {median:.2} (aim: at least 3)");
     }
-    match all_calls(dir.path(), _back.0.id())? {
+    match all_calls(dir.path(), back.0.id())? {
         Some(per_request) => {
-            println!("  system calls per request, both ends together, counted by the kernel: {per_request:.3} (aim: below 0.2 an end)");
+            println!(
+                "  system calls per request, both ends together, counted by the kernel: {per_request:.3} (aim: below 0.2 an end)"
+            );
         }
-        None => println!("  perf cannot count system calls here: the calls/request above are the front end's own count"),
+        None => println!(
+            "  perf cannot count system calls here: the calls/request above are the front end's own count"
+        ),
     }
     Ok(())
 }
@@ -90,14 +94,16 @@ fn start_pair(dir: &Path) -> Outcome<(Running, Running)> {
     let mut line = String::new();
     BufReader::new(host.stdout.take().ok_or("no stdout")?).read_line(&mut line)?;
     let host = Running(host);
-    let toolstack = connect(dir, Some(DomId(0)), "toolstack")?;
-    toolstack.create_domain(DomId(1), "front")?;
-    let status = agent("backend", dir).args(["attach", "--front", "1"]).args(sim(dir)).status()?;
+    let status = agent("backend")
+        .args(["attach", "--front", "1"])
+        .args(sim(dir))
+        .status()?;
     if !status.success() {
         return Err("attach failed".into());
     }
-    let mut back = agent("backend", dir);
-    back.args(["serve", "--front", "1", "--memory", MEMORY, "--log", "warn"]).args(sim(dir));
+    let mut back = agent("backend");
+    back.args(["serve", "--front", "1", "--memory", MEMORY, "--log", "warn"])
+        .args(sim(dir));
     Ok((host, Running(back.spawn()?)))
 }
 
@@ -106,7 +112,7 @@ fn sim(dir: &Path) -> [String; 2] {
 }
 
 /// This benchmark again, as one of the agents.
-fn agent(role: &str, _dir: &Path) -> Command {
+fn agent(role: &str) -> Command {
     let exe = std::env::current_exe().unwrap_or_else(|_| "pair".into());
     let mut command = Command::new(exe);
     command.env(ROLE, role);
@@ -114,9 +120,26 @@ fn agent(role: &str, _dir: &Path) -> Command {
 }
 
 fn front_command(dir: &Path) -> Command {
-    let mut command = agent("frontend", dir);
-    command.args(["bench", "--persistent", "--json", "--depth", "32", "--block-size", "4096"]);
-    command.args(["--domain", "1", "--seconds", &SECONDS.to_string(), "--log", "error"]).args(sim(dir));
+    let mut command = agent("frontend");
+    command.args([
+        "bench",
+        "--persistent",
+        "--json",
+        "--depth",
+        "32",
+        "--block-size",
+        "4096",
+    ]);
+    command
+        .args([
+            "--domain",
+            "1",
+            "--seconds",
+            &SECONDS.to_string(),
+            "--log",
+            "error",
+        ])
+        .args(sim(dir));
     command
 }
 
@@ -142,7 +165,11 @@ fn all_calls(dir: &Path, back: u32) -> Outcome<Option<f64>> {
     }
     let front = front_command(dir).stdout(Stdio::piped()).spawn()?;
     let pids = format!("{back},{}", front.id());
-    let perf = Command::new("perf").args(event).args(["-p", &pids]).stderr(Stdio::piped()).spawn()?;
+    let perf = Command::new("perf")
+        .args(event)
+        .args(["-p", &pids])
+        .stderr(Stdio::piped())
+        .spawn()?;
     let report = front.wait_with_output()?;
     // perf ends with its targets, or by our word.
     rustix::process::kill_process(
@@ -151,7 +178,10 @@ fn all_calls(dir: &Path, back: u32) -> Outcome<Option<f64>> {
     )?;
     let counted = perf.wait_with_output()?;
     let text = String::from_utf8_lossy(&counted.stderr).into_owned();
-    let line = text.lines().find(|l| l.contains("raw_syscalls")).ok_or("perf counted nothing")?;
+    let line = text
+        .lines()
+        .find(|l| l.contains("raw_syscalls"))
+        .ok_or("perf counted nothing")?;
     let calls: f64 = line.split(',').next().unwrap_or("").parse()?;
     let ios = number(&serde_json::from_slice(&report.stdout)?, "/ios")?;
     Ok(Some(calls / ios))
@@ -188,21 +218,39 @@ impl Rival {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         let uri = format!("nbd+unix:///?socket={}", socket.display());
-        Ok(Some(Rival { uri, _nbdkit: nbdkit }))
+        Ok(Some(Rival {
+            uri,
+            _nbdkit: nbdkit,
+        }))
     }
 
     fn iops(&self) -> Outcome<f64> {
         let output = Command::new("fio")
-            .args(["--name=rival", "--ioengine=nbd", "--rw=randread", "--bs=4k", "--iodepth=32"])
-            .args([&format!("--size={MEMORY}"), "--time_based", &format!("--runtime={SECONDS}")])
+            .args([
+                "--name=rival",
+                "--ioengine=nbd",
+                "--rw=randread",
+                "--bs=4k",
+                "--iodepth=32",
+            ])
+            .args([
+                &format!("--size={MEMORY}"),
+                "--time_based",
+                &format!("--runtime={SECONDS}"),
+            ])
             .arg(format!("--uri={}", self.uri))
             .arg("--output-format=json")
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         // fio prints notes before the JSON.
-        let json = text.find('{').map(|at| &text[at..]).ok_or("fio printed no JSON")?;
+        let json = text
+            .find('{')
+            .map(|at| &text[at..])
+            .ok_or("fio printed no JSON")?;
         let report: serde_json::Value = serde_json::from_str(json)?;
-        let iops = report.pointer("/jobs/0/read/iops").and_then(serde_json::Value::as_f64);
+        let iops = report
+            .pointer("/jobs/0/read/iops")
+            .and_then(serde_json::Value::as_f64);
         iops.ok_or_else(|| "no iops in fio's report".into())
     }
 }
