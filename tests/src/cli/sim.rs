@@ -96,7 +96,7 @@ fn instructions(dir: &Path, out: &mut dyn Write) -> std::io::Result<()> {
   truncate -s 64M disk.img
   {back} attach {at}--front 1 --device xvda
   {back} serve {at}--front 1 --device xvda --image disk.img
-  {front} copy {at}--domain 1 --device xvda some-file
+  {front} copy {at}--domain 1 --device xvda --input some-file
   XENSTORED_PATH={xenstored} xenstore-ls
 
 Ctrl-C ends it.

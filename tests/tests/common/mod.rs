@@ -188,3 +188,110 @@ pub fn read_until(child: &mut Child, text: &str) -> String {
 pub fn signal(child: &Child, signal: rustix::process::Signal) {
     rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
 }
+
+/// A running `pv-stress sim`, ended when dropped.
+pub struct Sim {
+    pub dir: PathBuf,
+    pub child: Child,
+}
+
+impl Sim {
+    pub fn start(place: &Place) -> Sim {
+        let dir = place.path("sim");
+        let mut child = place
+            .command(&["sim", "--dir", dir.to_str().unwrap()])
+            .spawn()
+            .unwrap();
+        let text = read_until(&mut child, "Ctrl-C ends it");
+        assert!(text.contains("xenstore-ls"), "{text}");
+        Sim { dir, child }
+    }
+
+    /// A pv-backend or pv-frontend command against it.
+    pub fn command(&self, place: &Place, program: &str, command: &str, more: &[&str]) -> Command {
+        let platform = format!("sim:{}", self.dir.display());
+        let mut all = vec![
+            program,
+            command,
+            "--platform",
+            &platform,
+            "--device",
+            "xvda",
+        ];
+        all.extend(match program {
+            "pv-backend" => ["--front", "1"],
+            _ => ["--domain", "1"],
+        });
+        all.extend(more);
+        place.command(&all)
+    }
+
+    pub fn run(&self, place: &Place, program: &str, command: &str, more: &[&str]) -> Said {
+        said(
+            self.command(place, program, command, more)
+                .output()
+                .unwrap(),
+        )
+    }
+
+    /// A back end that is ready: its log says so.
+    pub fn serve(&self, place: &Place, mut command: Command) -> Serving {
+        let log = place.path("serve.log");
+        command
+            .stderr(fs::File::create(&log).unwrap())
+            .stdout(Stdio::null());
+        let child = command.spawn().unwrap();
+        await_text(&log, "waiting for a front end");
+        Serving { child, log }
+    }
+
+    /// As Ctrl-C; it must end well.
+    pub fn end(mut self) {
+        signal(&self.child, rustix::process::Signal::INT);
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.code(), Some(0));
+        let left: Vec<_> = fs::read_dir(&self.dir).unwrap().flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A running back end.
+pub struct Serving {
+    pub child: Child,
+    pub log: PathBuf,
+}
+
+impl Serving {
+    /// What it said, after Ctrl-C.
+    pub fn end(self) -> Said {
+        signal(&self.child, rustix::process::Signal::INT);
+        self.ended()
+    }
+
+    /// What it said, when it ends by itself.
+    pub fn ended(mut self) -> Said {
+        let status = self.child.wait().unwrap().code();
+        let stderr = fs::read_to_string(&self.log).unwrap();
+        let said = Said {
+            status,
+            stdout: String::new(),
+            stderr,
+        };
+        said.assert_no_panic();
+        said
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
