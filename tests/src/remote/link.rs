@@ -187,7 +187,7 @@ impl<'a> Frame<'a> {
         let session = u32::from_str_radix(std::str::from_utf8(fields.next()?).ok()?, 16).ok()?;
         let number = std::str::from_utf8(fields.next()?).ok()?;
         let number = match number {
-            "a" => None,
+            "-" => None,
             number => Some(u64::from_str_radix(number, 16).ok()?),
         };
         let sum = u32::from_str_radix(std::str::from_utf8(fields.next()?).ok()?, 16).ok()?;
@@ -203,7 +203,7 @@ impl<'a> Frame<'a> {
 
 fn encode(out: &mut Vec<u8>, mark: &[u8], session: u32, number: Option<u64>, payload: &[u8]) {
     let sum = checksum(session, number, payload);
-    let number = number.map_or_else(|| "a".to_owned(), |number| format!("{number:x}"));
+    let number = number.map_or_else(|| "-".to_owned(), |number| format!("{number:x}"));
     // A line end first: what the kernel began must not swallow the mark.
     out.push(b'\n');
     out.extend(mark);
