@@ -22,3 +22,4 @@ pub mod settings;
 pub mod timeline;
 pub mod verdict;
 pub mod world;
+pub mod xen;

@@ -37,6 +37,9 @@ pub enum LabError {
     /// An unknown version was asked for.
     #[error(transparent)]
     Version(#[from] super::release::UnknownVersion),
+    /// The command line or the report's directory will not do.
+    #[error(transparent)]
+    Run(#[from] crate::error::Error),
     /// The machine booted, but did not get to where it should.
     #[error("{what}; the serial log is {log}\n{tail}")]
     Guest {

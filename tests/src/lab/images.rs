@@ -14,6 +14,8 @@ pub struct Contents<'a> {
     pub agent: &'a [u8],
     /// What dom0 does when it is up: shell, read by its init.
     pub job: &'a str,
+    /// Small files for dom0: name in `/lab`, and text.
+    pub configs: &'a [(String, String)],
     /// Files of the user, for dom0 and the domains: content's place here, and its name in `/lab`.
     pub with: &'a [(PathBuf, String)],
     /// A gntdev module instead of the kernel's own.
@@ -72,6 +74,11 @@ pub fn build(parts: &Parts, contents: &Contents<'_>) -> Result<Vec<u8>> {
         Path::new("/usr/lib/x86_64-linux-gnu"),
     )?;
     image.file(Path::new("lab/job"), contents.job.as_bytes())?;
+    for (name, text) in contents.configs {
+        image.file(&Path::new("lab").join(name), text.as_bytes())?;
+    }
+    // xl complains about a missing one every time.
+    image.file(Path::new("etc/xen/xl.conf"), b"")?;
     image.copy(&parts.kernel, Path::new("lab/vmlinuz"))?;
     image.file(Path::new("lab/domain.cpio"), &domain)?;
     image.finish()

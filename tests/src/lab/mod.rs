@@ -8,6 +8,7 @@
 mod error;
 mod image;
 mod images;
+mod job;
 mod machine;
 mod options;
 mod packages;

@@ -37,6 +37,38 @@ pub fn unpack(disk: &Path, to: &Path) -> Result<bool> {
     Ok(true)
 }
 
+/// Puts what came back to its place in the report's directory: dom0's report itself, and everything
+/// else below `machine`.
+///
+/// # Errors
+/// What the file system says.
+pub fn keep(results: &Path, report: &Path) -> Result<()> {
+    for entry in fs::read_dir(results).map_err(LabError::file(results))? {
+        let entry = entry.map_err(LabError::file(results))?;
+        if entry.file_name() == "report" {
+            copy_below(&entry.path(), report)?;
+        } else if entry.file_name() != "status" {
+            copy_below(&entry.path(), &report.join("machine").join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_below(from: &Path, to: &Path) -> Result<()> {
+    if !from.is_dir() {
+        return fs::copy(from, to).map(|_| ()).map_err(LabError::file(to));
+    }
+    fs::create_dir_all(to).map_err(LabError::file(to))?;
+    for entry in fs::read_dir(from).map_err(LabError::file(from))? {
+        let entry = entry.map_err(LabError::file(from))?;
+        // The marker is the claimed directory's own.
+        if !entry.file_name().as_encoded_bytes().starts_with(b".") {
+            copy_below(&entry.path(), &to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,24 +2,29 @@
 
 use super::error::{LabError, Result};
 use super::images::{self, Contents};
+use super::job::DOMAINS;
 use super::machine::{Boot, Machine, tail};
 use super::options::LabArgs;
 use super::parts::Parts;
 use super::release::Release;
 use super::work::Work;
-use super::{program, results};
+use super::{job, program, results};
+use crate::report::ReportDir;
+use crate::settings::PlatformKind;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// For the boot and what follows it.
-const BOOT: Duration = Duration::from_secs(180);
-/// For a command, unless told otherwise.
-const COMMAND: Duration = Duration::from_secs(600);
+/// For the boot of the machine and its domains, and for what follows the last scenario.
+const BOOT: Duration = Duration::from_secs(240);
+/// Beside each scenario's deadline: ending what hangs, and asking what is left.
+const BESIDE: Duration = Duration::from_secs(45);
+/// A shell has as long as it likes.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Runs the lab. The exit status is the command's own.
+/// Runs the lab. The exit status is that of the run, or of the command.
 ///
 /// # Errors
 /// [`LabError`]: what was missing, or what went wrong before there was a result.
@@ -30,40 +35,39 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
         // With standard error gone there is nobody to tell.
         let _ = writeln!(anstream::stderr(), "lab {seconds:>4} s: {what}");
     };
-    let (xen, kernel) = (
-        Release::with_xen(&args.xen)?,
-        Release::with_kernel(&args.kernel)?,
-    );
+    let (xen, kernel) = (Release::with_xen(&args.xen)?, Release::with_kernel(&args.kernel)?);
+    let limit = limit(args)?;
     super::machine::check_installed()?;
+    let report = ReportDir::claim(&args.report)?;
     let cache = std::path::absolute(&args.cache).map_err(LabError::file(&args.cache))?;
     let work = Work::new(&cache)?;
-    let with = named_files(&args.with)?;
+    let mut with = named_files(&args.with)?;
+    with.extend(args.input.iter().map(|input| (input.clone(), job::INPUT.to_owned())));
     let parts = Parts::fetch(&cache, xen, kernel, args.mirror.as_deref(), &mut tell)?;
     let agent = program::agent(args.agent.as_deref(), &cache, &mut tell)?;
     tell("building the images");
-    let job = job(args);
+    let configs = DOMAINS.map(|name| (format!("{name}.cfg"), job::config(name, args.guest)));
     let contents = Contents {
         agent: &agent,
-        job: &job,
+        job: &job::job(args),
+        configs: &configs,
         with: &with,
         gntdev: None,
     };
     let initramfs = images::build(&parts, &contents)?;
+    let machine = report.path().join("machine");
+    fs::create_dir_all(&machine).map_err(LabError::file(&machine))?;
     let boot = Boot {
         xen: &parts.xen,
         kernel: &parts.kernel,
         initramfs: &work.path("dom0.cpio"),
         results: &work.path("results.disk"),
-        serial: &cache.join("serial.log"),
+        serial: &machine.join("serial.log"),
         interactive: args.shell,
     };
     fs::write(boot.initramfs, &initramfs).map_err(LabError::file(boot.initramfs))?;
     results::make_disk(boot.results)?;
-    tell(&format!(
-        "booting Xen {} with Linux {} in QEMU",
-        xen.xen, parts.kernel_release
-    ));
-    let limit = args.machine_deadline.unwrap_or(BOOT + COMMAND);
+    tell(&format!("booting Xen {} with Linux {} in QEMU", xen.xen, parts.kernel_release));
     boot_and_watch(&boot, Instant::now() + limit, &mut tell)?;
     let out = work.path("results");
     if !results::unpack(boot.results, &out)? {
@@ -75,26 +79,23 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
     }
     let status = out.join("status");
     let status = fs::read_to_string(&status).map_err(LabError::file(&status))?;
-    tell(&format!("done, status {}", status.trim()));
+    results::keep(&out, report.path())?;
+    tell(&format!("done, status {}; logs are in {}", status.trim(), args.report.display()));
     Ok(ExitCode::from(status.trim().parse::<u8>().unwrap_or(2)))
 }
 
-/// What dom0 does.
-fn job(args: &LabArgs) -> String {
-    let mut job = String::new();
+/// How long the machine may take.
+fn limit(args: &LabArgs) -> Result<Duration> {
     if args.shell {
-        job.push_str("echo 'LAB: shell'\nsetsid -c sh </dev/console >/dev/console 2>&1\necho 0 > /results/status\n");
-        return job;
+        return Ok(FOR_EVER);
     }
-    let command = args.run.as_deref().unwrap_or("xl info");
-    job.push_str("(cd /lab; sh -c ");
-    job.push_str(&quote(command));
-    job.push_str(" 2>&1; echo $? > /results/status) | tee /results/output | sed 's/^/LAB| /'\n");
-    job
-}
-
-fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
+    let runs = if args.run.is_some() {
+        1
+    } else {
+        let chosen = crate::cli::chosen(&args.scenario, PlatformKind::Xen)?;
+        u32::try_from(chosen.len()).unwrap_or(u32::MAX)
+    };
+    Ok(BOOT + (args.deadline + BESIDE).saturating_mul(runs))
 }
 
 /// Files and their names in the images.
@@ -160,8 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_survive_the_shell() {
-        assert_eq!(quote("echo 'a'"), r"'echo '\''a'\'''");
+    fn only_files_are_taken_along() {
         assert!(named_files(&[Path::new("/").to_owned()]).is_err());
     }
 }

@@ -17,7 +17,7 @@ mod terminal;
 
 pub use domain::{Domain, RemoteError};
 pub use message::{About, End};
-pub(crate) use proxy::{Start, ToProxy, stand_for};
+pub(crate) use proxy::{Start, stand_for};
 pub use supervisor::supervise;
 
 /// The lines of one record of `/dev/kmsg`, with their time.

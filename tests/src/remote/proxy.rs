@@ -1,12 +1,13 @@
 //! A process in dom0 that stands for one in a domain: its control socket, its end, and its death
 //! are the other's.
 
+use crate::error::{Error, Result};
 use crate::world::{Control, die_with_parent};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What the relay is asked to start; the first line on its socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,11 +35,24 @@ pub enum ToProxy {
     Refused(String),
 }
 
-/// Stands for a process until its end; returns how to end.
+/// Stands for a process until its end, and ends as it did.
 ///
 /// # Errors
 /// The relay is gone, or refuses.
-pub fn stand_for(start: &Start, relay: &std::path::Path, parent: u32) -> io::Result<ToProxy> {
+pub fn stand_for(start: &Start, relay: &Path, parent: u32) -> Result<()> {
+    let failed = |cause: String| Error::environment(&start.name, cause, "see the domain's console");
+    match until_end(start, relay, parent).map_err(|error| failed(error.to_string()))? {
+        ToProxy::News(_) | ToProxy::Code(0) => Ok(()),
+        ToProxy::Code(code) => std::process::exit(code),
+        ToProxy::Signal(signal) => {
+            let died = signal_hook::low_level::emulate_default_handler(signal);
+            Err(failed(format!("it was killed by signal {signal}; dying of it here: {died:?}")))
+        }
+        ToProxy::Refused(why) => Err(failed(why)),
+    }
+}
+
+fn until_end(start: &Start, relay: &Path, parent: u32) -> io::Result<ToProxy> {
     die_with_parent(parent)?;
     let control = Control::from_stdin()?;
     let mut stream = UnixStream::connect(relay)?;

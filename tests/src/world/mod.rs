@@ -28,6 +28,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const SIGNALS: Token = Token(0);
@@ -128,6 +129,16 @@ pub struct Exit {
 /// Told of progress: the child's name, bytes done, bytes in all.
 type OnProgress = Box<dyn FnMut(&str, u64, u64)>;
 
+/// Other machines, where some children of a world have the processes that they stand for.
+pub trait Elsewhere {
+    /// What the process of this name is waiting for; `None` if it is not there.
+    fn autopsy(&self, process: &str) -> Option<Autopsy>;
+
+    /// Waits until the processes whose stand-ins have ended have ended, too, and what they recorded
+    /// is here. What did not end, or should not have been left.
+    fn settle(&self) -> Vec<String>;
+}
+
 /// All processes of one scenario, and the directory they meet in.
 pub struct World {
     children: Vec<Child>,
@@ -141,6 +152,7 @@ pub struct World {
     stop_grace: Duration,
     hung: Vec<Autopsy>,
     on_progress: OnProgress,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 impl World {
@@ -198,6 +210,7 @@ impl World {
             stop_grace: STOP_GRACE,
             hung: Vec::new(),
             on_progress: Box::new(|_, _, _| {}),
+            elsewhere: None,
         })
     }
 
@@ -510,11 +523,23 @@ impl World {
         Ok(())
     }
 
+    fn look_at(&self, child: &Child) -> Autopsy {
+        let elsewhere = self.elsewhere.as_ref();
+        elsewhere
+            .and_then(|elsewhere| elsewhere.autopsy(&child.name))
+            .unwrap_or_else(|| Autopsy::of(&child.name, child.pid(), &child.timeline))
+    }
+
+    /// Where the processes really are that some children stand for.
+    pub fn set_elsewhere(&mut self, elsewhere: Arc<dyn Elsewhere>) {
+        self.elsewhere = Some(elsewhere);
+    }
+
     fn autopsies(&self) -> Vec<Autopsy> {
         self.children
             .iter()
             .filter(|child| child.exit().is_none())
-            .map(|child| Autopsy::of(&child.name, child.pid(), &child.timeline))
+            .map(|child| self.look_at(child))
             .collect()
     }
 
@@ -625,7 +650,7 @@ impl World {
                 Ok(_) => {}
                 Err(Stopped::Deadline { .. }) => {
                     let child = &self.children[index];
-                    return Some(Autopsy::of(&child.name, child.pid(), &child.timeline));
+                    return Some(self.look_at(child));
                 }
                 // A signal or a failing poll: no more patience.
                 Err(_) => return None,
