@@ -301,9 +301,28 @@ pub fn run(role: Role) -> Result<()> {
             let outcome = granter::run(&agent, &member, args);
             agent.end(outcome)
         }
-        Role::Proxy { common, relay, role, args } => {
-            let Common { name, parent, timeline, .. } = common;
-            stand_for(&Start { name, role, args, timeline }, &relay, parent)
+        Role::Proxy {
+            common,
+            relay,
+            role,
+            args,
+        } => {
+            let Common {
+                name,
+                parent,
+                timeline,
+                ..
+            } = common;
+            stand_for(
+                &Start {
+                    name,
+                    role,
+                    args,
+                    timeline,
+                },
+                &relay,
+                parent,
+            )
         }
         Role::Mapper {
             common,

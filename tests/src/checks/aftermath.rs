@@ -107,7 +107,11 @@ pub fn kernels_are_well(evidence: &Evidence) -> Option<Check> {
         .iter()
         .flat_map(|(domain, lines)| lines.iter().map(move |line| format!("{domain}: {line}")))
         .collect();
-    Some(Check::none(NAME, complaints, format!("{} kernels", kernels.len())))
+    Some(Check::none(
+        NAME,
+        complaints,
+        format!("{} kernels", kernels.len()),
+    ))
 }
 
 #[cfg(test)]
@@ -219,13 +223,20 @@ mod tests {
 
     #[test]
     fn a_kernels_complaint_is_seen() {
-        assert_eq!(kernels_are_well(&evidence()), None, "the simulated Xen has no kernel");
+        assert_eq!(
+            kernels_are_well(&evidence()),
+            None,
+            "the simulated Xen has no kernel"
+        );
         let mut real = evidence();
         real.kernels = Some(vec![("back".into(), vec![])]);
         assert!(kernels_are_well(&real).unwrap().passed);
         real.kernels = Some(vec![("back".into(), vec!["BUG: Bad page map".into()])]);
         let check = kernels_are_well(&real).unwrap();
-        assert!(!check.passed && check.detail.contains("back: BUG"), "{check:?}");
+        assert!(
+            !check.passed && check.detail.contains("back: BUG"),
+            "{check:?}"
+        );
         real.kernels = Some(vec![]);
         assert!(!kernels_are_well(&real).unwrap().passed);
     }

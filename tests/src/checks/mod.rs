@@ -7,7 +7,9 @@ mod hold;
 mod life;
 mod loss;
 
-pub use aftermath::{host_is_empty, kernels_are_well, ledgers_are_empty, nothing_left, timelines_are_complete};
+pub use aftermath::{
+    host_is_empty, kernels_are_well, ledgers_are_empty, nothing_left, timelines_are_complete,
+};
 pub use deadlock::{cycle_is_explained, no_deadlock};
 pub use hold::{
     answered_after_release, held_pages_stay, io_goes_on, released_after_holder,

@@ -43,10 +43,16 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
         progress.set_message(scenario.name());
         progress.set_position(0);
         let bar = progress.clone();
-        let verdict = scenario::run(scenario, &settings, xen.as_ref(), &dir, move |_, done, total| {
-            bar.set_length(total);
-            bar.set_position(done);
-        })?;
+        let verdict = scenario::run(
+            scenario,
+            &settings,
+            xen.as_ref(),
+            &dir,
+            move |_, done, total| {
+                bar.set_length(total);
+                bar.set_position(done);
+            },
+        )?;
         report.verdicts.push(verdict);
     }
     progress.finish_and_clear();
@@ -57,12 +63,19 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(report.exit_status))
 }
 
-pub(crate) fn chosen(names: &[String], platform: PlatformKind) -> Result<Vec<&'static dyn Scenario>> {
+pub(crate) fn chosen(
+    names: &[String],
+    platform: PlatformKind,
+) -> Result<Vec<&'static dyn Scenario>> {
     let makes_sense = |scenario: &&dyn Scenario| {
         platform == PlatformKind::Sim || scenario.only_simulated().is_none()
     };
     if names.is_empty() {
-        return Ok(scenario::all().iter().copied().filter(makes_sense).collect());
+        return Ok(scenario::all()
+            .iter()
+            .copied()
+            .filter(makes_sense)
+            .collect());
     }
     let mut seen = HashSet::new();
     // Twice the same would write its logs to the same place.
@@ -72,9 +85,9 @@ pub(crate) fn chosen(names: &[String], platform: PlatformKind) -> Result<Vec<&'s
         .map(|name| {
             let scenario = scenario::find(name)?;
             match scenario.only_simulated() {
-                Some(why) if platform == PlatformKind::Xen => {
-                    Err(Error::Usage(format!("{name} is for --platform sim only: {why}")))
-                }
+                Some(why) if platform == PlatformKind::Xen => Err(Error::Usage(format!(
+                    "{name} is for --platform sim only: {why}"
+                ))),
                 _ => Ok(scenario),
             }
         })
@@ -124,7 +137,9 @@ fn settings(args: &RunArgs) -> Result<Settings> {
         platform: args.platform,
         unmap: args.unmap,
         // The scenarios prefer holders that a real kernel does not have.
-        hold: args.hold.or((args.platform == PlatformKind::Xen).then_some(HoldName::Pipe)),
+        hold: args
+            .hold
+            .or((args.platform == PlatformKind::Xen).then_some(HoldName::Pipe)),
         hold_for: args.hold_for,
         deadline: args.deadline,
         seed: args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32)),
@@ -229,7 +244,10 @@ mod tests {
     fn scenarios_are_found_once_and_strangers_are_refused() {
         let names = ["partial-map".to_owned(), "partial-map".to_owned()];
         assert_eq!(chosen(&names, PlatformKind::Sim).unwrap().len(), 1);
-        assert_eq!(chosen(&[], PlatformKind::Sim).unwrap().len(), scenario::all().len());
+        assert_eq!(
+            chosen(&[], PlatformKind::Sim).unwrap().len(),
+            scenario::all().len()
+        );
         let Err(error) = chosen(&["nonsense".to_owned()], PlatformKind::Sim) else {
             panic!()
         };

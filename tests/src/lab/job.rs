@@ -102,8 +102,19 @@ mod tests {
 
     #[test]
     fn options_reach_the_run() {
-        let job = job(&args(&["--scenario", "copy", "hold-unmap", "--hold", "fork", "--seed", "7"]));
-        assert!(job.contains("--scenario copy,hold-unmap --hold fork --seed 7"), "{job}");
+        let job = job(&args(&[
+            "--scenario",
+            "copy",
+            "hold-unmap",
+            "--hold",
+            "fork",
+            "--seed",
+            "7",
+        ]));
+        assert!(
+            job.contains("--scenario copy,hold-unmap --hold fork --seed 7"),
+            "{job}"
+        );
         assert!(job.contains("--deadline 120000ms"), "{job}");
         assert!(job.contains("xl create -q /lab/back.cfg"), "{job}");
     }

@@ -48,7 +48,10 @@ pub fn keep(results: &Path, report: &Path) -> Result<()> {
         if entry.file_name() == "report" {
             copy_below(&entry.path(), report)?;
         } else if entry.file_name() != "status" {
-            copy_below(&entry.path(), &report.join("machine").join(entry.file_name()))?;
+            copy_below(
+                &entry.path(),
+                &report.join("machine").join(entry.file_name()),
+            )?;
         }
     }
     Ok(())

@@ -35,14 +35,21 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
         // With standard error gone there is nobody to tell.
         let _ = writeln!(anstream::stderr(), "lab {seconds:>4} s: {what}");
     };
-    let (xen, kernel) = (Release::with_xen(&args.xen)?, Release::with_kernel(&args.kernel)?);
+    let (xen, kernel) = (
+        Release::with_xen(&args.xen)?,
+        Release::with_kernel(&args.kernel)?,
+    );
     let limit = limit(args)?;
     super::machine::check_installed()?;
     let report = ReportDir::claim(&args.report)?;
     let cache = std::path::absolute(&args.cache).map_err(LabError::file(&args.cache))?;
     let work = Work::new(&cache)?;
     let mut with = named_files(&args.with)?;
-    with.extend(args.input.iter().map(|input| (input.clone(), job::INPUT.to_owned())));
+    with.extend(
+        args.input
+            .iter()
+            .map(|input| (input.clone(), job::INPUT.to_owned())),
+    );
     let parts = Parts::fetch(&cache, xen, kernel, args.mirror.as_deref(), &mut tell)?;
     let agent = program::agent(args.agent.as_deref(), &cache, &mut tell)?;
     tell("building the images");
@@ -67,7 +74,10 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
     };
     fs::write(boot.initramfs, &initramfs).map_err(LabError::file(boot.initramfs))?;
     results::make_disk(boot.results)?;
-    tell(&format!("booting Xen {} with Linux {} in QEMU", xen.xen, parts.kernel_release));
+    tell(&format!(
+        "booting Xen {} with Linux {} in QEMU",
+        xen.xen, parts.kernel_release
+    ));
     boot_and_watch(&boot, Instant::now() + limit, &mut tell)?;
     let out = work.path("results");
     if !results::unpack(boot.results, &out)? {
@@ -80,7 +90,11 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
     let status = out.join("status");
     let status = fs::read_to_string(&status).map_err(LabError::file(&status))?;
     results::keep(&out, report.path())?;
-    tell(&format!("done, status {}; logs are in {}", status.trim(), args.report.display()));
+    tell(&format!(
+        "done, status {}; logs are in {}",
+        status.trim(),
+        args.report.display()
+    ));
     Ok(ExitCode::from(status.trim().parse::<u8>().unwrap_or(2)))
 }
 

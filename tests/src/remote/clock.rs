@@ -28,7 +28,10 @@ impl Clock {
             offset: i128::from(middle) - i128::from(theirs),
             uncertainty: round_trip.div_ceil(2),
         };
-        if self.best.is_none_or(|best| found.uncertainty < best.uncertainty) {
+        if self
+            .best
+            .is_none_or(|best| found.uncertainty < best.uncertainty)
+        {
             self.best = Some(found);
         }
     }

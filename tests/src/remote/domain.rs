@@ -42,22 +42,34 @@ impl Domain {
     /// # Errors
     /// There is no such domain, it has no console, or the console cannot be opened.
     pub fn connect(client: &Client, which: &str, sockets: &Path) -> Result<Domain, RemoteError> {
-        let failed = |what: String| RemoteError { name: which.to_owned(), what };
+        let failed = |what: String| RemoteError {
+            name: which.to_owned(),
+            what,
+        };
         let domid = find(client, which).map_err(failed)?;
         let node = format!("/local/domain/{}/console/tty", domid.0);
         let tty = client.read_string(&node).map_err(|error| {
-            failed(format!("it has no console ({error}); xenconsoled must run in dom0"))
+            failed(format!(
+                "it has no console ({error}); xenconsoled must run in dom0"
+            ))
         })?;
         let socket = sockets.join(format!("domain-{}.sock", domid.0));
         // Only to tell sessions apart; the console may still hold an older one's frames.
         let session = fastrand::u32(1..);
         let relay = Relay::start(Path::new(&tty), &socket, session)
             .map_err(|error| failed(format!("its console {tty}: {error}")))?;
-        Ok(Domain { name: which.to_owned(), domid, relay })
+        Ok(Domain {
+            name: which.to_owned(),
+            domid,
+            relay,
+        })
     }
 
     fn error(&self, what: impl Into<String>) -> RemoteError {
-        RemoteError { name: self.name.clone(), what: what.into() }
+        RemoteError {
+            name: self.name.clone(),
+            what: what.into(),
+        }
     }
 
     /// Waits for its supervisor, and until its clock is known.
@@ -74,7 +86,14 @@ impl Domain {
         let why = state.failure.clone().unwrap_or_else(|| {
             format!("`pv-stress supervise` did not answer on its console within {WELCOME:?}")
         });
-        let last: Vec<&str> = state.strays.iter().rev().take(5).rev().map(String::as_str).collect();
+        let last: Vec<&str> = state
+            .strays
+            .iter()
+            .rev()
+            .take(5)
+            .rev()
+            .map(String::as_str)
+            .collect();
         silent(&self.name, &why, &last)
     }
 
@@ -140,7 +159,9 @@ impl Domain {
         let broken = |error: std::io::Error| self.error(format!("{process}'s timeline: {error}"));
         match self.ask(Question::Timeline(id))? {
             Answer::Bytes(packed) => {
-                let lines = packed.unpack().and_then(|bytes| translated(&bytes, &self.clock()));
+                let lines = packed
+                    .unpack()
+                    .and_then(|bytes| translated(&bytes, &self.clock()));
                 let lines = lines.map_err(broken)?;
                 let records = lines.split(|&b| b == b'\n').filter(|line| !line.is_empty());
                 let records: Result<Vec<Record>, _> = records.map(serde_json::from_slice).collect();
@@ -162,7 +183,9 @@ impl Domain {
             let living = state.living().into_iter();
             left.extend(living.map(|name| format!("{name}, which does not end")));
         });
-        left.into_iter().map(|what| format!("in domain {}: {what}", self.name)).collect()
+        left.into_iter()
+            .map(|what| format!("in domain {}: {what}", self.name))
+            .collect()
     }
 
     /// The kernel's messages since the last time.
@@ -226,7 +249,8 @@ impl Domain {
     /// It could not be started, or did not end in time.
     pub fn shell(&self, command: &str, within: Duration) -> Result<(End, Vec<u8>), RemoteError> {
         let (sender, receiver) = bounded(1);
-        self.relay.command(Command::Shell(command.to_owned(), sender));
+        self.relay
+            .command(Command::Shell(command.to_owned(), sender));
         match receiver.recv_timeout(within) {
             Ok(end) => end.map_err(|what| self.error(what)),
             Err(_) => Err(self.error(format!("{command:?} did not end within {within:?}"))),
@@ -240,7 +264,10 @@ fn silent(name: &str, why: &str, last: &[&str]) -> Result<About, RemoteError> {
     } else {
         format!("{why}; its console said last: {}", last.join(" | "))
     };
-    Err(RemoteError { name: name.to_owned(), what })
+    Err(RemoteError {
+        name: name.to_owned(),
+        what,
+    })
 }
 
 /// A domain's number, by its name or number.
@@ -248,11 +275,16 @@ fn find(client: &Client, which: &str) -> Result<DomId, String> {
     let said = |error: pv_xenstore::Error| format!("xenstore: {error}");
     let numbers = client.directory("/local/domain").map_err(said)?;
     for number in &numbers {
-        let name = client.try_read(&format!("/local/domain/{number}/name")).map_err(said)?;
+        let name = client
+            .try_read(&format!("/local/domain/{number}/name"))
+            .map_err(said)?;
         let is_named = name.is_some_and(|name| name == which.as_bytes());
         if let (true, Ok(domid)) = (is_named || number == which, number.parse()) {
             return Ok(DomId(domid));
         }
     }
-    Err(format!("there is no such domain; there are {}", numbers.join(", ")))
+    Err(format!(
+        "there is no such domain; there are {}",
+        numbers.join(", ")
+    ))
 }

@@ -118,7 +118,10 @@ impl Link {
             if self.leads || frame.number != Some(0) {
                 return None;
             }
-            *self = Link { session: frame.session, ..Link::new(0, false) };
+            *self = Link {
+                session: frame.session,
+                ..Link::new(0, false)
+            };
         }
         match frame.number {
             None => {
@@ -157,7 +160,13 @@ impl Link {
         while self.window.len() < WINDOW
             && let Some(payload) = self.waiting.pop_front()
         {
-            encode(&mut self.out, mark, self.session, Some(self.next_out), &payload);
+            encode(
+                &mut self.out,
+                mark,
+                self.session,
+                Some(self.next_out),
+                &payload,
+            );
             self.window.push_back((self.next_out, payload));
             self.next_out += 1;
             self.again_at.get_or_insert(now + AGAIN);
@@ -192,8 +201,11 @@ impl<'a> Frame<'a> {
         };
         let sum = u32::from_str_radix(std::str::from_utf8(fields.next()?).ok()?, 16).ok()?;
         let payload = fields.next()?;
-        (empty.is_empty() && sum == checksum(session, number, payload))
-            .then_some(Frame { session, number, payload })
+        (empty.is_empty() && sum == checksum(session, number, payload)).then_some(Frame {
+            session,
+            number,
+            payload,
+        })
     }
 
     fn ack(&self) -> Option<u64> {
@@ -267,11 +279,17 @@ mod tests {
         let mut bytes = a.output(now);
         let at = bytes.windows(6).position(|w| w == b"second").unwrap();
         bytes.splice(at + 3..at + 3, b"[ 1.0] BUG: it\r\n".iter().copied());
-        assert!(messages(b.input(&bytes, now)).is_empty(), "third waits for second");
+        assert!(
+            messages(b.input(&bytes, now)).is_empty(),
+            "third waits for second"
+        );
         a.input(&b.output(now), now);
         assert!(a.output(now).is_empty(), "not yet");
         let later = now + AGAIN;
-        assert_eq!(messages(b.input(&a.output(later), later)), ["second", "third"]);
+        assert_eq!(
+            messages(b.input(&a.output(later), later)),
+            ["second", "third"]
+        );
         a.input(&b.output(later), later);
         assert_eq!((a.backlog(), a.due()), (0, None));
     }

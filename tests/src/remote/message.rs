@@ -121,8 +121,10 @@ pub enum Answer {
 pub fn encode<M: Serialize>(message: &M) -> Vec<Vec<u8>> {
     // These types have no map with keys that are no strings, the only thing that fails here.
     let text = serde_json::to_vec(message).unwrap_or_default();
-    let mut parts: Vec<Vec<u8>> =
-        text.chunks(MAX_PAYLOAD - 1).map(|part| [b"+", part].concat()).collect();
+    let mut parts: Vec<Vec<u8>> = text
+        .chunks(MAX_PAYLOAD - 1)
+        .map(|part| [b"+", part].concat())
+        .collect();
     if let Some(last) = parts.last_mut() {
         last[0] = b'.';
     }
@@ -157,7 +159,9 @@ impl Assembler {
             return Ok(None);
         }
         let text = std::mem::take(&mut self.parts);
-        serde_json::from_slice(&text).map(Some).map_err(|error| error.to_string())
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -186,7 +190,9 @@ impl Packed {
         const MAX: u64 = 512 << 20;
         let packed = BASE64_STANDARD.decode(&self.0).map_err(io::Error::other)?;
         let mut bytes = Vec::new();
-        GzDecoder::new(&packed[..]).take(MAX).read_to_end(&mut bytes)?;
+        GzDecoder::new(&packed[..])
+            .take(MAX)
+            .read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 }
@@ -200,14 +206,20 @@ mod tests {
         let bytes: Vec<u8> = (0..10_000u32).map(|n| (n * 7) as u8).collect();
         let message = FromDomain::Left(3, FileKind::Timeline, Packed::pack(&bytes).unwrap());
         let parts = encode(&message);
-        assert!(parts.iter().all(|part| part.len() <= MAX_PAYLOAD && !part.contains(&b'\n')));
+        assert!(
+            parts
+                .iter()
+                .all(|part| part.len() <= MAX_PAYLOAD && !part.contains(&b'\n'))
+        );
         let mut assembler = Assembler::default();
         let mut whole = None;
         for part in &parts {
             assert!(whole.is_none());
             whole = assembler.push::<FromDomain>(part).unwrap();
         }
-        let Some(FromDomain::Left(3, FileKind::Timeline, packed)) = whole else { panic!() };
+        let Some(FromDomain::Left(3, FileKind::Timeline, packed)) = whole else {
+            panic!()
+        };
         assert_eq!(packed.unpack().unwrap(), bytes);
         assert!(assembler.push::<FromDomain>(b"x").is_err());
         assert!(assembler.push::<FromDomain>(b".nonsense").is_err());

@@ -46,7 +46,9 @@ pub fn stand_for(start: &Start, relay: &Path, parent: u32) -> Result<()> {
         ToProxy::Code(code) => std::process::exit(code),
         ToProxy::Signal(signal) => {
             let died = signal_hook::low_level::emulate_default_handler(signal);
-            Err(failed(format!("it was killed by signal {signal}; dying of it here: {died:?}")))
+            Err(failed(format!(
+                "it was killed by signal {signal}; dying of it here: {died:?}"
+            )))
         }
         ToProxy::Refused(why) => Err(failed(why)),
     }
@@ -59,7 +61,10 @@ fn until_end(start: &Start, relay: &Path, parent: u32) -> io::Result<ToProxy> {
     writeln!(stream, "{}", serde_json::to_string(start)?)?;
     let mut from_relay = BufReader::new(stream.try_clone()?);
     loop {
-        let mut fds = [PollFd::new(&control, PollFlags::IN), PollFd::new(&stream, PollFlags::IN)];
+        let mut fds = [
+            PollFd::new(&control, PollFlags::IN),
+            PollFd::new(&stream, PollFlags::IN),
+        ];
         poll(&mut fds, None)?;
         let (orders, news) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
         if orders {

@@ -34,12 +34,15 @@ const PING_EVERY: Duration = Duration::from_millis(250);
 /// No line of a proxy is longer.
 const MAX_LINE: usize = 1 << 20;
 
+/// How a shell command ended, and what it wrote; or why it did not.
+pub(super) type ShellEnd = Result<(End, Vec<u8>), String>;
+
 /// What the run asks the thread.
 pub(super) enum Command {
     /// Pass a question on.
     Ask(Question, Sender<Result<Answer, String>>),
     /// Run a shell command.
-    Shell(String, Sender<Result<(End, Vec<u8>), String>>),
+    Shell(String, Sender<ShellEnd>),
     /// End.
     Stop,
 }
@@ -64,8 +67,10 @@ impl Relay {
         let poll = Poll::new()?;
         let mut listener = UnixListener::bind(socket)?;
         let both = Interest::READABLE | Interest::WRITABLE;
-        poll.registry().register(&mut SourceFd(&terminal.raw()), CONSOLE, both)?;
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        poll.registry()
+            .register(&mut SourceFd(&terminal.raw()), CONSOLE, both)?;
+        poll.registry()
+            .register(&mut listener, LISTENER, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let (commands, receiver) = unbounded();
         let shared = Arc::new(Shared::default());
@@ -86,12 +91,20 @@ impl Relay {
             next_ping: Instant::now(),
             shared: Arc::clone(&shared),
         };
-        let thread = std::thread::Builder::new().name("relay".into()).spawn(move || {
-            if let Err(error) = thread.run() {
-                thread.shared.fail(&format!("its console: {error}"));
-            }
-        })?;
-        Ok(Relay { commands, waker, thread: Some(thread), shared, socket: socket.to_owned() })
+        let thread = std::thread::Builder::new()
+            .name("relay".into())
+            .spawn(move || {
+                if let Err(error) = thread.run() {
+                    thread.shared.fail(&format!("its console: {error}"));
+                }
+            })?;
+        Ok(Relay {
+            commands,
+            waker,
+            thread: Some(thread),
+            shared,
+            socket: socket.to_owned(),
+        })
     }
 
     /// Hands the thread a command.
@@ -129,7 +142,7 @@ struct Proxy {
 struct Agent {
     proxy: Option<Token>,
     timeline: PathBuf,
-    shell: Option<Sender<Result<(End, Vec<u8>), String>>>,
+    shell: Option<Sender<ShellEnd>>,
     output: Vec<u8>,
 }
 
@@ -172,7 +185,11 @@ impl Thread {
             }
             let bytes = self.terminal.read()?;
             self.input(&bytes);
-            for token in events.iter().map(mio::event::Event::token).collect::<Vec<_>>() {
+            for token in events
+                .iter()
+                .map(mio::event::Event::token)
+                .collect::<Vec<_>>()
+            {
                 match token {
                     CONSOLE => {}
                     WAKE => {
@@ -247,13 +264,24 @@ impl Thread {
                 Err(error) => return Err(error),
             };
             let token = Token(FIRST_PROXY + self.number() as usize);
-            self.poll.registry().register(&mut stream, token, Interest::READABLE)?;
-            self.proxies.insert(token, Proxy { stream, line: Vec::new(), agent: None });
+            self.poll
+                .registry()
+                .register(&mut stream, token, Interest::READABLE)?;
+            self.proxies.insert(
+                token,
+                Proxy {
+                    stream,
+                    line: Vec::new(),
+                    agent: None,
+                },
+            );
         }
     }
 
     fn proxy_event(&mut self, token: Token) {
-        let Some(proxy) = self.proxies.get_mut(&token) else { return };
+        let Some(proxy) = self.proxies.get_mut(&token) else {
+            return;
+        };
         let mut bytes = [0; 4096];
         let gone = loop {
             match proxy.stream.read(&mut bytes) {
@@ -286,7 +314,10 @@ impl Thread {
         let start: Start = match serde_json::from_str(&line) {
             Ok(start) => start,
             Err(error) => {
-                self.tell(token, &ToProxy::Refused(format!("no request to start: {error}")));
+                self.tell(
+                    token,
+                    &ToProxy::Refused(format!("no request to start: {error}")),
+                );
                 return;
             }
         };
@@ -311,7 +342,9 @@ impl Thread {
 
     /// A proxy that goes before its agent takes it along.
     fn forget_proxy(&mut self, token: Token) {
-        let Some(mut proxy) = self.proxies.remove(&token) else { return };
+        let Some(mut proxy) = self.proxies.remove(&token) else {
+            return;
+        };
         let _gone = self.poll.registry().deregister(&mut proxy.stream);
         if let Some(id) = proxy.agent
             && let Some(agent) = self.agents.get_mut(&id)
@@ -323,12 +356,16 @@ impl Thread {
     }
 
     fn tell(&mut self, token: Token, message: &ToProxy) {
-        let Some(proxy) = self.proxies.get_mut(&token) else { return };
-        let written = serde_json::to_vec(message).map_err(io::Error::other).and_then(|mut line| {
-            line.push(b'\n');
-            // A proxy reads all the time; one that does not is as good as dead.
-            proxy.stream.write_all(&line)
-        });
+        let Some(proxy) = self.proxies.get_mut(&token) else {
+            return;
+        };
+        let written = serde_json::to_vec(message)
+            .map_err(io::Error::other)
+            .and_then(|mut line| {
+                line.push(b'\n');
+                // A proxy reads all the time; one that does not is as good as dead.
+                proxy.stream.write_all(&line)
+            });
         if let Err(error) = written {
             tracing::debug!(%error, "a proxy");
             self.forget_proxy(token);
@@ -386,7 +423,8 @@ impl Thread {
             FromDomain::Left(id, kind, packed) => {
                 if let Err(error) = self.keep(id, kind, &packed) {
                     tracing::warn!(%error, "what an agent left");
-                    self.shared.update(|state| state.left_over.push(error.to_string()));
+                    self.shared
+                        .update(|state| state.left_over.push(error.to_string()));
                 }
             }
             FromDomain::Exited(id, end, stragglers) => self.ended(id, end, &stragglers),
@@ -437,7 +475,9 @@ impl Thread {
     fn keep(&mut self, id: u32, kind: FileKind, packed: &Packed) -> io::Result<()> {
         let bytes = packed.unpack()?;
         let clock = self.clock;
-        let Some(agent) = self.agents.get_mut(&id) else { return Ok(()) };
+        let Some(agent) = self.agents.get_mut(&id) else {
+            return Ok(());
+        };
         if agent.shell.is_some() {
             if kind != FileKind::Timeline {
                 agent.output.extend(bytes);
@@ -449,7 +489,11 @@ impl Thread {
             FileKind::Stderr => (agent.timeline.with_extension("err"), bytes),
             FileKind::Stdout => (agent.timeline.with_extension("out"), bytes),
         };
-        OpenOptions::new().create(true).append(true).open(path)?.write_all(&bytes)
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)?
+            .write_all(&bytes)
     }
 }
 
@@ -458,13 +502,18 @@ pub(super) fn translated(lines: &[u8], clock: &Clock) -> io::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(lines.len());
     for line in lines.split_inclusive(|&b| b == b'\n') {
         // A killed process may have torn its last one.
-        let Some(line) = line.strip_suffix(b"\n") else { break };
+        let Some(line) = line.strip_suffix(b"\n") else {
+            break;
+        };
         let mut record: Record = serde_json::from_slice(line)?;
         record.ns = clock.translate(record.ns);
         if out.is_empty() {
             let known = clock.uncertainty().unwrap_or(Duration::MAX);
             let text = format!("another domain's clock; its stamps are off by at most {known:?}");
-            let note = Record { event: Event::Note { text }, ..record.clone() };
+            let note = Record {
+                event: Event::Note { text },
+                ..record.clone()
+            };
             out.extend(serde_json::to_vec(&note)?);
             out.push(b'\n');
         }

@@ -51,13 +51,18 @@ impl State {
             && !killed
             && !stragglers.is_empty()
         {
-            self.left_over.push(format!("processes that {name} forked: {stragglers:?}"));
+            self.left_over
+                .push(format!("processes that {name} forked: {stragglers:?}"));
         }
     }
 
     /// The living process of a name.
     pub fn id(&self, name: &str) -> Option<u32> {
-        self.agents.iter().rev().find(|(_, agent)| agent.0 == name).map(|(id, _)| *id)
+        self.agents
+            .iter()
+            .rev()
+            .find(|(_, agent)| agent.0 == name)
+            .map(|(id, _)| *id)
     }
 
     /// Names of those that live.
@@ -106,8 +111,10 @@ impl Shared {
             if left.is_zero() || state.failure.is_some() {
                 return false;
             }
-            (state, _) =
-                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+            (state, _) = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 }

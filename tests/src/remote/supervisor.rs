@@ -36,7 +36,9 @@ pub fn supervise(console: &Path) -> io::Result<()> {
         CONSOLE,
         Interest::READABLE | Interest::WRITABLE,
     )?;
-    let dir = tempfile::Builder::new().prefix("pv-supervisor-").tempdir()?;
+    let dir = tempfile::Builder::new()
+        .prefix("pv-supervisor-")
+        .tempdir()?;
     let mut domain = Domain {
         poll,
         link: Link::follower(),
@@ -50,8 +52,15 @@ pub fn supervise(console: &Path) -> io::Result<()> {
     loop {
         let output = domain.link.output(Instant::now());
         terminal.write(&output)?;
-        let due = domain.link.due().map(|at| at.saturating_duration_since(Instant::now()));
-        let timeout = if terminal.is_pending() { Some(RETRY) } else { due };
+        let due = domain
+            .link
+            .due()
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = if terminal.is_pending() {
+            Some(RETRY)
+        } else {
+            due
+        };
         match domain.poll.poll(&mut events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
             _ => {}
@@ -86,7 +95,9 @@ impl Domain {
     fn input(&mut self, bytes: &[u8]) {
         let session = self.link.session();
         for input in self.link.input(bytes, Instant::now()) {
-            let Input::Message(payload) = input else { continue };
+            let Input::Message(payload) = input else {
+                continue;
+            };
             if self.link.session() != session {
                 self.assembler = Assembler::default();
             }
@@ -118,7 +129,10 @@ impl Domain {
             }
             ToDomain::Order(id, order) => {
                 let order: Result<serde_json::Value, _> = serde_json::from_str(&order);
-                let control = self.children.get(&id).and_then(|child| child.control.as_ref());
+                let control = self
+                    .children
+                    .get(&id)
+                    .and_then(|child| child.control.as_ref());
                 if let (Some(control), Ok(order)) = (control, order)
                     && let Err(error) = control.send(&order)
                 {
@@ -149,9 +163,14 @@ impl Domain {
     }
 
     fn agent_args(&self, id: u32, name: &str, role: &str, args: Vec<String>) -> Vec<OsString> {
-        let mut all: Vec<OsString> = ["agent", role, "--name", name, "--parent"].map(Into::into).into();
+        let mut all: Vec<OsString> = ["agent", role, "--name", name, "--parent"]
+            .map(Into::into)
+            .into();
         all.push(std::process::id().to_string().into());
-        all.extend(["--timeline".into(), self.path(id, FileKind::Timeline).into()]);
+        all.extend([
+            "--timeline".into(),
+            self.path(id, FileKind::Timeline).into(),
+        ]);
         all.extend(args.into_iter().map(OsString::from));
         all
     }
@@ -165,7 +184,11 @@ impl Domain {
         let started = Child::spawn(name, &program, &args, files).and_then(|child| {
             let (exit, news) = tokens(id);
             let registry = self.poll.registry();
-            registry.register(&mut SourceFd(&child.pidfd.as_raw_fd()), exit, Interest::READABLE)?;
+            registry.register(
+                &mut SourceFd(&child.pidfd.as_raw_fd()),
+                exit,
+                Interest::READABLE,
+            )?;
             if let Some(control) = &child.control {
                 let fd = control.as_fd().as_raw_fd();
                 registry.register(&mut SourceFd(&fd), news, Interest::READABLE)?;
@@ -188,7 +211,9 @@ impl Domain {
 
     fn pass_news(&mut self, id: u32) {
         let mut news = Vec::new();
-        let Some(child) = self.children.get_mut(&id) else { return };
+        let Some(child) = self.children.get_mut(&id) else {
+            return;
+        };
         while let Some(control) = &child.control {
             match control.try_recv::<serde_json::Value>() {
                 Ok(Some(value)) => news.push(value.to_string()),
@@ -207,8 +232,13 @@ impl Domain {
 
     /// Sends what an ended child left, and its end.
     fn bury(&mut self, id: u32) {
-        let Some(mut child) = self.children.remove(&id) else { return };
-        let _gone = self.poll.registry().deregister(&mut SourceFd(&child.pidfd.as_raw_fd()));
+        let Some(mut child) = self.children.remove(&id) else {
+            return;
+        };
+        let _gone = self
+            .poll
+            .registry()
+            .deregister(&mut SourceFd(&child.pidfd.as_raw_fd()));
         let exit = child.reap();
         for kind in [FileKind::Timeline, FileKind::Stderr, FileKind::Stdout] {
             let path = self.path(id, kind);
@@ -276,7 +306,12 @@ fn end(exit: ExitStatus) -> End {
 }
 
 fn about() -> About {
-    let text = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let text = |path: &str| {
+        fs::read_to_string(path)
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    };
     About {
         kernel: text("/proc/sys/kernel/osrelease"),
         guest_type: text("/sys/hypervisor/guest_type"),
@@ -290,7 +325,10 @@ fn tokens(id: u32) -> (Token, Token) {
 
 fn from_token(token: Token) -> (u32, bool) {
     // Every token but the console's was made from an id.
-    (u32::try_from((token.0 - 2) / 2).unwrap_or(u32::MAX), token.0 % 2 == 1)
+    (
+        u32::try_from((token.0 - 2) / 2).unwrap_or(u32::MAX),
+        token.0 % 2 == 1,
+    )
 }
 
 /// The kernel's own messages.
@@ -302,7 +340,9 @@ impl KernelLog {
     fn open() -> KernelLog {
         use rustix::fs::{Mode, OFlags, open};
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        KernelLog { file: open("/dev/kmsg", flags, Mode::empty()).ok().map(Into::into) }
+        KernelLog {
+            file: open("/dev/kmsg", flags, Mode::empty()).ok().map(Into::into),
+        }
     }
 
     fn new_lines(&mut self) -> Vec<String> {
@@ -314,7 +354,8 @@ impl KernelLog {
                     lines.extend(super::kernel_line(&String::from_utf8_lossy(&record[..n])));
                 }
                 // Overwritten before we read it: the next read goes on after the gap.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::PIPE.raw_os_error()) => {}
+                Err(error)
+                    if error.raw_os_error() == Some(rustix::io::Errno::PIPE.raw_os_error()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 _ => break,
             }

@@ -25,7 +25,10 @@ impl Terminal {
         let mut attributes = tcgetattr(&fd)?;
         attributes.make_raw();
         tcsetattr(&fd, OptionalActions::Now, &attributes)?;
-        Ok(Terminal { fd, pending: Vec::new() })
+        Ok(Terminal {
+            fd,
+            pending: Vec::new(),
+        })
     }
 
     /// The descriptor, for polling.

@@ -7,7 +7,7 @@ use crate::settings::{Settings, Unmap};
 use crate::timeline::{Event, Record, Timeline, now_ns, read_file};
 use crate::verdict::Figure;
 use crate::world::{ChildId, Elsewhere, News, Stopped, World};
-use crate::xen::Xen;
+use crate::xen::{KernelLog, Xen};
 use libgnt::DomId;
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::wire::Inspection;
@@ -89,7 +89,9 @@ impl<'a> Stage<'a> {
         self.timeline = Timeline::create(&self.world.timeline_path("pv-stress"), "pv-stress")
             .map_err(failed("the run's own timeline"))?;
         if let Some(xen) = &self.xen {
-            return xen.begin(self.world.dir()).map_err(failed("beginning on this Xen"));
+            return xen
+                .begin(self.world.dir())
+                .map_err(failed("beginning on this Xen"));
         }
         let mut args: Vec<OsString> = vec!["--dir".into(), self.sim_dir().into()];
         args.extend(["--unmap".into(), unmap.to_string().into()]);
@@ -155,7 +157,10 @@ impl<'a> Stage<'a> {
         domid: DomId,
         args: impl IntoIterator<Item = OsString>,
     ) -> Result<ChildId, Stopped> {
-        let domain = xen.domains().into_iter().find(|domain| domain.domid == domid);
+        let domain = xen
+            .domains()
+            .into_iter()
+            .find(|domain| domain.domid == domid);
         let domain = domain.ok_or_else(|| Stopped::Io {
             doing: format!("starting {name}"),
             error: io::Error::other(format!("no agents can be started in {domid}")),
@@ -181,7 +186,11 @@ impl<'a> Stage<'a> {
 
     /// For a granter in the front's domain: who maps, and a domain that does not.
     pub fn peers(&self) -> [OsString; 4] {
-        let other = if self.xen.is_some() { DomId::DOM0 } else { DomId(2) };
+        let other = if self.xen.is_some() {
+            DomId::DOM0
+        } else {
+            DomId(2)
+        };
         [
             "--peer".into(),
             self.back().0.to_string().into(),
@@ -214,7 +223,11 @@ impl<'a> Stage<'a> {
             Some(xen) => {
                 let digests = xen.back.digests(&device.image, &[(offset, bytes)]);
                 let digests = digests.map_err(failed(doing))?;
-                digests.into_iter().next().ok_or("no digest").map_err(failed(doing))
+                digests
+                    .into_iter()
+                    .next()
+                    .ok_or("no digest")
+                    .map_err(failed(doing))
             }
             None => digest(&device.image, offset, bytes).map_err(failed(doing)),
         }
@@ -233,7 +246,9 @@ impl<'a> Stage<'a> {
     pub(super) fn records_so_far(&self, process: &str) -> Result<Vec<Record>, Stopped> {
         if let Some(xen) = &self.xen {
             for domain in xen.domains() {
-                let records = domain.timeline(process).map_err(failed("reading a timeline"))?;
+                let records = domain
+                    .timeline(process)
+                    .map_err(failed("reading a timeline"))?;
                 if let Some(records) = records {
                     return Ok(records);
                 }
@@ -249,7 +264,9 @@ impl<'a> Stage<'a> {
             Some(xen) => xen.xenstore().map_err(failed(doing))?,
             None => Client::connect(&**self.toolstack()?).map_err(failed(doing))?,
         };
-        device.create(&client).map_err(failed("creating the device"))?;
+        device
+            .create(&client)
+            .map_err(failed("creating the device"))?;
         self.devices.push(device);
         Ok(())
     }
@@ -385,8 +402,11 @@ impl<'a> Stage<'a> {
             }
         };
         logs.into_iter()
-            .map(|(domain, lines, trouble)| {
-                let path = self.world.timeline_path(&domain).with_extension("kernel.log");
+            .map(|KernelLog { domain, lines, trouble }| {
+                let path = self
+                    .world
+                    .timeline_path(&domain)
+                    .with_extension("kernel.log");
                 if let Err(error) = std::fs::write(&path, lines.join("\n") + "\n") {
                     left_over.push(format!("{}: {error}", path.display()));
                 }

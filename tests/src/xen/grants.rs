@@ -32,13 +32,22 @@ pub fn parse(dmesg: &str) -> Option<Vec<GrantState>> {
 fn entry(line: &str, domid: DomId) -> Option<GrantState> {
     let (gref, rest) = line.strip_prefix('[')?.split_once(']')?;
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    let [peer, _mfn, pin, _for, _frame, flags] = fields[..] else { return None };
+    let [peer, _mfn, pin, _for, _frame, flags] = fields[..] else {
+        return None;
+    };
     let pin = hex(pin)?;
     // Four counters in one word: read and write, of hosts and of devices.
     let maps = pin.to_le_bytes().into_iter().max().unwrap_or(0);
-    let access = if hex(flags)? & READ_ONLY == 0 { Access::ReadWrite } else { Access::ReadOnly };
+    let access = if hex(flags)? & READ_ONLY == 0 {
+        Access::ReadWrite
+    } else {
+        Access::ReadOnly
+    };
     Some(GrantState {
-        grant: ForeignGrant { domid, gref: GrantRef(hex(gref)?) },
+        grant: ForeignGrant {
+            domid,
+            gref: GrantRef(hex(gref)?),
+        },
         peer: DomId(peer.parse().ok()?),
         access,
         maps: u32::from(maps),
@@ -73,7 +82,13 @@ mod tests {
     fn a_listing_is_read() {
         let grants = parse(LISTING).unwrap();
         assert_eq!(grants.len(), 2);
-        assert_eq!(grants[1].grant, ForeignGrant { domid: DomId(1), gref: GrantRef(0xb) });
+        assert_eq!(
+            grants[1].grant,
+            ForeignGrant {
+                domid: DomId(1),
+                gref: GrantRef(0xb)
+            }
+        );
         assert_eq!((grants[1].peer, grants[1].maps), (DomId(2), 1));
         assert_eq!((grants[0].access, grants[0].maps), (Access::ReadWrite, 2));
         assert_eq!(grants[1].access, Access::ReadOnly);
@@ -81,11 +96,18 @@ mod tests {
 
     #[test]
     fn the_last_complete_listing_counts() {
-        let empty = LISTING.lines().filter(|line| !line.contains("[0x")).collect::<Vec<_>>();
+        let empty = LISTING
+            .lines()
+            .filter(|line| !line.contains("[0x"))
+            .collect::<Vec<_>>();
         let both = format!("{LISTING}{}\n", empty.join("\n"));
         assert_eq!(parse(&both), Some(vec![]));
         let cut = &both[..both.len() - 30];
-        assert_eq!(parse(cut).map(|grants| grants.len()), Some(2), "the second has no end");
+        assert_eq!(
+            parse(cut).map(|grants| grants.len()),
+            Some(2),
+            "the second has no end"
+        );
         assert_eq!(parse("(XEN) nothing"), None);
     }
 }

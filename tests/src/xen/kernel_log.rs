@@ -14,7 +14,11 @@ const TROUBLE: [&str; 8] = [
 
 /// The lines that are trouble.
 pub fn trouble(lines: &[String]) -> Vec<String> {
-    lines.iter().filter(|line| TROUBLE.iter().any(|text| line.contains(text))).cloned().collect()
+    lines
+        .iter()
+        .filter(|line| TROUBLE.iter().any(|text| line.contains(text)))
+        .cloned()
+        .collect()
 }
 
 #[cfg(test)]

@@ -35,6 +35,17 @@ pub struct Xen {
     _sockets: tempfile::TempDir,
 }
 
+/// What a domain's kernel said in a scenario.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelLog {
+    /// Which domain.
+    pub domain: String,
+    /// All of it.
+    pub lines: Vec<String>,
+    /// What is trouble.
+    pub trouble: Vec<String>,
+}
+
 fn remote(error: RemoteError) -> Error {
     let cure = "start it with `pv-stress supervise /dev/hvc0` as its only use of the console";
     Error::environment(format!("domain {}", error.name), error.what, cure)
@@ -48,18 +59,37 @@ impl Xen {
     pub fn connect(front: &str, back: &str) -> Result<Xen> {
         let (platform, client) = dom0()?;
         let sockets = tempfile::Builder::new().prefix("pv-relay-").tempdir();
-        let sockets = sockets.map_err(|error| Error::file(&std::env::temp_dir(), error, "set TMPDIR"))?;
+        let sockets =
+            sockets.map_err(|error| Error::file(&std::env::temp_dir(), error, "set TMPDIR"))?;
         let connect = |which| Domain::connect(&client, which, sockets.path()).map_err(remote);
         let (front, back) = (connect(front)?, connect(back)?);
         if front.domid == back.domid {
-            return Err(Error::Usage("--front and --back are one domain; name two".into()));
+            return Err(Error::Usage(
+                "--front and --back are one domain; name two".into(),
+            ));
         }
-        let xen =
-            Xen { platform, front, back, before: Mutex::default(), _sockets: sockets };
+        let xen = Xen {
+            platform,
+            front,
+            back,
+            before: Mutex::default(),
+            _sockets: sockets,
+        };
         for domain in xen.domains() {
-            let About { kernel, guest_type, clocksource } = domain.await_welcome().map_err(remote)?;
+            let About {
+                kernel,
+                guest_type,
+                clocksource,
+            } = domain.await_welcome().map_err(remote)?;
             let off = domain.clock_uncertainty();
-            tracing::info!(domain = domain.name, kernel, guest_type, clocksource, ?off, "ready");
+            tracing::info!(
+                domain = domain.name,
+                kernel,
+                guest_type,
+                clocksource,
+                ?off,
+                "ready"
+            );
         }
         Ok(xen)
     }
@@ -100,8 +130,14 @@ impl Xen {
     pub fn inspect(&self) -> Result<Inspection> {
         let before = self.before.lock().unwrap_or_else(PoisonError::into_inner);
         let grants = all_grants()?;
-        let grants = grants.into_iter().filter(|state| !before.contains(&state.grant)).collect();
-        Ok(Inspection { grants, ..Inspection::default() })
+        let grants = grants
+            .into_iter()
+            .filter(|state| !before.contains(&state.grant))
+            .collect();
+        Ok(Inspection {
+            grants,
+            ..Inspection::default()
+        })
     }
 
     /// A scenario is over: removes its directories; what should not have been in them.
@@ -110,7 +146,11 @@ impl Xen {
         for domain in self.domains() {
             match domain.remove_dir(dir) {
                 Ok(sockets) => {
-                    left.extend(sockets.into_iter().map(|s| format!("in domain {}: {s}", domain.name)));
+                    left.extend(
+                        sockets
+                            .into_iter()
+                            .map(|s| format!("in domain {}: {s}", domain.name)),
+                    );
                 }
                 Err(error) => left.push(error.to_string()),
             }
@@ -118,32 +158,40 @@ impl Xen {
         left
     }
 
-    /// What the kernels said since the scenario began, all of it by domain, and the trouble in it.
+    /// What the kernels said since the scenario began.
     ///
     /// # Errors
     /// A domain does not answer: its kernel may be what is wrong.
-    pub fn kernel_logs(&self) -> Result<Vec<(String, Vec<String>, Vec<String>)>, RemoteError> {
+    pub fn kernel_logs(&self) -> Result<Vec<KernelLog>, RemoteError> {
         let log = |domain: &Domain| {
             let lines = domain.kernel_log()?;
             let trouble = kernel_log::trouble(&lines);
-            Ok((domain.name.clone(), lines, trouble))
+            Ok(KernelLog { domain: domain.name.clone(), lines, trouble })
         };
         self.domains().into_iter().map(log).collect()
     }
 
     /// How far stamps of different domains may be off against each other.
     pub fn clock_uncertainty(&self) -> Duration {
-        self.domains().iter().map(|domain| domain.clock_uncertainty()).sum()
+        self.domains()
+            .iter()
+            .map(|domain| domain.clock_uncertainty())
+            .sum()
     }
 }
 
 impl Elsewhere for Xen {
     fn autopsy(&self, process: &str) -> Option<Autopsy> {
-        self.domains().into_iter().find_map(|domain| domain.autopsy(process))
+        self.domains()
+            .into_iter()
+            .find_map(|domain| domain.autopsy(process))
     }
 
     fn settle(&self) -> Vec<String> {
-        self.domains().into_iter().flat_map(|domain| domain.settle(SETTLE)).collect()
+        self.domains()
+            .into_iter()
+            .flat_map(|domain| domain.settle(SETTLE))
+            .collect()
     }
 }
 
@@ -153,7 +201,8 @@ impl Elsewhere for Xen {
 /// This is no dom0, or the domain does not answer.
 pub fn on(domain: &str, command: &str, deadline: Duration) -> Result<ExitCode> {
     let sockets = tempfile::tempdir();
-    let sockets = sockets.map_err(|error| Error::file(&std::env::temp_dir(), error, "set TMPDIR"))?;
+    let sockets =
+        sockets.map_err(|error| Error::file(&std::env::temp_dir(), error, "set TMPDIR"))?;
     let (_, client) = dom0()?;
     let domain = Domain::connect(&client, domain, sockets.path()).map_err(remote)?;
     domain.await_welcome().map_err(remote)?;
@@ -189,19 +238,32 @@ fn all_grants() -> Result<Vec<GrantState>> {
         }
         if Instant::now() >= until {
             let cure = "boot Xen with loglvl=warning or lower";
-            return Err(Error::environment("xl debug-keys g", "Xen printed no list", cure));
+            return Err(Error::environment(
+                "xl debug-keys g",
+                "Xen printed no list",
+                cure,
+            ));
         }
     }
 }
 
 fn xl(args: &[&str]) -> Result<String> {
     let failed = |cause: String| {
-        Error::environment(format!("xl {}", args.join(" ")), cause, "run this in dom0, as root")
+        Error::environment(
+            format!("xl {}", args.join(" ")),
+            cause,
+            "run this in dom0, as root",
+        )
     };
-    let output = Command::new("xl").args(args).output().map_err(|error| failed(error.to_string()))?;
+    let output = Command::new("xl")
+        .args(args)
+        .output()
+        .map_err(|error| failed(error.to_string()))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
-        Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+        Err(failed(
+            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        ))
     }
 }
