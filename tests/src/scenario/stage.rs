@@ -402,16 +402,22 @@ impl<'a> Stage<'a> {
             }
         };
         logs.into_iter()
-            .map(|KernelLog { domain, lines, trouble }| {
-                let path = self
-                    .world
-                    .timeline_path(&domain)
-                    .with_extension("kernel.log");
-                if let Err(error) = std::fs::write(&path, lines.join("\n") + "\n") {
-                    left_over.push(format!("{}: {error}", path.display()));
-                }
-                (domain, trouble)
-            })
+            .map(
+                |KernelLog {
+                     domain,
+                     lines,
+                     trouble,
+                 }| {
+                    let path = self
+                        .world
+                        .timeline_path(&domain)
+                        .with_extension("kernel.log");
+                    if let Err(error) = std::fs::write(&path, lines.join("\n") + "\n") {
+                        left_over.push(format!("{}: {error}", path.display()));
+                    }
+                    (domain, trouble)
+                },
+            )
             .collect()
     }
 

@@ -166,7 +166,11 @@ impl Xen {
         let log = |domain: &Domain| {
             let lines = domain.kernel_log()?;
             let trouble = kernel_log::trouble(&lines);
-            Ok(KernelLog { domain: domain.name.clone(), lines, trouble })
+            Ok(KernelLog {
+                domain: domain.name.clone(),
+                lines,
+                trouble,
+            })
         };
         self.domains().into_iter().map(log).collect()
     }

@@ -92,7 +92,7 @@ impl Place {
     /// No process that was started here lives, and no temporary file is left.
     #[track_caller]
     pub fn assert_nothing_left(&self) {
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + Duration::from_secs(120);
         while let Some(who) = self.processes().first() {
             // A process that was killed a moment ago may not have been reaped by init.
             assert!(Instant::now() < until, "still running: {who}");
