@@ -35,7 +35,7 @@ impl Archive {
     ) -> Result<Archive> {
         let root = cache.join(release.codename);
         let archive = Archive { release, root };
-        for dir in ["lists/partial", "archives/partial", "packages", "unpacked"] {
+        for dir in ["lists/partial", "archives/partial", "packages"] {
             let dir = archive.root.join(dir);
             fs::create_dir_all(&dir).map_err(LabError::file(&dir))?;
         }
@@ -57,10 +57,15 @@ impl Archive {
         let fresh = archive.root.join("lists.complete");
         if fs::read_to_string(&sources).ok().as_ref() != Some(&line) || !fresh.exists() {
             tell(&format!("fetching the package lists of {release}"));
+            // What came from elsewhere may be another version.
+            let _ = fs::remove_dir_all(archive.root.join("unpacked"));
+            let _ = fs::remove_file(&fresh);
             fs::write(&sources, line).map_err(LabError::file(&sources))?;
             archive.apt("apt-get", &["update"], "fetching package lists")?;
             fs::write(&fresh, "").map_err(LabError::file(&fresh))?;
         }
+        let unpacked = archive.root.join("unpacked");
+        fs::create_dir_all(&unpacked).map_err(LabError::file(&unpacked))?;
         Ok(archive)
     }
 
