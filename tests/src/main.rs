@@ -1,2 +1,5 @@
-//! TBD
-fn main() {}
+//! The `pv-stress` program.
+
+fn main() -> std::process::ExitCode {
+    pv_stress::cli::main()
+}

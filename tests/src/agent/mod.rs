@@ -1,0 +1,185 @@
+//! The processes of a run: this program, started again by itself as `pv-stress agent ROLE`.
+
+mod consumer;
+mod granter;
+pub(crate) mod host;
+mod mapper;
+
+use crate::error::{Error, Result};
+use crate::settings::Sabotage;
+use crate::timeline::{Event, Timeline};
+use crate::world::{Control, News, die_with_parent};
+use libgnt::grant::Ledger;
+use libgnt::{DomId, Platform, PlatformChoice};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What every role is told.
+#[derive(Debug, clap::Args)]
+pub struct Common {
+    /// The process's name in logs and timelines
+    #[arg(long)]
+    name: String,
+    /// The pid of the run
+    #[arg(long)]
+    parent: u32,
+    /// Where to record
+    #[arg(long)]
+    timeline: PathBuf,
+    /// What to do wrong on purpose
+    #[arg(long)]
+    sabotage: Option<Sabotage>,
+}
+
+/// What every role but the host is told.
+#[derive(Debug, clap::Args)]
+pub struct Member {
+    /// linux, or sim:DIR
+    #[arg(long)]
+    platform: PlatformChoice,
+    /// The domain, on the simulated Xen
+    #[arg(long)]
+    domain: u16,
+}
+
+/// A role.
+#[derive(Debug, clap::Subcommand)]
+pub enum Role {
+    /// The simulated Xen's host
+    Host {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: host::Args,
+    },
+    /// The third consumer
+    Consumer {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        member: Member,
+        #[command(flatten)]
+        args: consumer::Args,
+    },
+    /// Shares pages
+    Granter {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        member: Member,
+        #[command(flatten)]
+        args: granter::Args,
+    },
+    /// Maps pages
+    Mapper {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        member: Member,
+        #[command(flatten)]
+        args: mapper::Args,
+    },
+}
+
+/// A process of a run: whom it listens to, where it records, what it must do wrong.
+pub(crate) struct Agent {
+    name: String,
+    control: Control,
+    timeline: Timeline,
+    sabotage: Option<Sabotage>,
+}
+
+/// What an agent's work ends with; the message is for its log, and for whoever reads that.
+type Outcome = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+impl Agent {
+    fn begin(common: Common, role: &str) -> Result<Agent> {
+        let cannot = |error| Error::environment("pv-stress agent", error, "use `pv-stress run`");
+        die_with_parent(common.parent).map_err(cannot)?;
+        let control = Control::from_stdin().map_err(cannot)?;
+        let timeline = Timeline::create(&common.timeline, &common.name)
+            .map_err(|error| Error::file(&common.timeline, error, "free some space"))?;
+        timeline.log(Event::Started { role: role.into() });
+        Ok(Agent {
+            name: common.name,
+            control,
+            timeline,
+            sabotage: common.sabotage,
+        })
+    }
+
+    fn join(&self, member: &Member) -> libgnt::Result<Arc<dyn Platform>> {
+        libgnt::platform::open(&member.platform, Some(DomId(member.domain)), &self.name)
+    }
+
+    /// Waits for an order, and says so.
+    fn await_order(&self, to: &str) -> std::io::Result<crate::world::Order> {
+        self.timeline.waiting(format!("the order {to}"));
+        self.control.recv()
+    }
+
+    fn show(&self, ledger: &Ledger) -> std::io::Result<()> {
+        let entries = ledger.snapshot().iter().map(ToString::to_string).collect();
+        self.control.send(&News::Ledger { entries })
+    }
+
+    fn end(self, outcome: Outcome) -> Result<()> {
+        match outcome {
+            Ok(()) => {
+                self.timeline.log(Event::Finished);
+                Ok(())
+            }
+            Err(error) => {
+                self.timeline.log(Event::Note {
+                    text: error.to_string(),
+                });
+                Err(Error::environment(
+                    &self.name,
+                    error,
+                    "see its log and timeline",
+                ))
+            }
+        }
+    }
+}
+
+/// Plays a role to its end.
+///
+/// # Errors
+/// What went wrong, for standard error; the exit status is 2 then.
+pub fn run(role: Role) -> Result<()> {
+    match role {
+        Role::Host { common, args } => {
+            let agent = Agent::begin(common, "host")?;
+            let outcome = host::run(&agent, args);
+            agent.end(outcome)
+        }
+        Role::Consumer {
+            common,
+            member,
+            args,
+        } => {
+            let agent = Agent::begin(common, "consumer")?;
+            let outcome = consumer::run(&agent, &member, args);
+            agent.end(outcome)
+        }
+        Role::Granter {
+            common,
+            member,
+            args,
+        } => {
+            let agent = Agent::begin(common, "granter")?;
+            let outcome = granter::run(&agent, &member, args);
+            agent.end(outcome)
+        }
+        Role::Mapper {
+            common,
+            member,
+            args,
+        } => {
+            let agent = Agent::begin(common, "mapper")?;
+            let outcome = mapper::run(&agent, &member, args);
+            agent.end(outcome)
+        }
+    }
+}

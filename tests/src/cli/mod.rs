@@ -1,0 +1,209 @@
+//! The command line.
+
+mod run;
+mod sim;
+
+use crate::agent::{self, Role};
+use crate::error::{Error, Result};
+use crate::holder::HoldName;
+use crate::report::print_listing;
+use crate::scenario;
+use crate::settings::{PlatformKind, Sabotage, Unmap};
+use clap::{Args, Parser, Subcommand};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Stress PV drivers: asynchronous unmap while a third consumer holds the pages
+///
+/// Without a command: every scenario, on the simulated Xen, with the defaults of `run`.
+///
+/// Exit status: 0 all as required, 1 a check failed, 2 wrong usage or environment, 3 a deadlock
+/// where none may be.
+#[derive(Debug, Parser)]
+#[command(name = "pv-stress", version, verbatim_doc_comment)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say which scenarios there are
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run scenarios
+    Run(RunArgs),
+    /// Run just the simulated Xen, for agents started by hand
+    Sim(sim::SimArgs),
+    /// One process of a run; started by pv-stress itself
+    #[command(hide = true)]
+    Agent {
+        #[command(subcommand)]
+        role: Role,
+    },
+}
+
+/// The options of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Only these scenarios (default: all)
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    scenario: Vec<String>,
+    /// Where to run
+    #[arg(long, default_value = "sim")]
+    platform: PlatformKind,
+    /// When the simulated kernels unmap: async as Linux since 5.19, sync as before
+    #[arg(long, default_value = "async")]
+    unmap: Unmap,
+    /// How the third consumer holds pages (default: as the scenario prefers)
+    #[arg(long, value_name = "NAME")]
+    hold: Option<HoldName>,
+    /// For how long the third consumer holds pages
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    hold_for: Duration,
+    /// How long a scenario may take
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+    /// Seed of everything random (default: another one each time)
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// The file that goes through the pair (default: pv-stress's own executable)
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Where the report goes
+    #[arg(long, value_name = "DIR", default_value = "pv-stress-report")]
+    report: PathBuf,
+    /// Print the report as JSON on standard output instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Hold pages even on a PV guest, whose kernel that damages
+    #[arg(long)]
+    allow_kernel_damage: bool,
+    /// Make the run wrong on purpose, to see that it is noticed
+    #[arg(long, value_name = "NAME", hide = true)]
+    sabotage: Option<Sabotage>,
+    /// How much to log: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    log: tracing_subscriber::filter::LevelFilter,
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(Error::Interrupted(signal)) => {
+            complain("interrupted; every process has been ended");
+            // Everything is cleaned up: now end as the signal would have it.
+            if let Err(error) = signal_hook::low_level::emulate_default_handler(signal) {
+                complain(&error.to_string());
+            }
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn complain(what: &str) {
+    // With standard error gone there is nobody to tell.
+    let _ = writeln!(anstream::stderr(), "pv-stress: {what}");
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        None => {
+            let defaults = Cli::parse_from(["pv-stress", "run"]);
+            match defaults.command {
+                Some(Command::Run(args)) => run::run(args),
+                _ => Err(Error::Usage("use `pv-stress run`".into())),
+            }
+        }
+        Some(Command::Run(args)) => run::run(args),
+        Some(Command::List { json }) => list(json),
+        Some(Command::Sim(args)) => sim::run(&args),
+        Some(Command::Agent { role }) => {
+            log_to_stderr(tracing_subscriber::filter::LevelFilter::INFO);
+            agent::run(role)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Logs go to standard error; `RUST_LOG` says more than an option can.
+fn log_to_stderr(level: tracing_subscriber::filter::LevelFilter) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::builder()
+        .with_default_directive(level.into())
+        .from_env_lossy();
+    let _already_set = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+fn list(json: bool) -> Result<ExitCode> {
+    let scenarios: Vec<(&str, &str)> = scenario::all()
+        .iter()
+        .map(|s| (s.name(), s.summary()))
+        .collect();
+    let printed = if json {
+        let list: Vec<_> = scenarios
+            .iter()
+            .map(|(name, summary)| serde_json::json!({ "name": name, "summary": summary }))
+            .collect();
+        writeln!(anstream::stdout(), "{}", serde_json::Value::Array(list))
+    } else {
+        print_listing(&scenarios, &mut anstream::stdout())
+    };
+    closed_pipe_is_fine(printed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whoever reads our output may stop reading.
+fn closed_pipe_is_fine(printed: std::io::Result<()>) -> Result<()> {
+    match printed {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::environment(
+            "standard output",
+            error,
+            "redirect it elsewhere",
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn scenarios_come_with_commas_or_spaces() {
+        let cli = Cli::parse_from([
+            "pv-stress",
+            "run",
+            "--scenario",
+            "copy",
+            "a,b",
+            "--seed",
+            "3",
+        ]);
+        let Some(Command::Run(args)) = cli.command else {
+            panic!()
+        };
+        assert_eq!(args.scenario, ["copy", "a", "b"]);
+        assert_eq!(args.seed, Some(3));
+    }
+}

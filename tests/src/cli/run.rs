@@ -1,0 +1,212 @@
+//! `pv-stress run`.
+
+use super::{RunArgs, closed_pipe_is_fine, log_to_stderr};
+use crate::error::{Error, Result};
+use crate::report::{Report, ReportDir, print_table};
+use crate::scenario::{self, Scenario};
+use crate::settings::{PlatformKind, Settings, quote};
+use crate::verdict::exit_status;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
+    log_to_stderr(args.log);
+    let scenarios = chosen(&args.scenario)?;
+    let settings = settings(&args)?;
+    check_platform(&settings)?;
+    if scenarios.iter().any(|scenario| scenario.uses_input()) {
+        check_input(&settings.input)?;
+    }
+    let dir = ReportDir::claim(&args.report)?;
+    let started = Instant::now();
+    let mut report = Report {
+        tool: concat!("pv-stress ", env!("CARGO_PKG_VERSION")).into(),
+        started: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        command: command(),
+        platform: settings.platform.to_string(),
+        seed: settings.seed,
+        exit_status: 0,
+        duration_ms: 0,
+        verdicts: Vec::new(),
+    };
+    let progress = progress();
+    for scenario in scenarios {
+        progress.set_message(scenario.name());
+        progress.set_position(0);
+        let bar = progress.clone();
+        let verdict = scenario::run(scenario, &settings, &dir, move |_, done, total| {
+            bar.set_length(total);
+            bar.set_position(done);
+        })?;
+        report.verdicts.push(verdict);
+    }
+    progress.finish_and_clear();
+    report.exit_status = exit_status(&report.verdicts);
+    report.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    report.write(&dir)?;
+    closed_pipe_is_fine(print(&report, args.json, &dir))?;
+    Ok(ExitCode::from(report.exit_status))
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static dyn Scenario>> {
+    if names.is_empty() {
+        return Ok(scenario::all().to_vec());
+    }
+    let mut seen = HashSet::new();
+    // Twice the same would write its logs to the same place.
+    names
+        .iter()
+        .filter(|name| seen.insert(name.as_str()))
+        .map(|name| scenario::find(name))
+        .collect()
+}
+
+fn settings(args: &RunArgs) -> Result<Settings> {
+    let input = match &args.input {
+        Some(input) => input.clone(),
+        None => std::env::current_exe().map_err(|error| {
+            Error::environment(
+                "pv-stress's own executable",
+                error,
+                "name a file with --input",
+            )
+        })?,
+    };
+    if args.deadline.is_zero() {
+        return Err(Error::Usage(
+            "--deadline 0 leaves no time for anything; give it seconds".into(),
+        ));
+    }
+    if args.hold_for >= args.deadline {
+        return Err(Error::Usage(format!(
+            "--hold-for {} is not shorter than --deadline {}: no scenario could end; raise --deadline",
+            humantime::format_duration(args.hold_for),
+            humantime::format_duration(args.deadline)
+        )));
+    }
+    if args.platform == PlatformKind::Sim
+        && let Some(hold) = args.hold
+        && !hold.is_simulated()
+    {
+        return Err(Error::Usage(format!(
+            "--hold {hold} holds pages in a real kernel, where the simulated Xen cannot see it; use --hold pin or i915, or --platform xen"
+        )));
+    }
+    Ok(Settings {
+        platform: args.platform,
+        unmap: args.unmap,
+        hold: args.hold,
+        hold_for: args.hold_for,
+        deadline: args.deadline,
+        seed: args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32)),
+        input,
+        allow_kernel_damage: args.allow_kernel_damage,
+        sabotage: args.sabotage,
+    })
+}
+
+/// Without Xen `--platform xen` says what is missing; with it, that the scenarios are not there yet.
+fn check_platform(settings: &Settings) -> Result<()> {
+    if settings.platform == PlatformKind::Sim {
+        return Ok(());
+    }
+    let platform = libgnt::platform::open(&libgnt::PlatformChoice::Linux, None, "pv-stress")
+        .map_err(|error| Error::Usage(format!("--platform xen: {error}")))?;
+    let hold = settings.hold.unwrap_or(crate::holder::HoldName::Pipe);
+    crate::holder::holder(hold, &platform, settings.allow_kernel_damage)
+        .map_err(|error| Error::Usage(error.to_string()))?;
+    Err(Error::Usage(
+        "--platform xen: the scenarios need two domains, and starting the other one's processes is not built yet; run pv-backend and pv-frontend by hand in them, or use --platform sim".into(),
+    ))
+}
+
+/// Found out before anything is started.
+fn check_input(input: &Path) -> Result<()> {
+    let bad =
+        |cause: &str| Error::file(input, cause, "name a readable, non-empty file with --input");
+    let mut file = File::open(input).map_err(|error| bad(&error.to_string()))?;
+    let meta = file.metadata().map_err(|error| bad(&error.to_string()))?;
+    if !meta.is_file() {
+        return Err(bad("it is no regular file"));
+    }
+    match file.read(&mut [0]) {
+        Ok(0) => Err(bad("it is empty")),
+        Ok(_) => Ok(()),
+        Err(error) => Err(bad(&error.to_string())),
+    }
+}
+
+fn command() -> String {
+    let words: Vec<String> = std::env::args_os()
+        .map(|word| quote(&word.to_string_lossy()))
+        .collect();
+    words.join(" ")
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn progress() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template(
+        "{msg:16} {wide_bar} {bytes:>10}/{total_bytes:10} {elapsed:>4}",
+    );
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn print(report: &Report, json: bool, dir: &ReportDir) -> std::io::Result<()> {
+    let mut out = anstream::stdout();
+    if json {
+        serde_json::to_writer_pretty(&mut out, report)?;
+        return writeln!(out);
+    }
+    print_table(report, &mut out)?;
+    writeln!(
+        out,
+        "\nseed {}, report in {}",
+        report.seed,
+        dir.path().join("report.html").display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inputs_that_cannot_be_read_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let empty = dir.path().join("empty");
+        std::fs::write(&empty, "").unwrap();
+        for (path, why) in [
+            (dir.path().join("missing"), "No such file"),
+            (dir.path().to_owned(), "no regular file"),
+            (empty, "empty"),
+        ] {
+            let error = check_input(&path).unwrap_err().to_string();
+            assert!(error.contains(&path.display().to_string()), "{error}");
+            assert!(error.contains(why) && error.contains("--input"), "{error}");
+        }
+    }
+
+    #[test]
+    fn scenarios_are_found_once_and_strangers_are_refused() {
+        let names = ["partial-map".to_owned(), "partial-map".to_owned()];
+        assert_eq!(chosen(&names).unwrap().len(), 1);
+        assert_eq!(chosen(&[]).unwrap().len(), scenario::all().len());
+        let Err(error) = chosen(&["nonsense".to_owned()]) else {
+            panic!()
+        };
+        assert!(error.to_string().contains("partial-map"), "{error}");
+    }
+}

@@ -1,0 +1,78 @@
+//! `pv-stress sim`: the host alone, for agents started by hand.
+
+use super::{closed_pipe_is_fine, log_to_stderr};
+use crate::agent::host;
+use crate::error::{Error, Result};
+use crate::settings::{Unmap, quote};
+use crate::timeline::Timeline;
+use crate::world::Signals;
+use libgnt::sim::core::Config;
+use libgnt::sim::wire::XENSTORE_SOCKET;
+use mio::{Events, Interest, Poll, Token};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The options of `sim`.
+#[derive(Debug, clap::Args)]
+pub struct SimArgs {
+    /// The directory to serve: its sockets appear there, and go when the host ends
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// When the simulated kernels unmap: async as Linux since 5.19, sync as before
+    #[arg(long, default_value = "async")]
+    unmap: Unmap,
+    /// How much to log: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log: tracing_subscriber::filter::LevelFilter,
+}
+
+pub(super) fn run(args: &SimArgs) -> Result<ExitCode> {
+    log_to_stderr(args.log);
+    let failed = |error| Error::environment("signals and polling", error, "see errno");
+    // Before the host, so that a signal at any time ends it cleanly.
+    let mut signals = Signals::register().map_err(failed)?;
+    let mut poll = Poll::new().map_err(failed)?;
+    poll.registry()
+        .register(signals.source(), Token(0), Interest::READABLE)
+        .map_err(failed)?;
+    let config = Config {
+        unmap: args.unmap.into(),
+        ..Config::default()
+    };
+    let host = host::start(&args.dir, config, Timeline::none())
+        .map_err(|error| Error::Usage(error.to_string()))?;
+    closed_pipe_is_fine(instructions(&args.dir, &mut anstream::stdout()))?;
+    let mut events = Events::with_capacity(8);
+    while signals.caught().is_none() {
+        match poll.poll(&mut events, None) {
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+    }
+    host.stop()
+        .map_err(|error| Error::environment("the host", error, "see its log"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The commands for the other terminals.
+fn instructions(dir: &Path, out: &mut dyn Write) -> std::io::Result<()> {
+    let dir = std::path::absolute(dir)?.display().to_string();
+    let sim = quote(&format!("sim:{dir}"));
+    let xenstored = quote(&format!("{dir}/{XENSTORE_SOCKET}"));
+    write!(
+        out,
+        "The simulated Xen serves {dir}. In other terminals:
+
+  truncate -s 64M disk.img
+  pv-backend attach --platform {sim} --front 1 --device xvda disk.img
+  pv-backend serve --platform {sim} --front 1 --device xvda disk.img
+  pv-frontend copy --platform {sim} --domain 1 --device xvda some-file
+  XENSTORED_PATH={xenstored} xenstore-ls
+
+Ctrl-C ends it.
+"
+    )
+}

@@ -1,0 +1,444 @@
+//! The consumer's process: one mio loop over its socket, its lenders, its orders and its timers.
+
+use super::wire::{self, Answer, Offer};
+use crate::error::{Error, Result};
+use crate::holder::{Export, Held, Holder};
+use crate::timeline::{Event, Timeline};
+use crate::world::{Control, News, Order};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
+};
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+const LISTENER: Token = Token(0);
+const ORDERS: Token = Token(1);
+const FIRST_LENDER: usize = 2;
+
+/// What a consumer does.
+pub struct ConsumerConfig {
+    /// Where lenders find it.
+    pub socket: PathBuf,
+    /// How it holds.
+    pub holder: Box<dyn Holder>,
+    /// For how long.
+    pub hold_for: Duration,
+    /// Where it records.
+    pub timeline: Timeline,
+}
+
+/// Serves lenders until told to stop; then lets go of everything.
+///
+/// # Errors
+/// [`Error::Environment`]: the socket cannot be bound, or the machine fails.
+pub fn run(config: ConsumerConfig, control: &Control) -> Result<()> {
+    let socket = config.socket.clone();
+    let failed = |error: io::Error| Error::file(&socket, error, "choose another directory");
+    let mut consumer = Consumer::bind(config, control).map_err(failed)?;
+    control.send(&News::Ready).map_err(failed)?;
+    let served = consumer.serve(control).map_err(failed);
+    consumer.release_all();
+    served
+}
+
+struct Consumer {
+    config: ConsumerConfig,
+    listener: OwnedFd,
+    poll: Poll,
+    lenders: HashMap<usize, OwnedFd>,
+    next_lender: usize,
+    /// By the time of their release.
+    held: BTreeMap<(Instant, u64), Holding>,
+}
+
+struct Holding {
+    held: Box<dyn Held>,
+    lender: usize,
+}
+
+impl Consumer {
+    fn bind(config: ConsumerConfig, control: &Control) -> io::Result<Consumer> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        bind(&listener, &SocketAddrUnix::new(&config.socket)?)?;
+        listen(&listener, 16)?;
+        let poll = Poll::new()?;
+        for (fd, token) in [(listener.as_fd(), LISTENER), (control.as_fd(), ORDERS)] {
+            poll.registry()
+                .register(&mut SourceFd(&fd.as_raw_fd()), token, Interest::READABLE)?;
+        }
+        Ok(Consumer {
+            config,
+            listener,
+            poll,
+            lenders: HashMap::new(),
+            next_lender: FIRST_LENDER,
+            held: BTreeMap::new(),
+        })
+    }
+
+    fn serve(&mut self, control: &Control) -> io::Result<()> {
+        let mut events = Events::with_capacity(64);
+        loop {
+            let now = Instant::now();
+            let wait = self
+                .held
+                .keys()
+                .next()
+                .map(|(at, _)| at.saturating_duration_since(now));
+            match self.poll.poll(&mut events, wait) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.accept()?,
+                    ORDERS => loop {
+                        match control.try_recv::<Order>() {
+                            Ok(None) => break,
+                            Ok(Some(Order::Stop)) => return Ok(()),
+                            Ok(Some(other)) => tracing::debug!(?other, "not for a consumer"),
+                            // The run is gone.
+                            Err(error) => return Err(error),
+                        }
+                    },
+                    Token(lender) => self.read(lender)?,
+                }
+            }
+            self.release_due();
+        }
+    }
+
+    fn accept(&mut self) -> io::Result<()> {
+        loop {
+            match accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(lender) => {
+                    let token = self.next_lender;
+                    self.next_lender += 1;
+                    let fd = lender.as_raw_fd();
+                    self.poll.registry().register(
+                        &mut SourceFd(&fd),
+                        Token(token),
+                        Interest::READABLE,
+                    )?;
+                    self.lenders.insert(token, lender);
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    fn read(&mut self, lender: usize) -> io::Result<()> {
+        loop {
+            let Some(socket) = self.lenders.get(&lender) else {
+                return Ok(());
+            };
+            match wire::receive::<Offer>(socket) {
+                Ok((offer, fds)) => self.take(lender, offer, fds),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => {
+                    // It ended, died, or spoke nonsense. What it lent is kept for its time: that
+                    // is what a third party does.
+                    let how = format!("a lender's socket: {error}");
+                    self.config.timeline.log(Event::PeerLost { how });
+                    let fd = socket.as_raw_fd();
+                    self.poll.registry().deregister(&mut SourceFd(&fd))?;
+                    self.lenders.remove(&lender);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, lender: usize, offer: Offer, fds: Vec<OwnedFd>) {
+        let Offer {
+            hold,
+            kind,
+            pages,
+            words,
+        } = offer;
+        match self.config.holder.import(Export {
+            kind,
+            pages,
+            words,
+            fds,
+        }) {
+            Ok(held) => {
+                let kind = kind.to_string();
+                self.config.timeline.log(Event::Held { hold, kind, pages });
+                self.answer(lender, Answer::Taken(hold));
+                let mut holding = Holding { held, lender };
+                self.look(hold, &mut holding);
+                let until = Instant::now() + self.config.hold_for;
+                self.held.insert((until, hold), holding);
+            }
+            Err(error) => {
+                tracing::warn!(hold, %error, "cannot take it over");
+                let text = format!("hold {hold} was refused: {error}");
+                self.config.timeline.log(Event::Note { text });
+                self.answer(lender, Answer::Refused(hold));
+            }
+        }
+    }
+
+    fn look(&self, hold: u64, holding: &mut Holding) {
+        match holding.held.checksum() {
+            Ok(sha) => self.config.timeline.log(Event::Checksum { hold, sha }),
+            Err(error) => {
+                tracing::warn!(hold, %error, "cannot look at it");
+                let text = format!("hold {hold} cannot be looked at: {error}");
+                self.config.timeline.log(Event::Note { text });
+            }
+        }
+    }
+
+    fn release_due(&mut self) {
+        let now = Instant::now();
+        while let Some(entry) = self.held.first_entry()
+            && entry.key().0 <= now
+        {
+            let ((_, hold), holding) = entry.remove_entry();
+            self.release(hold, holding);
+        }
+    }
+
+    fn release_all(&mut self) {
+        while let Some(((_, hold), holding)) = self.held.pop_first() {
+            self.release(hold, holding);
+        }
+    }
+
+    fn release(&mut self, hold: u64, mut holding: Holding) {
+        self.look(hold, &mut holding);
+        let timeline = &self.config.timeline;
+        timeline.waiting(format!("its release of hold {hold}"));
+        timeline.log(Event::HoldReleasing { hold });
+        let error = holding.held.release().err().map(|error| error.to_string());
+        timeline.log(Event::HoldReleased { hold, error });
+        self.answer(holding.lender, Answer::Released(hold));
+    }
+
+    /// A lender that is gone, or does not read, needs no answer.
+    fn answer(&self, lender: usize, answer: Answer) {
+        if let Some(socket) = self.lenders.get(&lender)
+            && let Err(error) = wire::send(socket, &answer, &[])
+        {
+            tracing::debug!(%error, ?answer, "not delivered");
+        }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        remove(&self.config.socket);
+    }
+}
+
+fn remove(socket: &Path) {
+    if let Err(error) = std::fs::remove_file(socket) {
+        tracing::warn!(%error, "removing {}", socket.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consumer::{LendPolicy, Lender};
+    use crate::holder::{HoldName, kernel_holder};
+    use crate::timeline::{Record, read_file};
+    use libgnt::SharedPages;
+
+    const GRANT: libgnt::ForeignGrant = libgnt::ForeignGrant {
+        domid: libgnt::DomId(1),
+        gref: libgnt::GrantRef(9),
+    };
+
+    struct Running {
+        control: Control,
+        thread: std::thread::JoinHandle<Result<()>>,
+        dir: tempfile::TempDir,
+    }
+
+    fn start(hold_for: Duration) -> Running {
+        let dir = tempfile::tempdir().unwrap();
+        let (control, theirs) = Control::pair().unwrap();
+        let config = ConsumerConfig {
+            socket: dir.path().join("consumer.sock"),
+            holder: kernel_holder(HoldName::Pipe).unwrap(),
+            hold_for,
+            timeline: Timeline::create(&dir.path().join("c.jsonl"), "consumer").unwrap(),
+        };
+        let thread = std::thread::spawn(move || run(config, &theirs));
+        assert_eq!(control.recv::<News>().unwrap(), News::Ready);
+        Running {
+            control,
+            thread,
+            dir,
+        }
+    }
+
+    fn lender(running: &Running, policy: LendPolicy) -> Lender {
+        let timeline = Timeline::create(&running.dir.path().join("l.jsonl"), "back-end").unwrap();
+        let socket = running.dir.path().join("consumer.sock");
+        Lender::connect(
+            &socket,
+            kernel_holder(HoldName::Pipe).unwrap(),
+            policy,
+            timeline,
+        )
+        .unwrap()
+    }
+
+    fn consumer_records(running: &Running) -> Vec<Record> {
+        read_file(&running.dir.path().join("c.jsonl")).unwrap()
+    }
+
+    #[test]
+    fn lent_pages_are_held_looked_at_and_released_at_the_end() {
+        let running = start(Duration::from_secs(1000));
+        let mut lender = lender(
+            &running,
+            LendPolicy {
+                at_once: 2,
+                in_all: 10,
+            },
+        );
+        let pages = SharedPages::anonymous(2).unwrap();
+        pages.fill(0, 8192, 7);
+        for request in 0..5 {
+            lender.offer(&pages, &[GRANT], request);
+        }
+        let lent = read_file(&running.dir.path().join("l.jsonl")).unwrap();
+        let holds: Vec<u64> = lent
+            .iter()
+            .filter_map(|r| match r.event {
+                Event::Lent { hold, .. } => Some(hold),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(holds.len(), 2, "two at once, and none is back");
+        // Closing only after both were taken: an offer that is under way is dropped with its socket.
+        while lender.shared_taken() < 2 {
+            std::thread::yield_now();
+        }
+        running.control.send(&Order::Stop).unwrap();
+        drop(lender);
+        let Running {
+            control,
+            thread,
+            dir,
+        } = running;
+        thread.join().unwrap().unwrap();
+        assert!(!dir.path().join("consumer.sock").exists());
+        let records = read_file(&dir.path().join("c.jsonl")).unwrap();
+        let sum = crate::holder::sha256(&[7; 8192]);
+        for hold in holds {
+            let looks = records.iter().filter(|r| {
+                r.event
+                    == Event::Checksum {
+                        hold,
+                        sha: Some(sum.clone()),
+                    }
+            });
+            assert_eq!(looks.count(), 2);
+            assert!(
+                records
+                    .iter()
+                    .any(|r| r.event == Event::HoldReleased { hold, error: None })
+            );
+        }
+        drop(control);
+    }
+
+    #[test]
+    fn a_hold_ends_after_its_time_and_makes_room_for_the_next() {
+        let running = start(Duration::from_millis(1));
+        let mut lender = lender(
+            &running,
+            LendPolicy {
+                at_once: 1,
+                in_all: 3,
+            },
+        );
+        let pages = SharedPages::anonymous(1).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        let released = |records: &[Record]| {
+            records
+                .iter()
+                .filter(|r| matches!(r.event, Event::HoldReleased { .. }))
+                .count()
+        };
+        while released(&consumer_records(&running)) < 3 {
+            assert!(Instant::now() < until, "holds do not end");
+            lender.offer(&pages, &[GRANT], 1);
+        }
+        lender.offer(&pages, &[GRANT], 1);
+        drop(lender);
+        running.control.send(&Order::Stop).unwrap();
+        running.thread.join().unwrap().unwrap();
+        assert_eq!(
+            released(&read_file(&running.dir.path().join("c.jsonl")).unwrap()),
+            3
+        );
+    }
+
+    #[test]
+    fn a_consumer_that_is_gone_is_noticed_and_costs_nothing() {
+        let running = start(Duration::from_secs(1000));
+        let mut lender = lender(
+            &running,
+            LendPolicy {
+                at_once: 8,
+                in_all: 100,
+            },
+        );
+        let pages = SharedPages::anonymous(1).unwrap();
+        lender.offer(&pages, &[GRANT], 1);
+        running.control.send(&Order::Stop).unwrap();
+        running.thread.join().unwrap().unwrap();
+        lender.offer(&pages, &[GRANT], 2);
+        lender.offer(&pages, &[GRANT], 3);
+        drop(lender);
+        let records = read_file(&running.dir.path().join("l.jsonl")).unwrap();
+        assert!(
+            records
+                .iter()
+                .any(|r| matches!(r.event, Event::PeerLost { .. }))
+        );
+    }
+
+    #[test]
+    fn nonsense_ends_the_lender_that_speaks_it_and_not_the_consumer() {
+        let running = start(Duration::from_secs(1000));
+        let socket = running.dir.path().join("consumer.sock");
+        let flags = SocketFlags::CLOEXEC;
+        let garbage = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        rustix::net::connect(&garbage, &SocketAddrUnix::new(&socket).unwrap()).unwrap();
+        wire::send(&garbage, &"garbage", &[]).unwrap();
+        let end = wire::receive::<Answer>(&garbage).unwrap_err();
+        assert!(matches!(
+            end.kind(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+        ));
+        let mut good = lender(
+            &running,
+            LendPolicy {
+                at_once: 1,
+                in_all: 1,
+            },
+        );
+        good.offer(&SharedPages::anonymous(1).unwrap(), &[GRANT], 1);
+        while good.shared_taken() < 1 {
+            std::thread::yield_now();
+        }
+        running.control.send(&Order::Stop).unwrap();
+        running.thread.join().unwrap().unwrap();
+    }
+}

@@ -1,0 +1,236 @@
+//! The kernel's holders, on ordinary pages.
+//!
+//! The observable is the kernel's own count: a memfd takes the seal `F_SEAL_WRITE` only if nobody
+//! but the page cache refers to its pages (`memfd_wait_for_pins`, `mm/memfd.c`), and says EBUSY
+//! while a pin, a pipe, a registered buffer or a mapping does. So each test unmaps the pages first,
+//! as a back end does, and then sees that they are still held.
+
+use super::*;
+use libgnt::Access;
+use memmap2::MmapOptions;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::Instant;
+
+const PAGES: usize = 3;
+
+/// The granter's pages: a memfd, which can be written from elsewhere while they are held.
+struct Granter {
+    file: File,
+}
+
+impl Granter {
+    fn new() -> Granter {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = File::from(memfd_create("granted", flags).unwrap());
+        file.set_len((PAGES * PAGE_SIZE) as u64).unwrap();
+        Granter { file }
+    }
+
+    fn map(&self) -> SharedPages {
+        let raw = MmapOptions::new()
+            .len(PAGES * PAGE_SIZE)
+            .map_raw(&self.file)
+            .unwrap();
+        SharedPages::new(raw, Access::ReadWrite, None)
+    }
+
+    /// Fills all pages; returns the digest of `count` of them.
+    fn fill(&self, byte: u8, count: usize) -> String {
+        self.file
+            .write_all_at(&vec![byte; PAGES * PAGE_SIZE], 0)
+            .unwrap();
+        sha256(&vec![byte; count * PAGE_SIZE])
+    }
+
+    fn is_referenced(&self) -> bool {
+        match fcntl_add_seals(&self.file, SealFlags::WRITE) {
+            Ok(()) => false,
+            Err(Errno::BUSY) => true,
+            Err(errno) => panic!("F_ADD_SEALS: {errno}"),
+        }
+    }
+
+    /// A socket's or ring's last references go with a kernel worker, moments after the close.
+    fn assert_let_go(&self) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while self.is_referenced() {
+            assert!(Instant::now() < until, "still referenced");
+        }
+    }
+}
+
+/// Where the machine does not offer it (a container without the capability, an old kernel), there
+/// is nothing to test, and the error must say why.
+fn hold(holder: &dyn Holder, pages: &SharedPages, first: usize, count: usize) -> Option<Export> {
+    match holder.hold(pages, first, count) {
+        Ok(export) => Some(export),
+        Err(HoldError::Call {
+            errno: Errno::PERM | Errno::AFNOSUPPORT | Errno::NOSYS | Errno::OPNOTSUPP,
+            kind,
+            ..
+        }) => {
+            eprintln!("--hold {kind} is not offered by this machine");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Holds, unmaps, sees the hold; looks, changes the page, looks again; releases, sees it gone.
+fn whole_life(name: HoldName) {
+    let granter = Granter::new();
+    let first_sum = granter.fill(0x11, 2);
+    let mapping = granter.map();
+    let holder = kernel_holder(name).unwrap();
+    let Some(export) = hold(&*holder, &mapping, 1, 2) else {
+        return;
+    };
+    let mut held = holder.import(export).unwrap();
+    mapping.unmap().unwrap();
+    assert!(
+        granter.is_referenced(),
+        "{name}: unmapped, and nobody holds it"
+    );
+    assert_eq!(held.checksum().unwrap(), Some(first_sum));
+    let second_sum = granter.fill(0x22, 2);
+    assert_eq!(
+        held.checksum().unwrap(),
+        Some(second_sum),
+        "{name}: not the live page"
+    );
+    assert!(granter.is_referenced(), "{name}: looking let go");
+    held.release().unwrap();
+    granter.assert_let_go();
+}
+
+#[test]
+fn nobody_holds_what_nobody_holds() {
+    let granter = Granter::new();
+    let mapping = granter.map();
+    assert!(granter.is_referenced(), "mapped");
+    mapping.unmap().unwrap();
+    // A child that another test forked has a copy of every mapping of this process.
+    granter.assert_let_go();
+}
+
+#[test]
+fn a_pipe_holds_the_live_pages() {
+    whole_life(HoldName::Pipe);
+}
+
+#[test]
+fn a_forked_child_holds_the_live_pages() {
+    whole_life(HoldName::Fork);
+}
+
+#[test]
+fn a_registered_buffer_holds_the_live_pages() {
+    whole_life(HoldName::Uring);
+}
+
+#[test]
+fn a_packet_memory_holds_the_pages() {
+    let granter = Granter::new();
+    let mapping = granter.map();
+    let holder = kernel_holder(HoldName::Xdp).unwrap();
+    let Some(export) = hold(&*holder, &mapping, 0, PAGES) else {
+        return;
+    };
+    let mut held = holder.import(export).unwrap();
+    mapping.unmap().unwrap();
+    assert!(granter.is_referenced());
+    assert_eq!(held.checksum().unwrap(), None);
+    held.release().unwrap();
+    granter.assert_let_go();
+}
+
+#[test]
+fn direct_io_ends_by_itself_and_took_the_pages() {
+    let granter = Granter::new();
+    let sum = granter.fill(0x33, 2);
+    let mapping = granter.map();
+    let holder = kernel_holder(HoldName::Direct).unwrap();
+    let export = match holder.hold(&mapping, 0, 2) {
+        Err(HoldError::Call {
+            call: "open",
+            errno: Errno::INVAL | Errno::OPNOTSUPP,
+            ..
+        }) => return,
+        other => other.unwrap(),
+    };
+    // In flight or landed, the range is no longer needed.
+    mapping.unmap().unwrap();
+    let mut held = holder.import(export).unwrap();
+    assert_eq!(held.checksum().unwrap(), Some(sum));
+    held.release().unwrap();
+    granter.assert_let_go();
+}
+
+#[test]
+fn an_export_that_nobody_takes_lets_go_when_it_is_dropped() {
+    for name in [HoldName::Pipe, HoldName::Fork, HoldName::Uring] {
+        let granter = Granter::new();
+        let mapping = granter.map();
+        let holder = kernel_holder(name).unwrap();
+        let Some(export) = hold(&*holder, &mapping, 0, 1) else {
+            continue;
+        };
+        mapping.unmap().unwrap();
+        assert!(granter.is_referenced(), "{name}");
+        drop(export);
+        granter.assert_let_go();
+    }
+}
+
+#[test]
+fn ranges_outside_and_exports_of_other_kinds_are_refused() {
+    let granter = Granter::new();
+    let mapping = granter.map();
+    for name in [
+        HoldName::Pipe,
+        HoldName::Fork,
+        HoldName::Uring,
+        HoldName::Direct,
+        HoldName::Xdp,
+    ] {
+        let holder = kernel_holder(name).unwrap();
+        for (first, count) in [(0, 0), (0, PAGES + 1), (PAGES, 1), (usize::MAX, 2)] {
+            let error = holder.hold(&mapping, first, count).unwrap_err();
+            assert!(matches!(error, HoldError::Broken { .. }), "{error}");
+        }
+        let empty = Export::new(name, 1, vec![], vec![]);
+        assert!(
+            matches!(holder.import(empty), Err(HoldError::Broken { .. })),
+            "{name}"
+        );
+    }
+    // A ring's offsets come from another process.
+    let holder = kernel_holder(HoldName::Uring).unwrap();
+    if let Some(mut export) = hold(&*holder, &mapping, 0, 1) {
+        export.words[1] = 1 << 40;
+        assert!(matches!(
+            holder.import(export),
+            Err(HoldError::Broken { .. })
+        ));
+    }
+}
+
+#[test]
+fn read_only_pages_say_why_they_cannot_be_registered() {
+    let granter = Granter::new();
+    let raw = MmapOptions::new()
+        .len(PAGE_SIZE)
+        .map_raw_read_only(&granter.file)
+        .unwrap();
+    let mapping = SharedPages::new(raw, Access::ReadOnly, None);
+    let holder = kernel_holder(HoldName::Uring).unwrap();
+    let error = holder.hold(&mapping, 0, 1).unwrap_err().to_string();
+    assert!(
+        error.contains("writable pages only") || error.contains("disabled"),
+        "{error}"
+    );
+    // A pipe only reads.
+    hold(&*kernel_holder(HoldName::Pipe).unwrap(), &mapping, 0, 1).unwrap();
+}

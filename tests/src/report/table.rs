@@ -1,0 +1,146 @@
+//! The tables on the terminal. Colours go through `anstream`, which leaves them out where there is
+//! no terminal or `NO_COLOR` is set.
+
+use super::{Report, spell_ms};
+use crate::verdict::{Outcome, Verdict};
+use anstyle::{AnsiColor, Style};
+use std::io::{self, Write};
+
+fn style(outcome: Outcome) -> Style {
+    let colour = match outcome {
+        Outcome::Passed => AnsiColor::Green,
+        Outcome::Failed => AnsiColor::Red,
+        Outcome::Deadlocked => AnsiColor::Magenta,
+    };
+    colour.on_default().bold()
+}
+
+/// A line for each scenario; for those that are not as required, what is wrong and how to run it
+/// again.
+///
+/// # Errors
+/// What `write` says.
+pub fn print_table(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    let width = report
+        .verdicts
+        .iter()
+        .map(|v| v.scenario.len())
+        .max()
+        .unwrap_or(0)
+        .max(8);
+    writeln!(
+        out,
+        "{:width$}  {:8}  {:>6}  {:>8}",
+        "scenario", "verdict", "checks", "time"
+    )?;
+    for verdict in &report.verdicts {
+        let held = verdict.checks.iter().filter(|check| check.passed).count();
+        let style = style(verdict.outcome);
+        writeln!(
+            out,
+            "{:width$}  {style}{:8}{style:#}  {:>6}  {:>8}  {}",
+            verdict.scenario,
+            verdict.outcome,
+            format!("{held}/{}", verdict.checks.len()),
+            spell_ms(verdict.duration_ms),
+            figures(verdict),
+        )?;
+    }
+    for verdict in report
+        .verdicts
+        .iter()
+        .filter(|v| v.outcome != Outcome::Passed)
+    {
+        explain(verdict, out)?;
+    }
+    for verdict in report
+        .verdicts
+        .iter()
+        .filter(|v| v.outcome == Outcome::Passed && !v.edges.is_empty())
+    {
+        writeln!(
+            out,
+            "\n{}: the deadlock, as it must be here:",
+            verdict.scenario
+        )?;
+        edges(verdict, out)?;
+    }
+    Ok(())
+}
+
+fn figures(verdict: &Verdict) -> String {
+    let all: Vec<String> = verdict
+        .figures
+        .iter()
+        .map(|f| format!("{} {}", f.name, f.value))
+        .collect();
+    all.join(", ")
+}
+
+fn explain(verdict: &Verdict, out: &mut dyn Write) -> io::Result<()> {
+    let style = style(verdict.outcome);
+    writeln!(
+        out,
+        "\n{style}{}{style:#}: {}",
+        verdict.scenario, verdict.summary
+    )?;
+    for check in verdict.checks.iter().filter(|check| !check.passed) {
+        writeln!(out, "  failed: {}: {}", check.name, check.detail)?;
+    }
+    if !verdict.edges.is_empty() {
+        writeln!(out, "  deadlock:")?;
+        edges(verdict, out)?;
+    }
+    for hung in &verdict.hung {
+        writeln!(out, "  hung: {hung}")?;
+    }
+    writeln!(out, "  logs: {}", verdict.logs)?;
+    writeln!(out, "  replay: {}", verdict.replay)
+}
+
+fn edges(verdict: &Verdict, out: &mut dyn Write) -> io::Result<()> {
+    for (n, edge) in verdict.edges.iter().enumerate() {
+        writeln!(out, "    {}. {edge}.", n + 1)?;
+    }
+    Ok(())
+}
+
+/// `pv-stress list`.
+///
+/// # Errors
+/// What `write` says.
+pub fn print_listing(scenarios: &[(&str, &str)], out: &mut dyn Write) -> io::Result<()> {
+    let width = scenarios
+        .iter()
+        .map(|(name, _)| name.len())
+        .max()
+        .unwrap_or(0);
+    for (name, summary) in scenarios {
+        let bold = Style::new().bold();
+        writeln!(out, "{bold}{name:width$}{bold:#}  {summary}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::report;
+
+    #[test]
+    fn the_table_says_what_failed_and_how_to_replay_it() {
+        let mut out = anstream::StripStream::new(Vec::new());
+        print_table(&report(), &mut out).unwrap();
+        let text = String::from_utf8(out.into_inner()).unwrap();
+        assert!(
+            text.contains("copy        FAILED       1/2     1.2 s  requests 17"),
+            "{text}"
+        );
+        assert!(text.contains("failed: two: d"), "{text}");
+        assert!(text.contains("1. back-end (pid 10) is in munmap"), "{text}");
+        assert!(
+            text.contains("replay: pv-stress run --scenario copy --seed 1"),
+            "{text}"
+        );
+    }
+}

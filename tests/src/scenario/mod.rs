@@ -1,0 +1,183 @@
+//! The scenarios: what the processes of a run do to each other, and what must hold of it.
+//!
+//! A scenario is mechanism only in its [`Scenario::play`]: it starts, orders, kills and waits. What
+//! must hold is left to the judges of [`crate::checks`], which see the evidence when every process
+//! has ended.
+
+mod partial_map;
+mod revoke_in_use;
+mod stage;
+
+pub use stage::Stage;
+
+use crate::checks::{Check, Evidence};
+use crate::error::{Error, Result};
+use crate::report::ReportDir;
+use crate::settings::{Settings, quote};
+use crate::verdict::{Figure, Outcome, Verdict};
+use crate::world::{Stopped, World};
+use std::time::Instant;
+
+/// Judges the evidence, with what the play knows.
+pub type Judge = Box<dyn FnOnce(&Evidence) -> Vec<Check>>;
+
+/// One scenario.
+pub trait Scenario: Sync {
+    /// Its name.
+    fn name(&self) -> &'static str;
+
+    /// What must be seen, in one sentence.
+    fn summary(&self) -> &'static str;
+
+    /// Is a deadlock what it looks for?
+    fn wants_deadlock(&self) -> bool {
+        false
+    }
+
+    /// Does it need an input file and a device?
+    fn uses_input(&self) -> bool {
+        true
+    }
+
+    /// Runs it. The judge is called after every process has ended.
+    ///
+    /// # Errors
+    /// [`Stopped`], if it did not come to its end.
+    fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped>;
+}
+
+/// All of them, in the order of a run without arguments.
+pub fn all() -> &'static [&'static dyn Scenario] {
+    &[&partial_map::PartialMap, &revoke_in_use::RevokeInUse]
+}
+
+/// The scenario of a name.
+///
+/// # Errors
+/// [`Error::Usage`], with the names there are.
+pub fn find(name: &str) -> Result<&'static dyn Scenario> {
+    all()
+        .iter()
+        .copied()
+        .find(|scenario| scenario.name() == name)
+        .ok_or_else(|| {
+            let names: Vec<&str> = all().iter().map(|scenario| scenario.name()).collect();
+            Error::Usage(format!(
+                "there is no scenario {name:?}; there are {}",
+                names.join(", ")
+            ))
+        })
+}
+
+/// How many lives the report shows.
+const SHOWN_LIVES: usize = 40;
+
+/// Runs one scenario from its first process to its verdict.
+///
+/// # Errors
+/// [`Error::Environment`] if it could not even begin; [`Error::Interrupted`] after a signal, when
+/// everything has been cleaned up.
+pub fn run(
+    scenario: &dyn Scenario,
+    settings: &Settings,
+    report: &ReportDir,
+    on_progress: impl FnMut(&str, u64, u64) + 'static,
+) -> Result<Verdict> {
+    let started = Instant::now();
+    let (logs, below) = report.logs(scenario.name());
+    let mut world = World::new(&logs, started + settings.deadline)?;
+    world.on_progress(on_progress);
+    let mut stage = Stage::new(world, settings);
+    let played = scenario.play(&mut stage);
+    let (evidence, mut figures) = match played {
+        Err(Stopped::Interrupted(signal)) => {
+            drop(stage);
+            return Err(Error::Interrupted(signal));
+        }
+        _ => stage.finish(),
+    };
+    let mut hung = evidence.aftermath.hung.clone();
+    let mut checks = match played {
+        Ok(judge) => judge(&evidence),
+        Err(stopped) => {
+            let check = Check::fail("the scenario came to its end", stopped.to_string());
+            if let Stopped::Deadline {
+                hung: at_deadline, ..
+            } = stopped
+            {
+                hung = at_deadline;
+            }
+            vec![check]
+        }
+    };
+    checks.extend(crate::checks::common(&evidence));
+    let edges = evidence
+        .deadlocks()
+        .next()
+        .map_or_else(Vec::new, |d| d.edges.clone());
+    let outcome = Verdict::judge(&checks, &edges, !scenario.wants_deadlock());
+    figures.extend(unmap_figures(&evidence));
+    Ok(Verdict {
+        scenario: scenario.name().into(),
+        summary: scenario.summary().into(),
+        outcome,
+        checks,
+        edges: if outcome == Outcome::Failed {
+            Vec::new()
+        } else {
+            edges
+        },
+        hung,
+        lives: worth_showing(&evidence),
+        figures,
+        duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        logs: below,
+        replay: format!(
+            "{} --report {}",
+            settings.replay(scenario.name()),
+            quote(&report.path().display().to_string())
+        ),
+    })
+}
+
+fn unmap_figures(evidence: &Evidence) -> Vec<Figure> {
+    let took = || evidence.lives.iter().filter_map(|life| life.unmap_took_us);
+    let held = evidence
+        .lives
+        .iter()
+        .filter(|life| life.unmapped_while_held())
+        .count();
+    let mut figures = Vec::new();
+    if let Some(longest) = took().max() {
+        let value = format!("{} ({held} of them held)", took().count());
+        figures.push(Figure {
+            name: "unmaps".into(),
+            value,
+        });
+        let value = crate::checks::spell(longest * 1000);
+        figures.push(Figure {
+            name: "longest unmap call".into(),
+            value,
+        });
+    }
+    figures
+}
+
+/// The held ones, and what went on beside them.
+fn worth_showing(evidence: &Evidence) -> Vec<crate::checks::Life> {
+    let mut shown: Vec<_> = evidence
+        .lives
+        .iter()
+        .filter(|l| l.hold.is_some())
+        .take(SHOWN_LIVES / 2)
+        .collect();
+    let rest = evidence.lives.iter().filter(|l| l.hold.is_none());
+    // Those that were under way when the first page was held tell the most.
+    let from = shown.first().map_or(0, |life| life.mapped);
+    shown.extend(
+        rest.filter(|l| l.mapped >= from)
+            .take(SHOWN_LIVES - shown.len()),
+    );
+    shown.sort_by_key(|life| life.mapped);
+    shown.into_iter().cloned().collect()
+}
