@@ -170,9 +170,11 @@ impl GrantStatus {
     pub fn meaning(self) -> &'static str {
         match self.0 {
             0 => "okay",
-            -1 => "general error",
+            // What Xen says of an entry that is not granted, granted to another domain, or read-only and
+            // written (`_set_status_v1`, xen/common/grant_table.c).
+            -1 => "not granted to this domain, or not for this access",
             -2 => "no such domain",
-            -3 => "no such grant, or not granted to this domain",
+            -3 => "no such grant: the granter's table is not that long",
             -4 => "bad handle",
             -5 => "bad virtual address",
             -6 => "bad device address",

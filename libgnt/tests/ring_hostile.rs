@@ -473,8 +473,9 @@ impl SlotCodec for Strict {
     type Request = u8;
     type Response = u8;
     const SLOT_BYTES: usize = 16;
-    fn encode_request(&self, request: &u8, slot: &mut [u8]) {
+    fn encode_request(&self, request: &u8, slot: &mut [u8]) -> usize {
         slot.fill(*request);
+        slot.len()
     }
     fn decode_request(&self, slot: &[u8]) -> Result<u8, &'static str> {
         if slot[0] == 66 {

@@ -347,3 +347,36 @@ fn sockets_left_behind_and_in_use() {
         "and it is left alone"
     );
 }
+
+/// Anything that is no socket is taken for `/dev/xen/xenbus`, whose buffer holds header and
+/// payload together.
+#[test]
+fn a_device_takes_less_in_one_message() {
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .unwrap();
+    let client = Client::from_stream(null.into()).unwrap();
+    let error = client.write("x", vec![b'v'; 4079]).unwrap_err();
+    assert!(error.to_string().contains("one message of 4080"), "{error}");
+    // What fits is sent; /dev/null then ends the stream.
+    assert!(matches!(
+        client.write("x", vec![b'v'; 4078]),
+        Err(Error::Disconnected { .. })
+    ));
+}
+
+/// The wake-up of the last handle was lost now and then when its eventfd closed with it.
+#[test]
+fn the_last_handle_ends_the_thread_and_its_connections() {
+    for round in 0..200 {
+        let server = ServerHandle::start(Config::default()).unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(SOON)).unwrap();
+        server.attach(DomId(0), theirs).unwrap();
+        drop(server);
+        let end = ours.read(&mut [0]);
+        assert!(matches!(end, Ok(0)), "round {round}: {end:?}");
+    }
+}

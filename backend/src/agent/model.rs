@@ -403,13 +403,13 @@ impl World {
     /// The tag of the request that `Input::Request` just brought in: one that is not noted yet.
     /// None if the agent refused it.
     fn newest_tag(&self) -> Option<Tag> {
-        let noted: BTreeSet<u32> = self.taken.keys().map(|tag| tag.0).collect();
+        let noted: BTreeSet<usize> = self.taken.keys().map(|tag| tag.index()).collect();
         self.agent
             .jobs
             .iter()
-            .map(|(i, _)| i as u32)
-            .find(|i| !noted.contains(i))
-            .map(Tag)
+            .map(|(index, _)| index)
+            .find(|index| !noted.contains(index))
+            .map(Tag::from_index)
     }
 
     fn note_taken(&mut self, tag: Tag, request: Request) {

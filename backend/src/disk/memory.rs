@@ -1,6 +1,6 @@
 //! A disk in memory.
 
-use super::{DiskError, Piece};
+use super::DiskError;
 use crate::agent::DiskOp;
 use libgnt::{PAGE_SIZE, SharedPages};
 
@@ -34,11 +34,6 @@ impl MemoryDisk {
             DiskOp::Write => pages.copy_to(offset, &self.pages, at, len),
             DiskOp::Flush => {}
         }
-    }
-
-    /// Copies a piece ([`MemoryDisk::perform`]).
-    pub fn perform_piece(&self, op: DiskOp, piece: &Piece) {
-        self.perform(op, &piece.pages, piece.offset, piece.len, piece.at);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The back end's half: requests in, responses out.
 
 use super::consumer::Consumer;
-use super::layout::{self, SlotCopy};
+use super::layout::{self, CACHE_LINE, SlotCopy};
 use super::memory::RingMemory;
 use super::{RingError, SlotCodec, notify};
 use crate::shm::SharedPages;
@@ -21,6 +21,7 @@ pub struct BackRing<C: SlotCodec, M: RingMemory = Arc<SharedPages>> {
     /// Responses the front end was shown.
     published: u32,
     requests: Consumer,
+    copy: SlotCopy,
 }
 
 impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
@@ -40,6 +41,7 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
             size,
             written: start,
             published: start,
+            copy: SlotCopy::new(),
             requests: Consumer::new(
                 "req_prod",
                 (layout::REQ_PROD, layout::REQ_EVENT),
@@ -65,6 +67,29 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
         self.size - self.unanswered()
     }
 
+    /// Asks the cache for a slot; its response will be written where the request begins.
+    #[inline]
+    fn prefetch(&self) -> impl Fn(&M, u32) + use<C, M> {
+        let size = self.size;
+        move |memory, index| {
+            let offset = layout::slot_offset(index, size, C::SLOT_BYTES);
+            memory.prefetch(offset, C::SLOT_BYTES.min(CACHE_LINE + 1), false);
+        }
+    }
+
+    /// How many requests can be popped before the peer's index is read again; reads it if none
+    /// can. A batch of this many is bounded whatever the peer does meanwhile (XSA-391), and what
+    /// it leads to is published while the peer prepares the next one.
+    ///
+    /// # Errors
+    /// [`RingError::IndexOutOfRange`]; final.
+    #[inline]
+    pub fn available(&mut self) -> Result<u32, RingError> {
+        let allowed = self.allowed();
+        let prefetch = self.prefetch();
+        self.requests.available(&self.memory, allowed, prefetch)
+    }
+
     /// The next request, copied once and then decoded.
     ///
     /// A peer that produces as fast as we consume keeps this returning `Some` for as long as it
@@ -78,11 +103,11 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
     #[inline]
     pub fn pop(&mut self) -> Result<Option<C::Request>, RingError> {
         let allowed = self.allowed();
-        let Some(index) = self.requests.take(&self.memory, allowed)? else {
+        let prefetch = self.prefetch();
+        let Some(index) = self.requests.take(&self.memory, allowed, prefetch)? else {
             return Ok(None);
         };
-        let mut copy = SlotCopy::new();
-        let slot = &mut copy.0[..C::SLOT_BYTES];
+        let slot = &mut self.copy.0[..C::SLOT_BYTES];
         self.memory
             .read(layout::slot_offset(index, self.size, C::SLOT_BYTES), slot);
         match self.codec.decode_request(slot) {
@@ -102,8 +127,7 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
     #[inline]
     pub fn push(&mut self, response: &C::Response) {
         assert!(self.unanswered() > 0, "a response without a request");
-        let mut copy = SlotCopy::new();
-        let slot = &mut copy.0[..C::RESPONSE_BYTES];
+        let slot = &mut self.copy.0[..C::RESPONSE_BYTES];
         self.codec.encode_response(response, slot);
         self.memory.write(
             layout::slot_offset(self.written, self.size, C::SLOT_BYTES),

@@ -4,6 +4,10 @@ use super::RingError;
 use super::memory::RingMemory;
 use super::notify;
 
+/// How many slots ahead lines of cache are asked for: as many as a processor fetches at once.
+/// Measured with `benches/ring.rs`.
+const PREFETCH: u32 = 12;
+
 /// Our place in what the peer produces.
 #[derive(Debug)]
 pub(super) struct Consumer {
@@ -43,18 +47,39 @@ impl Consumer {
     }
 
     /// The index of the slot to read now, if there is one. `allowed` is how many there can be.
+    ///
+    /// `prefetch` is given slots some way ahead, each once: the peer is done with them.
     #[inline]
     pub(super) fn take<M: RingMemory>(
         &mut self,
         memory: &M,
         allowed: u32,
+        prefetch: impl Fn(&M, u32),
     ) -> Result<Option<u32>, RingError> {
-        if self.next == self.checked && !self.look(memory, allowed)? {
+        if self.available(memory, allowed, &prefetch)? == 0 {
             return Ok(None);
         }
         let slot = self.next;
         self.next = slot.wrapping_add(1);
+        if self.checked.wrapping_sub(slot) > PREFETCH {
+            prefetch(memory, slot.wrapping_add(PREFETCH));
+        }
         Ok(Some(slot))
+    }
+
+    /// How many can be taken without another look; looks if that is none.
+    #[inline]
+    pub(super) fn available<M: RingMemory>(
+        &mut self,
+        memory: &M,
+        allowed: u32,
+        prefetch: impl Fn(&M, u32),
+    ) -> Result<u32, RingError> {
+        if self.next == self.checked && self.look(memory, allowed)? {
+            let some = self.checked.wrapping_sub(self.next).min(PREFETCH);
+            (0..some).for_each(|n| prefetch(memory, self.next.wrapping_add(n)));
+        }
+        Ok(self.checked.wrapping_sub(self.next))
     }
 
     /// Reads the peer's index; true if something is there.

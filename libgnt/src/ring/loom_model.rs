@@ -185,8 +185,9 @@ impl SlotCodec for Number {
     type Request = u32;
     type Response = u32;
     const SLOT_BYTES: usize = SLOT_BYTES;
-    fn encode_request(&self, request: &u32, slot: &mut [u8]) {
+    fn encode_request(&self, request: &u32, slot: &mut [u8]) -> usize {
         slot.copy_from_slice(&request.to_le_bytes());
+        slot.len()
     }
     fn decode_request(&self, slot: &[u8]) -> Result<u32, &'static str> {
         slot.try_into().map(u32::from_le_bytes).map_err(|_| "short")

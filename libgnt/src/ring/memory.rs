@@ -25,6 +25,11 @@ pub trait RingMemory {
     fn take_bits(&self, offset: usize, bits: u8) -> u8;
     /// A memory fence.
     fn fence(&self, order: Ordering);
+    /// A hint that the lines of cache at both ends of this range will soon be read, and the
+    /// first one written, with `write` both.
+    fn prefetch(&self, offset: usize, len: usize, write: bool) {
+        let _ = (offset, len, write);
+    }
     /// Copies bytes out. Tears if the peer writes meanwhile.
     fn read(&self, offset: usize, into: &mut [u8]);
     /// Copies bytes in.
@@ -59,6 +64,10 @@ impl RingMemory for Arc<SharedPages> {
     #[inline]
     fn fence(&self, order: Ordering) {
         fence(order);
+    }
+    #[inline]
+    fn prefetch(&self, offset: usize, len: usize, write: bool) {
+        SharedPages::prefetch(self, offset, len, write);
     }
     #[inline]
     fn read(&self, offset: usize, into: &mut [u8]) {

@@ -86,8 +86,10 @@ pub trait SlotCodec {
     /// request, and stays.
     const RESPONSE_BYTES: usize = Self::SLOT_BYTES;
 
-    /// Writes a whole slot of `SLOT_BYTES`, padding zeroed.
-    fn encode_request(&self, request: &Self::Request, slot: &mut [u8]);
+    /// Writes a request at the start of a private buffer of `SLOT_BYTES`, padding zeroed
+    /// (XSA-216), and returns its length: so much of the slot is written. What follows stays as
+    /// the ring left it; a line of cache that is not written need not travel.
+    fn encode_request(&self, request: &Self::Request, slot: &mut [u8]) -> usize;
     /// Reads a private copy of a slot.
     ///
     /// # Errors

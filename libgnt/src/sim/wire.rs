@@ -389,11 +389,12 @@ pub struct Inspection {
     pub gntalloc_pages: u32,
     /// Event channels bound, all domains together.
     pub event_channels: u32,
-    /// Hypervisor unmaps done since the host started: with the next two, what a run can be checked by.
+    /// Hypervisor unmaps done since the host started, one a page: with the next two, what a run can
+    /// be checked by.
     pub unmaps: u64,
-    /// Unmaps that had to be deferred at least once.
+    /// Of these pages, and of those still to come, how many had to be deferred.
     pub deferred_unmaps: u64,
-    /// Retries of deferred unmaps.
+    /// Retries of deferred unmaps, one for each run of pages that waits together.
     pub unmap_retries: u64,
 }
 
@@ -425,7 +426,7 @@ pub struct GrantState {
     pub ending: bool,
 }
 
-/// One deferred unmap.
+/// One deferred unmap, or (`sync`) one that a munmap is blocked on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnmappingState {
     /// The mapper.

@@ -19,6 +19,9 @@ pub struct Args {
     /// Pages granted to dom0, read-only
     #[arg(long, default_value_t = 0)]
     read_only: usize,
+    /// Pages granted to dom0, writable, and simply dropped when the others are revoked
+    #[arg(long, default_value_t = 0)]
+    abandoned: usize,
     /// Pages granted to another domain
     #[arg(long, default_value_t = 0)]
     elsewhere: usize,
@@ -60,14 +63,16 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
             .tell(name, spell(share.as_ref().map_or(&[], Share::grefs)))
     };
     let good = share(DomId::DOM0, args.pages, Access::ReadWrite)?;
+    let abandoned = share(DomId::DOM0, args.abandoned, Access::ReadWrite)?;
     let read_only = share(DomId::DOM0, args.read_only, Access::ReadOnly)?;
     let elsewhere = share(DomId(2), args.elsewhere, Access::ReadWrite)?;
     tell("good", &good)?;
+    tell("abandoned", &abandoned)?;
     tell("read-only", &read_only)?;
     tell("elsewhere", &elsewhere)?;
     agent.control.tell("port", channel.port().0)?;
     match good {
-        Some(good) if args.revoke => revoke(agent, &granter, &events, good)?,
+        Some(good) if args.revoke => revoke(agent, &granter, &events, good, abandoned)?,
         good => {
             while agent.await_order("to stop")? != Order::Stop {}
             drop(good);
@@ -80,9 +85,16 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
 
 /// Ends access while the peer maps, which must be refused; takes other pages meanwhile, which must
 /// be others; and ends it for good after the peer's event.
-fn revoke(agent: &Agent, granter: &Granter, events: &Events, share: Share) -> Outcome {
+fn revoke(
+    agent: &Agent,
+    granter: &Granter,
+    events: &Events,
+    share: Share,
+    abandoned: Option<Share>,
+) -> Outcome {
     agent.await_order("to end access")?;
-    let mine = share.grefs().to_vec();
+    let mut mine = share.grefs().to_vec();
+    mine.extend(abandoned.iter().flat_map(Share::grefs));
     let share = match share.end_access()? {
         EndAccess::InUse { share, grefs } => {
             agent.control.tell("refused", spell(&grefs))?;
@@ -93,6 +105,8 @@ fn revoke(agent: &Agent, granter: &Granter, events: &Events, share: Share) -> Ou
             return Ok(());
         }
     };
+    // Dropping never fails, whoever maps: what is still mapped waits in the kernel.
+    drop(abandoned);
     let other = granter.share(DomId::DOM0, mine.len(), Access::ReadWrite)?;
     other.pages().fill(0, other.pages().len(), 0xee);
     let again = other

@@ -21,6 +21,9 @@ pub struct Args {
     /// The granter's event channel, to be told of the unmap
     #[arg(long)]
     port: Option<u32>,
+    /// The byte that is cleared when the unmap begins
+    #[arg(long, default_value_t = 0)]
+    notify_byte: usize,
     /// Seed of the order
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -73,8 +76,7 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
         .transpose()?;
     let map = mapper.map(&args.good, Access::ReadWrite)?;
     if let Some(channel) = &channel {
-        let last = args.good.len() * PAGE_SIZE - 1;
-        map.set_unmap_notify(Some(last), Some(channel.port()))?;
+        map.set_unmap_notify(Some(args.notify_byte), Some(channel.port()))?;
     }
     agent.control.tell("pages as granted", as_granted(&map))?;
     agent.await_order("to unmap")?;

@@ -1,9 +1,13 @@
 //! The processes of a run: this program, started again by itself as `pv-stress agent ROLE`.
 
+mod backend;
 mod consumer;
+mod frontend;
 mod granter;
 pub(crate) mod host;
 mod mapper;
+
+pub(crate) use frontend::CHUNK;
 
 use crate::error::{Error, Result};
 use crate::settings::Sabotage;
@@ -42,6 +46,80 @@ pub struct Member {
     domain: u16,
 }
 
+/// Where, in the work of an end, it stands still to be killed there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Point {
+    /// Back end: a request's pages are mapped, its data in place, its unmap not begun.
+    Mapped,
+    /// Back end: the unmap was called.
+    Unmapping,
+    /// Back end: the hypervisor has unmapped, and the answer is not written.
+    Released,
+    /// Back end: the answer is written.
+    Answered,
+    /// Front end: the request is on the ring.
+    Submitted,
+    /// Front end: the answer is off the ring, and nobody was told.
+    Taken,
+}
+
+impl Point {
+    /// A back end's.
+    pub(crate) const BACK: [Point; 4] = [
+        Point::Mapped,
+        Point::Unmapping,
+        Point::Released,
+        Point::Answered,
+    ];
+    /// A front end's.
+    pub(crate) const FRONT: [Point; 2] = [Point::Submitted, Point::Taken];
+
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Point::Mapped => "mapped",
+            Point::Unmapping => "unmapping",
+            Point::Released => "released",
+            Point::Answered => "answered",
+            Point::Submitted => "submitted",
+            Point::Taken => "taken",
+        }
+    }
+}
+
+/// The options of an end that is to be killed at a chosen place.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Freeze {
+    /// Stand still at this place
+    #[arg(long, requires = "freeze_after")]
+    freeze_at: Option<Point>,
+    /// After passing it so often
+    #[arg(long)]
+    freeze_after: Option<u64>,
+}
+
+impl Freeze {
+    /// Called at each place. At the chosen one it tells the run, and does not return: whoever
+    /// stands here is killed, with what it holds at this moment.
+    fn pass(&mut self, point: Point, control: &Control, timeline: &Timeline) {
+        if self.freeze_at != Some(point) {
+            return;
+        }
+        match &mut self.freeze_after {
+            Some(left @ 1..) => *left -= 1,
+            _ => {
+                timeline.waiting("the kill");
+                if let Err(error) = control.tell("frozen", point.name()) {
+                    tracing::error!(%error, "telling the run");
+                }
+                loop {
+                    std::thread::park();
+                }
+            }
+        }
+    }
+}
+
 /// A role.
 #[derive(Debug, clap::Subcommand)]
 pub enum Role {
@@ -52,12 +130,28 @@ pub enum Role {
         #[command(flatten)]
         args: host::Args,
     },
-    /// The third consumer
-    Consumer {
+    /// The back end
+    Backend {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
         member: Member,
+        #[command(flatten)]
+        args: backend::Args,
+    },
+    /// The front end
+    Frontend {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        member: Member,
+        #[command(flatten)]
+        args: frontend::Args,
+    },
+    /// The third consumer
+    Consumer {
+        #[command(flatten)]
+        common: Common,
         #[command(flatten)]
         args: consumer::Args,
     },
@@ -154,13 +248,27 @@ pub fn run(role: Role) -> Result<()> {
             let outcome = host::run(&agent, args);
             agent.end(outcome)
         }
-        Role::Consumer {
+        Role::Backend {
             common,
             member,
             args,
         } => {
+            let agent = Agent::begin(common, "back end")?;
+            let outcome = backend::run(&agent, &member, args);
+            agent.end(outcome)
+        }
+        Role::Frontend {
+            common,
+            member,
+            args,
+        } => {
+            let agent = Agent::begin(common, "front end")?;
+            let outcome = frontend::run(&agent, &member, args);
+            agent.end(outcome)
+        }
+        Role::Consumer { common, args } => {
             let agent = Agent::begin(common, "consumer")?;
-            let outcome = consumer::run(&agent, &member, args);
+            let outcome = consumer::run(&agent, args);
             agent.end(outcome)
         }
         Role::Granter {

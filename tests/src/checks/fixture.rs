@@ -42,6 +42,7 @@ pub fn good() -> Vec<Record> {
             BACK,
             Event::Mapped {
                 request: 7,
+                id: 1,
                 grants: grants(1),
             },
         ),
@@ -87,6 +88,7 @@ pub fn good() -> Vec<Record> {
             BACK,
             Event::Mapped {
                 request: 8,
+                id: 2,
                 grants: grants(2),
             },
         ),
@@ -116,11 +118,12 @@ pub fn good() -> Vec<Record> {
                 ok: true,
             },
         ),
-        (80, FRONT, Event::Acknowledged { request: 2 }),
+        (80, FRONT, Event::AnswerTaken { request: 2 }),
+        (82, FRONT, Event::Acknowledged { request: 2 }),
         (
             81,
             FRONT,
-            Event::AccessEnded {
+            Event::InUseAfterAnswer {
                 request: 2,
                 in_use: vec![],
             },
@@ -144,11 +147,12 @@ pub fn good() -> Vec<Record> {
                 ok: true,
             },
         ),
-        (120, FRONT, Event::Acknowledged { request: 1 }),
+        (120, FRONT, Event::AnswerTaken { request: 1 }),
+        (122, FRONT, Event::Acknowledged { request: 1 }),
         (
             121,
             FRONT,
-            Event::AccessEnded {
+            Event::InUseAfterAnswer {
                 request: 1,
                 in_use: vec![],
             },

@@ -74,10 +74,15 @@ pub fn lives(records: &[Record]) -> Vec<Life> {
         let key = |request: u64| (record.pid, request);
         let at = record.ns;
         match &record.event {
-            Event::Mapped { request, grants } => {
+            Event::Mapped {
+                request,
+                id,
+                grants,
+            } => {
                 by_request.insert(key(*request), lives.len());
                 lives.push(Life {
                     request: *request,
+                    front_request: Some(*id),
                     grants: grants.clone(),
                     mapped: at,
                     ..Life::default()
@@ -146,13 +151,14 @@ fn set(lives: &mut [Life], index: Option<&usize>, change: impl FnOnce(&mut Life)
     }
 }
 
-/// What the front end did. Its numbers are not on the ring, so requests are matched by page and
-/// time: a page belongs to one request at a time.
+/// What the front ends did.
 #[derive(Default)]
 struct Front {
+    /// Who submitted a number, and when: a restarted front end counts anew.
+    submitted: HashMap<u64, Vec<Use>>,
     uses: HashMap<GrantRef, Vec<Use>>,
     shas: HashMap<Key, String>,
-    acknowledged: HashMap<Key, u64>,
+    taken: HashMap<Key, u64>,
     in_use: HashMap<Key, Vec<GrantRef>>,
 }
 
@@ -164,6 +170,7 @@ struct Use {
 
 impl Front {
     fn note(&mut self, record: &Record) {
+        let at = record.ns;
         match &record.event {
             Event::Submitted {
                 request,
@@ -172,20 +179,21 @@ impl Front {
                 ..
             } => {
                 let by = (record.pid, *request);
+                self.submitted
+                    .entry(*request)
+                    .or_default()
+                    .push(Use { at, by });
                 for gref in grefs {
-                    self.uses
-                        .entry(*gref)
-                        .or_default()
-                        .push(Use { at: record.ns, by });
+                    self.uses.entry(*gref).or_default().push(Use { at, by });
                 }
                 if let Some(sha) = sha {
                     self.shas.insert(by, sha.clone());
                 }
             }
-            Event::Acknowledged { request } | Event::Refused { request, .. } => {
-                self.acknowledged.insert((record.pid, *request), record.ns);
+            Event::AnswerTaken { request } => {
+                self.taken.insert((record.pid, *request), at);
             }
-            Event::AccessEnded { request, in_use } => {
+            Event::InUseAfterAnswer { request, in_use } => {
                 self.in_use.insert((record.pid, *request), in_use.clone());
             }
             _ => {}
@@ -193,27 +201,25 @@ impl Front {
     }
 
     fn complete(&self, life: &mut Life) {
-        let uses = |grant: &ForeignGrant| self.uses.get(&grant.gref).map_or(&[][..], |u| &u[..]);
-        let Some(first) = life.grants.first() else {
+        let all = life.front_request.and_then(|id| self.submitted.get(&id));
+        let Some(all) = all.filter(|all| !all.is_empty()) else {
             return;
         };
-        let before = uses(first).partition_point(|u| u.at <= life.mapped);
-        let Some(own) = before.checked_sub(1).map(|at| uses(first)[at]) else {
-            return;
-        };
+        // The front end records after it has told the ring, so the back end may seem the faster.
+        let before = all.partition_point(|u| u.at <= life.mapped);
+        let own = all[before.saturating_sub(1)];
         life.submitted = Some(own.at);
-        life.front_request = Some(own.by.1);
         life.written_sha = self.shas.get(&own.by).cloned();
-        life.acknowledged = self.acknowledged.get(&own.by).copied();
+        life.acknowledged = self.taken.get(&own.by).copied();
         life.in_use_after = self.in_use.get(&own.by).cloned().unwrap_or_default();
         life.reused = life
             .grants
             .iter()
             .filter_map(|grant| {
-                let all = uses(grant);
-                let next = all.partition_point(|u| u.at <= life.mapped);
-                // A request that is submitted again after a reconnect keeps its own pages.
-                all[next..].iter().find(|u| u.by != own.by).map(|u| u.at)
+                let uses = self.uses.get(&grant.gref)?;
+                uses.iter()
+                    .find(|u| u.at > own.at && u.by != own.by)
+                    .map(|u| u.at)
             })
             .min();
     }

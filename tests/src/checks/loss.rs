@@ -1,6 +1,6 @@
 //! Data: what went through must come out the same, and what was acknowledged must be kept.
 
-use super::{Check, Evidence};
+use super::{Check, Evidence, spell};
 use crate::timeline::{Event, IoKind, Record};
 use libgnt::sim::wire::Inspection;
 use std::collections::{HashMap, HashSet};
@@ -152,10 +152,63 @@ pub fn work_went_on_after(evidence: &Evidence, killed_at: u64) -> Check {
     Check::pass(NAME, format!("{done} requests; {unmaps} unmaps in all"))
 }
 
+/// A survivor recorded, after the kill, that somebody was gone.
+pub fn was_noticed(evidence: &Evidence, by: &str, killed_at: u64) -> Check {
+    let name = format!("the {by} noticed");
+    let noticed = evidence
+        .records
+        .iter()
+        .find_map(|record| match &record.event {
+            Event::PeerLost { how } if record.process == by && record.ns >= killed_at => {
+                Some((record.ns - killed_at, how))
+            }
+            _ => None,
+        });
+    match noticed {
+        Some((after, how)) => Check::pass(&name, format!("after {}: {how}", spell(after))),
+        None => Check::fail(&name, "it never recorded that anybody was gone"),
+    }
+}
+
+/// What the consumer held when it was killed was released by that, not before, and all of it.
+pub fn released_by_death(evidence: &Evidence, killed_at: u64) -> Check {
+    const NAME: &str = "what it held was released by its death";
+    let held = || {
+        evidence
+            .lives
+            .iter()
+            .filter(|life| life.held.is_some() && life.hold_releasing.is_none())
+    };
+    let offenders = held()
+        .filter_map(|life| match life.released {
+            None => Some(format!("request {} was never released", life.request)),
+            Some(at) if at < killed_at => Some(format!(
+                "request {} was released {} before, under its holder",
+                life.request,
+                spell(killed_at - at)
+            )),
+            Some(_) => None,
+        })
+        .collect();
+    if held().count() == 0 {
+        return Check::fail(NAME, "it held nothing");
+    }
+    let longest = held()
+        .filter_map(|life| life.released)
+        .max()
+        .unwrap_or(killed_at);
+    let after = spell(longest.saturating_sub(killed_at));
+    Check::none(
+        NAME,
+        offenders,
+        format!("{} requests, the last after {after}", held().count()),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checks::fixture::{evidence, good, spoiled};
+    use crate::checks::fixture::{evidence, good, spoiled, with_life};
 
     /// The image of the fixture: request 1 wrote sector 8, 2 sector 16, 3 sector 24.
     fn image(offset: u64, bytes: u64) -> io::Result<String> {
@@ -237,6 +290,50 @@ mod tests {
         assert!(
             !was_killed_in_mid_io(&evidence(), 150).passed,
             "nothing under way"
+        );
+    }
+
+    #[test]
+    fn a_death_that_nobody_notices_is_seen() {
+        let lost = |at| {
+            spoiled(move |records| {
+                let event = Event::PeerLost {
+                    how: "its byte is 0".into(),
+                };
+                records.push(Record {
+                    ns: at,
+                    process: "front-end".into(),
+                    pid: 1,
+                    event,
+                });
+            })
+        };
+        assert!(was_noticed(&lost(101), "front-end", 100).passed);
+        assert!(
+            !was_noticed(&lost(99), "front-end", 100).passed,
+            "before the kill"
+        );
+        assert!(!was_noticed(&lost(101), "back-end", 100).passed);
+        assert!(!was_noticed(&evidence(), "front-end", 100).passed);
+    }
+
+    #[test]
+    fn a_hold_that_outlives_its_owner_is_seen() {
+        let dead = |released| {
+            with_life(move |life| {
+                life.hold_releasing = None;
+                life.released = released;
+            })
+        };
+        assert!(released_by_death(&dead(Some(101)), 100).passed);
+        assert!(!released_by_death(&dead(None), 100).passed);
+        assert!(
+            !released_by_death(&dead(Some(99)), 100).passed,
+            "under its holder"
+        );
+        assert!(
+            !released_by_death(&evidence(), 100).passed,
+            "it held nothing"
         );
     }
 

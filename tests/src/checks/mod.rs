@@ -14,7 +14,10 @@ pub use hold::{
     reused_after_release, unmaps_return_while_held, was_held_while_unmapping,
 };
 pub use life::{Life, lives};
-pub use loss::{every_write_is_kept, same_data, was_killed_in_mid_io, work_went_on_after};
+pub use loss::{
+    every_write_is_kept, released_by_death, same_data, was_killed_in_mid_io, was_noticed,
+    work_went_on_after,
+};
 
 use crate::timeline::{Event, Record};
 use crate::world::Aftermath;

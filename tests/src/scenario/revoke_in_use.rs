@@ -5,7 +5,7 @@ use super::stage::{FRONT, Stage};
 use super::{Judge, Scenario};
 use crate::checks::{Check, Evidence, ledgers_are_empty};
 use crate::world::{Order, Stopped};
-use libgnt::DomId;
+use libgnt::{DomId, PAGE_SIZE};
 
 const PAGES: usize = 8;
 
@@ -36,24 +36,28 @@ impl Scenario for RevokeInUse {
 
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
         stage.start_host()?;
-        let args = [
-            "--pages".into(),
-            PAGES.to_string().into(),
-            "--revoke".into(),
-        ];
+        let pages = PAGES.to_string();
+        let args = ["--pages", &pages, "--abandoned", &pages, "--revoke"].map(Into::into);
         let granter = stage.spawn("granter", "granter", FRONT, args)?;
         let granted = stage.await_fact(granter, "good")?;
+        let abandoned = stage.await_fact(granter, "abandoned")?;
         let port = stage.await_fact(granter, "port")?;
-        let grants: Vec<String> = granted
-            .split(',')
+        let grants: Vec<String> = [&granted[..], &abandoned]
+            .iter()
+            .flat_map(|grefs| grefs.split(','))
             .map(|gref| format!("{}:{gref}", FRONT.0))
             .collect();
+        // The last byte of the pages that are to be revoked.
+        let byte = (PAGES * PAGE_SIZE - 1).to_string();
         let args = [
-            "--good".into(),
-            grants.join(",").into(),
-            "--port".into(),
-            port.into(),
+            "--good",
+            &grants.join(","),
+            "--port",
+            &port,
+            "--notify-byte",
+            &byte,
         ];
+        let args = args.map(Into::into);
         let mapper = stage.spawn("mapper", "mapper", DomId::DOM0, args)?;
         stage.await_fact(mapper, "pages as granted")?;
         stage.world.order(granter, &Order::Go)?;
@@ -105,8 +109,8 @@ fn judge(facts: &Facts) -> Vec<Check> {
         expect(
             "the peer's pages keep their data",
             &facts.data_after,
-            &PAGES.to_string(),
-            "although the granter filled other pages",
+            &(2 * PAGES).to_string(),
+            "although it dropped some of them and filled others",
         ),
         expect(
             "the notify byte says that the unmap began",
@@ -132,7 +136,7 @@ mod tests {
             granted: "8,9".into(),
             refused: "8,9".into(),
             reused: "0".into(),
-            data_after: PAGES.to_string(),
+            data_after: (2 * PAGES).to_string(),
             notify_byte: "0".into(),
             ended: "ended".into(),
         }

@@ -1,7 +1,7 @@
 //! What scenarios have in common: the host, its domains, a device, the processes around them.
 
 use crate::checks::Evidence;
-use crate::settings::Settings;
+use crate::settings::{Settings, Unmap};
 use crate::timeline::{Event, Timeline, now_ns};
 use crate::verdict::Figure;
 use crate::world::{ChildId, News, Stopped, World};
@@ -61,10 +61,18 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// [`Stopped`].
     pub fn start_host(&mut self) -> Result<(), Stopped> {
+        self.start_host_with(self.settings.unmap)
+    }
+
+    /// The same, whatever `--unmap` says.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn start_host_with(&mut self, unmap: Unmap) -> Result<(), Stopped> {
         self.timeline = Timeline::create(&self.world.timeline_path("pv-stress"), "pv-stress")
             .map_err(failed("the run's own timeline"))?;
         let mut args: Vec<OsString> = vec!["--dir".into(), self.sim_dir().into()];
-        args.extend(["--unmap".into(), self.settings.unmap.to_string().into()]);
+        args.extend(["--unmap".into(), unmap.to_string().into()]);
         self.add_sabotage(&mut args);
         let host = self.world.spawn("host", "host", args)?;
         self.host = Some(host);
@@ -207,20 +215,23 @@ impl<'a> Stage<'a> {
         )
     }
 
-    /// The host's state once deferred unmaps had the time they may take: the kernel retries them
-    /// less and less often, about sqrt(10 ms · T) apart after a hold of T.
+    /// The host's state once what is deferred had the time it may take: an unmap is retried less
+    /// and less often, about sqrt(10 ms · T) apart after a hold of T; an end of access that the peer
+    /// was in the way of, once a second, ten entries at a time.
     fn settled(&mut self) -> Option<Inspection> {
         const STEP: Duration = Duration::from_millis(10);
         self.toolstack.as_ref()?;
+        let first = self.inspect().ok()?;
+        let ending = first.grants.iter().filter(|grant| grant.ending).count();
         let gap = (0.010 * self.settings.hold_for.as_secs_f64()).sqrt();
-        let until = Instant::now() + Duration::from_secs_f64(1.0 + 2.0 * gap);
-        loop {
-            let state = self.inspect().ok()?;
-            if is_settled(&state) || Instant::now() >= until {
-                return Some(state);
-            }
+        let patience = 2.0 + 2.0 * gap + ending as f64 / 10.0;
+        let until = Instant::now() + Duration::from_secs_f64(patience);
+        let mut state = first;
+        while !is_settled(&state) && Instant::now() < until {
             self.world.idle(STEP);
+            state = self.inspect().ok()?;
         }
+        Some(state)
     }
 }
 

@@ -95,30 +95,37 @@ pub enum Event {
         /// SHA-256 of the data, for writes.
         sha: Option<String>,
     },
-    /// Front end: a good response came. For a write, the data must never be lost from here on.
+    /// Front end: took a response off the ring: from here on it may use the pages again.
+    AnswerTaken {
+        /// Which.
+        request: u64,
+    },
+    /// Front end: an I/O succeeded. For a write, the data must never be lost from here on.
     Acknowledged {
         /// Which.
         request: u64,
     },
-    /// Front end: a response with an error came.
+    /// Front end: an I/O failed.
     Refused {
         /// Which.
         request: u64,
         /// The reason.
         why: String,
     },
-    /// Front end, after a response: does the hypervisor show the pages as in use?
-    AccessEnded {
+    /// Front end, after taking a response: does the hypervisor show the pages as in use?
+    InUseAfterAnswer {
         /// The request whose pages these were.
         request: u64,
         /// Those still mapped by the peer.
         in_use: Vec<GrantRef>,
     },
 
-    /// Back end: a request's pages are mapped.
+    /// Back end: a request's pages are mapped, and its data is in place.
     Mapped {
         /// The back end's number for it, never reused in a process.
         request: u64,
+        /// The front end's number for it.
+        id: u64,
         /// The pages.
         grants: Vec<ForeignGrant>,
     },
@@ -318,12 +325,20 @@ mod tests {
         }];
         timeline.log(Event::Mapped {
             request: 7,
+            id: 70,
             grants: grants.clone(),
         });
         timeline.clone().log(Event::Released { request: 7 });
         let read = read_file(&path).unwrap();
         assert_eq!(read.len(), 2);
-        assert_eq!(read[0].event, Event::Mapped { request: 7, grants });
+        assert_eq!(
+            read[0].event,
+            Event::Mapped {
+                request: 7,
+                id: 70,
+                grants
+            }
+        );
         assert!(read[0].ns <= read[1].ns);
         assert_eq!(
             (read[1].process.as_str(), read[1].pid),

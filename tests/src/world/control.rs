@@ -86,6 +86,16 @@ impl Control {
         Ok(Control { fd })
     }
 
+    /// Another handle on the same end.
+    ///
+    /// # Errors
+    /// What `dup` says.
+    pub fn try_clone(&self) -> io::Result<Control> {
+        Ok(Control {
+            fd: self.fd.try_clone()?,
+        })
+    }
+
     /// Sends a fact.
     ///
     /// # Errors

@@ -4,8 +4,8 @@ mod events;
 mod operations;
 mod transaction;
 
-pub use events::WatchEvent;
-pub use transaction::Transaction;
+pub use events::{EVENTS_MAX, WatchEvent};
+pub use transaction::{TRANSACTION_ATTEMPTS_MAX, Transaction};
 
 use crate::error::{Error, Result};
 use crate::transport::{SendError, Stream};

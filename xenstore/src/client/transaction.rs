@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use std::time::Duration;
 
 /// How often a transaction is tried.
-pub const ATTEMPTS_MAX: u32 = 32;
+pub const TRANSACTION_ATTEMPTS_MAX: u32 = 32;
 /// The longest pause before another try.
 const BACKOFF_MAX: Duration = Duration::from_millis(50);
 
@@ -33,7 +33,7 @@ impl Call for Transaction<'_> {
 
 impl Client {
     /// Runs `body` in a transaction and commits it. On a conflict (EAGAIN) it runs again, after a
-    /// short pause of random length, up to [`ATTEMPTS_MAX`] times; on any error of `body` the
+    /// short pause of random length, up to [`TRANSACTION_ATTEMPTS_MAX`] times; on any error of `body` the
     /// transaction is dropped and nothing of it is seen.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ impl Client {
             operation: "transaction",
             path: "",
         };
-        for attempt in 0..ATTEMPTS_MAX {
+        for attempt in 0..TRANSACTION_ATTEMPTS_MAX {
             if attempt > 0 {
                 std::thread::sleep(backoff(attempt));
             }
@@ -73,7 +73,7 @@ impl Client {
             }
         }
         Err(Error::Conflict {
-            attempts: ATTEMPTS_MAX,
+            attempts: TRANSACTION_ATTEMPTS_MAX,
         })
     }
 }

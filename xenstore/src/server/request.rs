@@ -5,9 +5,12 @@ use crate::access::{Access, Edit};
 use crate::path::{self, Path};
 use crate::perms::{Caller, Permission, Perms};
 use crate::transaction::Transaction;
-use crate::wire::{Kind, PAYLOAD_MAX_BYTES, Packet, strings};
+use crate::wire::{ABSOLUTE_PATH_MAX_BYTES, Kind, PAYLOAD_MAX_BYTES, Packet, strings};
 use libgnt::DomId;
 use rustix::io::Errno;
+
+/// Room for the longest path and two NULs beside it.
+const TOKEN_MAX_BYTES: usize = PAYLOAD_MAX_BYTES - ABSOLUTE_PATH_MAX_BYTES - 2;
 
 type Answer = Result<Vec<u8>, Errno>;
 
@@ -210,7 +213,8 @@ impl Server {
     ) -> Answer {
         let [text, token] = two(payload)?;
         let (path, relative) = Path::parse(text, caller.domid).map_err(invalid)?;
-        if text.len() + token.len() + 2 > PAYLOAD_MAX_BYTES {
+        // An event must fit in a message, whatever path below the watched one it is about.
+        if token.len() > TOKEN_MAX_BYTES {
             return Err(Errno::TOOBIG);
         }
         let of_domain = |id| {

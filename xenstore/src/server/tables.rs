@@ -581,3 +581,18 @@ fn a_directory_too_long_for_one_message_comes_in_parts() {
     let (answer, _) = world.ask("1 DIRECTORY_PART device|999999");
     assert!(answer.bytes().all(|b| b.is_ascii_digit()), "{answer}");
 }
+
+#[test]
+fn the_longest_event_fits_in_a_message() {
+    let mut world = world(Quotas::default());
+    let (token, too_long) = ("t".repeat(1022), "t".repeat(1023));
+    assert_eq!(world.ask(&format!("0 WATCH /|{too_long}")).0, "E2BIG");
+    assert_eq!(world.ask(&format!("0 WATCH /|{token}")).0, "OK");
+    let path = format!("/{}", "p".repeat(3071));
+    let request = Packet::new(Kind::Write, 1, 0, format!("{path}\0v"));
+    let outputs = world.server.handle(world.connections[&0], &request);
+    let [_, Output::Event(_, event)] = &outputs[..] else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(event.payload.len(), 4096);
+}

@@ -1,7 +1,54 @@
 //! The xenbus handshake: how a front end and a back end find each other's ring through two
 //! `state` nodes, and part again.
+//!
+//! [`front::Handshake`] and [`back::Handshake`] are state machines without I/O: an input goes in,
+//! actions come out, to be performed in order. [`node`] has the store's side of the actions.
+//!
+//! The order, as Linux peers keep it:
+//!
+//! | | back end | front end |
+//! |---|---|---|
+//! | start | 1 → features → 2 | 1 |
+//! | ring | | sees 2; ring's nodes → 3 |
+//! | connect | sees 3; maps; sizes → 4 | sees 4; reads sizes → 4 |
+//! | close | 5 (asked, or sees 5) | sees 5 → 5 → 6 |
+//! | closed | sees 6; unmaps → 6 | sees 6; frees its ring |
+//! | again | sees 1 → features → 2 | 1, if `online` is still 1 |
+//!
+//! Either end may vanish and come back at any point. What makes that safe:
+//!
+//! - Each end reads the other's state again after each own write (`ReadPeer`): of two that write
+//!   and then read, at least one sees the other's write.
+//! - A front end never offers a fresh ring before the back end has been Closed since the last
+//!   one, so a back end in InitWait can only be connecting the ring that is in the store.
+//! - The steps that commit to the other end (front's 3 and 4, back's 4) are transactions that
+//!   also check the other's state ([`SwitchState::while_peer`]): nobody commits to an end that has
+//!   moved on.
+//! - A back end that starts goes to InitWait whatever its node says; a front end in service takes
+//!   that as "it was restarted", closes, and comes back. Unanswered requests are the front end's
+//!   to keep.
+
+pub mod back;
+pub mod front;
+pub mod node;
+
+#[cfg(test)]
+mod explore;
+#[cfg(test)]
+mod tables;
 
 use std::fmt;
+
+/// Write the own `state` node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SwitchState {
+    /// The new state.
+    pub to: XenbusState,
+    /// In one transaction with the write, and with the other nodes that belong to this step,
+    /// check that the peer's state is still this one. Then say how it went (`Switched` or
+    /// `PeerMoved`). `None`: just write; there is nothing to say.
+    pub while_peer: Option<XenbusState>,
+}
 
 /// `enum xenbus_state` (`xen/include/public/io/xenbus.h`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,5 +107,21 @@ impl XenbusState {
 impl fmt::Display for XenbusState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} ({})", self, self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values() {
+        for state in XenbusState::ALL {
+            assert_eq!(XenbusState::parse(state.as_str().as_bytes()), state);
+        }
+        for odd in [&b""[..], b"9", b"44", b"-1", b"four", b"\xff"] {
+            assert_eq!(XenbusState::parse(odd), XenbusState::Unknown);
+        }
+        assert_eq!(XenbusState::parse(b"4\n"), XenbusState::Connected);
     }
 }

@@ -46,8 +46,8 @@ macro_rules! slot_codec {
             const RESPONSE_BYTES: usize = <$abi as Layout>::RESPONSE;
 
             #[inline]
-            fn encode_request(&self, request: &Request, slot: &mut [u8]) {
-                encode_request::<$abi>(request, slot);
+            fn encode_request(&self, request: &Request, slot: &mut [u8]) -> usize {
+                encode_request::<$abi>(request, slot)
             }
             #[inline]
             fn decode_request(&self, slot: &[u8]) -> Result<Request, &'static str> {
@@ -81,20 +81,22 @@ fn put<const N: usize>(slot: &mut [u8], at: usize, bytes: [u8; N]) {
 }
 
 #[inline]
-fn encode_request<L: Layout>(request: &Request, slot: &mut [u8]) {
+fn encode_request<L: Layout>(request: &Request, slot: &mut [u8]) -> usize {
     let slot = &mut slot[..L::SLOT];
-    slot.fill(0);
-    slot[0] = request.operation.number();
-    slot[1] = request.segments.count();
-    put(slot, 2, request.handle.to_le_bytes());
+    // Few and wide stores: the copy to the ring reads them back in words at once.
+    let first = u64::from(request.operation.number())
+        | u64::from(request.segments.count()) << 8
+        | u64::from(request.handle) << 16;
+    slot[..L::ID].copy_from_slice(&first.to_le_bytes()[..L::ID]);
     put(slot, L::ID, request.id.to_le_bytes());
     put(slot, L::SECTOR, request.sector.to_le_bytes());
     let places = slot[L::SEGMENTS..].chunks_exact_mut(SEGMENT_BYTES);
     for (segment, place) in request.segments.iter().zip(places) {
-        put(place, 0, segment.gref.to_le_bytes());
-        place[4] = segment.first_sector;
-        place[5] = segment.last_sector;
+        let sectors = u16::from_le_bytes([segment.first_sector, segment.last_sector]);
+        let word = u64::from(segment.gref) | u64::from(sectors) << 32;
+        put(place, 0, word.to_le_bytes());
     }
+    L::SEGMENTS + request.segments.len() * SEGMENT_BYTES
 }
 
 #[inline]
@@ -103,22 +105,18 @@ fn decode_request<L: Layout>(slot: &[u8]) -> Result<Request, &'static str> {
         return Err("the slot is too short");
     };
     let (number, count) = (slot[0], slot[1]);
-    let mut segments = Segments::default();
-    let operation = match number {
-        0 | 1 => match decode_segments::<L>(slot, count, &mut segments) {
-            Ok(()) if number == 0 => Operation::Read,
-            Ok(()) => Operation::Write,
-            Err(why) => {
-                segments = Segments::default();
-                Operation::Malformed { number, why }
-            }
+    let (operation, segments) = match number {
+        0 | 1 => match decode_segments::<L>(slot, count) {
+            Ok(segments) if number == 0 => (Operation::Read, segments),
+            Ok(segments) => (Operation::Write, segments),
+            Err(why) => (Operation::Malformed { number, why }, Segments::default()),
         },
-        3 if count == 0 => Operation::Flush,
-        3 => Operation::Malformed {
-            number,
-            why: Malformed::FlushWithData(count),
-        },
-        other => Operation::Other(other),
+        3 if count == 0 => (Operation::Flush, Segments::default()),
+        3 => {
+            let why = Malformed::FlushWithData(count);
+            (Operation::Malformed { number, why }, Segments::default())
+        }
+        other => (Operation::Other(other), Segments::default()),
     };
     // An indirect request has its handle elsewhere; for what is refused anyway it is not needed.
     Ok(Request {
@@ -131,48 +129,57 @@ fn decode_request<L: Layout>(slot: &[u8]) -> Result<Request, &'static str> {
 }
 
 #[inline]
-fn decode_segments<L: Layout>(
-    slot: &[u8],
-    count: u8,
-    segments: &mut Segments,
-) -> Result<(), Malformed> {
+fn decode_segments<L: Layout>(slot: &[u8], count: u8) -> Result<Segments, Malformed> {
     if count == 0 || usize::from(count) > MAX_SEGMENTS {
         return Err(Malformed::SegmentCount(count));
     }
-    let places = slot[L::SEGMENTS..].chunks_exact(SEGMENT_BYTES);
-    for (n, place) in (0..count).zip(places) {
-        let (first, last) = (place[4], place[5]);
-        if first > last || last >= SECTORS_PER_PAGE {
-            return Err(Malformed::SegmentRange {
-                segment: n,
-                first,
-                last,
-            });
+    let places = slot[L::SEGMENTS..]
+        .chunks_exact(SEGMENT_BYTES)
+        .take(usize::from(count));
+    // Two branches that are not taken cost less than one on both conditions.
+    for place in places.clone() {
+        if place[5] >= SECTORS_PER_PAGE {
+            return Err(bad_segment::<L>(slot));
         }
-        let gref = u32::from_le_bytes(get(place, 0));
-        if !segments.push(Segment {
-            gref,
-            first_sector: first,
-            last_sector: last,
-        }) {
-            return Err(Malformed::SegmentCount(count));
+        if place[4] > place[5] {
+            return Err(bad_segment::<L>(slot));
         }
     }
-    Ok(())
+    Ok(places
+        .map(|place| Segment {
+            gref: u32::from_le_bytes(get(place, 0)),
+            first_sector: place[4],
+            last_sector: place[5],
+        })
+        .collect())
+}
+
+/// Names the first segment that is wrong, of a request that has one.
+#[cold]
+fn bad_segment<L: Layout>(slot: &[u8]) -> Malformed {
+    let places = slot[L::SEGMENTS..].chunks_exact(SEGMENT_BYTES);
+    let wrong = |place: &[u8]| place[4] > place[5] || place[5] >= SECTORS_PER_PAGE;
+    match (0..).zip(places).find(|(_, place)| wrong(place)) {
+        Some((segment, place)) => Malformed::SegmentRange {
+            segment,
+            first: place[4],
+            last: place[5],
+        },
+        None => Malformed::SegmentCount(slot[1]),
+    }
 }
 
 #[inline]
 fn encode_response<L: Layout>(response: &Response, slot: &mut [u8]) {
     let slot = &mut slot[..L::RESPONSE];
-    slot.fill(0);
     let status: i16 = match response.status {
         Status::Okay => 0,
         Status::Error => -1,
         Status::NotSupported => -2,
     };
+    let rest = u64::from(response.operation) | u64::from(status.cast_unsigned()) << 16;
     put(slot, 0, response.id.to_le_bytes());
-    slot[8] = response.operation;
-    put(slot, 10, status.to_le_bytes());
+    slot[8..].copy_from_slice(&rest.to_le_bytes()[..L::RESPONSE - 8]);
 }
 
 #[inline]

@@ -62,7 +62,7 @@ pub(super) struct MapPage {
     pub grant: ForeignGrant,
     pub handle: Option<HandleId>,
     pub being_removed: bool,
-    /// References besides the map's own: [`Hold`](super::mm::Hold)s.
+    /// References besides the map's own: [`Hold`](super::holds::Hold)s.
     pub references: u32,
 }
 
@@ -100,7 +100,7 @@ impl Machine {
             let what = format!("{} grants, 1 to {limit} allowed", grants.len());
             return Err(refuse(Errno::INVAL, what));
         }
-        let reserved: usize = self.maps.values().map(|m| m.pages.len()).sum();
+        let reserved = self.reserved;
         if reserved + grants.len() > MAX_RESERVED {
             return Err(refuse(
                 Errno::NOMEM,
@@ -128,6 +128,7 @@ impl Machine {
             pages: grants.into_iter().map(page).collect(),
             live: 0,
         };
+        self.reserved += map.pages.len();
         self.maps.insert(id, map);
         self.map_list(conn, file)?.maps.insert(place, id);
         reply(Reply::Index {

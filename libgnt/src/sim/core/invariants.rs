@@ -128,6 +128,12 @@ impl Machine {
                 map.users
             );
         }
+        let reserved: usize = self.maps.values().map(|m| m.pages.len()).sum();
+        hold!(
+            self.reserved == reserved,
+            "{} pages counted, {reserved} reserved",
+            self.reserved
+        );
         for (id, map) in &self.maps {
             hold!(map.users > 0, "{id:?} leaks");
             let live = map.pages.iter().filter(|p| p.handle.is_some()).count();

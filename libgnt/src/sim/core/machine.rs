@@ -4,7 +4,8 @@ use super::domain::{Domain, Process};
 use super::gntalloc::{ShareId, SharedPage};
 use super::gntdev::{Map, MapId};
 use super::grants::{HandleId, Mapping};
-use super::mm::{File, Hold, Run, Vma};
+use super::holds::Hold;
+use super::mm::{File, Run, Vma};
 use super::unmap::{Work, WorkId};
 use super::waits::{Wait, WaitId};
 use super::{Attachment, Config, ConnId, Input, Now, Output, Sabotage};
@@ -37,6 +38,8 @@ pub struct Machine {
     /// gntalloc's pages: what its global limit counts.
     pub(super) shared: BTreeMap<ShareId, SharedPage>,
     pub(super) maps: BTreeMap<MapId, Map>,
+    /// Pages of all of them.
+    pub(super) reserved: usize,
     /// The hypervisor's maptrack: every mapping of a grant that exists.
     pub(super) maptrack: BTreeMap<HandleId, Mapping>,
     pub(super) holds: BTreeMap<HoldId, Hold>,
@@ -110,6 +113,7 @@ impl Machine {
             runs: BTreeMap::new(),
             shared: BTreeMap::new(),
             maps: BTreeMap::new(),
+            reserved: 0,
             maptrack: BTreeMap::new(),
             holds: BTreeMap::new(),
             works: BTreeMap::new(),
@@ -239,7 +243,7 @@ impl Machine {
             Request::Holders { grants } => self.holders_of(domid, &grants),
             Request::Inspect => reply(Reply::Inspection(self.inspect(self.now))),
             Request::CreateDomain { domid: new, name } => self.create_domain(domid, new, name),
-            Request::DestroyDomain { domid: victim } => self.destroy_domain(conn, domid, victim),
+            Request::DestroyDomain { domid: victim } => self.destroy_domain(domid, victim),
             Request::RaiseVirq {
                 domid: target,
                 virq,

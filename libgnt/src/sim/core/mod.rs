@@ -1,5 +1,15 @@
 //! The simulated hypervisor and kernels as one state machine: input in, outputs out, no I/O, no
 //! clock of its own. The host performs the outputs; tests and models drive it directly.
+//!
+//! - `machine`: the tables, and which rule plays which input; `domain`: processes and domains.
+//! - The hypervisor: `grants` (tables, maptrack, how access ends), `evtchn`, `copy`.
+//! - The kernels: `gntalloc`, `gntdev`, `unmap` (the asynchronous unmap and its retries), `mm`
+//!   (files and mappings), `holds` (page references), `waits` (blocked calls and their cycles).
+//! - `inspect` prints the state; `invariants` checks it.
+//!
+//! Where Xen or Linux decide something that is easy to get wrong, the rule names the function
+//! there. What is simpler here than there: memory is never paged out (no GNTST_eagain), grant
+//! tables are version 1, a domain has one vCPU, and events are never lost to a full queue.
 
 mod copy;
 mod domain;
@@ -7,6 +17,7 @@ mod evtchn;
 mod gntalloc;
 mod gntdev;
 mod grants;
+mod holds;
 mod inspect;
 mod invariants;
 mod machine;

@@ -10,6 +10,7 @@ use super::gntdev::MapId;
 use super::grants::HandleId;
 use super::waits::WaitId;
 use super::{Machine, Now, Sabotage};
+use crate::sim::wire::UnmapMode;
 use crate::types::{Access, DomId, PAGE_SIZE};
 use std::time::Duration;
 
@@ -69,6 +70,7 @@ impl Machine {
         let Some(map) = self.maps.remove(&id) else {
             return;
         };
+        self.reserved -= map.pages.len();
         if let Some(port) = map.notify.event {
             self.notify_remote(map.domid, port);
             self.put_port(map.domid, port);
@@ -245,6 +247,12 @@ impl Machine {
     /// References to pages of a map were dropped. A blocked unmap goes on at once; a queued one
     /// waits for its timer, as the kernel's does.
     pub(super) fn references_dropped(&mut self, map: MapId) {
+        if self.config.unmap == UnmapMode::Async {
+            return;
+        }
+        if self.waits.is_empty() {
+            return;
+        }
         let blocked = self.works.iter().filter(|(_, w)| w.map == map);
         let blocked: Vec<_> = blocked
             .filter(|(_, w)| matches!(w.then, Then::Wake(_)))

@@ -4,7 +4,7 @@
 //! release of an i915 hold, while an invalidation of the address space runs, which is what such a
 //! munmap is in the middle of. That is the cycle of QubesOS/qubes-issues#7481.
 
-use super::mm::Hold;
+use super::holds::Hold;
 use super::unmap::WorkId;
 use super::{ConnId, Deadlock, Machine, Output, Sabotage, WaitEdge};
 use crate::platform::HoldId;

@@ -9,9 +9,11 @@ mod evtchn;
 mod gntalloc;
 mod gntdev;
 mod life;
+mod pair;
 mod sabotage;
 mod unmap;
 mod walk;
 mod world;
 
-pub(super) use world::*;
+use pair::Pair;
+use world::*;

@@ -1,0 +1,16 @@
+//! The loop that performs what the state machines ask for.
+
+mod bus;
+mod claim;
+mod config;
+mod data;
+mod life;
+mod link;
+mod nodes;
+mod pace;
+mod run;
+
+pub use claim::ClaimError;
+pub use config::{BackendConfig, BackendError, Mode, StopHandle};
+pub use nodes::{FrontNodes, LIVENESS_NODE, NodeError};
+pub use run::Backend;

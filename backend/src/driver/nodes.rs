@@ -1,0 +1,216 @@
+//! What the front says about itself in xenstore: read once, checked, and only then used.
+
+use libgnt::ring::layout;
+use libgnt::{EvtchnPort, GrantRef};
+
+/// Our own liveness byte in the ring page's reserved header: cleared by the kernel when we go.
+pub const BACK_LIVENESS: usize = 63;
+/// The node by which either side announces the place of its liveness byte.
+pub const LIVENESS_NODE: &str = "pvpair-liveness";
+/// The only slot layout that is served.
+pub const PROTOCOL: &str = "x86_64-abi";
+/// Nobody needs more for a number.
+const MAX_VALUE: usize = 64;
+
+/// How to reach the front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrontNodes {
+    /// The ring's only page.
+    pub ring_ref: GrantRef,
+    /// The port that the front keeps for us.
+    pub event_channel: EvtchnPort,
+    /// The front keeps its grants for reuse.
+    pub persistent: bool,
+    /// Where its liveness byte is, if it has one (a Linux front has none).
+    pub liveness: Option<usize>,
+}
+
+/// A node that does not say what it must. Fatal for the connection.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NodeError {
+    /// Not there.
+    #[error("the front end's node {0} is missing")]
+    Missing(&'static str),
+    /// There, but nonsense.
+    #[error("the front end's node {node} is {value:?}, which is {what}")]
+    Bad {
+        /// Which.
+        node: &'static str,
+        /// What it says, shortened.
+        value: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// Something that was not offered.
+    #[error("the front end asks for {0}, which this back end does not offer")]
+    NotOffered(String),
+}
+
+impl FrontNodes {
+    /// Reads and checks them. `read` gives a node's value below the front's directory.
+    ///
+    /// # Errors
+    /// The first bad node, or what `read` says.
+    pub fn read<E: From<NodeError>>(
+        mut read: impl FnMut(&'static str) -> Result<Option<Vec<u8>>, E>,
+    ) -> Result<Self, E> {
+        if let Some(protocol) = read("protocol")?
+            && protocol != PROTOCOL.as_bytes()
+        {
+            return Err(NodeError::NotOffered(format!("protocol {}", shorten(&protocol))).into());
+        }
+        for (node, most) in [("ring-page-order", 0), ("multi-queue-num-queues", 1)] {
+            if let Some(value) = read(node)?
+                && number(node, &value)? > most
+            {
+                let what = format!("{node} {}", shorten(&value));
+                return Err(NodeError::NotOffered(what).into());
+            }
+        }
+        let ring_ref = match read("ring-ref")? {
+            Some(value) => number("ring-ref", &value)?,
+            // A front that knows larger rings names even the only page so.
+            None => match read("ring-ref0")? {
+                Some(value) => number("ring-ref0", &value)?,
+                None => return Err(NodeError::Missing("ring-ref").into()),
+            },
+        };
+        let port = read("event-channel")?.ok_or(NodeError::Missing("event-channel"))?;
+        let event_channel = number("event-channel", &port)?;
+        if event_channel == 0 {
+            return Err(bad("event-channel", &port, "no port").into());
+        }
+        let persistent = match read("feature-persistent")? {
+            Some(value) => number("feature-persistent", &value)? != 0,
+            None => false,
+        };
+        let liveness = read(LIVENESS_NODE)?
+            .map(|value| liveness(&value))
+            .transpose()?;
+        Ok(FrontNodes {
+            ring_ref: GrantRef(ring_ref),
+            event_channel: EvtchnPort(event_channel),
+            persistent,
+            liveness,
+        })
+    }
+}
+
+/// In the header, behind the indices, and not our own.
+fn liveness(value: &[u8]) -> Result<usize, NodeError> {
+    let place = number(LIVENESS_NODE, value)? as usize;
+    if (layout::RESERVED..BACK_LIVENESS).contains(&place) {
+        return Ok(place);
+    }
+    Err(bad(
+        LIVENESS_NODE,
+        value,
+        "outside the reserved part of the ring's header",
+    ))
+}
+
+fn number(node: &'static str, value: &[u8]) -> Result<u32, NodeError> {
+    let text = value
+        .get(..value.len().min(MAX_VALUE))
+        .and_then(|v| std::str::from_utf8(v).ok());
+    // `parse` alone would take a sign.
+    text.filter(|text| text.bytes().all(|b| b.is_ascii_digit()))
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| bad(node, value, "no number of 32 bits"))
+}
+
+fn bad(node: &'static str, value: &[u8], what: &'static str) -> NodeError {
+    NodeError::Bad {
+        node,
+        value: shorten(value),
+        what,
+    }
+}
+
+/// A peer's value for a message: printable, and not long.
+fn shorten(value: &[u8]) -> String {
+    let shown = &value[..value.len().min(MAX_VALUE)];
+    let dots = if value.len() > shown.len() { "…" } else { "" };
+    format!("{}{dots}", shown.escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn read(nodes: &[(&'static str, &str)]) -> Result<FrontNodes, NodeError> {
+        let nodes: HashMap<_, _> = nodes.iter().copied().collect();
+        FrontNodes::read(|node| Ok(nodes.get(node).map(|value| value.as_bytes().to_vec())))
+    }
+
+    #[test]
+    fn a_linux_front_and_our_own() {
+        let linux = [
+            ("ring-ref", "8"),
+            ("event-channel", "17"),
+            ("protocol", "x86_64-abi"),
+            ("feature-persistent", "1"),
+        ];
+        let expected = FrontNodes {
+            ring_ref: GrantRef(8),
+            event_channel: EvtchnPort(17),
+            persistent: true,
+            liveness: None,
+        };
+        assert_eq!(read(&linux), Ok(expected));
+        let ours = [
+            ("ring-ref", "8"),
+            ("event-channel", "17"),
+            (LIVENESS_NODE, "62"),
+        ];
+        let expected = FrontNodes {
+            persistent: false,
+            liveness: Some(62),
+            ..expected
+        };
+        assert_eq!(read(&ours), Ok(expected));
+        let order_zero = [
+            ("ring-page-order", "0"),
+            ("ring-ref0", "9"),
+            ("event-channel", "1"),
+        ];
+        assert_eq!(read(&order_zero).map(|n| n.ring_ref), Ok(GrantRef(9)));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_name() {
+        let good = [("ring-ref", "8"), ("event-channel", "17")];
+        for (node, value) in [
+            ("ring-ref", ""),
+            ("ring-ref", "-1"),
+            ("ring-ref", "+1"),
+            ("ring-ref", "4294967296"),
+            ("ring-ref", " 8"),
+            ("event-channel", "0"),
+            ("event-channel", "x\u{1b}[2J"),
+            ("feature-persistent", "yes"),
+            ("protocol", "x86_32-abi"),
+            ("ring-page-order", "1"),
+            ("multi-queue-num-queues", "2"),
+            (LIVENESS_NODE, "63"),
+            (LIVENESS_NODE, "12"),
+            (LIVENESS_NODE, "4095"),
+        ] {
+            let mut nodes: HashMap<_, _> = good.into_iter().collect();
+            nodes.insert(node, value);
+            let nodes: Vec<_> = nodes.into_iter().collect();
+            let error = read(&nodes).expect_err(value).to_string();
+            assert!(
+                error.contains(node.trim_end_matches("-abi")),
+                "{node} {value:?}: {error}"
+            );
+            assert!(error.is_ascii() && !error.contains('\u{1b}'), "{error:?}");
+        }
+        let missing = read(&good[..1]);
+        assert_eq!(missing, Err(NodeError::Missing("event-channel")));
+        let long = "9".repeat(5000);
+        let error = read(&[("ring-ref", &long)]).expect_err("long").to_string();
+        assert!(error.len() < 200, "{error}");
+    }
+}

@@ -1,0 +1,381 @@
+//! The event loop: the ring, the disk's threads, released mappings, xenstore, and the stop switch.
+
+use super::bus::Bus;
+use super::claim::Claim;
+use super::config::{BackendConfig, BackendError, Mode, StopHandle};
+use super::data::{DataPath, Nobody};
+use super::link::Link;
+use super::pace::{Spin, Storm};
+use crate::agent::{Agent, AgentConfig, Input, RING_SIZE};
+use crate::disk::{Disk, Store, pool::Pool};
+use crate::hooks::EventKind;
+use libgnt::event::Events;
+use libgnt::grant::{Ledger, Mapper};
+use libgnt::{EvtchnPort, Platform};
+use mio::{Interest, Token, Waker};
+use rustix::io::Errno;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const EVENTS: Token = Token(0);
+const XENSTORE: Token = Token(1);
+const RELEASES: Token = Token(2);
+const WAKER: Token = Token(3);
+
+/// Requests taken in one turn, before everything else gets its turn (XSA-391).
+const TURN: usize = 2 * RING_SIZE;
+/// Busy turns before the other sources are looked at, whatever the front keeps sending.
+const TURNS_BETWEEN_POLLS: u32 = 16;
+/// Nothing announces that a refused unmap would work now.
+const RETRY_UNMAPS: Duration = Duration::from_millis(10);
+
+/// One device's back end.
+#[derive(Debug)]
+pub struct Backend {
+    poll: mio::Poll,
+    waker: Arc<Waker>,
+    platform: Arc<dyn Platform>,
+    pub(super) events: Events,
+    pub(super) mapper: Mapper,
+    pub(super) bus: Bus,
+    pub(super) data: DataPath,
+    pub(super) link: Option<Link>,
+    pub(super) mode: Mode,
+    close_deadline: Duration,
+    /// The link is cut when this has passed.
+    pub(super) draining_until: Option<Instant>,
+    /// xenstore's machine waits for the end of the disk's work on a front's pages.
+    pub(super) freeing: bool,
+    stopping: bool,
+    spin: Spin,
+    pub(super) storm: Storm,
+    /// The ring's port was delivered, and is masked until we write it back.
+    pub(super) masked: bool,
+    /// An event came since the last turn.
+    pub(super) notified: bool,
+    pressed: bool,
+    ports: Vec<EvtchnPort>,
+    _claim: Claim,
+}
+
+impl Backend {
+    /// Opens everything that can fail: the device's claim, the image, the Xen devices, xenstore.
+    ///
+    /// # Errors
+    /// [`BackendError`]; nothing is left behind.
+    pub fn new(platform: Arc<dyn Platform>, config: BackendConfig) -> Result<Self, BackendError> {
+        let BackendConfig {
+            front,
+            device,
+            backing,
+            read_only,
+            mode,
+            hooks,
+            ..
+        } = config;
+        let claim = Claim::take(&platform.name(), front, device)?;
+        let disk = Disk::open(&backing, read_only)?;
+        let poll = mio::Poll::new().map_err(system("epoll_create"))?;
+        let waker = Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?;
+        let waker = Arc::new(waker);
+        let mut events = Events::open(&*platform)?;
+        restrict(&events, front)?;
+        let mut mapper = Mapper::open(Arc::clone(&platform), Ledger::new())?;
+        let mut bus = Bus::open(&*platform, front, device, &disk, mode)?;
+        let registry = poll.registry();
+        let register = system("epoll_ctl");
+        registry
+            .register(&mut events, EVENTS, Interest::READABLE)
+            .map_err(&register)?;
+        registry
+            .register(&mut mapper, RELEASES, Interest::READABLE)
+            .map_err(&register)?;
+        registry
+            .register(bus.source(), XENSTORE, Interest::READABLE)
+            .map_err(&register)?;
+        let agent = Agent::new(AgentConfig {
+            sectors: disk.sectors(),
+            read_only,
+            ring_size: RING_SIZE,
+            max_zombies: config.max_zombies,
+            cache: config.cache,
+            sabotage: config.sabotage,
+        });
+        let pool = match disk.store() {
+            Store::Memory(_) => None,
+            Store::File(file) => {
+                let waker = Arc::clone(&waker);
+                let wake = Arc::new(move || {
+                    if let Err(error) = waker.wake() {
+                        tracing::error!(%error, "cannot wake the event loop");
+                    }
+                });
+                let started = Pool::start(Arc::clone(file), config.disk_threads, RING_SIZE, wake);
+                Some(started.map_err(system("starting the disk's threads"))?)
+            }
+        };
+        let store = (disk.backing().clone(), disk.store().clone(), pool);
+        Ok(Backend {
+            data: DataPath::new(agent, hooks, front, mapper.clone(), store),
+            poll,
+            waker,
+            platform,
+            events,
+            mapper,
+            bus,
+            link: None,
+            mode,
+            close_deadline: config.close_deadline,
+            draining_until: None,
+            freeing: false,
+            stopping: false,
+            spin: Spin::new(config.spin),
+            storm: Storm::default(),
+            masked: false,
+            notified: false,
+            pressed: false,
+            ports: Vec::new(),
+            _claim: claim,
+        })
+    }
+
+    /// What is mapped and unmapping: a handle that stays good while the back end runs.
+    pub fn ledger(&self) -> &Ledger {
+        self.mapper.ledger()
+    }
+
+    /// The platform it runs on.
+    pub fn platform(&self) -> &Arc<dyn Platform> {
+        &self.platform
+    }
+
+    /// Serves fronts until the device is removed or `stop` is used.
+    ///
+    /// # Errors
+    /// What the platform or xenstore says: the simulator's host went away, say. A front's
+    /// misbehaviour closes the device and is never an error here.
+    pub fn run(mut self, stop: &StopHandle) -> Result<(), BackendError> {
+        stop.register(Arc::clone(&self.waker));
+        let result = self.serve(stop);
+        // However it ended: nothing that the disk still does may outlive the maps.
+        self.cut_link();
+        self.data.finish();
+        result
+    }
+
+    fn serve(&mut self, stop: &StopHandle) -> Result<(), BackendError> {
+        let mut ready = mio::Events::with_capacity(8);
+        let mut busy_turns = 0;
+        self.obey_xenstore()?;
+        loop {
+            if stop.is_stopped() && !self.stopping {
+                self.stopping = true;
+                self.bus.stop(self.close_deadline)?;
+                self.obey_xenstore()?;
+            }
+            self.proceed_with_closing()?;
+            if self.bus.is_over() {
+                return Ok(());
+            }
+            let busy = self.turn()? || self.spin()?;
+            let timeout = if busy {
+                busy_turns += 1;
+                if busy_turns < TURNS_BETWEEN_POLLS {
+                    continue;
+                }
+                Some(Duration::ZERO)
+            } else {
+                match self.before_sleep()? {
+                    Sleep::NotYet => continue,
+                    Sleep::AtMost(timeout) => timeout,
+                }
+            };
+            busy_turns = 0;
+            match self.poll.poll(&mut ready, timeout) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                other => other.map_err(system("epoll_wait"))?,
+            }
+            for event in &ready {
+                match event.token() {
+                    EVENTS => self.take_events()?,
+                    RELEASES => self.take_releases(),
+                    // The xenstore connection and the disk are looked at below, in any case.
+                    _ => {}
+                }
+            }
+            self.obey_xenstore()?;
+        }
+    }
+
+    /// A bounded piece of the data path's work. True if there was any.
+    fn turn(&mut self) -> Result<bool, BackendError> {
+        let Some(link) = &mut self.link else {
+            return Ok(self.data.disk_completions(&mut Nobody));
+        };
+        let mut any = self.data.disk_completions(link);
+        let mut broken = None;
+        for _ in 0..TURN {
+            if !self.data.agent.can_take() {
+                break;
+            }
+            match link.pop() {
+                Ok(Some(request)) => self.data.feed(Input::Request(request), link),
+                Ok(None) => break,
+                Err(error) => {
+                    broken = Some(error);
+                    break;
+                }
+            }
+            any = true;
+        }
+        if any && self.data.awaits_release() {
+            // Most unmaps are over at once, and their event is there already.
+            self.data.releases(link);
+        }
+        link.publish();
+        if std::mem::take(&mut self.notified) {
+            if any {
+                self.storm.worked()
+            } else {
+                self.storm.in_vain(Instant::now())
+            }
+        }
+        self.tell_back_pressure();
+        if let Some(error) = broken {
+            self.fatal(error.to_string())?;
+            return Ok(true);
+        }
+        Ok(any)
+    }
+
+    fn tell_back_pressure(&mut self) {
+        let agent = &self.data.agent;
+        let zombies = agent.zombies();
+        let pressed = self.draining_until.is_none() && agent.is_pressed();
+        if pressed != std::mem::replace(&mut self.pressed, pressed) {
+            self.data.hooks.tell_each(|| EventKind::BackPressure {
+                on: pressed,
+                zombies,
+            });
+        }
+    }
+
+    /// Polls for a short while. True if that brought work.
+    fn spin(&mut self) -> Result<bool, BackendError> {
+        const HINTS: u32 = 16;
+        let budget = self.spin.budget();
+        if self.link.is_none() || budget.is_zero() || !self.data.agent.can_take() {
+            return Ok(false);
+        }
+        let until = Instant::now() + budget;
+        while Instant::now() < until {
+            for _ in 0..HINTS {
+                std::hint::spin_loop();
+            }
+            if self.turn()? {
+                self.spin.paid();
+                return Ok(true);
+            }
+        }
+        self.spin.wasted();
+        Ok(false)
+    }
+
+    /// Arms what must wake us.
+    fn before_sleep(&mut self) -> Result<Sleep, BackendError> {
+        let now = Instant::now();
+        let mut timeout = self.bus.timeout(now);
+        let sooner = |timeout: &mut Option<Duration>, other: Duration| {
+            *timeout = Some(timeout.map_or(other, |t| t.min(other)));
+        };
+        if self.data.has_refused() {
+            self.data.retry_unmaps();
+            sooner(&mut timeout, RETRY_UNMAPS);
+        }
+        if let Some(deadline) = self.draining_until {
+            sooner(&mut timeout, deadline.saturating_duration_since(now));
+        }
+        let Some(link) = &mut self.link else {
+            return Ok(Sleep::AtMost(timeout));
+        };
+        // Under back-pressure the ring does not matter: a release or the disk wakes us.
+        if self.data.agent.can_take() {
+            match link.final_check() {
+                Ok(false) => {}
+                Ok(true) => return Ok(Sleep::NotYet),
+                Err(error) => {
+                    self.fatal(error.to_string())?;
+                    return Ok(Sleep::NotYet);
+                }
+            }
+        }
+        if self.masked {
+            match self.storm.pause(now) {
+                Some(pause) => sooner(&mut timeout, pause),
+                None => {
+                    self.masked = false;
+                    self.events.unmask(&[link.channel().port()])?;
+                }
+            }
+        }
+        Ok(Sleep::AtMost(timeout))
+    }
+
+    fn take_events(&mut self) -> Result<(), BackendError> {
+        loop {
+            self.ports.clear();
+            match self.events.read(&mut self.ports) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.errno() == Some(Errno::FBIG) => self.events.reset()?,
+                Err(error) => return Err(error.into()),
+            }
+            let Some(link) = &self.link else { continue };
+            // After an overflow nobody knows which ports came: ours may have.
+            if self.ports.is_empty() || self.ports.contains(&link.channel().port()) {
+                (self.masked, self.notified) = (true, true);
+                if !link.front_is_alive() {
+                    self.front_died("its liveness byte was cleared: the process is gone")?;
+                }
+            }
+        }
+    }
+
+    fn take_releases(&mut self) {
+        match &mut self.link {
+            Some(link) => {
+                self.data.releases(link);
+                link.publish();
+            }
+            None => {
+                self.data.releases(&mut Nobody);
+            }
+        }
+        if self.data.has_refused() {
+            self.data.retry_unmaps();
+        }
+    }
+}
+
+/// What [`Backend::before_sleep`] found.
+enum Sleep {
+    /// There is work after all.
+    NotYet,
+    /// For ever, if nothing happens.
+    AtMost(Option<Duration>),
+}
+
+fn system(what: &'static str) -> impl Fn(std::io::Error) -> BackendError {
+    move |source| BackendError::System { what, source }
+}
+
+/// A defence in depth: this descriptor talks to the front's domain only. Kernels without it serve too.
+fn restrict(events: &Events, front: libgnt::DomId) -> Result<(), BackendError> {
+    match events.restrict(front) {
+        Err(error) if matches!(error.errno(), Some(Errno::NOTTY | Errno::NOSYS)) => {
+            tracing::debug!(%error, "event channels are not restricted");
+            Ok(())
+        }
+        other => Ok(other?),
+    }
+}

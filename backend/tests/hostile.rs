@@ -1,0 +1,293 @@
+//! The back end against a front end that lies, breaks the rules, or dies.
+
+mod common;
+
+use common::{DEVICE, FRONT, Front, PATIENCE, Running, World};
+use libgnt::proto::blkif::{Operation, Request, Segment, Status};
+use libgnt::ring::layout;
+use libgnt::{Access, GrantRef};
+use pv_backend::disk::Backing;
+use pv_backend::driver::{BackendError, LIVENESS_NODE, Mode};
+use pv_backend::hooks::EventKind;
+use pv_xenstore::XenbusState;
+use pv_xenstore::toolstack::DeviceId;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
+
+/// What the back end wrote under the xenstore error path.
+fn error_node(world: &World) -> String {
+    let path = format!(
+        "/local/domain/0/error/backend/vbd/{}/{DEVICE}/error",
+        FRONT.0
+    );
+    world
+        .store
+        .read_string(&path)
+        .unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The device works again for a front that keeps the rules.
+fn serves_an_honest_front(world: &World) {
+    let mut front = Front::new(world);
+    front.state(XenbusState::Initialising);
+    front.connect(world);
+    let request = front.request(Operation::Read, 77, 0, &[0]);
+    assert_eq!(front.one(request).status, Status::Okay);
+    front.state(XenbusState::Closing);
+    front.state(XenbusState::Closed);
+    world.wait_back(XenbusState::Closed);
+}
+
+fn close(front: &Front, world: &World) {
+    front.state(XenbusState::Closing);
+    front.state(XenbusState::Closed);
+    world.wait_back(XenbusState::Closed);
+}
+
+#[test]
+fn an_index_beyond_the_ring_closes_the_device_and_not_the_process() {
+    for claim in [33, 1000, 0x8000_0000, u32::MAX] {
+        let world = World::new();
+        let running = Running::start(&world, |_| {});
+        let front = Front::new(&world);
+        front.connect(&world);
+        front
+            .ring_page
+            .pages()
+            .store_u32(layout::REQ_PROD, claim, Ordering::SeqCst);
+        front.channel.notify().expect("notify");
+        let reason = running.wait_fatal();
+        assert!(reason.contains(&claim.to_string()), "{reason}");
+        running.wait_closed();
+        assert!(
+            error_node(&world).contains(&reason),
+            "{}",
+            error_node(&world)
+        );
+        assert!(
+            running.ledger.counts().is_empty(),
+            "{:?}",
+            running.ledger.snapshot()
+        );
+        close(&front, &world);
+        drop(front);
+        serves_an_honest_front(&world);
+    }
+}
+
+#[test]
+fn a_bad_request_costs_only_itself() {
+    for mode in [Mode::Map, Mode::Copy, Mode::Auto] {
+        let world = World::new();
+        let _running = Running::start(&world, |config| config.mode = mode);
+        let mut front = Front::new(&world);
+        front.set("feature-persistent", 1);
+        front.connect(&world);
+        let read_only = front
+            .granter
+            .share(libgnt::DomId::DOM0, 1, Access::ReadOnly);
+        let read_only = read_only.expect("page");
+        let on = |operation, sector, gref: GrantRef| Request {
+            operation,
+            handle: 0,
+            id: 9,
+            sector,
+            segments: [Segment {
+                gref: gref.0,
+                first_sector: 0,
+                last_sector: 7,
+            }]
+            .into_iter()
+            .collect(),
+        };
+        let good = front.gref(0);
+        let cases = [
+            (on(Operation::Read, 0, GrantRef(31_000)), Status::Error),
+            (on(Operation::Write, 0, GrantRef(u32::MAX)), Status::Error),
+            (on(Operation::Read, 0, read_only.grefs()[0]), Status::Error),
+            (on(Operation::Read, 2048, good), Status::Error),
+            (on(Operation::Read, 2041, good), Status::Error),
+            (on(Operation::Write, u64::MAX, good), Status::Error),
+            (on(Operation::Other(2), 0, good), Status::NotSupported),
+            (on(Operation::Other(5), 0, good), Status::NotSupported),
+            (on(Operation::Other(250), 0, good), Status::NotSupported),
+        ];
+        for (bad, status) in cases {
+            let fine = front.request(Operation::Write, 9, 0, &[1]);
+            front.send(&[fine, bad, fine]);
+            let mut all: Vec<Status> = front.receive(3).iter().map(|r| r.status).collect();
+            let place = all.iter().position(|s| *s == status);
+            let place = place.unwrap_or_else(|| panic!("{mode:?} {bad:?}: {all:?}"));
+            all.remove(place);
+            assert_eq!(all, [Status::Okay, Status::Okay], "{mode:?} {bad:?}");
+        }
+    }
+}
+
+#[test]
+fn a_read_only_device_refuses_writes_and_reads_go_on() {
+    let world = World::new();
+    let _running = Running::start(&world, |config| config.read_only = true);
+    let mut front = Front::new(&world);
+    front.connect(&world);
+    let write = front.request(Operation::Write, 1, 0, &[0]);
+    assert_eq!(front.one(write).status, Status::Error);
+    let read = front.request(Operation::Read, 2, 0, &[0]);
+    assert_eq!(front.one(read).status, Status::Okay);
+}
+
+#[test]
+fn nonsense_in_the_fronts_nodes_is_refused_with_a_reason() {
+    for (node, value) in [
+        ("ring-ref", "31000"),
+        ("ring-ref", "tea"),
+        ("event-channel", "4000"),
+        ("event-channel", "0"),
+        ("protocol", "powerpc64-abi"),
+        (LIVENESS_NODE, "63"),
+    ] {
+        let world = World::new();
+        let running = Running::start(&world, |_| {});
+        world.wait_back(XenbusState::InitWait);
+        let front = Front::new(&world);
+        front.announce();
+        front.set(node, value);
+        front.state(XenbusState::Initialised);
+        let reason = running.wait_fatal();
+        running.wait_closed();
+        assert!(
+            error_node(&world).contains(&reason),
+            "{node}: {}",
+            error_node(&world)
+        );
+        // A ring that was mapped is on its way out.
+        let mapped = running.ledger.counts().mapped_pages;
+        assert_eq!(mapped, 0, "{node}: {:?}", running.ledger.snapshot());
+        close(&front, &world);
+        front
+            .store
+            .rm(&format!("{}/{LIVENESS_NODE}", world.front_dir()))
+            .expect("rm");
+        drop(front);
+        serves_an_honest_front(&world);
+    }
+}
+
+#[test]
+fn a_storm_of_events_and_of_states_does_not_stop_the_work() {
+    let world = World::new();
+    let _running = Running::start(&world, |_| {});
+    let mut front = Front::new(&world);
+    front.connect(&world);
+    for id in 0..200 {
+        for _ in 0..20 {
+            front.channel.notify().expect("notify");
+        }
+        front.state(XenbusState::Connected);
+        let request = front.request(Operation::Read, id, 0, &[0]);
+        assert_eq!(front.one(request).status, Status::Okay);
+    }
+}
+
+#[test]
+fn a_domain_that_is_destroyed_in_mid_request_leaves_nothing() {
+    let world = World::new();
+    let running = Running::start(&world, |config| config.mode = Mode::Map);
+    let mut front = Front::new(&world);
+    front.connect(&world);
+    let requests: Vec<Request> = (0..32)
+        .map(|id| front.request(Operation::Read, id, 0, &[id as usize]))
+        .collect();
+    front.send(&requests);
+    world.dom0.destroy_domain(FRONT).expect("destroy");
+    running.wait("front gone", |e| {
+        matches!(e, EventKind::FrontGone { .. }).then_some(())
+    });
+    running.wait_closed();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !running.ledger.counts().is_empty() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{:?}",
+            running.ledger.snapshot()
+        );
+        running.wait("released", |e| {
+            matches!(e, EventKind::Released { .. }).then_some(())
+        });
+    }
+}
+
+/// A process of its own, for the next test: connects, leaves requests on the ring, and waits to
+/// be killed. Does nothing unless that test calls it.
+#[test]
+fn child_front() {
+    let Ok(dir) = std::env::var("PV_BACKEND_TEST_DIR") else {
+        return;
+    };
+    common::child_front(std::path::Path::new(&dir));
+    std::io::stdout().write_all(b"\nready\n").expect("stdout");
+    std::io::stdout().flush().expect("stdout");
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_front_that_is_killed_in_a_living_domain_is_noticed_by_its_byte() {
+    let world = World::new();
+    let running = Running::start(&world, |_| {});
+    let mut child = Command::new(std::env::current_exe().expect("path"))
+        .args(["--exact", "child_front", "--nocapture"])
+        .env("PV_BACKEND_TEST_DIR", world.dir())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("child");
+    let output = BufReader::new(child.stdout.take().expect("piped"));
+    let ready = output
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| line == "ready");
+    assert!(ready, "the child front did not connect");
+    running.wait_connected();
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    let how = running.wait("front gone", |e| match e {
+        EventKind::FrontGone { how } => Some(how.clone()),
+        _ => None,
+    });
+    assert!(how.contains("liveness"), "{how}");
+    running.wait_closed();
+    // The next front has no such byte.
+    world
+        .store
+        .rm(&format!("{}/{LIVENESS_NODE}", world.front_dir()))
+        .expect("rm");
+    serves_an_honest_front(&world);
+}
+
+#[test]
+fn a_second_back_end_for_the_device_or_the_image_is_refused() {
+    let world = World::new();
+    let _first = Running::start(&world, |_| {});
+    let second = Running::try_start(&world, |_| {});
+    assert!(matches!(second, Err(BackendError::Claim(_))), "{second:?}");
+
+    let image = tempfile::NamedTempFile::new().expect("image");
+    image.as_file().set_len(4096).expect("size");
+    let other = World::new();
+    let path = image.path().to_owned();
+    let _writer = Running::start(&other, |c| c.backing = Backing::File(path.clone()));
+    let third = World::new();
+    let reader = Running::try_start(&third, |c| c.backing = Backing::File(path));
+    let error = reader.expect_err("the image is in use");
+    assert!(error.to_string().contains("another back end"), "{error}");
+}
+
+#[test]
+fn a_device_that_was_never_attached_is_named() {
+    let world = World::new();
+    let error =
+        Running::try_start(&world, |c| c.device = DeviceId(51728)).expect_err("no such device");
+    assert!(error.to_string().contains("51728"), "{error}");
+}

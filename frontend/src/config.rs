@@ -1,0 +1,64 @@
+//! How a front end is set up.
+
+use libgnt::Platform;
+use libgnt::grant::Ledger;
+use libgnt::proto::blkif::MAX_SEGMENTS;
+use pv_xenstore::toolstack::DeviceId;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+/// What a front end is opened with.
+#[derive(Clone, Debug)]
+pub struct FrontConfig {
+    /// The domain's view of Xen.
+    pub platform: Arc<dyn Platform>,
+    /// The device.
+    pub device: DeviceId,
+    /// Ask for persistent grants: pages stay mapped between requests, which saves two hypercalls
+    /// a request and leaves them open to the back end for the device's life.
+    pub persistent: bool,
+    /// Pages granted for data. Without persistent grants one half is for reads, granted
+    /// writable, the other for writes, granted read-only.
+    pub pool_pages: usize,
+    /// I/Os accepted and not completed.
+    pub queue: usize,
+    /// How long one I/O may take.
+    pub deadline: Duration,
+    /// How long to wait for a back end to connect, at first and after it went.
+    pub reconnect: Duration,
+    /// Ask the platform at each response whether the pages are really unmapped, where it can say
+    /// (the simulated Xen): a call to the host for each request, for tests.
+    pub verify_release: bool,
+    /// Longest busy wait for a response before sleeping; zero never spins.
+    pub spin: Duration,
+    /// Set from anywhere (a signal handler, say) to give up waiting for a back end.
+    pub stop: Arc<AtomicBool>,
+    /// Counts what is granted.
+    pub ledger: Ledger,
+}
+
+impl FrontConfig {
+    /// The usual configuration of a device.
+    pub fn new(platform: Arc<dyn Platform>, device: DeviceId) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        FrontConfig {
+            platform,
+            device,
+            persistent: false,
+            pool_pages: 32 * MAX_SEGMENTS,
+            queue: 256,
+            deadline: Duration::from_secs(30),
+            reconnect: Duration::from_secs(30),
+            verify_release: false,
+            // On one core a busy wait only keeps the back end from answering.
+            spin: if cores > 1 {
+                Duration::from_micros(100)
+            } else {
+                Duration::ZERO
+            },
+            stop: Arc::new(AtomicBool::new(false)),
+            ledger: Ledger::new(),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What a front end does, told as it happens: for tests, which judge it from outside.
+
+use libgnt::{DomId, GrantRef};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontEvent {
+    /// CLOCK_MONOTONIC, the same for every process of the machine.
+    pub at: Duration,
+    /// What.
+    pub what: FrontEventKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum FrontEventKind {
+    /// A back end is connected.
+    Connected {
+        /// Its domain.
+        back: DomId,
+        /// The ring page's grant.
+        ring: GrantRef,
+        /// Data pages granted.
+        pages: usize,
+        /// Persistent grants on both sides.
+        persistent: bool,
+        /// Not the first time.
+        again: bool,
+    },
+    /// A request is on the ring.
+    Submitted {
+        /// Its id.
+        id: u64,
+        /// The caller's tag of its I/O.
+        tag: u64,
+        /// `BLKIF_OP_*`.
+        operation: u8,
+        /// In units of 512 bytes.
+        sector: u64,
+        /// Its pages.
+        grants: Vec<GrantRef>,
+    },
+    /// A page that has carried a request before carries another.
+    PageReused {
+        /// The page.
+        grant: GrantRef,
+        /// The new request.
+        id: u64,
+    },
+    /// The back end answered a request: its pages are free.
+    Answered {
+        /// Its id.
+        id: u64,
+        /// Its pages.
+        grants: Vec<GrantRef>,
+    },
+    /// An I/O is over.
+    Completed {
+        /// The caller's tag.
+        tag: u64,
+        /// The error, if it failed.
+        error: Option<String>,
+    },
+    /// The back end died, closed or was removed. Unanswered requests wait for another one.
+    BackendGone {
+        /// How that showed.
+        why: String,
+        /// Requests without an answer.
+        unanswered: u32,
+    },
+    /// The connection is over, but its back end still maps these: set aside, not reused.
+    StillInUse {
+        /// Which.
+        grants: Vec<GrantRef>,
+    },
+    /// The back end let go of grants that were set aside.
+    LetGo {
+        /// Which.
+        grants: Vec<GrantRef>,
+    },
+    /// The device takes no more I/O.
+    Failed {
+        /// Why.
+        why: String,
+    },
+    /// Closed from this side; nothing is left.
+    Closed,
+}
+
+/// Gets every event, on the front end's thread: be quick.
+pub trait Observer: Send {
+    /// One event.
+    fn event(&mut self, event: FrontEvent);
+}
+
+impl<F: FnMut(FrontEvent) + Send> Observer for F {
+    fn event(&mut self, event: FrontEvent) {
+        self(event);
+    }
+}
+
+pub(crate) fn monotonic() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+}

@@ -1,0 +1,156 @@
+//! The granted pages that data passes through. Fresh for each connection: a page that an earlier
+//! back end may still map is in no pool.
+
+use crate::agent::{PageList, PageNo};
+use libgnt::grant::{EndAccess, Granter, Retry, Share};
+use libgnt::proto::blkif::MAX_SEGMENTS;
+use libgnt::{Access, DomId, GrantRef, PAGE_SIZE, Result};
+use rustix::io::Errno;
+use std::time::Duration;
+
+/// Pages allocated together. Small, so that a nearly used up quota still gives something.
+const CHUNK_PAGES: usize = 16;
+
+/// One connection's pages.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    shares: Vec<Share>,
+    /// By page number: which share, and the byte offset in it.
+    places: Vec<(u16, u32)>,
+    read: Vec<GrantRef>,
+    write: Option<Vec<GrantRef>>,
+}
+
+impl Pool {
+    /// Grants `pages` to `peer`, or as many as the machine's quota gives, but enough for one
+    /// request each way. With `persistent` all are writable; without, half of them.
+    ///
+    /// # Errors
+    /// The quota had too little for as long as `patience`.
+    pub(crate) fn share(
+        granter: &Granter,
+        peer: DomId,
+        pages: usize,
+        persistent: bool,
+        patience: Duration,
+    ) -> Result<Self> {
+        let mut pool = Pool {
+            shares: Vec::new(),
+            places: Vec::new(),
+            read: Vec::new(),
+            write: None,
+        };
+        let each = if persistent { pages } else { pages.div_ceil(2) }.max(MAX_SEGMENTS);
+        pool.read = pool.grow(granter, peer, each, Access::ReadWrite, patience)?;
+        if !persistent {
+            pool.write = Some(pool.grow(granter, peer, each, Access::ReadOnly, patience)?);
+        }
+        let got = pool.places.len();
+        if got < if persistent { each } else { 2 * each } {
+            tracing::warn!(
+                got,
+                pages,
+                "fewer pages than asked: gntalloc's quota is used up; raise xen_gntalloc.limit"
+            );
+        }
+        Ok(pool)
+    }
+
+    fn grow(
+        &mut self,
+        granter: &Granter,
+        peer: DomId,
+        pages: usize,
+        access: Access,
+        patience: Duration,
+    ) -> Result<Vec<GrantRef>> {
+        let mut grants = Vec::new();
+        while grants.len() < pages {
+            let left = pages - grants.len();
+            let enough = grants.len() >= MAX_SEGMENTS;
+            let (count, retry) = match enough {
+                true => (left.min(CHUNK_PAGES), Retry::ONCE),
+                false => {
+                    let retry = Retry {
+                        deadline: patience,
+                        ..Retry::default()
+                    };
+                    (
+                        (MAX_SEGMENTS - grants.len()).max(left.min(CHUNK_PAGES)),
+                        retry,
+                    )
+                }
+            };
+            let share = match granter.share_patiently(peer, count, access, retry) {
+                Ok(share) => share,
+                Err(error) if enough && error.errno() == Some(Errno::NOSPC) => break,
+                Err(error) => return Err(error),
+            };
+            let number = self.shares.len() as u16;
+            self.places
+                .extend((0..count).map(|n| (number, (n * PAGE_SIZE) as u32)));
+            grants.extend_from_slice(share.grefs());
+            self.shares.push(share);
+        }
+        Ok(grants)
+    }
+
+    /// What the back end may write to.
+    pub(crate) fn read_grants(&self) -> Vec<GrantRef> {
+        self.read.clone()
+    }
+
+    /// What it may only read; `None` with persistent grants.
+    pub(crate) fn write_grants(&self) -> Option<Vec<GrantRef>> {
+        self.write.clone()
+    }
+
+    /// How many pages.
+    pub(crate) fn pages(&self) -> usize {
+        self.places.len()
+    }
+
+    fn place(&self, page: PageNo) -> (&Share, usize) {
+        let (share, offset) = self.places[usize::from(page.0)];
+        (&self.shares[usize::from(share)], offset as usize)
+    }
+
+    /// Copies data into pages, each full but the last.
+    pub(crate) fn copy_in(&self, pages: &PageList, data: &[u8]) {
+        for (&page, part) in pages.iter().zip(data.chunks(PAGE_SIZE)) {
+            let (share, offset) = self.place(page);
+            share.pages().write(offset, part);
+        }
+    }
+
+    /// Copies data out of pages, once.
+    pub(crate) fn copy_out(&self, pages: &PageList, data: &mut [u8]) {
+        for (&page, part) in pages.iter().zip(data.chunks_mut(PAGE_SIZE)) {
+            let (share, offset) = self.place(page);
+            share.pages().read(offset, part);
+        }
+    }
+
+    /// The grant of a page.
+    pub(crate) fn grant(&self, page: PageNo) -> GrantRef {
+        let (share, offset) = self.place(page);
+        share.grefs()[offset / PAGE_SIZE]
+    }
+
+    /// Ends the peer's access; returns what it still maps.
+    pub(crate) fn end(self) -> Vec<Share> {
+        self.shares.into_iter().filter_map(end_share).collect()
+    }
+}
+
+/// Ends access to one share, and gives it back if the peer still maps it.
+pub(crate) fn end_share(share: Share) -> Option<Share> {
+    match share.end_access() {
+        Ok(EndAccess::InUse { share, .. }) => Some(share),
+        Ok(EndAccess::Ended | EndAccess::Unobservable) => None,
+        Err(error) => {
+            tracing::warn!(%error, "end of access");
+            None
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The command line against a back end on the simulated Xen.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod common;
+
+use common::{FRONT, PATIENCE, World};
+use pv_frontend::cli::main_from;
+use std::path::Path;
+use std::process::ExitCode;
+
+fn run(world: &World, args: &[&str]) -> bool {
+    let platform = format!("sim:{}", world.dir.path().display());
+    let domain = FRONT.0.to_string();
+    let head = ["pv-frontend", "--platform", &platform, "--domain", &domain];
+    let tail = ["--verify-release", "--reconnect", "20", "--json"];
+    let status = main_from(head.iter().chain(args).chain(&tail));
+    // ExitCode has no comparison, only this.
+    format!("{status:?}") == format!("{:?}", ExitCode::SUCCESS)
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("text")
+}
+
+#[test]
+fn copy_brings_a_file_of_odd_length_there_and_back() {
+    let world = World::new();
+    let back = world.back(|back| {
+        back.connect();
+        back.serve_until_closed();
+    });
+    let (input, output) = (world.dir.path().join("in"), world.dir.path().join("out"));
+    let mut data = vec![0; 3_000_001];
+    fastrand::Rng::with_seed(3).fill(&mut data);
+    std::fs::write(&input, &data).expect("input");
+    assert!(run(
+        &world,
+        &["copy", "--input", path(&input), "--output", path(&output)]
+    ));
+    back.join().expect("back end");
+    assert!(std::fs::read(&output).expect("output") == data);
+    assert!(world.image.lock().unwrap()[..data.len()] == data[..]);
+    assert_eq!(world.granted_pages(), 0);
+}
+
+#[test]
+fn copy_fails_when_the_disk_changes_data() {
+    let world = World::new();
+    let image = std::sync::Arc::clone(&world.image);
+    let back = world.back(move |back| {
+        back.connect();
+        // Two requests write, one flushes; then a bit turns over.
+        back.serve(3);
+        image.lock().unwrap()[50_000] ^= 1;
+        back.serve_until_closed();
+    });
+    let input = world.dir.path().join("in");
+    std::fs::write(&input, vec![7; 60_000]).expect("input");
+    assert!(!run(&world, &["copy", "--input", path(&input)]));
+    back.join().expect("back end");
+}
+
+#[test]
+fn write_then_read() {
+    let world = World::new();
+    let serve = |world: &World| {
+        world.back(|back| {
+            back.connect();
+            back.serve_until_closed();
+        })
+    };
+    let (input, output) = (world.dir.path().join("in"), world.dir.path().join("out"));
+    std::fs::write(&input, b"not a whole sector").expect("input");
+    for args in [
+        &["write", "--offset", "1024", "--input", path(&input)][..],
+        &[
+            "read",
+            "--offset",
+            "1024",
+            "--length",
+            "512",
+            "--output",
+            path(&output),
+        ],
+        &["info"],
+        &["bench", "--seconds", "0.2", "--depth", "8"],
+    ] {
+        let back = serve(&world);
+        assert!(run(&world, args), "{args:?}");
+        back.join().expect("back end");
+    }
+    let read = std::fs::read(&output).expect("output");
+    assert_eq!(&read[..18], b"not a whole sector");
+    assert!(read[18..].iter().all(|&byte| byte == 0) && read.len() == 512);
+}
+
+#[test]
+fn a_file_larger_than_the_disk_is_refused_before_anything_is_written() {
+    let world = World::new();
+    let back = world.back(|back| {
+        back.connect();
+        back.serve_until_closed();
+    });
+    let input = world.dir.path().join("in");
+    let file = std::fs::File::create(&input).expect("input");
+    file.set_len(common::DISK_BYTES as u64 + 1).expect("sparse");
+    let began = std::time::Instant::now();
+    assert!(!run(&world, &["copy", "--input", path(&input)]));
+    assert!(began.elapsed() < PATIENCE);
+    back.join().expect("back end");
+}
+
+#[test]
+fn copy_onto_itself_is_refused_before_anything_is_lost() {
+    let world = World::new();
+    let (input, other) = (world.dir.path().join("in"), world.dir.path().join("other"));
+    std::fs::write(&input, b"precious").expect("input");
+    std::os::unix::fs::symlink(&input, &other).expect("link");
+    assert!(!run(
+        &world,
+        &["copy", "--input", path(&input), "--output", path(&other)]
+    ));
+    assert_eq!(std::fs::read(&input).expect("input"), b"precious");
+}

@@ -1,0 +1,431 @@
+//! The front end as a whole, on the simulated Xen, against back ends that serve, die and lie.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod common;
+
+use common::{Back, DISK_BYTES, PATIENCE, World};
+use libgnt::proto::blkif::{Response, Status};
+use pv_frontend::agent::WaitsFor;
+use pv_frontend::{
+    DeviceError, Disk, FrontConfig, FrontError, FrontEvent, FrontEventKind, Io, IoError,
+    ProtocolError,
+};
+use pv_xenstore::toolstack::read_error;
+use pv_xenstore::xenbus::XenbusState;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+fn pattern(len: usize, seed: u64) -> Vec<u8> {
+    let mut data = vec![0; len];
+    fastrand::Rng::with_seed(seed).fill(&mut data);
+    data
+}
+
+fn serve(back: &mut Back) {
+    back.connect();
+    back.serve_until_closed();
+}
+
+type Events = Arc<Mutex<Vec<FrontEventKind>>>;
+
+fn observed(config: FrontConfig) -> (Disk, Events) {
+    let events = Events::default();
+    let sink = Arc::clone(&events);
+    let observer = move |event: FrontEvent| sink.lock().unwrap().push(event.what);
+    (
+        Disk::open_observed(config, Some(Box::new(observer))).expect("open"),
+        events,
+    )
+}
+
+fn count(events: &Events, what: impl Fn(&FrontEventKind) -> bool) -> usize {
+    events
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|event| what(event))
+        .count()
+}
+
+fn round_trip(persistent: bool) {
+    let world = World::new();
+    let back = world.back(move |back| {
+        back.persistent = persistent;
+        serve(back);
+    });
+    let disk = Disk::open(FrontConfig {
+        persistent,
+        ..world.config()
+    })
+    .expect("open");
+    let info = disk.info().expect("info");
+    assert_eq!(info.bytes(), DISK_BYTES as u64);
+    assert!(info.flush && !info.read_only && info.persistent == persistent);
+    let data = pattern(3 << 20, 7);
+    disk.write_at(4096, &data).expect("write");
+    disk.flush().expect("flush");
+    let mut seen = vec![0; data.len()];
+    disk.read_at(4096, &mut seen).expect("read");
+    assert!(seen == data, "what was read is not what was written");
+    assert!(
+        world.image.lock().unwrap()[4096..][..data.len()] == data[..],
+        "nothing on the disk"
+    );
+    let counters = disk.close().expect("close");
+    assert!(
+        counters.requests >= 2 * (3 << 20) / (44 << 10),
+        "{counters:?}"
+    );
+    back.join().expect("back end");
+    assert_eq!(world.granted_pages(), 0, "grants are left");
+    world.wait_state(&world.front_dir(), XenbusState::Closed);
+    world.wait_state(&world.back_dir(), XenbusState::Closed);
+}
+
+#[test]
+fn data_goes_there_and_back() {
+    round_trip(false);
+}
+
+#[test]
+fn data_goes_there_and_back_over_persistent_grants() {
+    round_trip(true);
+}
+
+#[test]
+fn a_dead_back_ends_requests_are_done_by_the_next_one() {
+    let world = World::new();
+    // Answers five, takes three more, performs two of those, and dies.
+    let first = world.back(|back| {
+        back.connect();
+        back.serve(5);
+        for n in 0..3 {
+            let request = back.next();
+            if n < 2 {
+                let map = back.perform_request(&request);
+                back.kept.extend(map);
+            }
+        }
+    });
+    let (disk, events) = observed(world.config());
+    let data: Vec<_> = (0..16u64).map(|n| pattern(8192, n)).collect();
+    let write = |n: usize| {
+        disk.submit(Io::write(n as u64 * 8192, data[n].clone()))
+            .expect("submit")
+    };
+    let tickets: Vec<_> = (0..16).map(write).collect();
+    first.join().expect("first back end");
+    let second = world.back(serve);
+    for (n, ticket) in tickets.into_iter().enumerate() {
+        ticket.wait().unwrap_or_else(|e| panic!("write {n}: {e}"));
+    }
+    disk.flush().expect("flush");
+    let image = world.image.lock().unwrap().clone();
+    for (n, data) in data.iter().enumerate() {
+        assert!(
+            image[n * 8192..][..8192] == data[..],
+            "acknowledged write {n} is lost"
+        );
+    }
+    disk.close().expect("close");
+    second.join().expect("second back end");
+    let connected = |again| move |event: &FrontEventKind| matches!(event, FrontEventKind::Connected { again: a, .. } if *a == again);
+    assert_eq!(count(&events, connected(false)), 1);
+    assert_eq!(count(&events, connected(true)), 1);
+    let gone = |event: &FrontEventKind| matches!(event, FrontEventKind::BackendGone { why, unanswered: 11 } if why.contains("died"));
+    assert_eq!(count(&events, gone), 1, "{:?}", events.lock().unwrap());
+    assert_eq!(count(&events, |event| *event == FrontEventKind::Closed), 1);
+    assert_eq!(world.granted_pages(), 0, "grants are left");
+}
+
+#[test]
+fn pages_that_a_dead_back_end_left_mapped_are_set_aside_until_they_are_free() {
+    let world = World::new();
+    // Dies with a page in somebody's hands, as a third consumer may hold one.
+    let first = world.back(|back| {
+        back.connect();
+        let request = back.next();
+        (
+            back.map(&request).expect("a page"),
+            request.segments[0].grant(),
+        )
+    });
+    let (disk, events) = observed(world.config());
+    let ticket = disk.submit(Io::write(0, vec![3; 4096])).expect("submit");
+    let (held, grant) = first.join().expect("first back end");
+    let second = world.back(serve);
+    ticket.wait().expect("done by the second back end");
+    disk.write_at(4096, &pattern(1 << 20, 1)).expect("write");
+    let set_aside = |event: &FrontEventKind| matches!(event, FrontEventKind::StillInUse { grants } if grants.contains(&grant));
+    let let_go = |event: &FrontEventKind| matches!(event, FrontEventKind::LetGo { grants } if grants.contains(&grant));
+    let submitted = |event: &FrontEventKind| matches!(event, FrontEventKind::Submitted { grants, .. } if grants.contains(&grant));
+    assert_eq!(count(&events, set_aside), 1);
+    assert_eq!(count(&events, let_go), 0, "it is still held");
+    assert_eq!(count(&events, submitted), 1, "the held page went out again");
+    held.unmap()
+        .expect("unmap")
+        .wait(PATIENCE)
+        .expect("released");
+    let deadline = Instant::now() + PATIENCE;
+    while count(&events, let_go) == 0 {
+        assert!(Instant::now() < deadline, "the page is never given back");
+        disk.write_at(0, &[3; 512]).expect("write");
+    }
+    disk.close().expect("close");
+    second.join().expect("second back end");
+    assert_eq!(world.granted_pages(), 0);
+}
+
+#[test]
+fn a_back_end_that_restarts_in_order_is_followed() {
+    let world = World::new();
+    let first = world.back(|back| {
+        back.connect();
+        back.serve(1);
+    });
+    let disk = Disk::open(world.config()).expect("open");
+    disk.write_at(0, &[1; 512]).expect("write");
+    first.join().expect("first");
+    for n in 2..5u8 {
+        let next = world.back(|back| {
+            back.connect();
+            back.serve(1);
+        });
+        disk.write_at(0, &[n; 512]).expect("write");
+        next.join().expect("next");
+        assert_eq!(world.image.lock().unwrap()[0], n);
+    }
+    disk.close().expect("closed without a back end");
+    assert_eq!(world.granted_pages(), 0);
+}
+
+#[test]
+fn no_back_end_comes_back() {
+    let world = World::new();
+    let back = world.back(|back| {
+        back.connect();
+        back.next();
+    });
+    let config = FrontConfig {
+        reconnect: Duration::from_millis(400),
+        ..world.config()
+    };
+    let disk = Disk::open(config).expect("open");
+    let began = Instant::now();
+    let error = disk.write_at(0, &[1; 512]).expect_err("nobody is there");
+    let FrontError::Io(IoError::Device(DeviceError::Gone(why))) = &error else {
+        panic!("{error:?}");
+    };
+    assert!(why.contains("no back end for xvda within 400ms"), "{why}");
+    assert!(why.contains("process died"), "{why}");
+    assert!(began.elapsed() < PATIENCE / 2);
+    back.join().expect("back end");
+    let left = read_error(&world.store, &world.front_dir()).expect("read");
+    assert!(left.is_some_and(|text| text.contains("no back end")));
+    disk.close().expect("close");
+    assert_eq!(world.granted_pages(), 0);
+}
+
+/// Opens, sends one read to a lying back end, and returns the error that it makes.
+fn read_from(world: &World, lie: impl FnOnce(&mut Back) + Send + 'static) -> FrontError {
+    let back = world.back(move |back| {
+        back.connect();
+        lie(back);
+        back.follow("closed", Back::is_closed);
+    });
+    let disk = Disk::open(world.config()).expect("open");
+    let error = disk.read_at(0, &mut [0; 4096]).expect_err("a lie");
+    disk.write_at(0, &[0; 512])
+        .expect_err("the device is closed");
+    let told = read_error(&world.store, &world.front_dir())
+        .expect("read")
+        .expect("an error node");
+    assert_eq!(FrontError::to_string(&error), told);
+    disk.close().expect("close");
+    back.join().expect("back end");
+    assert_eq!(world.granted_pages(), 0, "grants are left");
+    error
+}
+
+fn protocol_error(error: FrontError) -> ProtocolError {
+    match error {
+        FrontError::Io(IoError::Device(DeviceError::Protocol(error))) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_response_to_nothing_closes_the_device() {
+    let error = read_from(&World::new(), |back| {
+        let request = back.next();
+        let id = request.id.wrapping_add(1);
+        back.respond(&Response {
+            id,
+            operation: 0,
+            status: Status::Okay,
+        });
+    });
+    assert!(matches!(
+        protocol_error(error),
+        ProtocolError::UnknownId { .. }
+    ));
+}
+
+#[test]
+fn a_producer_index_out_of_range_closes_the_device() {
+    let error = read_from(&World::new(), |back| {
+        back.next();
+        let rsp_prod = libgnt::ring::layout::RSP_PROD;
+        back.ring_page()
+            .store_u32(rsp_prod, 0x8000_0000, Ordering::Release);
+        back.notify();
+    });
+    assert!(matches!(protocol_error(error), ProtocolError::Ring(_)));
+}
+
+#[test]
+fn an_answer_while_the_page_is_mapped_closes_the_device() {
+    let error = read_from(&World::new(), |back| {
+        let request = back.next();
+        let map = back.perform_request(&request);
+        back.kept.extend(map);
+        back.answer(&request, Status::Okay);
+    });
+    let error = protocol_error(error);
+    assert!(
+        matches!(error, ProtocolError::StillMapped { .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_silent_back_end_is_named_with_the_request() {
+    let world = World::new();
+    let back = world.back(|back| {
+        back.connect();
+        let request = back.next();
+        back.follow("closed", Back::is_closed);
+        request
+    });
+    let config = FrontConfig {
+        deadline: Duration::from_millis(300),
+        ..world.config()
+    };
+    let disk = Disk::open(config).expect("open");
+    let error = disk.read_at(512, &mut [0; 512]).expect_err("no answer");
+    let FrontError::Io(IoError::TimedOut {
+        io,
+        waits_for: WaitsFor::Response { id, grants },
+        ..
+    }) = error
+    else {
+        panic!("{error:?}");
+    };
+    disk.close().expect("close");
+    let request = back.join().expect("back end");
+    assert_eq!((io.sector, id), (1, request.id));
+    assert_eq!(grants, [request.segments[0].grant()]);
+    assert_eq!(world.granted_pages(), 0);
+}
+
+#[test]
+fn a_storm_of_events_does_not_keep_the_answers_out() {
+    let world = World::new();
+    let back = world.back(|back| {
+        back.connect();
+        for _ in 0..2000 {
+            back.notify();
+            std::thread::yield_now();
+        }
+        back.serve_until_closed();
+    });
+    let disk = Disk::open(world.config()).expect("open");
+    for n in 0..50 {
+        disk.write_at(n * 512, &[n as u8; 512]).expect("write");
+    }
+    disk.close().expect("close");
+    back.join().expect("back end");
+}
+
+#[test]
+fn nonsense_in_the_back_ends_nodes_fails_the_open_with_its_name() {
+    let world = World::new();
+    let back = world.back(|back| {
+        back.sectors = "many".into();
+        // The front end refuses before it is connected.
+        back.connect_to(XenbusState::Closed);
+    });
+    let error = Disk::open(world.config()).map(drop).expect_err("nonsense");
+    assert!(error.to_string().contains("sectors"), "{error}");
+    back.join().expect("back end");
+    assert_eq!(world.granted_pages(), 0);
+}
+
+#[test]
+fn no_device_is_an_error_that_says_what_to_do() {
+    let world = World::new();
+    world
+        .device()
+        .remove(&world.store, Duration::ZERO)
+        .expect("remove");
+    let error = Disk::open(world.config())
+        .map(drop)
+        .expect_err("no device")
+        .to_string();
+    assert!(
+        error.contains("xvda") && error.contains("pv-backend attach"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_removed_device_is_closed_in_order() {
+    let world = World::new();
+    let back = world.back(serve);
+    let disk = Disk::open(world.config()).expect("open");
+    disk.write_at(0, &[5; 512]).expect("write");
+    let removed = world
+        .device()
+        .remove(&world.store, PATIENCE)
+        .expect("remove");
+    assert!(removed.closed, "{removed:?}");
+    let error = disk.write_at(0, &[6; 512]).expect_err("removed");
+    assert!(
+        matches!(error, FrontError::Io(IoError::Device(_))),
+        "{error:?}"
+    );
+    disk.close().expect("close");
+    back.join().expect("back end");
+    assert_eq!(world.granted_pages(), 0);
+}
+
+#[test]
+fn queues_are_bounded_and_complete_in_any_order() {
+    let world = World::new();
+    let back = world.back(serve);
+    let disk = Disk::open(world.config()).expect("open");
+    let queue = disk.queue(4);
+    for tag in 0..4 {
+        queue
+            .submit(Io::write(tag * 512, vec![tag as u8; 512]), tag)
+            .expect("room");
+    }
+    let refused = queue.submit(Io::flush(), 9).expect_err("full");
+    assert_eq!(refused.error, IoError::QueueFull { limit: 4 });
+    let mut tags: Vec<_> = (0..4)
+        .map(|_| queue.next(PATIENCE).expect("completion").tag)
+        .collect();
+    tags.sort_unstable();
+    assert_eq!(tags, [0, 1, 2, 3]);
+    queue.submit(Io::read(0, 100), 1).expect("room");
+    let done = queue.next(PATIENCE).expect("completion");
+    assert!(
+        matches!(done.result, Err(IoError::Misaligned { .. })),
+        "{done:?}"
+    );
+    disk.close().expect("close");
+    assert!(queue.is_dead());
+    back.join().expect("back end");
+}

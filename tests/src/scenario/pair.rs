@@ -1,0 +1,210 @@
+//! The pair on the stage: an image, a device, a back end, a front end, a consumer.
+
+use super::stage::{FRONT, Stage, failed};
+use crate::agent::{CHUNK, Point};
+use crate::holder::{HoldName, spell_digest};
+use crate::world::{ChildId, News, Stopped};
+use libgnt::DomId;
+use pv_xenstore::Client;
+use pv_xenstore::toolstack::{BlockDevice, DeviceId};
+use sha2::{Digest, Sha256};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// xvda.
+const FIRST_DEVICE: u32 = 51712;
+
+/// A device, and what it is kept on.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its number.
+    pub number: u32,
+    /// Its image, in the world's directory.
+    pub image: PathBuf,
+}
+
+/// What is lent to the consumer.
+#[derive(Clone, Copy, Debug)]
+pub struct Lending {
+    /// How it is held.
+    pub hold: HoldName,
+    /// Requests at once.
+    pub at_once: usize,
+    /// Requests in all.
+    pub in_all: u64,
+}
+
+impl Stage<'_> {
+    /// How many bytes a front end carries that is told to carry at least so many.
+    ///
+    /// # Errors
+    /// [`Stopped`], if the input is gone.
+    pub fn input_bytes(&self, at_least: u64) -> Result<u64, Stopped> {
+        let input = &self.settings.input;
+        let meta = std::fs::metadata(input).map_err(failed("looking at the input"))?;
+        Ok(meta.len().max(at_least))
+    }
+
+    /// Makes the `n`th device with room for so many bytes, and describes it to both ends.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn create_device(&mut self, n: u32, bytes: u64) -> Result<Device, Stopped> {
+        let number = FIRST_DEVICE + 16 * n;
+        let image = self.world.dir().join(format!("disk{n}.img"));
+        File::create(&image)
+            .and_then(|file| file.set_len(bytes.next_multiple_of(4096)))
+            .map_err(failed("making the image"))?;
+        let client =
+            Client::connect(&**self.toolstack()?).map_err(failed("connecting to xenstore"))?;
+        BlockDevice::new(
+            FRONT,
+            DomId::DOM0,
+            DeviceId(number),
+            image.display().to_string(),
+        )
+        .create(&client)
+        .map_err(failed("creating the device"))?;
+        Ok(Device { number, image })
+    }
+
+    /// Where the consumer is found.
+    pub fn consumer_socket(&self) -> PathBuf {
+        self.world.dir().join("consumer.sock")
+    }
+
+    /// Starts the third consumer.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn start_consumer(
+        &mut self,
+        hold: HoldName,
+        hold_for: Duration,
+    ) -> Result<ChildId, Stopped> {
+        let for_ms = format!("{}ms", hold_for.as_millis().max(1));
+        let mut args: Vec<OsString> = vec![
+            "--socket".into(),
+            self.consumer_socket().into(),
+            "--hold".into(),
+        ];
+        args.extend([hold.to_string().into(), "--hold-for".into(), for_ms.into()]);
+        if self.settings.allow_kernel_damage {
+            args.push("--allow-kernel-damage".into());
+        }
+        let consumer = self.spawn("consumer", "consumer", DomId::DOM0, args)?;
+        self.world.await_ready(consumer)?;
+        Ok(consumer)
+    }
+
+    /// Starts a back end, and waits until it waits for its front end.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn start_back_end(
+        &mut self,
+        name: &str,
+        device: &Device,
+        mode: &str,
+        lending: Option<Lending>,
+        more: &[String],
+    ) -> Result<ChildId, Stopped> {
+        let mut args: Vec<OsString> = vec!["--front".into(), FRONT.0.to_string().into()];
+        args.extend(["--device".into(), device.number.to_string().into()]);
+        args.extend(["--image".into(), device.image.clone().into()]);
+        args.extend(["--mode".into(), mode.into()]);
+        if let Some(Lending {
+            hold,
+            at_once,
+            in_all,
+        }) = lending
+        {
+            args.extend(["--consumer".into(), self.consumer_socket().into()]);
+            args.extend(["--hold".into(), hold.to_string().into()]);
+            args.extend(["--at-once".into(), at_once.to_string().into()]);
+            args.extend(["--in-all".into(), in_all.to_string().into()]);
+            if self.settings.allow_kernel_damage {
+                args.push("--allow-kernel-damage".into());
+            }
+        }
+        args.extend(more.iter().map(OsString::from));
+        let back = self.spawn(name, "backend", DomId::DOM0, args)?;
+        self.world.await_ready(back)?;
+        Ok(back)
+    }
+
+    /// Starts a front end that carries the input, and waits until it is connected.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn start_front_end(
+        &mut self,
+        name: &str,
+        device: &Device,
+        options: &[String],
+    ) -> Result<ChildId, Stopped> {
+        let patience = format!("{}ms", self.settings.deadline.as_millis());
+        let mut args: Vec<OsString> = vec!["--device".into(), device.number.to_string().into()];
+        args.extend(["--input".into(), self.settings.input.clone().into()]);
+        args.extend(["--patience".into(), patience.into()]);
+        args.extend(options.iter().map(OsString::from));
+        let front = self.spawn(name, "frontend", FRONT, args)?;
+        self.world.await_ready(front)?;
+        Ok(front)
+    }
+
+    /// Waits until a front end has carried so many of its bytes, there and back counted.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn await_progress(&mut self, front: ChildId, bytes: u64) -> Result<(), Stopped> {
+        let what = format!("{} to carry {bytes} bytes", self.world.child(front).name);
+        self.world.await_news(front, &what, |news| {
+            matches!(news, News::Progress { done, .. } if *done >= bytes).then_some(())
+        })
+    }
+}
+
+/// SHA-256 of so many bytes of a file, from an offset.
+///
+/// # Errors
+/// What `read` says; `UnexpectedEof` if there are not so many.
+pub fn digest(file: &Path, offset: u64, bytes: u64) -> io::Result<String> {
+    let mut file = File::open(file)?;
+    file.seek(SeekFrom::Start(offset))?;
+    let mut hash = Sha256::new();
+    let mut left = bytes;
+    let mut buffer = vec![0; 1 << 20];
+    while left > 0 {
+        let want = usize::try_from(left)
+            .unwrap_or(buffer.len())
+            .min(buffer.len());
+        file.read_exact(&mut buffer[..want])?;
+        hash.update(&buffer[..want]);
+        left -= want as u64;
+    }
+    Ok(spell_digest(hash.finalize().as_slice()))
+}
+
+/// A place to kill an end at, drawn by the run's seed: one of its points, passed so often that the
+/// writes (the first half of all requests) are well under way. As options of the end.
+pub fn place(seed: u64, points: &[Point], bytes: u64) -> [String; 4] {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let writes = bytes.div_ceil(CHUNK as u64);
+    let point = points[rng.usize(..points.len())];
+    let after = rng.u64(writes / 10..writes * 9 / 10);
+    [
+        "--freeze-at".into(),
+        point.name().into(),
+        "--freeze-after".into(),
+        after.to_string(),
+    ]
+}
+
+/// How far the front end is when the consumer is killed, drawn by the run's seed from the writes.
+pub fn moment(seed: u64, bytes: u64) -> u64 {
+    fastrand::Rng::with_seed(seed).u64(bytes / 10..bytes / 2)
+}

@@ -1,0 +1,78 @@
+//! The store's side of the handshake.
+
+use super::XenbusState;
+use crate::client::Client;
+use crate::error::{Error, Result};
+
+/// How a [`switch_state`] went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switched {
+    /// Written.
+    Done,
+    /// The own directory is gone; nothing was written, so that no leftover is made.
+    OwnGone,
+    /// The peer's state is no longer what it had to be; nothing was written.
+    PeerMoved(Option<XenbusState>),
+}
+
+/// The `state` of a directory; `None` if it is gone (or gone from this domain's sight).
+///
+/// # Errors
+/// The connection's.
+pub fn read_state(client: &Client, directory: &str) -> Result<Option<XenbusState>> {
+    match client.read(&format!("{directory}/state")) {
+        Ok(value) => Ok(Some(XenbusState::parse(&value))),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The back end's `online`: false if the toolstack is taking the device away, or has.
+///
+/// # Errors
+/// The connection's.
+pub fn read_online(client: &Client, back_directory: &str) -> Result<bool> {
+    match client.read(&format!("{back_directory}/online")) {
+        Ok(value) => Ok(value.trim_ascii() == b"1"),
+        Err(error) if error.is_gone() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes `nodes` (names within `directory`) and then `state`, in one transaction, if the own
+/// directory is still there and the peer is still where it has to be.
+///
+/// # Errors
+/// The connection's.
+pub fn switch_state(
+    client: &Client,
+    directory: &str,
+    to: XenbusState,
+    while_peer: Option<(&str, XenbusState)>,
+    nodes: &[(&str, String)],
+) -> Result<Switched> {
+    let own = format!("{directory}/state");
+    let peer = while_peer.map(|(directory, state)| (format!("{directory}/state"), state));
+    client.transaction(|tx| {
+        match tx.read(&own) {
+            Ok(_) => {}
+            Err(error) if error.is_gone() => return Ok(Switched::OwnGone),
+            Err(error) => return Err(error),
+        }
+        if let Some((path, wanted)) = &peer {
+            let state = match tx.read(path) {
+                Ok(value) => Some(XenbusState::parse(&value)),
+                Err(error) if error.is_gone() => None,
+                Err(error) => return Err(error),
+            };
+            if state != Some(*wanted) {
+                return Ok(Switched::PeerMoved(state));
+            }
+        }
+        for (name, value) in nodes {
+            tx.write(&format!("{directory}/{name}"), value)?;
+        }
+        tx.write(&own, to.as_str())?;
+        Ok::<_, Error>(Switched::Done)
+    })
+}

@@ -1,0 +1,278 @@
+//! Devices as a toolstack creates and removes them.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use common::World;
+use libgnt::DomId;
+use pv_xenstore::toolstack::{
+    BlockDevice, clear_error, create_domain, read_error, remove_domain, report_error,
+};
+use pv_xenstore::{Error, XenbusState};
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(20);
+const FRONT: &str = "/local/domain/2/device/vbd/51712";
+const BACK: &str = "/local/domain/1/backend/vbd/2/51712";
+
+fn world() -> World {
+    let world = World::new();
+    for domid in [1, 2] {
+        world.server.introduce(DomId(domid), "guest").unwrap();
+    }
+    world
+}
+
+fn device() -> BlockDevice {
+    BlockDevice::new(DomId(2), DomId(1), "xvda".parse().unwrap(), "/tmp/image")
+}
+
+#[test]
+fn both_ends_find_what_they_need_and_may_use_it() {
+    let world = world();
+    let paths = device().create(&world.dom0()).unwrap();
+    assert_eq!((paths.front.as_str(), paths.back.as_str()), (FRONT, BACK));
+    let (back, front) = (world.client(1), world.client(2));
+    assert_eq!(front.directory("device/vbd").unwrap(), ["51712"]);
+    assert_eq!(front.read_string("device/vbd/51712/backend").unwrap(), BACK);
+    assert_eq!(
+        front.read_string("device/vbd/51712/backend-id").unwrap(),
+        "1"
+    );
+    assert_eq!(
+        front
+            .read_string("device/vbd/51712/virtual-device")
+            .unwrap(),
+        "51712"
+    );
+    assert_eq!(back.directory("backend/vbd/2").unwrap(), ["51712"]);
+    assert_eq!(
+        back.read_string("backend/vbd/2/51712/frontend").unwrap(),
+        FRONT
+    );
+    let own = [
+        ("mode", "w"),
+        ("online", "1"),
+        ("dev", "xvda"),
+        ("params", "/tmp/image"),
+        ("state", "1"),
+    ];
+    for (name, value) in own {
+        assert_eq!(
+            back.read_string(&format!("backend/vbd/2/51712/{name}"))
+                .unwrap(),
+            value
+        );
+    }
+    // Each reads the other's and writes its own, no more.
+    assert_eq!(front.read_string(&format!("{BACK}/state")).unwrap(), "1");
+    assert_eq!(back.read_string(&format!("{FRONT}/state")).unwrap(), "1");
+    front.write(&format!("{FRONT}/ring-ref"), "8").unwrap();
+    assert_eq!(back.read_string(&format!("{FRONT}/ring-ref")).unwrap(), "8");
+    back.write(&format!("{BACK}/sectors"), "8").unwrap();
+    assert_eq!(front.read_string(&format!("{BACK}/sectors")).unwrap(), "8");
+    assert!(front.write(&format!("{BACK}/state"), "6").is_err());
+    assert!(back.write(&format!("{FRONT}/state"), "6").is_err());
+}
+
+/// A watcher of the whole tree never sees a value before its permissions, and `state` comes last.
+#[test]
+fn nothing_is_seen_half_done() {
+    let world = world();
+    let dom0 = world.dom0();
+    dom0.watch("/local/domain/1/backend", "b").unwrap();
+    dom0.watch("/local/domain/2/device", "f").unwrap();
+    device().create(&dom0).unwrap();
+    let mut seen = Vec::new();
+    while let Some(event) = dom0.next_watch_event().unwrap() {
+        seen.push(event.path);
+    }
+    for dir in [FRONT, BACK] {
+        let own: Vec<_> = seen.iter().filter(|p| p.starts_with(dir)).collect();
+        assert_eq!(own.first().map(|p| p.as_str()), Some(dir));
+        assert_eq!(
+            own.last().map(|p| p.as_str()),
+            Some(&*format!("{dir}/state"))
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_created_leaves_nothing() {
+    let world = world();
+    let dom0 = world.dom0();
+    let refused = |device: BlockDevice| match device.create(&dom0) {
+        Err(Error::Invalid(text)) => text,
+        other => panic!("{other:?}"),
+    };
+    let missing_front = BlockDevice {
+        front_domid: DomId(8),
+        ..device()
+    };
+    assert!(refused(missing_front).contains("no domain 8 for the front end"));
+    let missing_back = BlockDevice {
+        back_domid: DomId(9),
+        ..device()
+    };
+    assert!(refused(missing_back).contains("no domain 9 for the back end"));
+    assert!(
+        refused(BlockDevice {
+            back_domid: DomId(2),
+            ..device()
+        })
+        .contains("serve itself")
+    );
+    assert!(!dom0.exists("/local/domain/2/device/vbd").unwrap());
+    assert!(!dom0.exists("/local/domain/1/backend").unwrap());
+    device().create(&dom0).unwrap();
+    assert!(refused(device()).contains("is there already"));
+    // A guest cannot play the toolstack.
+    let guest = world.client(2);
+    assert!(
+        BlockDevice {
+            devid: "xvdb".parse().unwrap(),
+            ..device()
+        }
+        .create(&guest)
+        .is_err()
+    );
+}
+
+#[test]
+fn a_removal_waits_for_both_and_leaves_nothing() {
+    let world = world();
+    let dom0 = world.dom0();
+    device().create(&dom0).unwrap();
+    let (back, front) = (world.client(1), world.client(2));
+    for (client, dir) in [(&back, BACK), (&front, FRONT)] {
+        client.write(&format!("{dir}/state"), "4").unwrap();
+    }
+    dom0.watch("/elsewhere", "other").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The back end is asked to close, and does so after the front end.
+            back.watch(&format!("{BACK}/state"), "s").unwrap();
+            while back.read_string(&format!("{BACK}/state")).unwrap() != "5" {
+                back.wait_watch_event(SOON).unwrap().unwrap();
+            }
+            assert_eq!(back.read_string(&format!("{BACK}/online")).unwrap(), "0");
+            front.write(&format!("{FRONT}/state"), "6").unwrap();
+            back.write(&format!("{BACK}/state"), "6").unwrap();
+        });
+        let removed = device().remove(&dom0, SOON).unwrap();
+        assert!(removed.closed, "{removed:?}");
+        assert_eq!(removed.states, [Some(XenbusState::Closed); 2]);
+    });
+    assert!(!dom0.exists("/local/domain/1/backend").unwrap());
+    assert!(!dom0.exists("/local/domain/2/device/vbd").unwrap());
+    assert!(
+        dom0.exists("/local/domain/2/device").unwrap(),
+        "the domain's own directory stays"
+    );
+    assert_eq!(
+        dom0.next_watch_event().unwrap().unwrap().token,
+        "other",
+        "others' events are kept"
+    );
+    assert_eq!(dom0.next_watch_event().unwrap(), None);
+    assert!(matches!(
+        device().remove(&dom0, SOON),
+        Err(Error::Invalid(_))
+    ));
+    device().create(&dom0).expect("the number is free again");
+}
+
+#[test]
+fn a_removal_does_not_wait_for_ever() {
+    let world = world();
+    let dom0 = world.dom0();
+    device().create(&dom0).unwrap();
+    let other = BlockDevice {
+        devid: "xvdb".parse().unwrap(),
+        ..device()
+    };
+    other.create(&dom0).unwrap();
+    report_error(&world.client(2), "device/vbd/51712", "no ring").unwrap();
+    world
+        .client(2)
+        .write(&format!("{FRONT}/state"), "4")
+        .unwrap();
+    let start = Instant::now();
+    let removed = device().remove(&dom0, Duration::from_millis(50)).unwrap();
+    assert!(start.elapsed() < SOON);
+    assert!(!removed.closed);
+    assert_eq!(
+        removed.states,
+        [Some(XenbusState::Connected), Some(XenbusState::Closing)]
+    );
+    assert_eq!(removed.front_error.as_deref(), Some("no ring"));
+    assert_eq!(removed.back_error, None);
+    assert_eq!(
+        dom0.directory("/local/domain/1/backend/vbd/2").unwrap(),
+        ["51728"],
+        "the other stays"
+    );
+    assert_eq!(
+        dom0.directory("/local/domain/2/error").unwrap(),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn a_removal_after_the_front_domain_died() {
+    let world = world();
+    let dom0 = world.dom0();
+    device().create(&dom0).unwrap();
+    world.server.release(DomId(2)).unwrap();
+    world
+        .client(1)
+        .write(&format!("{BACK}/state"), "6")
+        .unwrap();
+    let removed = device().remove(&dom0, SOON).unwrap();
+    assert_eq!(
+        (removed.closed, removed.states),
+        (true, [None, Some(XenbusState::Closed)])
+    );
+    assert!(!dom0.exists("/local/domain/1/backend").unwrap());
+    assert!(
+        !dom0.exists("/local/domain/2").unwrap(),
+        "nothing of the dead is made anew"
+    );
+}
+
+#[test]
+fn errors_are_found_where_tools_look() {
+    let world = world();
+    let guest = world.client(2);
+    assert_eq!(read_error(&guest, "device/vbd/51712").unwrap(), None);
+    let long = format!("ring: {}", "\u{e9}".repeat(3000));
+    report_error(&guest, "device/vbd/51712", &long).unwrap();
+    let path = "/local/domain/2/error/device/vbd/51712/error";
+    let found = world.dom0().read_string(path).unwrap();
+    assert!(found.starts_with("ring: \u{e9}") && found.len() <= 1024);
+    report_error(&guest, FRONT, "again").unwrap();
+    assert_eq!(
+        read_error(&world.dom0(), FRONT).unwrap().as_deref(),
+        Some("again")
+    );
+    report_error(&guest, "device/vbd/51728", "other").unwrap();
+    clear_error(&guest, "device/vbd/51712").unwrap();
+    clear_error(&guest, "device/vbd/51712").unwrap();
+    assert_eq!(read_error(&guest, "device/vbd/51712").unwrap(), None);
+    assert_eq!(
+        read_error(&guest, "device/vbd/51728").unwrap().as_deref(),
+        Some("other")
+    );
+    clear_error(&world.dom0(), "/local/domain/2/device/vbd/51728").unwrap();
+    assert_eq!(guest.directory("error").unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_domain_made_by_hand() {
+    let world = World::new();
+    let dom0 = world.dom0();
+    create_domain(&dom0, DomId(5), "five").unwrap();
+    assert_eq!(world.client(5).read_string("name").unwrap(), "five");
+    remove_domain(&dom0, DomId(5)).unwrap();
+    assert!(!dom0.exists("/local/domain/5").unwrap());
+}

@@ -1,0 +1,351 @@
+//! The handshake of both ends over a real server, with each domain's own rights.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use common::World;
+use libgnt::DomId;
+use pv_xenstore::toolstack::{BlockDevice, DevicePaths};
+use pv_xenstore::xenbus::node::{Switched, read_online, read_state, switch_state};
+use pv_xenstore::xenbus::{SwitchState, XenbusState, back, front};
+use pv_xenstore::{Client, Permission, Rights};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(20);
+
+struct Front {
+    client: Client,
+    paths: DevicePaths,
+    machine: front::Handshake,
+    rings: u32,
+}
+
+impl Front {
+    fn start(world: &World, paths: &DevicePaths) -> Front {
+        let client = world.client(2);
+        client
+            .watch(&format!("{}/state", paths.back), "peer")
+            .unwrap();
+        client
+            .watch(&format!("{}/state", paths.front), "own")
+            .unwrap();
+        let machine = front::Handshake::new(Some(8));
+        let mut front = Front {
+            client,
+            paths: paths.clone(),
+            machine,
+            rings: 0,
+        };
+        let own = read_state(&front.client, &front.paths.front).unwrap();
+        front.tell(front::Input::Start(own));
+        front
+    }
+
+    fn look(&self) -> front::Input {
+        front::Input::Peer {
+            state: read_state(&self.client, &self.paths.back).unwrap(),
+            online: read_online(&self.client, &self.paths.back).unwrap(),
+        }
+    }
+
+    fn pump(&mut self) -> bool {
+        let mut any = false;
+        while let Some(event) = self.client.next_watch_event().unwrap() {
+            any = true;
+            match event.token.as_str() {
+                "peer" => self.tell(self.look()),
+                _ => {
+                    let own = read_state(&self.client, &self.paths.front).unwrap();
+                    self.tell(front::Input::Own(own));
+                }
+            }
+        }
+        any
+    }
+
+    fn tell(&mut self, input: front::Input) {
+        use front::{Action, Input};
+        for action in self.machine.handle(input) {
+            match action {
+                Action::PrepareRing => {
+                    self.rings += 1;
+                    self.tell(Input::RingReady);
+                }
+                Action::ReadPeerAndConnect => {
+                    let sectors = format!("{}/sectors", self.paths.back);
+                    assert_eq!(self.client.read_parsed::<u64>(&sectors).unwrap(), 2048);
+                    self.tell(Input::Connected);
+                }
+                Action::ReadPeer => self.tell(self.look()),
+                Action::SwitchState(SwitchState { to, while_peer }) => {
+                    let ring = [("ring-ref", self.rings.to_string())];
+                    let nodes = if to == XenbusState::Initialised {
+                        &ring[..]
+                    } else {
+                        &[]
+                    };
+                    let guard = while_peer.map(|state| (self.paths.back.as_str(), state));
+                    match switch_state(&self.client, &self.paths.front, to, guard, nodes).unwrap() {
+                        Switched::Done if guard.is_some() => self.tell(Input::Switched),
+                        Switched::Done => {}
+                        Switched::OwnGone => self.tell(Input::Own(None)),
+                        Switched::PeerMoved(state) => {
+                            let online = read_online(&self.client, &self.paths.back).unwrap();
+                            self.tell(Input::PeerMoved { state, online });
+                        }
+                    }
+                }
+                Action::StopRequests => self.tell(Input::Quiet),
+                Action::FreeResources => self.tell(Input::Freed),
+                Action::ReportError(text) => panic!("{text}"),
+                Action::RemoveDevice | Action::Refuse(_) => {}
+            }
+        }
+    }
+}
+
+struct Back {
+    client: Client,
+    paths: DevicePaths,
+    machine: back::Handshake,
+    ring: Option<u32>,
+}
+
+impl Back {
+    fn start(world: &World, paths: &DevicePaths) -> Back {
+        let client = world.client(1);
+        client
+            .watch(&format!("{}/state", paths.front), "peer")
+            .unwrap();
+        client.watch(&paths.back, "own").unwrap();
+        let machine = back::Handshake::new();
+        let mut back = Back {
+            client,
+            paths: paths.clone(),
+            machine,
+            ring: None,
+        };
+        let own = read_state(&back.client, &back.paths.back).unwrap();
+        let online = read_online(&back.client, &back.paths.back).unwrap();
+        back.tell(back::Input::Start { own, online });
+        back
+    }
+
+    fn pump(&mut self) -> bool {
+        let mut any = false;
+        while let Some(event) = self.client.next_watch_event().unwrap() {
+            any = true;
+            if event.token == "peer" {
+                let state = read_state(&self.client, &self.paths.front).unwrap();
+                self.tell(back::Input::Peer(state));
+            } else {
+                let online = read_online(&self.client, &self.paths.back).unwrap();
+                self.tell(back::Input::Online(online));
+                let own = read_state(&self.client, &self.paths.back).unwrap();
+                self.tell(back::Input::Own(own));
+            }
+        }
+        any
+    }
+
+    fn tell(&mut self, input: back::Input) {
+        use back::{Action, Input};
+        for action in self.machine.handle(input) {
+            match action {
+                Action::PublishFeatures => {
+                    let node = format!("{}/feature-persistent", self.paths.back);
+                    self.client.write(&node, "1").unwrap();
+                }
+                Action::ReadPeerAndConnect => {
+                    let ring = self
+                        .client
+                        .read_parsed(&format!("{}/ring-ref", self.paths.front));
+                    self.ring = Some(ring.unwrap());
+                    self.tell(Input::Connected);
+                }
+                Action::ReadPeer => {
+                    let state = read_state(&self.client, &self.paths.front).unwrap();
+                    self.tell(Input::Peer(state));
+                }
+                Action::SwitchState(SwitchState { to, while_peer }) => {
+                    let size = [("sectors", "2048".to_owned())];
+                    let nodes = if to == XenbusState::Connected {
+                        &size[..]
+                    } else {
+                        &[]
+                    };
+                    let guard = while_peer.map(|state| (self.paths.front.as_str(), state));
+                    match switch_state(&self.client, &self.paths.back, to, guard, nodes).unwrap() {
+                        Switched::Done if guard.is_some() => self.tell(Input::Switched),
+                        Switched::Done => {}
+                        Switched::OwnGone => self.tell(Input::Own(None)),
+                        Switched::PeerMoved(state) => self.tell(Input::PeerMoved(state)),
+                    }
+                }
+                Action::FreeResources => {
+                    self.ring = None;
+                    self.tell(Input::Freed);
+                }
+                Action::ReportError(text) => panic!("{text}"),
+                Action::RemoveDevice | Action::Refuse(_) => {}
+            }
+        }
+    }
+}
+
+/// Until nobody has anything to say. The server answers a request after all events before it, so
+/// one more request tells that nothing is on its way.
+fn settle(front: &mut Front, back: &mut Back) {
+    for _ in 0..200 {
+        for client in [&front.client, &back.client] {
+            client.read("domid").unwrap();
+        }
+        if !(front.pump() | back.pump()) {
+            return;
+        }
+    }
+    panic!("they never come to rest");
+}
+
+fn world() -> (World, BlockDevice, DevicePaths) {
+    let world = World::new();
+    for domid in [1, 2] {
+        world.server.introduce(DomId(domid), "guest").unwrap();
+    }
+    let device = BlockDevice::new(DomId(2), DomId(1), "xvda".parse().unwrap(), "/tmp/image");
+    let paths = device.create(&world.dom0()).unwrap();
+    (world, device, paths)
+}
+
+fn in_service(front: &Front, back: &Back) {
+    assert!(front.machine.is_connected() && back.machine.is_connected());
+    assert_eq!(back.ring, Some(front.rings), "on one ring");
+}
+
+#[test]
+fn connect_and_remove() {
+    let (world, device, paths) = world();
+    let mut back = Back::start(&world, &paths);
+    let mut front = Front::start(&world, &paths);
+    settle(&mut front, &mut back);
+    in_service(&front, &back);
+    assert_eq!(front.rings, 1);
+    std::thread::scope(|scope| {
+        let dom0 = world.dom0();
+        let removal = scope.spawn(move || device.remove(&dom0, SOON).unwrap());
+        let start = std::time::Instant::now();
+        while !(front.machine.is_removed() && back.machine.is_removed()) {
+            assert!(
+                start.elapsed() < SOON,
+                "{:?} {:?}",
+                front.machine,
+                back.machine
+            );
+            settle(&mut front, &mut back);
+        }
+        assert!(removal.join().unwrap().closed);
+    });
+    let dom0 = world.dom0();
+    assert!(!dom0.exists("/local/domain/1/backend").unwrap());
+    assert!(!dom0.exists("/local/domain/2/device/vbd").unwrap());
+}
+
+#[test]
+fn a_front_end_that_died_comes_back() {
+    let (world, _, paths) = world();
+    let mut back = Back::start(&world, &paths);
+    let mut front = Front::start(&world, &paths);
+    settle(&mut front, &mut back);
+    drop(front);
+    back.tell(back::Input::PeerDied);
+    assert_eq!(back.ring, None);
+    let mut front = Front::start(&world, &paths);
+    front.rings = 10;
+    settle(&mut front, &mut back);
+    in_service(&front, &back);
+}
+
+#[test]
+fn a_back_end_that_died_comes_back() {
+    let (world, _, paths) = world();
+    let mut back = Back::start(&world, &paths);
+    let mut front = Front::start(&world, &paths);
+    settle(&mut front, &mut back);
+    drop(back);
+    front.tell(front::Input::PeerDied);
+    assert_eq!(front.machine.own(), XenbusState::Closing);
+    let mut back = Back::start(&world, &paths);
+    settle(&mut front, &mut back);
+    in_service(&front, &back);
+    assert_eq!(front.rings, 2, "a fresh ring");
+}
+
+#[test]
+fn a_domain_that_dies_leaves_a_closed_back_end() {
+    let (world, device, paths) = world();
+    let mut back = Back::start(&world, &paths);
+    let mut front = Front::start(&world, &paths);
+    settle(&mut front, &mut back);
+    world.server.release(DomId(2)).unwrap();
+    // The front end's directory is gone, and its watch told so.
+    for _ in 0..10 {
+        back.client.read("domid").unwrap();
+        back.pump();
+    }
+    assert_eq!((back.machine.own(), back.ring), (XenbusState::Closed, None));
+    assert!(device.remove(&world.dom0(), SOON).unwrap().closed);
+    back.client.read("domid").unwrap();
+    back.pump();
+    assert!(back.machine.is_removed());
+}
+
+#[test]
+fn nothing_is_written_where_nothing_is_or_for_a_peer_that_moved() {
+    let (world, device, paths) = world();
+    let (back, front) = (world.client(1), world.client(2));
+    let to = XenbusState::Initialised;
+    let guard = Some((paths.back.as_str(), XenbusState::InitWait));
+    let ring = [("ring-ref", "8".to_owned())];
+    let switched = switch_state(&front, &paths.front, to, guard, &ring).unwrap();
+    assert_eq!(
+        switched,
+        Switched::PeerMoved(Some(XenbusState::Initialising))
+    );
+    assert!(!front.exists("device/vbd/51712/ring-ref").unwrap());
+    switch_state(&back, &paths.back, XenbusState::InitWait, None, &[]).unwrap();
+    assert_eq!(
+        switch_state(&front, &paths.front, to, guard, &ring).unwrap(),
+        Switched::Done
+    );
+    assert_eq!(read_state(&back, &paths.front).unwrap(), Some(to));
+    let dom0 = world.dom0();
+    device.remove(&dom0, Duration::ZERO).unwrap();
+    assert_eq!(read_state(&front, &paths.back).unwrap(), None);
+    assert!(!read_online(&front, &paths.back).unwrap());
+    for client in [&dom0, &back] {
+        let gone = switch_state(client, &paths.back, to, None, &[]).unwrap();
+        assert_eq!(gone, Switched::OwnGone);
+    }
+    assert!(
+        !dom0.exists("/local/domain/1/backend").unwrap(),
+        "no leftover is made"
+    );
+}
+
+#[test]
+fn a_back_end_in_a_domain_of_its_own_may_be_told_of_dead_domains() {
+    let (world, _, _) = world();
+    let reads = [
+        Permission::new(Rights::None, DomId(0)),
+        Permission::new(Rights::Read, DomId(1)),
+    ];
+    world.dom0().set_perms("@releaseDomain", &reads).unwrap();
+    let back = world.client(1);
+    back.watch("@releaseDomain", "r").unwrap();
+    assert!(back.wait_watch_event(SOON).unwrap().is_some());
+    world.server.release(DomId(2)).unwrap();
+    assert_eq!(
+        back.wait_watch_event(SOON).unwrap().unwrap().path,
+        "@releaseDomain"
+    );
+}
