@@ -12,7 +12,7 @@ pub use aftermath::{
 };
 pub use deadlock::{cycle_is_explained, no_deadlock};
 pub use hold::{
-    answered_after_release, held_pages_stay, io_goes_on, released_after_holder,
+    answered_after_release, held_pages_stay, io_goes_on, learns_by_event, released_after_holder,
     reused_after_release, unmaps_return_while_held, was_held_while_unmapping,
 };
 pub use life::{Life, lives};

@@ -63,6 +63,16 @@ enum Command {
         #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
         deadline: Duration,
     },
+    /// Test the platform itself, rule by rule: the simulated Xen against what a real one does
+    ///
+    /// Exit status: 0 every rule agrees, 1 one does not, 2 wrong usage or environment.
+    Conform(crate::conform::cli::ConformArgs),
+    /// One process of `conform`; started by pv-stress itself
+    #[command(hide = true)]
+    ConformProcess {
+        #[command(subcommand)]
+        process: crate::conform::process::Process,
+    },
     /// One process of a run; started by pv-stress itself
     #[command(hide = true)]
     Agent {
@@ -181,6 +191,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         }
         Some(Command::Lab(args)) => {
             lab::run(&args).map_err(|error| Error::Usage(error.to_string()))
+        }
+        Some(Command::Conform(args)) => crate::conform::cli::run(&args),
+        Some(Command::ConformProcess { process }) => {
+            crate::conform::process::run(process)?;
+            Ok(ExitCode::SUCCESS)
         }
         Some(Command::Agent { role }) => {
             log_to_stderr(tracing_subscriber::filter::LevelFilter::INFO);

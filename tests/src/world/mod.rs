@@ -148,6 +148,11 @@ impl World {
         self.on_progress = Box::new(tell);
     }
 
+    /// Has a signal asked the run to end?
+    pub fn interrupted(&self) -> Option<i32> {
+        self.signals.caught()
+    }
+
     /// A directory for sockets and images, removed at the end.
     pub fn dir(&self) -> &Path {
         self.meeting.path()

@@ -87,7 +87,7 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
     control.tell("read back", sha)?;
     agent.timeline.waiting("the device to close");
     let counters = disk.close()?;
-    control.tell("counters", format!("{counters:?}"))?;
+    control.tell("event reads", counters.event_reads)?;
     agent.show(&ledger)?;
     agent.timeline.waiting("the end of the run");
     while !matches!(agent.control.recv::<Order>(), Ok(Order::Stop) | Err(_)) {}
@@ -157,7 +157,7 @@ impl Carrier {
             .into());
         }
         self.done += job.bytes as u64;
-        if completion.tag.is_multiple_of(TELL_EVERY) {
+        if completion.tag.is_multiple_of(TELL_EVERY) || self.done == self.total {
             let progress = News::Progress {
                 done: self.done,
                 total: self.total,
