@@ -14,6 +14,7 @@ pub mod cli;
 pub mod consumer;
 pub mod error;
 pub mod holder;
+pub mod model;
 pub mod report;
 pub mod scenario;
 pub mod settings;

@@ -6,6 +6,7 @@ mod sim;
 use crate::agent::{self, Role};
 use crate::error::{Error, Result};
 use crate::holder::HoldName;
+use crate::model;
 use crate::report::print_listing;
 use crate::scenario;
 use crate::settings::{PlatformKind, Sabotage, Unmap};
@@ -40,6 +41,11 @@ enum Command {
     Run(RunArgs),
     /// Run just the simulated Xen, for agents started by hand
     Sim(sim::SimArgs),
+    /// The five discussions as models, checked in every interleaving
+    Model {
+        #[command(subcommand)]
+        command: model::cli::ModelCommand,
+    },
     /// One process of a run; started by pv-stress itself
     #[command(hide = true)]
     Agent {
@@ -129,6 +135,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::List { json }) => list(json),
         Some(Command::Sim(args)) => sim::run(&args),
+        Some(Command::Model { command }) => model::cli::run(command),
         Some(Command::Agent { role }) => {
             log_to_stderr(tracing_subscriber::filter::LevelFilter::INFO);
             agent::run(role)?;
