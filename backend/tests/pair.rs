@@ -7,7 +7,7 @@ use libgnt::PAGE_SIZE;
 use libgnt::grant::Map;
 use libgnt::platform::{HoldId, HoldKind, Platform};
 use libgnt::proto::blkif::{Operation, Status};
-use pv_backend::agent::DataMode;
+use pv_backend::agent::{DataMode, Sabotage};
 use pv_backend::disk::Backing;
 use pv_backend::driver::Mode;
 use pv_backend::hooks::{EventKind, PageLender, RequestInfo};
@@ -147,10 +147,15 @@ impl PageLender for Pinner {
 }
 
 fn with_pinner(world: &World, only: Option<u64>) -> (Running, Release) {
+    with_pinner_and(world, only, Sabotage::None)
+}
+
+fn with_pinner_and(world: &World, only: Option<u64>, sabotage: Sabotage) -> (Running, Release) {
     let (send, holds) = channel();
     let platform = world.platform(libgnt::DomId::DOM0, "backend");
     let running = Running::start_on(Arc::clone(&platform), |config| {
         config.mode = Mode::Map;
+        config.sabotage = sabotage;
         config.hooks.lender = Some(Box::new(Pinner {
             platform: Arc::clone(&platform),
             holds: send,
@@ -211,6 +216,11 @@ fn a_held_request_is_answered_when_released_and_others_go_on() {
             "answered while held"
         );
     }
+    let in_use = front.data.in_use().expect("simulated").expect("simulated");
+    assert!(
+        in_use.contains(&front.gref(0)),
+        "released under the holder: {in_use:?}"
+    );
     let mut live = [0; 4];
     pages.read(0, &mut live);
     assert_eq!(&live, b"held");
@@ -218,6 +228,28 @@ fn a_held_request_is_answered_when_released_and_others_go_on() {
     consumer.memory().release(hold).expect("release");
     let response = front.receive(1)[0];
     assert_eq!((response.id, response.status), (7, Status::Okay));
+    let in_use = front.data.in_use().expect("simulated").expect("simulated");
+    assert!(
+        !in_use.contains(&front.gref(0)),
+        "answered before the release: {in_use:?}"
+    );
+}
+
+#[test]
+fn a_back_end_that_answers_before_the_release_is_seen_to() {
+    let world = World::new();
+    let sabotage = Sabotage::RespondBeforeRelease;
+    let (_running, consumer) = with_pinner_and(&world, Some(7), sabotage);
+    let mut front = Front::new(&world);
+    front.connect(&world);
+    let held = front.request(Operation::Write, 7, 0, &[0]);
+    front.send(&[held]);
+    let (_, hold, _pages) = consumer.take();
+    // Held, and answered all the same: what the test before this one must never see.
+    assert_eq!(front.receive(1)[0].id, 7);
+    let in_use = front.data.in_use().expect("simulated").expect("simulated");
+    assert_eq!(in_use, [front.gref(0)]);
+    consumer.memory().release(hold).expect("release");
 }
 
 #[test]

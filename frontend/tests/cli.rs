@@ -110,3 +110,16 @@ fn a_file_larger_than_the_disk_is_refused_before_anything_is_written() {
     assert!(began.elapsed() < PATIENCE);
     back.join().expect("back end");
 }
+
+#[test]
+fn copy_onto_itself_is_refused_before_anything_is_lost() {
+    let world = World::new();
+    let (input, other) = (world.dir.path().join("in"), world.dir.path().join("other"));
+    std::fs::write(&input, b"precious").expect("input");
+    std::os::unix::fs::symlink(&input, &other).expect("link");
+    assert!(!run(
+        &world,
+        &["copy", "--input", path(&input), "--output", path(&other)]
+    ));
+    assert_eq!(std::fs::read(&input).expect("input"), b"precious");
+}

@@ -20,3 +20,8 @@ pub use error::{Error, Result};
 pub use platform::{Platform, PlatformChoice};
 pub use shm::SharedPages;
 pub use types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, PAGE_SIZE};
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -132,11 +132,9 @@ impl SharedPages {
 
     #[inline]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
-        assert!(
-            offset <= self.len && len <= self.len - offset,
-            "{len} bytes at {offset} are outside {} shared bytes",
-            self.len
-        );
+        if offset > self.len || len > self.len - offset {
+            outside(offset, len, self.len);
+        }
         // SAFETY: just checked to be inside the mapping.
         unsafe { self.base.add(offset) }
     }
@@ -186,32 +184,30 @@ impl SharedPages {
         unsafe { copy_volatile(from.as_ptr(), into, from.len(), Side::Destination) }
     }
 
-    /// Asks for the lines of cache under a range that is about to be read, the first
-    /// `write` bytes of it also written: one transfer from the peer's cache for both. A hint; it
-    /// changes nothing else.
+    /// Asks for the lines of cache at both ends of a range that is about to be read. With
+    /// `write`, also to be written: then one transfer from the peer's cache does for both; the
+    /// first line is taken to be written in any case. A hint; it changes nothing else.
     ///
     /// # Panics
-    /// If the range is outside the pages.
+    /// If the range is empty or outside the pages.
     #[inline]
-    pub fn prefetch(&self, offset: usize, len: usize, write: usize) {
-        let at = self.at(offset, len);
-        // Pages are aligned, so lines of the mapping are lines of the cache.
-        let first = offset % CACHE_LINE;
-        for line in (0..first + len).step_by(CACHE_LINE) {
-            let at = at.wrapping_sub(first).wrapping_add(line);
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a prefetch neither faults nor changes memory. Processors without PREFETCHW
-            // take it for a no-op.
-            unsafe {
-                if line < first + write {
-                    core::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
-                } else {
-                    core::arch::asm!("prefetcht0 [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
-                }
+    pub fn prefetch(&self, offset: usize, len: usize, write: bool) {
+        let first = self.at(offset, len);
+        let last = first.wrapping_add(len - 1);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch neither faults nor changes memory. Processors without PREFETCHW
+        // take it for a no-op.
+        unsafe {
+            use core::arch::asm;
+            asm!("prefetchw [{}]", in(reg) first, options(nostack, preserves_flags, readonly));
+            if write {
+                asm!("prefetchw [{}]", in(reg) last, options(nostack, preserves_flags, readonly));
+            } else {
+                asm!("prefetcht0 [{}]", in(reg) last, options(nostack, preserves_flags, readonly));
             }
-            #[cfg(not(target_arch = "x86_64"))]
-            let _ = (at, write);
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (last, write);
     }
 
     /// Copies from one shared place to another. The ranges must not overlap.
@@ -396,7 +392,13 @@ impl fmt::Debug for SharedPages {
     }
 }
 
-const CACHE_LINE: usize = 64;
+/// Apart, so that the values of the message cost nothing where all is well.
+#[cold]
+#[inline(never)]
+#[track_caller]
+fn outside(offset: usize, len: usize, size: usize) -> ! {
+    panic!("{len} bytes at {offset} are outside {size} shared bytes")
+}
 
 /// Up to this length a copy of aligned words is inlined: a ring's slot.
 const SMALL: usize = 128;

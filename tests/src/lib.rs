@@ -4,7 +4,7 @@
 //! Layers, each using only what is above it: [`error`], [`timeline`] (what each process did and
 //! when) and [`settings`]; [`world`] (processes: start, listen, kill, reap) and [`holder`] (ways
 //! to hold pages); [`consumer`], the third one; [`checks`] (judges) and [`verdict`]; [`report`];
-//! [`scenario`] and [`agent`] (the run and its processes); [`cli`].
+//! [`scenario`] (the run) and `agent` (its processes); [`cli`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 

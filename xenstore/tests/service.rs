@@ -366,3 +366,17 @@ fn a_device_takes_less_in_one_message() {
         Err(Error::Disconnected { .. })
     ));
 }
+
+/// The wake-up of the last handle was lost now and then when its eventfd closed with it.
+#[test]
+fn the_last_handle_ends_the_thread_and_its_connections() {
+    for round in 0..200 {
+        let server = ServerHandle::start(Config::default()).unwrap();
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(SOON)).unwrap();
+        server.attach(DomId(0), theirs).unwrap();
+        drop(server);
+        let end = ours.read(&mut [0]);
+        assert!(matches!(end, Ok(0)), "round {round}: {end:?}");
+    }
+}

@@ -64,7 +64,7 @@ pub enum DiskOp {
 /// What happens to the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// The front asks. Only while [`Agent::can_take`].
+    /// The front asks. Only while [`Agent::can_take`](super::Agent::can_take).
     Request(Request),
     /// [`Action::Map`] is done.
     Mapped(MapKey),
@@ -95,7 +95,7 @@ pub enum Input {
 /// What the driver has to do, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Map these grants of the front ([`Agent::grants`]).
+    /// Map these grants of the front ([`Agent::grants`](super::Agent::grants)).
     Map {
         /// The mapping's name.
         key: MapKey,
@@ -112,7 +112,8 @@ pub enum Action {
         /// The request.
         tag: Tag,
     },
-    /// Disk I/O; what and where: [`Agent::request`], [`Agent::slots`].
+    /// Disk I/O; what and where: [`Agent::request`](super::Agent::request),
+    /// [`Agent::slots`](super::Agent::slots).
     Disk {
         /// The request.
         tag: Tag,

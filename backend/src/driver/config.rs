@@ -1,7 +1,7 @@
 //! What a back end is built with, how it is stopped, and how it fails.
 
 use super::claim::ClaimError;
-use crate::agent::{DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES};
+use crate::agent::{DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES, Sabotage};
 use crate::disk::{Backing, DiskError, pool};
 use crate::hooks::Hooks;
 use libgnt::DomId;
@@ -49,6 +49,8 @@ pub struct BackendConfig {
     pub close_deadline: Duration,
     /// Who is told, and who is lent pages.
     pub hooks: Hooks,
+    #[doc(hidden)]
+    pub sabotage: Sabotage,
 }
 
 impl BackendConfig {
@@ -66,6 +68,7 @@ impl BackendConfig {
             spin: Duration::from_micros(50),
             close_deadline: Duration::from_secs(5),
             hooks: Hooks::default(),
+            sabotage: Sabotage::None,
         }
     }
 }

@@ -4,6 +4,7 @@ mod bus;
 mod claim;
 mod config;
 mod data;
+mod life;
 mod link;
 mod nodes;
 mod pace;

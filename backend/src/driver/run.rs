@@ -1,13 +1,12 @@
 //! The event loop: the ring, the disk's threads, released mappings, xenstore, and the stop switch.
 
-use super::bus::{Bus, Order};
+use super::bus::Bus;
 use super::claim::Claim;
 use super::config::{BackendConfig, BackendError, Mode, StopHandle};
 use super::data::{DataPath, Nobody};
 use super::link::Link;
-use super::nodes::FrontNodes;
 use super::pace::{Spin, Storm};
-use crate::agent::{Agent, AgentConfig, DataMode, Input, RING_SIZE, Sabotage};
+use crate::agent::{Agent, AgentConfig, Input, RING_SIZE};
 use crate::disk::{Disk, Store, pool::Pool};
 use crate::hooks::EventKind;
 use libgnt::event::Events;
@@ -27,8 +26,6 @@ const WAKER: Token = Token(3);
 const TURN: usize = 2 * RING_SIZE;
 /// Busy turns before the other sources are looked at, whatever the front keeps sending.
 const TURNS_BETWEEN_POLLS: u32 = 16;
-/// How long requests in flight may take when we leave a front that does not close.
-const DRAIN: Duration = Duration::from_secs(1);
 /// Nothing announces that a refused unmap would work now.
 const RETRY_UNMAPS: Duration = Duration::from_millis(10);
 
@@ -38,24 +35,24 @@ pub struct Backend {
     poll: mio::Poll,
     waker: Arc<Waker>,
     platform: Arc<dyn Platform>,
-    events: Events,
-    mapper: Mapper,
-    bus: Bus,
-    data: DataPath,
-    link: Option<Link>,
-    mode: Mode,
+    pub(super) events: Events,
+    pub(super) mapper: Mapper,
+    pub(super) bus: Bus,
+    pub(super) data: DataPath,
+    pub(super) link: Option<Link>,
+    pub(super) mode: Mode,
     close_deadline: Duration,
     /// The link is cut when this has passed.
-    draining_until: Option<Instant>,
+    pub(super) draining_until: Option<Instant>,
     /// xenstore's machine waits for the end of the disk's work on a front's pages.
-    freeing: bool,
+    pub(super) freeing: bool,
     stopping: bool,
     spin: Spin,
-    storm: Storm,
+    pub(super) storm: Storm,
     /// The ring's port was delivered, and is masked until we write it back.
-    masked: bool,
+    pub(super) masked: bool,
     /// An event came since the last turn.
-    notified: bool,
+    pub(super) notified: bool,
     pressed: bool,
     ports: Vec<EvtchnPort>,
     _claim: Claim,
@@ -102,7 +99,7 @@ impl Backend {
             ring_size: RING_SIZE,
             max_zombies: config.max_zombies,
             cache: config.cache,
-            sabotage: Sabotage::None,
+            sabotage: config.sabotage,
         });
         let pool = match disk.store() {
             Store::Memory(_) => None,
@@ -357,128 +354,6 @@ impl Backend {
         if self.data.has_refused() {
             self.data.retry_unmaps();
         }
-    }
-
-    /// Takes in xenstore's news and does what follows.
-    fn obey_xenstore(&mut self) -> Result<(), BackendError> {
-        while let Some(order) = self.bus.next_order()? {
-            match order {
-                Order::Waiting => self.data.hooks.tell(EventKind::Waiting),
-                Order::Connect(nodes) => self.connect(&nodes)?,
-                Order::Serve => {
-                    let mode = self.data.agent.mode();
-                    tracing::info!(front = %self.bus.front(), ?mode, "connected");
-                    self.data.hooks.tell(EventKind::Connected { mode });
-                }
-                Order::Free { answer_first: true } => self.drain(),
-                Order::Free {
-                    answer_first: false,
-                } => self.cut_link(),
-                Order::FrontGone(how) => {
-                    tracing::warn!(front = %self.bus.front(), "the front end is gone: {how}");
-                    self.data.hooks.tell(EventKind::FrontGone { how });
-                }
-                Order::Fatal(reason) => {
-                    tracing::error!(front = %self.bus.front(), "the device closes: {reason}");
-                    self.data.hooks.tell(EventKind::Fatal { reason });
-                }
-                Order::Closed => {
-                    let zombies = self.data.agent.zombies();
-                    tracing::info!(front = %self.bus.front(), zombies, "closed");
-                    self.data.hooks.tell(EventKind::Closed { zombies });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn connect(&mut self, nodes: &FrontNodes) -> Result<(), BackendError> {
-        let mode = match self.mode {
-            Mode::Map => DataMode::Map,
-            Mode::Copy => DataMode::Copy,
-            Mode::Auto | Mode::Persistent if nodes.persistent => DataMode::Persistent,
-            Mode::Auto => DataMode::Map,
-            Mode::Persistent => {
-                tracing::warn!("the front end does not want persistent grants: maps instead");
-                DataMode::Map
-            }
-        };
-        match Link::connect(&self.mapper, &self.events, self.bus.front(), nodes) {
-            Ok(link) => {
-                if !link.front_is_alive() {
-                    link.disconnect();
-                    let why = "its liveness byte is clear: the process died before it connected";
-                    return self.bus.connect_failed(why.into());
-                }
-                // The machine asks only when the last front's things are freed.
-                if !self.data.agent.open(mode) {
-                    link.disconnect();
-                    return self
-                        .bus
-                        .connect_failed("the last connection is not closed".into());
-                }
-                // The first look at the ring is ours: requests may be there, an event need not be.
-                (self.masked, self.notified, self.storm) = (false, false, Storm::default());
-                self.link = Some(link);
-                self.bus.connected()
-            }
-            // Not the front's fault, and nothing works any more.
-            Err(error @ libgnt::Error::HostGone { .. }) => Err(error.into()),
-            Err(error) => self
-                .bus
-                .connect_failed(format!("cannot connect to its ring: {error}")),
-        }
-    }
-
-    /// We leave, and the front is still there: what is in flight is answered first.
-    fn drain(&mut self) {
-        let Some(link) = &mut self.link else {
-            self.freeing = true;
-            return;
-        };
-        self.draining_until = Some(Instant::now() + DRAIN);
-        self.data.feed(Input::Drain, link);
-        link.publish();
-    }
-
-    fn front_died(&mut self, how: &str) -> Result<(), BackendError> {
-        self.bus.front_died(how.into())?;
-        self.obey_xenstore()
-    }
-
-    /// The front broke the rules. The device closes, with the reason in xenstore; we live on.
-    fn fatal(&mut self, reason: String) -> Result<(), BackendError> {
-        self.bus.fatal(reason)?;
-        self.obey_xenstore()
-    }
-
-    /// Nobody is answered any more; the ring goes at once, the maps when the disk is done.
-    fn cut_link(&mut self) {
-        self.draining_until = None;
-        self.freeing = true;
-        self.data.feed(Input::PeerGone, &mut Nobody);
-        if let Some(link) = self.link.take() {
-            link.disconnect();
-        }
-    }
-
-    fn proceed_with_closing(&mut self) -> Result<(), BackendError> {
-        if let Some(deadline) = self.draining_until {
-            let left = self.data.agent.in_flight();
-            if left > 0 && Instant::now() < deadline {
-                return Ok(());
-            }
-            if left > 0 {
-                tracing::warn!(left, "closing with requests that are not answered");
-            }
-            self.cut_link();
-        }
-        if self.freeing && self.data.agent.is_drained() {
-            self.freeing = false;
-            self.bus.freed()?;
-            self.obey_xenstore()?;
-        }
-        Ok(())
     }
 }
 

@@ -47,14 +47,26 @@ pub struct World {
     pub dom0: SimPlatform,
     pub store: Client,
     host: HostThread,
+    server: Stopped,
     dir: tempfile::TempDir,
+}
+
+/// Ends xenstore for certain.
+struct Stopped(ServerHandle);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 impl World {
     pub fn new() -> World {
         let dir = tempfile::tempdir().expect("dir");
         let server = ServerHandle::start(Default::default()).expect("xenstore");
-        let host = HostThread::start(dir.path(), Config::default(), Box::new(Glue(server)));
+        let glue = Box::new(Glue(server.clone()));
+        let server = Stopped(server);
+        let host = HostThread::start(dir.path(), Config::default(), glue);
         let host = host.expect("host");
         let dom0 = SimPlatform::connect(dir.path(), Some(DomId::DOM0), "toolstack", false);
         let dom0 = dom0.expect("dom0");
@@ -64,6 +76,7 @@ impl World {
             dom0,
             store,
             host,
+            server,
             dir,
         };
         world.attach();

@@ -10,9 +10,10 @@ use clap::Args;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Write;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Bytes of one I/O: several requests on the ring.
@@ -62,10 +63,7 @@ pub(super) fn run(context: &Context, args: &Copy) -> Outcome {
         return Err(Failure::Environment(message));
     }
     let output = match &args.output {
-        Some(path) => {
-            let file = File::create(path).map_err(|e| file_failure("cannot write", path, &e))?;
-            Some((file, path))
-        }
+        Some(path) => Some((open_output(path, &args.input, &metadata)?, path)),
         None => None,
     };
     let disk = context.open()?;
@@ -99,6 +97,27 @@ pub(super) fn run(context: &Context, args: &Copy) -> Outcome {
             args.input.display()
         ))),
     }
+}
+
+/// Opens the output, and leaves what is in it until there is something to put there.
+fn open_output(path: &PathBuf, input: &Path, input_is: &Metadata) -> Result<File, Failure> {
+    let opened = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path);
+    let (file, metadata) = opened
+        .and_then(|file| file.metadata().map(|metadata| (file, metadata)))
+        .map_err(|e| file_failure("cannot write", path, &e))?;
+    if (metadata.dev(), metadata.ino()) == (input_is.dev(), input_is.ino()) {
+        let message = format!(
+            "{} is the same file as {}, which would be lost: name another --output",
+            path.display(),
+            input.display()
+        );
+        return Err(Failure::Environment(message));
+    }
+    Ok(file)
 }
 
 fn through(
@@ -155,6 +174,12 @@ fn through(
     let write_seconds = began.elapsed().as_secs_f64();
     drop(progress);
 
+    if let Some((file, path)) = &output
+        && file.metadata().is_ok_and(|metadata| metadata.is_file())
+    {
+        file.set_len(0)
+            .map_err(|e| file_failure("cannot write", path, &e))?;
+    }
     let began = Instant::now();
     let mut progress = Progress::new("read", padded, context.json);
     let mut back = Back {

@@ -1,7 +1,7 @@
 //! The back end's half: requests in, responses out.
 
 use super::consumer::Consumer;
-use super::layout::{self, SlotCopy};
+use super::layout::{self, CACHE_LINE, SlotCopy};
 use super::memory::RingMemory;
 use super::{RingError, SlotCodec, notify};
 use crate::shm::SharedPages;
@@ -67,6 +67,16 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
         self.size - self.unanswered()
     }
 
+    /// Asks the cache for a slot; its response will be written where the request begins.
+    #[inline]
+    fn prefetch(&self) -> impl Fn(&M, u32) + use<C, M> {
+        let size = self.size;
+        move |memory, index| {
+            let offset = layout::slot_offset(index, size, C::SLOT_BYTES);
+            memory.prefetch(offset, C::SLOT_BYTES.min(CACHE_LINE + 1), false);
+        }
+    }
+
     /// How many requests can be popped before the peer's index is read again; reads it if none
     /// can. A batch of this many is bounded whatever the peer does meanwhile (XSA-391), and what
     /// it leads to is published while the peer prepares the next one.
@@ -76,7 +86,8 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
     #[inline]
     pub fn available(&mut self) -> Result<u32, RingError> {
         let allowed = self.allowed();
-        self.requests.available(&self.memory, allowed)
+        let prefetch = self.prefetch();
+        self.requests.available(&self.memory, allowed, prefetch)
     }
 
     /// The next request, copied once and then decoded.
@@ -92,14 +103,10 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
     #[inline]
     pub fn pop(&mut self) -> Result<Option<C::Request>, RingError> {
         let allowed = self.allowed();
-        let Some(index) = self.requests.take(&self.memory, allowed)? else {
+        let prefetch = self.prefetch();
+        let Some(index) = self.requests.take(&self.memory, allowed, prefetch)? else {
             return Ok(None);
         };
-        while let Some(ahead) = self.requests.upcoming() {
-            let offset = layout::slot_offset(ahead, self.size, C::SLOT_BYTES);
-            self.memory
-                .prefetch(offset, C::SLOT_BYTES, C::RESPONSE_BYTES);
-        }
         let slot = &mut self.copy.0[..C::SLOT_BYTES];
         self.memory
             .read(layout::slot_offset(index, self.size, C::SLOT_BYTES), slot);

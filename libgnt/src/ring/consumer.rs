@@ -20,8 +20,6 @@ pub(super) struct Consumer {
     next: u32,
     /// The last claim of the peer that passed the check; never more than `size` after `next`.
     checked: u32,
-    /// Up to here [`Consumer::upcoming`] has named slots; never behind `next`.
-    asked: u32,
     /// A violation is remembered: the ring is never read again.
     fatal: Option<RingError>,
 }
@@ -40,7 +38,6 @@ impl Consumer {
             size,
             next: start,
             checked: start,
-            asked: start,
             fatal: None,
         }
     }
@@ -50,33 +47,24 @@ impl Consumer {
     }
 
     /// The index of the slot to read now, if there is one. `allowed` is how many there can be.
+    ///
+    /// `prefetch` is given slots some way ahead, each once: the peer is done with them.
     #[inline]
     pub(super) fn take<M: RingMemory>(
         &mut self,
         memory: &M,
         allowed: u32,
+        prefetch: impl Fn(&M, u32),
     ) -> Result<Option<u32>, RingError> {
-        if self.next == self.checked && !self.look(memory, allowed)? {
+        if self.available(memory, allowed, &prefetch)? == 0 {
             return Ok(None);
         }
         let slot = self.next;
         self.next = slot.wrapping_add(1);
-        if self.asked == slot {
-            self.asked = self.next;
+        if self.checked.wrapping_sub(slot) > PREFETCH {
+            prefetch(memory, slot.wrapping_add(PREFETCH));
         }
         Ok(Some(slot))
-    }
-
-    /// A slot to ask the cache for, some way ahead of the one that was taken: the peer is done
-    /// with it, and we shall not only read but write it. Each is named once.
-    #[inline]
-    pub(super) fn upcoming(&mut self) -> Option<u32> {
-        let asked = self.asked.wrapping_sub(self.next);
-        if asked >= PREFETCH.min(self.checked.wrapping_sub(self.next)) {
-            return None;
-        }
-        self.asked = self.asked.wrapping_add(1);
-        Some(self.asked.wrapping_sub(1))
     }
 
     /// How many can be taken without another look; looks if that is none.
@@ -85,9 +73,11 @@ impl Consumer {
         &mut self,
         memory: &M,
         allowed: u32,
+        prefetch: impl Fn(&M, u32),
     ) -> Result<u32, RingError> {
-        if self.next == self.checked {
-            self.look(memory, allowed)?;
+        if self.next == self.checked && self.look(memory, allowed)? {
+            let some = self.checked.wrapping_sub(self.next).min(PREFETCH);
+            (0..some).for_each(|n| prefetch(memory, self.next.wrapping_add(n)));
         }
         Ok(self.checked.wrapping_sub(self.next))
     }
@@ -130,7 +120,6 @@ impl Consumer {
     #[cold]
     pub(super) fn fail(&mut self, error: RingError) -> RingError {
         self.checked = self.next;
-        self.asked = self.next;
         *self.fatal.get_or_insert(error)
     }
 }

@@ -1,7 +1,7 @@
 //! The front end's half: requests out, responses in.
 
 use super::consumer::Consumer;
-use super::layout::{self, SlotCopy};
+use super::layout::{self, CACHE_LINE, SlotCopy};
 use super::memory::RingMemory;
 use super::{RingError, RingFull, SlotCodec, notify};
 use crate::shm::SharedPages;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 /// The front end of a ring (`XEN_FRONT_RING_INIT` and the macros on a `NAME_front_ring`).
 ///
-/// Size and indices are private; of the shared page only `rsp_prod` and `rsp_event`'s counterpart
+/// Size and indices are private; of the shared page only `rsp_prod`, `req_event` and the slots
 /// are read, and only the front's own fields are written. No I/O: the caller sends the event when
 /// [`publish`](FrontRing::publish) says so, and sleeps when [`final_check`](FrontRing::final_check)
 /// says that it may.
@@ -131,6 +131,16 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
         self.published.wrapping_sub(self.responses.next())
     }
 
+    /// Asks the cache for a slot; after its response a request of the usual length is written.
+    #[inline]
+    fn prefetch(&self) -> impl Fn(&M, u32) + use<C, M> {
+        let (size, len) = (self.size, self.last_len.clamp(1, CACHE_LINE + 1));
+        move |memory, index| {
+            let offset = layout::slot_offset(index, size, C::SLOT_BYTES);
+            memory.prefetch(offset, len, true);
+        }
+    }
+
     /// How many responses can be popped before the peer's index is read again; reads it if none
     /// can. A batch of this many is bounded whatever the peer does meanwhile (XSA-391), and what
     /// it leads to is published while the peer prepares the next one.
@@ -140,7 +150,8 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
     #[inline]
     pub fn available(&mut self) -> Result<u32, RingError> {
         let answerable = self.answerable();
-        self.responses.available(&self.memory, answerable)
+        let prefetch = self.prefetch();
+        self.responses.available(&self.memory, answerable, prefetch)
     }
 
     /// The next response, copied once and then decoded. A peer can keep this returning `Some`
@@ -153,13 +164,10 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
     #[inline]
     pub fn pop(&mut self) -> Result<Option<C::Response>, RingError> {
         let answerable = self.answerable();
-        let Some(index) = self.responses.take(&self.memory, answerable)? else {
+        let prefetch = self.prefetch();
+        let Some(index) = self.responses.take(&self.memory, answerable, prefetch)? else {
             return Ok(None);
         };
-        while let Some(ahead) = self.responses.upcoming() {
-            let offset = layout::slot_offset(ahead, self.size, C::SLOT_BYTES);
-            self.memory.prefetch(offset, self.last_len, self.last_len);
-        }
         let slot = &mut self.copy.0[..C::RESPONSE_BYTES];
         self.memory
             .read(layout::slot_offset(index, self.size, C::SLOT_BYTES), slot);

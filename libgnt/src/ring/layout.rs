@@ -28,6 +28,9 @@ pub const RESERVED: usize = 16;
 /// The protocols in Xen's `io/` have slots of at most 112 bytes.
 pub const MAX_SLOT_BYTES: usize = 128;
 
+/// Bytes that travel together between processors.
+pub(super) const CACHE_LINE: usize = 64;
+
 /// Slots in a ring of `ring_bytes`: the largest power of two that fits (`__RING_SIZE`).
 ///
 /// # Panics

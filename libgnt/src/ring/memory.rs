@@ -25,8 +25,9 @@ pub trait RingMemory {
     fn take_bits(&self, offset: usize, bits: u8) -> u8;
     /// A memory fence.
     fn fence(&self, order: Ordering);
-    /// A hint that this range will soon be read, and its first `write` bytes written too.
-    fn prefetch(&self, offset: usize, len: usize, write: usize) {
+    /// A hint that the lines of cache at both ends of this range will soon be read, and the
+    /// first one written, with `write` both.
+    fn prefetch(&self, offset: usize, len: usize, write: bool) {
         let _ = (offset, len, write);
     }
     /// Copies bytes out. Tears if the peer writes meanwhile.
@@ -65,7 +66,7 @@ impl RingMemory for Arc<SharedPages> {
         fence(order);
     }
     #[inline]
-    fn prefetch(&self, offset: usize, len: usize, write: usize) {
+    fn prefetch(&self, offset: usize, len: usize, write: bool) {
         SharedPages::prefetch(self, offset, len, write);
     }
     #[inline]

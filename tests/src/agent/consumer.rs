@@ -2,12 +2,19 @@
 
 use super::{Agent, Member, Outcome};
 use crate::consumer::{ConsumerConfig, run as serve};
-use crate::holder::{HoldName, holder};
+use crate::holder::{HoldName, holder, kernel_holder};
+use libgnt::PlatformChoice;
 use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// linux, or sim:DIR; without it the pages may be anybody's, and the holder a kernel's
+    #[arg(long)]
+    platform: Option<PlatformChoice>,
+    /// The domain, on the simulated Xen
+    #[arg(long, default_value_t = 0)]
+    domain: u16,
     /// Where lenders find it
     #[arg(long)]
     socket: PathBuf,
@@ -22,11 +29,20 @@ pub struct Args {
     allow_kernel_damage: bool,
 }
 
-pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
-    let platform = agent.join(member)?;
+pub(super) fn run(agent: &Agent, args: Args) -> Outcome {
+    let Args {
+        platform, domain, ..
+    } = args;
+    let holder = match platform {
+        Some(platform) => {
+            let platform = agent.join(&Member { platform, domain })?;
+            holder(args.hold, &platform, args.allow_kernel_damage)?
+        }
+        None => kernel_holder(args.hold)?,
+    };
     let config = ConsumerConfig {
         socket: args.socket,
-        holder: holder(args.hold, &platform, args.allow_kernel_damage)?,
+        holder,
         hold_for: args.hold_for,
         timeline: agent.timeline.clone(),
     };

@@ -153,8 +153,6 @@ pub enum Role {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
-        member: Member,
-        #[command(flatten)]
         args: consumer::Args,
     },
     /// Shares pages
@@ -268,13 +266,9 @@ pub fn run(role: Role) -> Result<()> {
             let outcome = frontend::run(&agent, &member, args);
             agent.end(outcome)
         }
-        Role::Consumer {
-            common,
-            member,
-            args,
-        } => {
+        Role::Consumer { common, args } => {
             let agent = Agent::begin(common, "consumer")?;
-            let outcome = consumer::run(&agent, &member, args);
+            let outcome = consumer::run(&agent, args);
             agent.end(outcome)
         }
         Role::Granter {

@@ -169,6 +169,32 @@ fn reused_early(life: &Life) -> Option<String> {
     }
 }
 
+/// The granter heard of each held page's release, and was woken for it: it slept meanwhile.
+pub fn learns_by_event(evidence: &Evidence, event_reads: u64) -> Check {
+    const NAME: &str = "the granter learnt of the release by event";
+    let held = || {
+        evidence
+            .lives
+            .iter()
+            .filter(|life| life.unmapped_while_held())
+    };
+    if let Some(life) = held().find(|life| life.acknowledged.is_none()) {
+        return Check::fail(NAME, format!("it never heard of request {}", life.request));
+    }
+    if event_reads == 0 {
+        return Check::fail(NAME, "its event channel was never read");
+    }
+    let longest = held()
+        .filter_map(|life| Some(life.acknowledged?.saturating_sub(life.answered?)))
+        .max()
+        .unwrap_or(0);
+    let after = spell(longest);
+    Check::pass(
+        NAME,
+        format!("{event_reads} events; at most {after} after the answer"),
+    )
+}
+
 /// What the consumer saw of a page did not change under it, and is what the front end wrote.
 pub fn held_pages_stay(evidence: &Evidence) -> Check {
     const NAME: &str = "held pages kept their data";
@@ -315,6 +341,13 @@ mod tests {
         fails(reused_after_release, &unanswered, "without an answer");
         let in_use = with_life(|l| l.in_use_after = vec![GrantRef(1)]);
         fails(reused_after_release, &in_use, "still showed");
+    }
+
+    #[test]
+    fn a_granter_that_is_never_told_is_seen() {
+        assert!(learns_by_event(&evidence(), 3).passed);
+        assert!(!learns_by_event(&evidence(), 0).passed);
+        assert!(!learns_by_event(&with_life(|l| l.acknowledged = None), 3).passed);
     }
 
     #[test]

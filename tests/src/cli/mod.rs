@@ -100,6 +100,13 @@ pub struct RunArgs {
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    // The agents' own command lines, for who has only this executable: `pv-stress pv-backend ...`.
+    let mut args = std::env::args_os().skip(1).peekable();
+    match args.peek().and_then(|word| word.to_str()) {
+        Some("pv-backend") => return pv_backend::cli::main_from(args),
+        Some("pv-frontend") => return pv_frontend::cli::main_from(args),
+        _ => {}
+    }
     let cli = Cli::parse();
     match dispatch(cli) {
         Ok(code) => code,

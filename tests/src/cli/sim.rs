@@ -6,6 +6,8 @@ use crate::error::{Error, Result};
 use crate::settings::{Unmap, quote};
 use crate::timeline::Timeline;
 use crate::world::Signals;
+use libgnt::DomId;
+use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
 use libgnt::sim::wire::XENSTORE_SOCKET;
 use mio::{Events, Interest, Poll, Token};
@@ -22,6 +24,9 @@ pub struct SimArgs {
     /// When the simulated kernels unmap: async as Linux since 5.19, sync as before
     #[arg(long, default_value = "async")]
     unmap: Unmap,
+    /// Domains to create beside dom0, as a toolstack would
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=1000))]
+    domains: u16,
     /// How much to log: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log: tracing_subscriber::filter::LevelFilter,
@@ -42,6 +47,7 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode> {
     };
     let host = host::start(&args.dir, config, Timeline::none())
         .map_err(|error| Error::Usage(error.to_string()))?;
+    create_domains(args).map_err(|error| Error::Usage(error.to_string()))?;
     closed_pipe_is_fine(instructions(&args.dir, &mut anstream::stdout()))?;
     let mut events = Events::with_capacity(8);
     while signals.caught().is_none() {
@@ -57,22 +63,44 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// They live as long as the host.
+fn create_domains(args: &SimArgs) -> libgnt::Result<()> {
+    let toolstack = SimPlatform::connect(&args.dir, Some(DomId::DOM0), "pv-stress sim", false)?;
+    for number in 1..=args.domains {
+        toolstack.create_domain(DomId(number), &format!("domain-{number}"))?;
+    }
+    Ok(())
+}
+
+/// How a person starts one of the agents' programs.
+fn program(name: &str) -> String {
+    let beside = std::env::current_exe()
+        .ok()
+        .map(|own| own.with_file_name(name));
+    match beside {
+        Some(path) if path.is_file() => quote(&path.display().to_string()),
+        _ => format!("cargo run --release -p {name} --"),
+    }
+}
+
 /// The commands for the other terminals.
 fn instructions(dir: &Path, out: &mut dyn Write) -> std::io::Result<()> {
     let dir = std::path::absolute(dir)?.display().to_string();
-    let sim = quote(&format!("sim:{dir}"));
+    let at = format!("--platform {} ", quote(&format!("sim:{dir}")));
     let xenstored = quote(&format!("{dir}/{XENSTORE_SOCKET}"));
+    let (back, front) = (program("pv-backend"), program("pv-frontend"));
     write!(
         out,
-        "The simulated Xen serves {dir}. In other terminals:
+        "The simulated Xen serves {dir}, with domain 1 created. In other terminals:
 
   truncate -s 64M disk.img
-  pv-backend attach --platform {sim} --front 1 --device xvda disk.img
-  pv-backend serve --platform {sim} --front 1 --device xvda disk.img
-  pv-frontend copy --platform {sim} --domain 1 --device xvda some-file
+  {back} attach {at}--front 1 --device xvda
+  {back} serve {at}--front 1 --device xvda --image disk.img
+  {front} copy {at}--domain 1 --device xvda --input some-file
   XENSTORED_PATH={xenstored} xenstore-ls
 
 Ctrl-C ends it.
 "
-    )
+    )?;
+    out.flush()
 }

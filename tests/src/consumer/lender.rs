@@ -61,22 +61,32 @@ impl Shared {
     }
 
     fn abandon(&self, hold: u64, words: &[u64]) {
-        let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = holder.abandon(words) {
+        if let Err(error) = self.holder().abandon(words) {
             // Taken in the very moment that the consumer died, say: then it is gone already.
             tracing::debug!(hold, %error, "abandoning a hold");
         }
+    }
+
+    fn taken(&self, hold: u64) {
+        let words = {
+            let mut state = self.state();
+            state.taken.insert(hold);
+            state.unanswered.remove(&hold)
+        };
+        if let Some(words) = words {
+            self.holder().taken(&words);
+        }
+    }
+
+    fn holder(&self) -> MutexGuard<'_, Box<dyn Holder>> {
+        self.holder.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes answers until the consumer is gone, then drops what it never took.
     fn read_answers(&self) {
         loop {
             match wire::receive::<Answer>(&self.socket) {
-                Ok((Answer::Taken(hold), _)) => {
-                    let mut state = self.state();
-                    state.unanswered.remove(&hold);
-                    state.taken.insert(hold);
-                }
+                Ok((Answer::Taken(hold), _)) => self.taken(hold),
                 Ok((Answer::Released(hold), _)) => {
                     self.state().taken.remove(&hold);
                 }
@@ -174,16 +184,11 @@ impl Lender {
         request: u64,
         hold: u64,
     ) -> std::result::Result<(), String> {
-        let export = {
-            let holder = self
-                .shared
-                .holder
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            holder
-                .hold(pages, 0, pages.pages())
-                .map_err(|error| error.to_string())?
-        };
+        let export = self
+            .shared
+            .holder()
+            .hold(pages, 0, pages.pages())
+            .map_err(|error| error.to_string())?;
         // Before it is sent: the answer may come at once, and so may the consumer's own record.
         self.shared
             .state()

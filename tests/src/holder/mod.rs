@@ -117,6 +117,9 @@ impl fmt::Display for Hint<'_> {
                 " (Linux before 6.12 does not register gntdev's pages; ENOMEM may also be RLIMIT_MEMLOCK: see ulimit -l)"
             }
             (HoldName::Uring, Errno::FAULT) => " (io_uring registers writable pages only)",
+            (HoldName::Uring, Errno::PERM) if self.1 == "pidfd_getfd" => {
+                " (the consumer must be of the mapper's user; see /proc/sys/kernel/yama/ptrace_scope)"
+            }
             (HoldName::Uring, Errno::PERM) => " (see /proc/sys/kernel/io_uring_disabled)",
             (HoldName::Xdp, Errno::PERM) => " (CAP_NET_RAW is needed)",
             (HoldName::Xdp, Errno::AFNOSUPPORT) => " (this kernel has no AF_XDP)",
@@ -184,6 +187,12 @@ pub trait Holder: Send {
     /// As [`Holder::hold`]; [`HoldError::Broken`] for an export that is none.
     fn import(&self, export: Export) -> Result<Box<dyn Held>, HoldError>;
 
+    /// The consumer has taken an export over, given its `words`: what the mapper's process kept of
+    /// it for that moment goes.
+    fn taken(&self, words: &[u64]) {
+        let _ = words;
+    }
+
     /// Lets go of what was exported and not taken over, given the export's `words`. Where the
     /// reference lives in the descriptors there is nothing to do.
     ///
@@ -245,7 +254,7 @@ pub fn kernel_holder(name: HoldName) -> Result<Box<dyn Holder>, HoldError> {
     Ok(match name {
         HoldName::Pipe => Box::new(pipe::Pipe),
         HoldName::Fork => Box::new(fork::Fork),
-        HoldName::Uring => Box::new(uring::Uring),
+        HoldName::Uring => Box::new(uring::Uring::default()),
         HoldName::Direct => Box::new(direct::Direct::new(&std::env::temp_dir())?),
         HoldName::Xdp => Box::new(xdp::Xdp),
         HoldName::Pin | HoldName::I915 => {

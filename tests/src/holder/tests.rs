@@ -87,7 +87,9 @@ fn whole_life(name: HoldName) {
     let Some(export) = hold(&*holder, &mapping, 1, 2) else {
         return;
     };
+    let words = export.words.clone();
     let mut held = holder.import(export).unwrap();
+    holder.taken(&words);
     mapping.unmap().unwrap();
     assert!(
         granter.is_referenced(),
@@ -103,6 +105,67 @@ fn whole_life(name: HoldName) {
     assert!(granter.is_referenced(), "{name}: looking let go");
     held.release().unwrap();
     granter.assert_let_go();
+}
+
+/// A real kernel of one guest type, as far as a holder asks.
+#[derive(Debug)]
+struct Guest(GuestType);
+
+impl Platform for Guest {
+    fn name(&self) -> String {
+        "linux".into()
+    }
+    fn guest_type(&self) -> libgnt::Result<GuestType> {
+        Ok(self.0)
+    }
+    fn open_gntdev(&self) -> libgnt::Result<Box<dyn libgnt::platform::Gntdev>> {
+        Err(libgnt::Error::Invalid("not here".into()))
+    }
+    fn open_gntalloc(&self) -> libgnt::Result<Box<dyn libgnt::platform::Gntalloc>> {
+        Err(libgnt::Error::Invalid("not here".into()))
+    }
+    fn open_evtchn(&self) -> libgnt::Result<Box<dyn libgnt::platform::Evtchn>> {
+        Err(libgnt::Error::Invalid("not here".into()))
+    }
+    fn open_xenstore(&self) -> libgnt::Result<OwnedFd> {
+        Err(libgnt::Error::Invalid("not here".into()))
+    }
+    fn grants_in_use(
+        &self,
+        _: &[libgnt::GrantRef],
+    ) -> libgnt::Result<Option<Vec<libgnt::GrantRef>>> {
+        Ok(None)
+    }
+}
+
+#[test]
+fn a_pv_guest_is_not_damaged_unless_somebody_insists() {
+    let on = |guest| Arc::new(Guest(guest)) as Arc<dyn Platform>;
+    for name in [
+        HoldName::Pipe,
+        HoldName::Fork,
+        HoldName::Uring,
+        HoldName::Direct,
+        HoldName::Xdp,
+    ] {
+        let Err(error) = holder(name, &on(GuestType::Pv), false) else {
+            panic!("{name}")
+        };
+        let text = error.to_string();
+        assert!(
+            text.contains("--allow-kernel-damage") && text.contains("PVH"),
+            "{text}"
+        );
+        assert!(holder(name, &on(GuestType::Pv), true).is_ok());
+        assert!(holder(name, &on(GuestType::Pvh), false).is_ok());
+        assert!(holder(name, &on(GuestType::Hvm), false).is_ok());
+    }
+    for name in [HoldName::Pin, HoldName::I915] {
+        let Err(error) = holder(name, &on(GuestType::Pvh), true) else {
+            panic!("{name}")
+        };
+        assert!(error.to_string().contains("simulated"), "{error}");
+    }
 }
 
 #[test]
@@ -179,6 +242,7 @@ fn an_export_that_nobody_takes_lets_go_when_it_is_dropped() {
         };
         mapping.unmap().unwrap();
         assert!(granter.is_referenced(), "{name}");
+        holder.abandon(&export.words).unwrap();
         drop(export);
         granter.assert_let_go();
     }

@@ -1,5 +1,7 @@
-//! `uring`: the mapper registers the pages as a buffer of an io_uring, and sends the ring. The
-//! buffer stays until it is unregistered or the last descriptor of the ring closes. The consumer
+//! `uring`: the mapper registers the pages as a buffer of an io_uring. The buffer stays until it is
+//! unregistered or the last descriptor of the ring closes. Linux since 6.7 (and the stable kernels
+//! of that time) refuses to send a ring over a socket (`scm_fp_copy`, `net/core/scm.c`), so the
+//! consumer fetches it with pidfd_getfd, and the mapper keeps it until then. The consumer
 //! looks at it with IORING_OP_WRITE_FIXED, which writes the buffer's pages, not the mapper's
 //! (perhaps vanished) address range, to a pipe.
 //!
@@ -9,15 +11,21 @@
 use super::{Export, Held, HoldError, HoldName, Holder, address_of, call, parts, sha256};
 use libgnt::{Access, PAGE_SIZE, SharedPages};
 use memmap2::MmapOptions;
+use rustix::io::Errno;
 use rustix::io_uring::{
     IoringEnterFlags, IoringFeatureFlags, IoringOp, IoringRegisterOp, io_uring_enter,
     io_uring_params, io_uring_register, io_uring_setup,
 };
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::process::{
+    PTracer, Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open, set_ptracer,
+};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const KIND: HoldName = HoldName::Uring;
 const ENTRIES: u32 = 4;
@@ -27,7 +35,24 @@ const OFFSET_SQES: u64 = 0x1000_0000;
 const SQE_BYTES: usize = 64;
 const CQE_BYTES: usize = 16;
 
-pub(super) struct Uring;
+/// Rings that are exported and not taken over yet, by their number in this process.
+#[derive(Default)]
+pub(super) struct Uring {
+    exported: Mutex<HashMap<u64, OwnedFd>>,
+}
+
+impl Uring {
+    fn exported(&self) -> MutexGuard<'_, HashMap<u64, OwnedFd>> {
+        self.exported.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ring's number is the last but one of an export's words.
+    fn forget(&self, words: &[u64]) {
+        if let Some(number) = words.iter().rev().nth(1) {
+            self.exported().remove(number);
+        }
+    }
+}
 
 fn broken(what: impl Into<String>) -> HoldError {
     HoldError::Broken {
@@ -72,12 +97,21 @@ impl Holder for Uring {
         ];
         let mut words: Vec<u64> = words.map(u64::from).into();
         words.push(address as u64);
-        Ok(Export::new(KIND, count, words, vec![ring]))
+        // Yama, where it is on, lets only ancestors have our descriptors unless we say otherwise.
+        if let Err(errno) = set_ptracer(PTracer::Any)
+            && errno != Errno::INVAL
+        {
+            return Err(call(KIND, "PR_SET_PTRACER")(errno));
+        }
+        let number = u64::from(ring.as_raw_fd().cast_unsigned());
+        words.extend([number, u64::from(std::process::id())]);
+        self.exported().insert(number, ring);
+        Ok(Export::new(KIND, count, words, vec![]))
     }
 
     fn import(&self, export: Export) -> Result<Box<dyn Held>, HoldError> {
         let pages = export.pages as usize;
-        let ([ring], words) = parts::<1, 8>(export)?;
+        let ([], words) = parts::<0, 10>(export)?;
         let [
             sq_tail,
             sq_mask,
@@ -87,7 +121,10 @@ impl Holder for Uring {
             cq_mask,
             cqes,
             address,
+            number,
+            pid,
         ] = words;
+        let ring = fetch(pid, number)?;
         // Numbers of the mapper, used as offsets into one page.
         let at = |word: u64| match usize::try_from(word) {
             Ok(at)
@@ -117,6 +154,27 @@ impl Holder for Uring {
             pages,
         }))
     }
+
+    fn taken(&self, words: &[u64]) {
+        self.forget(words);
+    }
+
+    fn abandon(&self, words: &[u64]) -> Result<(), HoldError> {
+        self.forget(words);
+        Ok(())
+    }
+}
+
+/// Duplicates another process's descriptor.
+fn fetch(pid: u64, number: u64) -> Result<OwnedFd, HoldError> {
+    let bad = || broken(format!("{number} of process {pid} is no descriptor"));
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(bad)?;
+    let number = i32::try_from(number).map_err(|_| bad())?;
+    let process = pidfd_open(pid, PidfdFlags::empty()).map_err(call(KIND, "pidfd_open"))?;
+    pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).map_err(call(KIND, "pidfd_getfd"))
 }
 
 /// One page of the ring's memory; a ring of [`ENTRIES`] has no more of either kind.

@@ -90,8 +90,18 @@ fn draw(svg: &mut String, life: &Life, y: f64, x: &dyn Fn(u64) -> f64, end: u64)
             ),
         );
     };
+    if let Some(submitted) = life.submitted {
+        bar(
+            "under-way",
+            submitted,
+            life.mapped,
+            y + 3.0,
+            6.0,
+            "under way",
+        );
+    }
     let began = life.unmap_began.unwrap_or(end);
-    bar("mapped", life.mapped, began, y + 3.0, 6.0, "mapped");
+    bar("mapped", life.mapped, began, y + 3.0, 6.0, "data in place");
     if life.unmap_began.is_some() {
         let until = life.released.unwrap_or(end);
         bar("unmapping", began, until, y + 3.0, 6.0, "unmapping");
@@ -120,7 +130,8 @@ fn draw(svg: &mut String, life: &Life, y: f64, x: &dyn Fn(u64) -> f64, end: u64)
 }
 
 /// The colours' meaning.
-pub(super) const LEGEND: &str = "<p class=\"legend\"><span class=\"key k-mapped\"></span>mapped \
+pub(super) const LEGEND: &str = "<p class=\"legend\"><span class=\"key k-under-way\"></span>request under way \
+    <span class=\"key k-mapped\"></span>data in place \
     <span class=\"key k-unmapping\"></span>unmap called, not yet done \
     <span class=\"key k-held\"></span>held by the third consumer \
     <span class=\"dot k-released\"></span>released \

@@ -87,7 +87,7 @@ fn summary(page: &mut String, report: &Report) {
         push(
             page,
             format_args!(
-                "<tr><td><a href=\"#s{n}\">{}</a></td><td class=\"{}\">{}</td><td>{held}/{}</td><td>{}</td><td>{}</td></tr>\n",
+                "<tr><td class=\"n\"><a href=\"#s{n}\">{}</a></td><td class=\"{}\">{}</td><td class=\"n\">{held}/{}</td><td class=\"n\">{}</td><td>{}</td></tr>\n",
                 escape(&verdict.scenario),
                 class(verdict.outcome),
                 verdict.outcome,
@@ -114,7 +114,7 @@ fn section(page: &mut String, n: usize, verdict: &Verdict) {
     page.push_str("<table class=\"checks\"><tbody>\n");
     for check in &verdict.checks {
         let (class, mark) = if check.passed {
-            ("pass", "held")
+            ("pass", "ok")
         } else {
             ("fail", "FAILED")
         };

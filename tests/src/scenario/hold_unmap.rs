@@ -7,8 +7,8 @@ use super::stage::{Stage, failed};
 use super::{Judge, Scenario};
 use crate::checks::{
     Check, Evidence, answered_after_release, cycle_is_explained, held_pages_stay, io_goes_on,
-    ledgers_are_empty, no_deadlock, released_after_holder, reused_after_release, same_data,
-    unmaps_return_while_held, was_held_while_unmapping,
+    learns_by_event, ledgers_are_empty, no_deadlock, released_after_holder, reused_after_release,
+    same_data, unmaps_return_while_held, was_held_while_unmapping,
 };
 use crate::holder::HoldName;
 use crate::settings::Unmap;
@@ -37,7 +37,12 @@ impl Scenario for HoldUnmap {
 
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
         let unmap = stage.settings.unmap;
-        let (sent, read_back, input) = carry_while_held(stage, unmap)?;
+        let Carried {
+            sent,
+            read_back,
+            image,
+            event_reads,
+        } = carry_while_held(stage, unmap)?;
         Ok(Box::new(move |evidence: &Evidence| {
             vec![
                 was_held_while_unmapping(evidence),
@@ -45,10 +50,11 @@ impl Scenario for HoldUnmap {
                 io_goes_on(evidence),
                 released_after_holder(evidence),
                 answered_after_release(evidence),
+                learns_by_event(evidence, event_reads),
                 reused_after_release(evidence),
                 held_pages_stay(evidence),
                 same_data("what came back", &sent, Some(&read_back)),
-                same_data("what is on the image", &sent, Some(&input)),
+                same_data("what is on the image", &sent, Some(&image)),
                 ledgers_are_empty(evidence),
                 no_deadlock(evidence),
             ]
@@ -72,7 +78,9 @@ impl Scenario for HoldUnmapSync {
     }
 
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
-        let (sent, read_back, _) = carry_while_held(stage, Unmap::Sync)?;
+        let Carried {
+            sent, read_back, ..
+        } = carry_while_held(stage, Unmap::Sync)?;
         Ok(Box::new(move |evidence: &Evidence| {
             vec![
                 cycle_is_explained(evidence),
@@ -88,12 +96,16 @@ impl Scenario for HoldUnmapSync {
     }
 }
 
-/// Runs the pair with a consumer that holds; returns the digests of what was sent, came back, and
-/// is on the image.
-fn carry_while_held(
-    stage: &mut Stage<'_>,
-    unmap: Unmap,
-) -> Result<(String, String, String), Stopped> {
+/// Digests of what went where, and how often the front end read events.
+struct Carried {
+    sent: String,
+    read_back: String,
+    image: String,
+    event_reads: u64,
+}
+
+/// Runs the pair with a consumer that holds.
+fn carry_while_held(stage: &mut Stage<'_>, unmap: Unmap) -> Result<Carried, Stopped> {
     // i915 is who met this, and in the async mode it has to do as well as a plain pin.
     let hold = stage.settings.hold.unwrap_or(HoldName::I915);
     let in_all = match unmap {
@@ -118,11 +130,18 @@ fn carry_while_held(
     let front = stage.start_front_end("front-end", &device, &options)?;
     let sent = stage.await_fact(front, "sent")?;
     let read_back = stage.await_fact(front, "read back")?;
+    let event_reads = stage.await_fact(front, "event reads")?;
+    let event_reads = event_reads.parse().map_err(failed("counting events"))?;
     stage.stop(front)?;
     stage.stop(back)?;
     stage.stop(consumer)?;
     let image = digest(&device.image, 0, bytes).map_err(failed("reading the image"))?;
-    Ok((sent, read_back, image))
+    Ok(Carried {
+        sent,
+        read_back,
+        image,
+        event_reads,
+    })
 }
 
 /// The call that was part of the cycle returned, with the cycle as its error.

@@ -83,7 +83,7 @@ pub fn find(name: &str) -> Result<&'static dyn Scenario> {
 }
 
 /// How many lives the report shows.
-const SHOWN_LIVES: usize = 40;
+const SHOWN_LIVES: usize = 32;
 
 /// Runs one scenario from its first process to its verdict.
 ///
@@ -176,21 +176,23 @@ fn unmap_figures(evidence: &Evidence) -> Vec<Figure> {
     figures
 }
 
-/// The held ones, and what went on beside them.
+/// The held ones, and some of what went on beside them, evenly over that time.
 fn worth_showing(evidence: &Evidence) -> Vec<crate::checks::Life> {
-    let mut shown: Vec<_> = evidence
-        .lives
-        .iter()
-        .filter(|l| l.hold.is_some())
-        .take(SHOWN_LIVES / 2)
-        .collect();
-    let rest = evidence.lives.iter().filter(|l| l.hold.is_none());
-    // Those that were under way when the first page was held tell the most.
+    let (held, rest): (Vec<_>, Vec<_>) =
+        evidence.lives.iter().partition(|life| life.hold.is_some());
+    let mut shown: Vec<_> = held.into_iter().take(SHOWN_LIVES / 2).collect();
     let from = shown.first().map_or(0, |life| life.mapped);
-    shown.extend(
-        rest.filter(|l| l.mapped >= from)
-            .take(SHOWN_LIVES - shown.len()),
-    );
+    let until = shown
+        .iter()
+        .filter_map(|life| life.released)
+        .max()
+        .unwrap_or(u64::MAX);
+    let beside: Vec<_> = rest
+        .into_iter()
+        .filter(|life| (from..until).contains(&life.mapped))
+        .collect();
+    let step = beside.len().div_ceil(SHOWN_LIVES / 2).max(1);
+    shown.extend(beside.into_iter().step_by(step));
     shown.sort_by_key(|life| life.mapped);
     shown.into_iter().cloned().collect()
 }

@@ -227,7 +227,7 @@ impl<'a> Stage<'a> {
         let patience = 2.0 + 2.0 * gap + ending as f64 / 10.0;
         let until = Instant::now() + Duration::from_secs_f64(patience);
         let mut state = first;
-        while !is_settled(&state) && Instant::now() < until {
+        while !is_settled(&state) && Instant::now() < until && self.world.interrupted().is_none() {
             self.world.idle(STEP);
             state = self.inspect().ok()?;
         }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::timeline;
 
 fn world(dir: &Path, for_ms: u64) -> World {
     let deadline = Instant::now() + Duration::from_millis(for_ms);

@@ -86,7 +86,7 @@ enum Message {
 
 struct Shared {
     messages: Sender<Message>,
-    waker: Waker,
+    waker: Arc<Waker>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -123,7 +123,7 @@ impl ServerHandle {
             }
         };
         let poll = Poll::new().map_err(io("epoll_create", &None))?;
-        let waker = Waker::new(poll.registry(), WAKER).map_err(io("eventfd", &None))?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(io("eventfd", &None))?);
         let mut listener = config.socket.as_deref().map(listen).transpose()?;
         if let Some(listener) = &mut listener {
             poll.registry()
@@ -143,6 +143,7 @@ impl ServerHandle {
             connections: BTreeMap::new(),
             ready: BTreeSet::new(),
             accept_again: false,
+            _waker: Arc::clone(&waker),
             _socket: config.socket.clone().map(SocketFile),
         };
         service.write_domain(DomId::DOM0, "Domain-0");
@@ -276,6 +277,8 @@ struct Service {
     /// Connections that have something to do without a new edge.
     ready: BTreeSet<ConnId>,
     accept_again: bool,
+    /// Keeps the eventfd open: closing it takes it out of the poll, with the last handle's wake-up.
+    _waker: Arc<Waker>,
     _socket: Option<SocketFile>,
 }
 

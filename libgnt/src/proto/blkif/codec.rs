@@ -92,9 +92,8 @@ fn encode_request<L: Layout>(request: &Request, slot: &mut [u8]) -> usize {
     put(slot, L::SECTOR, request.sector.to_le_bytes());
     let places = slot[L::SEGMENTS..].chunks_exact_mut(SEGMENT_BYTES);
     for (segment, place) in request.segments.iter().zip(places) {
-        let word = u64::from(segment.gref)
-            | u64::from(segment.first_sector) << 32
-            | u64::from(segment.last_sector) << 40;
+        let sectors = u16::from_le_bytes([segment.first_sector, segment.last_sector]);
+        let word = u64::from(segment.gref) | u64::from(sectors) << 32;
         put(place, 0, word.to_le_bytes());
     }
     L::SEGMENTS + request.segments.len() * SEGMENT_BYTES
@@ -137,20 +136,14 @@ fn decode_segments<L: Layout>(slot: &[u8], count: u8) -> Result<Segments, Malfor
     let places = slot[L::SEGMENTS..]
         .chunks_exact(SEGMENT_BYTES)
         .take(usize::from(count));
-    // Without a branch for each segment: what is wrong is looked for only if something is.
-    // Of two numbers below eight, the difference is below eight too if it is not negative.
-    const { assert!(SECTORS_PER_PAGE.is_power_of_two()) };
-    let outside = !(SECTORS_PER_PAGE - 1);
-    let wrong =
-        |place: &[u8]| (place[4] | place[5] | place[5].wrapping_sub(place[4])) & outside != 0;
-    if places.clone().fold(false, |any, place| any | wrong(place)) {
-        let n = places.clone().position(wrong).unwrap_or_default();
-        let place = &slot[L::SEGMENTS + n * SEGMENT_BYTES..];
-        return Err(Malformed::SegmentRange {
-            segment: n as u8,
-            first: place[4],
-            last: place[5],
-        });
+    // Two branches that are not taken cost less than one on both conditions.
+    for place in places.clone() {
+        if place[5] >= SECTORS_PER_PAGE {
+            return Err(bad_segment::<L>(slot));
+        }
+        if place[4] > place[5] {
+            return Err(bad_segment::<L>(slot));
+        }
     }
     Ok(places
         .map(|place| Segment {
@@ -159,6 +152,21 @@ fn decode_segments<L: Layout>(slot: &[u8], count: u8) -> Result<Segments, Malfor
             last_sector: place[5],
         })
         .collect())
+}
+
+/// Names the first segment that is wrong, of a request that has one.
+#[cold]
+fn bad_segment<L: Layout>(slot: &[u8]) -> Malformed {
+    let places = slot[L::SEGMENTS..].chunks_exact(SEGMENT_BYTES);
+    let wrong = |place: &[u8]| place[4] > place[5] || place[5] >= SECTORS_PER_PAGE;
+    match (0..).zip(places).find(|(_, place)| wrong(place)) {
+        Some((segment, place)) => Malformed::SegmentRange {
+            segment,
+            first: place[4],
+            last: place[5],
+        },
+        None => Malformed::SegmentCount(slot[1]),
+    }
 }
 
 #[inline]

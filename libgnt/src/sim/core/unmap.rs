@@ -10,6 +10,7 @@ use super::gntdev::MapId;
 use super::grants::HandleId;
 use super::waits::WaitId;
 use super::{Machine, Now, Sabotage};
+use crate::sim::wire::UnmapMode;
 use crate::types::{Access, DomId, PAGE_SIZE};
 use std::time::Duration;
 
@@ -246,6 +247,9 @@ impl Machine {
     /// References to pages of a map were dropped. A blocked unmap goes on at once; a queued one
     /// waits for its timer, as the kernel's does.
     pub(super) fn references_dropped(&mut self, map: MapId) {
+        if self.config.unmap == UnmapMode::Async {
+            return;
+        }
         if self.waits.is_empty() {
             return;
         }

@@ -1,22 +1,21 @@
 //! The front end, as a process: `pv_frontend`'s own, watched, with a file to carry there and back.
 
-use super::{Agent, Freeze, Member, Outcome, Point};
+mod recorder;
+
+use super::{Agent, Freeze, Member, Outcome};
 use crate::holder::{sha256, spell_digest};
 use crate::settings::Sabotage;
-use crate::timeline::{Event, IoKind, Timeline};
+use crate::timeline::IoKind;
 use crate::world::{Control, News, Order};
-use libgnt::Platform;
 use libgnt::grant::Ledger;
-use libgnt::proto::blkif::Operation;
-use pv_frontend::{
-    Completion, DeviceId, Disk, FrontConfig, FrontEvent, FrontEventKind, Io, IoQueue,
-};
+use pv_frontend::{Completion, DeviceId, Disk, FrontConfig, FrontEvent, Io, IoQueue};
+use recorder::{Job, Recorder};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A request's most: 11 segments of a page.
@@ -88,20 +87,11 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
     control.tell("read back", sha)?;
     agent.timeline.waiting("the device to close");
     let counters = disk.close()?;
-    control.tell("counters", format!("{counters:?}"))?;
+    control.tell("event reads", counters.event_reads)?;
     agent.show(&ledger)?;
     agent.timeline.waiting("the end of the run");
     while !matches!(agent.control.recv::<Order>(), Ok(Order::Stop) | Err(_)) {}
     Ok(())
-}
-
-/// What the queue's tags stand for.
-#[derive(Clone, Debug)]
-struct Job {
-    kind: IoKind,
-    offset: u64,
-    bytes: usize,
-    sha: Option<String>,
 }
 
 /// Carries the file.
@@ -145,10 +135,7 @@ impl Carrier {
         let tag = self.next_tag;
         self.next_tag += 1;
         // Before the submission: the observer asks for it, on the front end's thread.
-        self.recorder
-            .state()
-            .jobs
-            .insert((job.kind, job.offset), job.clone());
+        self.recorder.expect(job.clone());
         self.tags.insert(tag, job);
         self.queue.submit(io, tag)?;
         Ok(())
@@ -161,7 +148,7 @@ impl Carrier {
         };
         let job = self.tags.remove(&completion.tag);
         let job = job.ok_or("a completion that belongs to nothing")?;
-        self.recorder.state().jobs.remove(&(job.kind, job.offset));
+        self.recorder.forget(&job);
         if let Err(error) = completion.result {
             return Err(format!(
                 "{:?} of {} bytes at {}: {error}",
@@ -170,7 +157,7 @@ impl Carrier {
             .into());
         }
         self.done += job.bytes as u64;
-        if completion.tag.is_multiple_of(TELL_EVERY) {
+        if completion.tag.is_multiple_of(TELL_EVERY) || self.done == self.total {
             let progress = News::Progress {
                 done: self.done,
                 total: self.total,
@@ -281,153 +268,6 @@ impl Read for Endless {
                 self.file.read(into)
             }
             n => Ok(n),
-        }
-    }
-}
-
-/// Turns what the front end tells into the timeline's events.
-#[derive(Clone)]
-struct Recorder {
-    state: Arc<Mutex<State>>,
-}
-
-struct State {
-    timeline: Timeline,
-    control: Arc<Control>,
-    /// Asked which pages are in use, after each answer.
-    platform: Option<Arc<dyn Platform>>,
-    freeze: Freeze,
-    /// What the caller submitted, by what it does and where: the events name I/Os by numbers of the
-    /// front end's own.
-    jobs: HashMap<(IoKind, u64), Job>,
-    /// The request that carries an I/O, the latest one.
-    requests: HashMap<u64, u64>,
-    epoch: u32,
-}
-
-impl Recorder {
-    fn new(
-        timeline: Timeline,
-        control: Arc<Control>,
-        platform: Option<Arc<dyn Platform>>,
-        freeze: Freeze,
-    ) -> Recorder {
-        let state = State {
-            timeline,
-            control,
-            platform,
-            freeze,
-            jobs: HashMap::new(),
-            requests: HashMap::new(),
-            epoch: 0,
-        };
-        Recorder {
-            state: Arc::new(Mutex::new(state)),
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn event(&mut self, kind: FrontEventKind) {
-        self.state().event(kind);
-    }
-}
-
-impl State {
-    fn event(&mut self, kind: FrontEventKind) {
-        match kind {
-            FrontEventKind::Submitted {
-                id,
-                tag,
-                operation,
-                sector,
-                grants,
-            } => {
-                let kind = match operation {
-                    n if n == Operation::Read.number() => IoKind::Read,
-                    n if n == Operation::Write.number() => IoKind::Write,
-                    _ => IoKind::Flush,
-                };
-                let at = if kind == IoKind::Flush {
-                    0
-                } else {
-                    sector * SECTOR as u64
-                };
-                let Some(job) = self.jobs.get(&(kind, at)) else {
-                    let text = format!("request {id} is nothing that was asked for");
-                    self.timeline.log(Event::Note { text });
-                    return;
-                };
-                self.requests.insert(tag, id);
-                self.timeline.log(Event::Submitted {
-                    request: id,
-                    kind: job.kind,
-                    sector,
-                    bytes: job.bytes as u64,
-                    grefs: grants,
-                    sha: job.sha.clone(),
-                });
-                self.freeze
-                    .pass(Point::Submitted, &self.control, &self.timeline);
-            }
-            FrontEventKind::Answered { id, grants } => {
-                self.freeze
-                    .pass(Point::Taken, &self.control, &self.timeline);
-                self.timeline.log(Event::AnswerTaken { request: id });
-                if let Some(platform) = &self.platform
-                    && !grants.is_empty()
-                {
-                    match platform.grants_in_use(&grants) {
-                        Ok(in_use) => {
-                            let in_use = in_use.unwrap_or_default();
-                            self.timeline.log(Event::InUseAfterAnswer {
-                                request: id,
-                                in_use,
-                            });
-                        }
-                        Err(error) => tracing::warn!(%error, "asking what is in use"),
-                    }
-                }
-            }
-            FrontEventKind::Completed { tag, error } => {
-                let Some(request) = self.requests.remove(&tag) else {
-                    return;
-                };
-                self.timeline.log(match error {
-                    None => Event::Acknowledged { request },
-                    Some(why) => Event::Refused { request, why },
-                });
-            }
-            FrontEventKind::Connected { .. } => {
-                self.epoch += 1;
-                self.timeline.log(Event::Connected { epoch: self.epoch });
-                self.tell("connected", self.epoch.to_string());
-            }
-            FrontEventKind::BackendGone { why, unanswered } => {
-                self.timeline.log(Event::PeerLost { how: why.clone() });
-                self.tell(
-                    "back end gone",
-                    format!("{why}, with {unanswered} unanswered"),
-                );
-            }
-            FrontEventKind::PageReused { .. } => {}
-            FrontEventKind::Failed { why } => {
-                self.timeline.log(Event::Note {
-                    text: format!("failed: {why}"),
-                });
-                self.tell("failed", why);
-            }
-            other => self.timeline.log(Event::Note {
-                text: format!("{other:?}"),
-            }),
-        }
-    }
-
-    fn tell(&self, name: &str, value: String) {
-        if let Err(error) = self.control.tell(name, value) {
-            tracing::debug!(%error, "telling the run");
         }
     }
 }

@@ -1,0 +1,192 @@
+use super::*;
+use crate::consumer::{LendPolicy, Lender};
+use crate::holder::{HoldName, kernel_holder};
+use crate::timeline::{Record, read_file};
+use libgnt::SharedPages;
+
+const GRANT: libgnt::ForeignGrant = libgnt::ForeignGrant {
+    domid: libgnt::DomId(1),
+    gref: libgnt::GrantRef(9),
+};
+
+struct Running {
+    control: Control,
+    thread: std::thread::JoinHandle<Result<()>>,
+    dir: tempfile::TempDir,
+}
+
+fn start(hold_for: Duration) -> Running {
+    let dir = tempfile::tempdir().unwrap();
+    let (control, theirs) = Control::pair().unwrap();
+    let config = ConsumerConfig {
+        socket: dir.path().join("consumer.sock"),
+        holder: kernel_holder(HoldName::Pipe).unwrap(),
+        hold_for,
+        timeline: Timeline::create(&dir.path().join("c.jsonl"), "consumer").unwrap(),
+    };
+    let thread = std::thread::spawn(move || run(config, &theirs));
+    assert_eq!(control.recv::<News>().unwrap(), News::Ready);
+    Running {
+        control,
+        thread,
+        dir,
+    }
+}
+
+fn lender(running: &Running, policy: LendPolicy) -> Lender {
+    let timeline = Timeline::create(&running.dir.path().join("l.jsonl"), "back-end").unwrap();
+    let socket = running.dir.path().join("consumer.sock");
+    Lender::connect(
+        &socket,
+        kernel_holder(HoldName::Pipe).unwrap(),
+        policy,
+        timeline,
+    )
+    .unwrap()
+}
+
+fn consumer_records(running: &Running) -> Vec<Record> {
+    read_file(&running.dir.path().join("c.jsonl")).unwrap()
+}
+
+#[test]
+fn lent_pages_are_held_looked_at_and_released_at_the_end() {
+    let running = start(Duration::from_secs(1000));
+    let mut lender = lender(
+        &running,
+        LendPolicy {
+            at_once: 2,
+            in_all: 10,
+        },
+    );
+    let pages = SharedPages::anonymous(2).unwrap();
+    pages.fill(0, 8192, 7);
+    for request in 0..5 {
+        lender.offer(&pages, &[GRANT], request);
+    }
+    let lent = read_file(&running.dir.path().join("l.jsonl")).unwrap();
+    let holds: Vec<u64> = lent
+        .iter()
+        .filter_map(|r| match r.event {
+            Event::Lent { hold, .. } => Some(hold),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(holds.len(), 2, "two at once, and none is back");
+    // Closing only after both were taken: an offer that is under way is dropped with its socket.
+    while lender.shared_taken() < 2 {
+        std::thread::yield_now();
+    }
+    running.control.send(&Order::Stop).unwrap();
+    drop(lender);
+    let Running {
+        control,
+        thread,
+        dir,
+    } = running;
+    thread.join().unwrap().unwrap();
+    assert!(!dir.path().join("consumer.sock").exists());
+    let records = read_file(&dir.path().join("c.jsonl")).unwrap();
+    let sum = crate::holder::sha256(&[7; 8192]);
+    for hold in holds {
+        let looks = records.iter().filter(|r| {
+            r.event
+                == Event::Checksum {
+                    hold,
+                    sha: Some(sum.clone()),
+                }
+        });
+        assert_eq!(looks.count(), 2);
+        assert!(
+            records
+                .iter()
+                .any(|r| r.event == Event::HoldReleased { hold, error: None })
+        );
+    }
+    drop(control);
+}
+
+#[test]
+fn a_hold_ends_after_its_time_and_makes_room_for_the_next() {
+    let running = start(Duration::from_millis(1));
+    let mut lender = lender(
+        &running,
+        LendPolicy {
+            at_once: 1,
+            in_all: 3,
+        },
+    );
+    let pages = SharedPages::anonymous(1).unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    let released = |records: &[Record]| {
+        records
+            .iter()
+            .filter(|r| matches!(r.event, Event::HoldReleased { .. }))
+            .count()
+    };
+    while released(&consumer_records(&running)) < 3 {
+        assert!(Instant::now() < until, "holds do not end");
+        lender.offer(&pages, &[GRANT], 1);
+    }
+    lender.offer(&pages, &[GRANT], 1);
+    drop(lender);
+    running.control.send(&Order::Stop).unwrap();
+    running.thread.join().unwrap().unwrap();
+    assert_eq!(
+        released(&read_file(&running.dir.path().join("c.jsonl")).unwrap()),
+        3
+    );
+}
+
+#[test]
+fn a_consumer_that_is_gone_is_noticed_and_costs_nothing() {
+    let running = start(Duration::from_secs(1000));
+    let mut lender = lender(
+        &running,
+        LendPolicy {
+            at_once: 8,
+            in_all: 100,
+        },
+    );
+    let pages = SharedPages::anonymous(1).unwrap();
+    lender.offer(&pages, &[GRANT], 1);
+    running.control.send(&Order::Stop).unwrap();
+    running.thread.join().unwrap().unwrap();
+    lender.offer(&pages, &[GRANT], 2);
+    lender.offer(&pages, &[GRANT], 3);
+    drop(lender);
+    let records = read_file(&running.dir.path().join("l.jsonl")).unwrap();
+    assert!(
+        records
+            .iter()
+            .any(|r| matches!(r.event, Event::PeerLost { .. }))
+    );
+}
+
+#[test]
+fn nonsense_ends_the_lender_that_speaks_it_and_not_the_consumer() {
+    let running = start(Duration::from_secs(1000));
+    let socket = running.dir.path().join("consumer.sock");
+    let flags = SocketFlags::CLOEXEC;
+    let garbage = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    rustix::net::connect(&garbage, &SocketAddrUnix::new(&socket).unwrap()).unwrap();
+    wire::send(&garbage, &"garbage", &[]).unwrap();
+    let end = wire::receive::<Answer>(&garbage).unwrap_err();
+    assert!(matches!(
+        end.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+    ));
+    let mut good = lender(
+        &running,
+        LendPolicy {
+            at_once: 1,
+            in_all: 1,
+        },
+    );
+    good.offer(&SharedPages::anonymous(1).unwrap(), &[GRANT], 1);
+    while good.shared_taken() < 1 {
+        std::thread::yield_now();
+    }
+    running.control.send(&Order::Stop).unwrap();
+    running.thread.join().unwrap().unwrap();
+}
