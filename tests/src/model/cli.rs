@@ -304,16 +304,29 @@ pub fn explain(
         }
     };
     let conclusion = diagram::conclusion(&history, &laws);
-    story.push(format!(
-        "Checked with {} of its kind: {}. Merged: {}",
-        bounds.actors, variant.kind, system.merged
-    ));
+    story.push(format!("Merged: {}", system.merged));
     Ok(Explained {
         title: format!("{}: {}", variant.id(), variant.statement),
         story,
         history,
         conclusion,
     })
+}
+
+/// The shortest history with the fewest actors that break the law, unless asked for a number.
+fn smallest(
+    variant: &Variant,
+    bounds: Bounds,
+    law: &'static str,
+    args: BoundArgs,
+) -> Option<History> {
+    let fewest = if args.actors.is_some() {
+        bounds.actors
+    } else {
+        1
+    };
+    (fewest..=bounds.actors)
+        .find_map(|actors| variant.history(Bounds { actors }, law, args.max_states))
 }
 
 fn like_the_naive(
@@ -330,9 +343,7 @@ fn like_the_naive(
                 .find(|v| v.id() == id)
         })
         .and_then(|naive| match naive.expected {
-            Expected::Fails([law, ..]) => {
-                naive.history(naive.bounds(args.actors), law, args.max_states)
-            }
+            Expected::Fails([law, ..]) => smallest(naive, naive.bounds(args.actors), law, args),
             _ => None,
         });
     let none = History {
@@ -342,7 +353,17 @@ fn like_the_naive(
         events: Vec::new(),
         left_over: None,
     };
-    variant.run_like(bounds, naive.as_ref().unwrap_or(&none))
+    // No more actors than the naive history needs.
+    let few = Bounds {
+        actors: args.actors.unwrap_or(1),
+    };
+    let like = naive.as_ref().unwrap_or(&none);
+    let run = variant.run_like(few, like);
+    if run.actors.len() >= like.actors.len() {
+        run
+    } else {
+        variant.run_like(bounds, like)
+    }
 }
 
 /// The default bounds, for whoever explains without a command line.

@@ -54,6 +54,7 @@ pub struct Recorder {
     deadline: Mutex<Option<Instant>>,
     max_states: AtomicUsize,
     stopped: AtomicBool,
+    over: AtomicBool,
 }
 
 impl Recorder {
@@ -70,12 +71,23 @@ impl Recorder {
         }
         let expanded = self.expanded.load(Ordering::Relaxed);
         // The clock is not free: a look at it now and then is enough.
-        let late = expanded % 1024 == 0
+        let late = expanded.is_multiple_of(1024)
             && lock(&self.deadline).is_some_and(|deadline| Instant::now() >= deadline);
         if late || expanded >= self.max_states.load(Ordering::Relaxed) {
             self.stopped.store(true, Ordering::Relaxed);
         }
         self.cut()
+    }
+
+    /// The exploration has ended: what the checker asks from now on, to tell how it came to a
+    /// state, is not part of it.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Has it ended?
+    pub fn over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     /// Was the exploration stopped before its end?

@@ -78,7 +78,7 @@ impl<V: Vars> Model for World<V> {
     }
 
     fn actions(&self, state: &State<V>, actions: &mut Vec<Move>) {
-        let Some(recorder) = &self.recorder else {
+        let Some(recorder) = self.recorder.as_ref().filter(|r| !r.over()) else {
             return self.moves(state, actions);
         };
         if recorder.stopped() {
@@ -90,7 +90,7 @@ impl<V: Vars> Model for World<V> {
 
     fn next_state(&self, last: &State<V>, action: Move) -> Option<State<V>> {
         let next = self.make(last, action);
-        if let Some(recorder) = &self.recorder {
+        if let Some(recorder) = self.recorder.as_ref().filter(|r| !r.over()) {
             recorder.edge(graph::name(last), graph::name(&next));
             for (held, taken) in self.order(last, action) {
                 recorder.order(held, taken);
@@ -174,6 +174,7 @@ pub fn run<V: Vars>(
     let mut world = build();
     world.recorder = Some(Arc::clone(recorder));
     let checker = world.checker().threads(THREADS).spawn_bfs().join();
+    recorder.end();
     let states = checker.unique_state_count();
     let exhaustive = !recorder.cut() && recorder.expanded.load(Ordering::Relaxed) == states;
     let mut broken: Vec<&'static str> = checker

@@ -105,32 +105,29 @@ fn columns(history: &History, rows: &[Row]) -> Vec<usize> {
 
 /// Breaks a text into lines of at most `width` characters, at spaces where it can.
 fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    let mut used = 0;
     for word in text.split(' ') {
-        let mut word = word;
-        loop {
-            let Some(line) = lines.last_mut() else { break };
-            let used = line.chars().count();
-            let gap = usize::from(used > 0);
-            if used + gap + word.chars().count() <= width {
-                if gap == 1 {
-                    line.push(' ');
-                }
-                line.push_str(word);
-                break;
-            }
-            if used == 0 {
-                // Longer than a line: cut it.
-                let cut = word
-                    .char_indices()
-                    .nth(width)
-                    .map_or(word.len(), |(at, _)| at);
-                line.push_str(&word[..cut]);
-                word = &word[cut..];
-            }
-            lines.push(String::new());
+        let mut word: Vec<char> = word.chars().collect();
+        if used > 0 && used + 1 + word.len() > width {
+            lines.push(std::mem::take(&mut line));
+            used = 0;
         }
+        while word.len() > width {
+            // Longer than a line: cut it.
+            let rest = word.split_off(width);
+            lines.push(word.into_iter().collect());
+            word = rest;
+        }
+        if used > 0 {
+            line.push(' ');
+            used += 1;
+        }
+        used += word.len();
+        line.extend(word);
     }
+    lines.push(line);
     lines
 }
 

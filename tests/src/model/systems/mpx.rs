@@ -350,7 +350,7 @@ fn named(
         statement,
         story,
         kind: "munmap call",
-        actors: (2, 3),
+        actors: (3, 4),
     }
 }
 

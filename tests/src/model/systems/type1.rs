@@ -416,7 +416,7 @@ fn entry(
         statement,
         story,
         kind: "driver thread",
-        actors: (2, 3),
+        actors: (3, 5),
     }
     .model(move |b| world(way, b.actors))
 }

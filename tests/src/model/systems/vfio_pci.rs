@@ -373,7 +373,7 @@ fn entry(
         statement,
         story,
         kind: "faulting thread",
-        actors: (2, 4),
+        actors: (3, 4),
     }
 }
 

@@ -25,7 +25,7 @@ fn entry(
         statement,
         story,
         kind: "pinner",
-        actors: (2, 3),
+        actors: (3, 4),
     }
 }
 
