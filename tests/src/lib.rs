@@ -4,13 +4,15 @@
 //! Layers, each using only what is above it: [`error`], [`timeline`] (what each process did and
 //! when) and [`settings`]; [`world`] (processes: start, listen, kill, reap) and [`holder`] (ways
 //! to hold pages); [`consumer`], the third one; [`checks`] (judges) and [`verdict`]; [`report`];
-//! [`scenario`] (the run) and `agent` (its processes); [`cli`].
+//! [`scenario`] (the run) and `agent` (its processes); [`conform`], the rules of the platform;
+//! [`cli`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
 mod agent;
 pub mod checks;
 pub mod cli;
+pub mod conform;
 pub mod consumer;
 pub mod error;
 pub mod holder;

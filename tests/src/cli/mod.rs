@@ -46,6 +46,16 @@ enum Command {
         #[command(subcommand)]
         command: model::cli::ModelCommand,
     },
+    /// Test the platform itself, rule by rule: the simulated Xen against what a real one does
+    ///
+    /// Exit status: 0 every rule agrees, 1 one does not, 2 wrong usage or environment.
+    Conform(crate::conform::cli::ConformArgs),
+    /// One process of `conform`; started by pv-stress itself
+    #[command(hide = true)]
+    ConformProcess {
+        #[command(subcommand)]
+        process: crate::conform::process::Process,
+    },
     /// One process of a run; started by pv-stress itself
     #[command(hide = true)]
     Agent {
@@ -143,6 +153,11 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Some(Command::List { json }) => list(json),
         Some(Command::Sim(args)) => sim::run(&args),
         Some(Command::Model { command }) => model::cli::run(command),
+        Some(Command::Conform(args)) => crate::conform::cli::run(&args),
+        Some(Command::ConformProcess { process }) => {
+            crate::conform::process::run(process)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Some(Command::Agent { role }) => {
             log_to_stderr(tracing_subscriber::filter::LevelFilter::INFO);
             agent::run(role)?;
