@@ -17,6 +17,7 @@ pub mod consumer;
 pub mod error;
 pub mod holder;
 pub mod lab;
+pub mod model;
 pub mod remote;
 pub mod report;
 pub mod scenario;

@@ -9,6 +9,7 @@ use crate::agent::{self, Role};
 use crate::error::{Error, Result};
 use crate::holder::HoldName;
 use crate::lab::{self, LabArgs};
+use crate::model;
 use crate::remote::supervise;
 use crate::report::print_listing;
 use crate::scenario;
@@ -62,6 +63,11 @@ enum Command {
         /// How long it may take
         #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
         deadline: Duration,
+    },
+    /// The five discussions as models, checked in every interleaving
+    Model {
+        #[command(subcommand)]
+        command: model::cli::ModelCommand,
     },
     /// Test the platform itself, rule by rule: the simulated Xen against what a real one does
     ///
@@ -192,6 +198,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Some(Command::Lab(args)) => {
             lab::run(&args).map_err(|error| Error::Usage(error.to_string()))
         }
+        Some(Command::Model { command }) => model::cli::run(command),
         Some(Command::Conform(args)) => crate::conform::cli::run(&args),
         Some(Command::ConformProcess { process }) => {
             crate::conform::process::run(process)?;
