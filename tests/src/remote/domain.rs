@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A domain boots, and its supervisor starts, within this; software emulation is slow.
-const WELCOME: Duration = Duration::from_secs(90);
+const WELCOME: Duration = Duration::from_secs(60);
 /// A question is answered within this.
 const ANSWER: Duration = Duration::from_secs(20);
 
@@ -100,6 +100,11 @@ impl Domain {
     /// Where proxies find its relay.
     pub fn socket(&self) -> &Path {
         self.relay.socket()
+    }
+
+    /// Why it is lost, if it is: its console is closed, or its kernel has panicked.
+    pub fn lost(&self) -> Option<String> {
+        self.relay.shared.failure()
     }
 
     /// How far its stamps may be off.
