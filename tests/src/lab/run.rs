@@ -4,11 +4,12 @@ use super::error::{LabError, Result};
 use super::images::{self, Contents};
 use super::job::DOMAINS;
 use super::machine::{Boot, Machine, tail};
-use super::options::LabArgs;
+use super::options::{GntdevKind, LabArgs};
+use super::packages::Archive;
 use super::parts::Parts;
 use super::release::Release;
 use super::work::Work;
-use super::{job, program, results};
+use super::{gntdev, job, program, results};
 use crate::report::ReportDir;
 use crate::settings::PlatformKind;
 use std::fs;
@@ -52,6 +53,17 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
     );
     let parts = Parts::fetch(&cache, xen, kernel, args.mirror.as_deref(), &mut tell)?;
     let agent = program::agent(args.agent.as_deref(), &cache, &mut tell)?;
+    let gntdev = match args.gntdev {
+        GntdevKind::Async => None,
+        GntdevKind::Sync => {
+            let archive = Archive::open(&cache, kernel, args.mirror.as_deref(), &mut tell)?;
+            Some(gntdev::synchronous(
+                &archive,
+                &parts.kernel_release,
+                &mut tell,
+            )?)
+        }
+    };
     tell("building the images");
     let configs = DOMAINS.map(|name| (format!("{name}.cfg"), job::config(name, args.guest)));
     let contents = Contents {
@@ -59,7 +71,7 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
         job: &job::job(args),
         configs: &configs,
         with: &with,
-        gntdev: None,
+        gntdev: gntdev.as_deref(),
     };
     let initramfs = images::build(&parts, &contents)?;
     let machine = report.path().join("machine");

@@ -144,7 +144,7 @@ impl Scenario for ConsumerKilled {
         let (device, bytes, options) = prepare(stage)?;
         let hold = stage.settings.hold.unwrap_or(HoldName::Pin);
         // Longer than the run: only its death lets go.
-        let consumer = stage.start_consumer(hold, 2 * stage.settings.deadline)?;
+        let consumer = stage.start_consumer(hold, 2 * stage.settings.deadline, false)?;
         let lending = Lending {
             hold,
             at_once: AT_ONCE,

@@ -133,10 +133,11 @@ pub fn run(
         }
     };
     checks.extend(crate::checks::common(&evidence));
+    checks.extend(crate::checks::kernel_does_not_wait(&hung));
     let edges = evidence
         .deadlocks()
         .next()
-        .map_or_else(Vec::new, |d| d.edges.clone());
+        .map_or_else(|| crate::checks::kernel_cycle(&hung), |d| d.edges.clone());
     let outcome = Verdict::judge(&checks, &edges, !scenario.wants_deadlock());
     figures.extend(unmap_figures(&evidence));
     Ok(Verdict {
