@@ -38,6 +38,7 @@ fn overall(report: &Report) -> String {
     };
     let (passed, all) = (count(Outcome::Passed), report.verdicts.len());
     match (count(Outcome::Deadlocked), count(Outcome::Failed)) {
+        (0, 0) if all == 1 => "the scenario ended as required".into(),
         (0, 0) => format!("all {all} scenarios as required"),
         (0, failed) => format!("{failed} of {all} scenarios failed"),
         (deadlocked, _) => {

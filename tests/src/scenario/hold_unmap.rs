@@ -2,7 +2,7 @@
 //! and the pages are given back and used again only when it has let go. And the same on kernels
 //! that wait inside munmap, where it is a deadlock.
 
-use super::pair::{Lending, digest};
+use super::pair::Lending;
 use super::stage::{Stage, failed};
 use super::{Judge, Scenario};
 use crate::checks::{
@@ -73,6 +73,10 @@ impl Scenario for HoldUnmapSync {
         "the negative control: with an unmap that waits, the deadlock of QubesOS/qubes-issues#7481 happens, is found and explained"
     }
 
+    fn only_simulated(&self) -> Option<&'static str> {
+        Some("a real kernel does not break the cycle; run hold-unmap on one whose unmap waits")
+    }
+
     fn wants_deadlock(&self) -> bool {
         true
     }
@@ -135,7 +139,7 @@ fn carry_while_held(stage: &mut Stage<'_>, unmap: Unmap) -> Result<Carried, Stop
     stage.stop(front)?;
     stage.stop(back)?;
     stage.stop(consumer)?;
-    let image = digest(&device.image, 0, bytes).map_err(failed("reading the image"))?;
+    let image = stage.image_digest(&device, 0, bytes)?;
     Ok(Carried {
         sent,
         read_back,
