@@ -26,6 +26,9 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     }
     let dir = ReportDir::claim(&args.report)?;
     let mut xen = connect(&settings)?;
+    if let Some(xen) = &xen {
+        check_guest(xen, &scenarios, &settings)?;
+    }
     let started = Instant::now();
     let mut report = Report {
         tool: concat!("pv-stress ", env!("CARGO_PKG_VERSION")).into(),
@@ -179,6 +182,25 @@ fn connect(settings: &Settings) -> Result<Option<Arc<Xen>>> {
         ));
     };
     Ok(Some(Arc::new(Xen::connect(front, back)?)))
+}
+
+/// On a PV guest a deferred unmap of a held page damages the kernel.
+fn check_guest(xen: &Xen, scenarios: &[&dyn Scenario], settings: &Settings) -> Result<()> {
+    let is_pv = xen
+        .back
+        .about()
+        .is_some_and(|about| about.guest_type == "PV");
+    let holding = scenarios.iter().find(|scenario| scenario.holds());
+    match holding {
+        Some(scenario) if is_pv && !settings.allow_kernel_damage => Err(Error::Usage(format!(
+            "{}: domain {} is a PV guest, whose kernel is damaged when held pages are unmapped \
+             (Bad page map, and a machine that cannot be trusted afterwards); hold pages in PVH or \
+             HVM domains, choose other scenarios, or accept the damage with --allow-kernel-damage",
+            scenario.name(),
+            xen.back.name
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// Which domains are lost, and why.

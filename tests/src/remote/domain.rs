@@ -115,6 +115,11 @@ impl Domain {
         self.relay.socket()
     }
 
+    /// What it says about itself; `None` before [`Domain::await_welcome`].
+    pub fn about(&self) -> Option<About> {
+        self.relay.shared.state().about.clone()
+    }
+
     /// Why it is lost, if it is: its console is closed, or its kernel has panicked.
     pub fn lost(&self) -> Option<String> {
         self.relay.shared.failure()

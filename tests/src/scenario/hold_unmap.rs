@@ -35,6 +35,10 @@ impl Scenario for HoldUnmap {
         "a third process holds pages that are being unmapped: unmaps return at once, I/O goes on, pages are reused only after it lets go"
     }
 
+    fn holds(&self) -> bool {
+        true
+    }
+
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
         let unmap = stage.settings.unmap;
         let Carried {

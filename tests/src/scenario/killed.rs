@@ -140,6 +140,10 @@ impl Scenario for ConsumerKilled {
         "the third consumer is killed while it holds pages: they are released, and the pair goes on"
     }
 
+    fn holds(&self) -> bool {
+        true
+    }
+
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
         let (device, bytes, options) = prepare(stage)?;
         let hold = stage.settings.hold.unwrap_or(HoldName::Pin);

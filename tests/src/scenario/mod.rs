@@ -46,6 +46,11 @@ pub trait Scenario: Sync {
         true
     }
 
+    /// Does the third consumer hold pages whose unmap has been called?
+    fn holds(&self) -> bool {
+        false
+    }
+
     /// Why it cannot be seen on a real Xen, if it cannot.
     fn only_simulated(&self) -> Option<&'static str> {
         None
