@@ -97,7 +97,7 @@ fn take_source(
     let series: Vec<&str> = release.splitn(3, '.').take(2).collect();
     let package = format!("linux-source-{}", series.join("."));
     let root = archive
-        .unpack(&[package.clone()], &|_| true, tell)?
+        .unpack(std::slice::from_ref(&package), &|_| true, tell)?
         .remove(0);
     let packed = root.join("usr/src").join(format!("{package}.tar.xz"));
     tell("taking gntdev out of the kernel's source");
