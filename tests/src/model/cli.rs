@@ -283,17 +283,15 @@ pub fn explain(
         (None, Expected::Holds) => None,
     };
     let history = match wanted {
-        Some(law) => variant
-            .history(bounds, law, args.max_states)
-            .ok_or_else(|| {
-                Error::Usage(format!(
-                    "no history of {} breaks `{law}` within {} states and {} {}s",
-                    variant.id(),
-                    args.max_states,
-                    bounds.actors,
-                    variant.kind
-                ))
-            })?,
+        Some(law) => smallest(variant, bounds, law, args).ok_or_else(|| {
+            Error::Usage(format!(
+                "no history of {} breaks `{law}` within {} states and {} {}s",
+                variant.id(),
+                args.max_states,
+                bounds.actors,
+                variant.kind
+            ))
+        })?,
         None => {
             story.push(
                 "No interleaving breaks a law. This run takes the turns that undo the naive way, \

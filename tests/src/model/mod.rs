@@ -16,4 +16,6 @@ pub mod verdict;
 pub mod world;
 
 #[cfg(test)]
+mod reasons;
+#[cfg(test)]
 mod tests;
