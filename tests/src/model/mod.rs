@@ -4,6 +4,7 @@
 pub mod catalogue;
 pub mod cli;
 pub mod diagram;
+pub mod docs;
 pub mod graph;
 pub mod history;
 pub mod lock;

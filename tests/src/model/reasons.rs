@@ -42,7 +42,7 @@ const REASONS: &[Reason] = &[
     (
         "gntdev/handle-as-guard",
         "b",
-        "work queue: the references to the queued pages to go, then unmaps them",
+        "work queue: unmaps the queued pages, which nobody references",
         &[],
     ),
     ("gntdev/no-map-reference", "c", "mapper: frees the map", &[]),

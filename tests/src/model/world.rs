@@ -267,7 +267,10 @@ impl<V: Vars> World<V> {
                 format!("tries {name} for {}: {got}", how(mode))
             }
             Op::Release { lock } => format!("lets go of {}", self.locks[*lock]),
-            Op::Act { text, .. } | Op::Wait { text, .. } => (*text).to_owned(),
+            Op::Act { text, .. } => (*text).to_owned(),
+            Op::Wait { text, did, .. } => {
+                did.map_or_else(|| format!("wait over: {text}"), str::to_owned)
+            }
             Op::Ask { text, test, .. } => {
                 let answer = if test(&last.vars) { "yes" } else { "no" };
                 format!("{text} {answer}")

@@ -56,7 +56,7 @@ pub struct System {
 /// The naive variant that each sound one mends: the one fault between them is what the checker
 /// must object to.
 const MENDS: &[(&str, &str)] = &[
-    ("gntdev/async", "gntdev/sync"),
+    ("gntdev/async", "gntdev/pv-deferral"),
     ("gntdev/async-callback", "gntdev/sync"),
     ("gntdev/async-consumer", "gntdev/sync-consumer"),
     ("gntdev/async-close-pinned", "gntdev/sync-close-first"),
