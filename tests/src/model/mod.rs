@@ -10,6 +10,7 @@ pub mod history;
 pub mod lock;
 pub mod program;
 pub mod search;
+pub mod subject;
 pub mod systems;
 pub mod table;
 pub mod variant;

@@ -6,8 +6,8 @@ pub mod p2pdma;
 pub mod type1;
 pub mod vfio_pci;
 
+use super::subject::Subject;
 use super::variant::{Bounds, Builder, Expected, Variant};
-use super::world::{Vars, World};
 
 /// Everything there is to say about a variant but its model.
 pub(super) struct Entry {
@@ -22,9 +22,9 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn model<V: Vars>(
+    pub(super) fn model<S: Subject>(
         self,
-        build: impl Fn(Bounds) -> World<V> + Send + Sync + 'static,
+        build: impl Fn(Bounds) -> S + Send + Sync + 'static,
     ) -> Variant {
         Variant {
             system: self.system,
