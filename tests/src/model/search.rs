@@ -186,10 +186,21 @@ fn by_number<S: Subject>() -> [Condition<S>; 12] {
 
 /// Explores the whole model with stateright and says which laws it breaks.
 pub fn run<S: Subject>(build: &dyn Fn() -> S, limits: Limits, recorder: &Arc<Recorder>) -> Found {
+    explore(build, limits, recorder).0
+}
+
+/// The same, and the states from which the end cannot be reached.
+fn explore<S: Subject>(
+    build: &dyn Fn() -> S,
+    limits: Limits,
+    recorder: &Arc<Recorder>,
+) -> (Found, Names) {
     let began = Instant::now();
     recorder.limit(limits.max_states, limits.time);
+    let subject = build();
+    let start = graph::name(&subject.start());
     let checked = Checked {
-        subject: build(),
+        subject,
         recorder: Some(Arc::clone(recorder)),
     };
     let checker = checked.checker().threads(THREADS).spawn_bfs().join();
@@ -201,21 +212,24 @@ pub fn run<S: Subject>(build: &dyn Fn() -> S, limits: Limits, recorder: &Arc<Rec
         .into_keys()
         .filter(|key| *key != "no-deadlock")
         .collect();
-    if !recorder.stuck().is_empty() || (exhaustive && !recorder.doomed().is_empty()) {
+    let analysis = recorder.analyse(start);
+    // A part of the graph has ends that lie outside: it says nothing of what cannot be reached.
+    if !recorder.stuck().is_empty() || (exhaustive && !analysis.doomed.is_empty()) {
         broken.push(NOBODY_WAITS);
     }
     if graph::cycle(&recorder.orders()).is_some() {
         broken.push(LOCK_ORDER);
     }
     broken.sort_unstable();
-    Found {
+    let found = Found {
         broken,
         exhaustive,
         states,
         moves: recorder.moves.load(Ordering::Relaxed),
-        depth: checker.max_depth().saturating_sub(1),
+        depth: analysis.depth,
         time: began.elapsed(),
-    }
+    };
+    (found, analysis.doomed)
 }
 
 /// A history: from the start, each move and the state after it.
@@ -301,8 +315,7 @@ pub fn shortest_to<S: Subject>(
                     max_states,
                     ..Limits::default()
                 };
-                run(build, limits, &recorder);
-                let doomed = recorder.doomed();
+                let (_, doomed) = explore(build, limits, &recorder);
                 shortest(&world, max_states, |_, _, next| {
                     doomed.contains(&graph::name(next))
                 })

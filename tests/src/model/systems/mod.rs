@@ -1,6 +1,7 @@
-//! The five systems.
+//! The five systems, and libgnt itself.
 
 pub mod gntdev;
+pub mod libgnt;
 pub mod mpx;
 pub mod p2pdma;
 pub mod type1;
@@ -98,6 +99,8 @@ const MENDS: &[(&str, &str)] = &[
     ("type1/exclusion", "type1/exclusion-unlocked"),
     ("type1/fork", "type1/fork-late"),
     ("type1/file", "type1/blocking-pin"),
+    ("libgnt/async", "libgnt/ignores-references"),
+    ("libgnt/async-deaths", "libgnt/hold-outlives-owner"),
     ("mpx/look-up", "mpx/faults-disabled"),
     ("mpx/two-phases-held", "mpx/two-phases-dropped"),
     ("mpx/two-phases-recheck", "mpx/two-phases-dropped"),
@@ -122,6 +125,7 @@ pub fn all() -> Vec<System> {
         vfio_pci::system(),
         type1::system(),
         mpx::system(),
+        libgnt::system(),
     ]
 }
 
