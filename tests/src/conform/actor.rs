@@ -8,17 +8,16 @@
     reason = "mprotect of a mapping, and a write that the kernel is to stop"
 )]
 
-use super::bench::export_hold;
+use super::bench::{export_hold, hold_to_take, take_hold};
 use super::things::{Mapping, PATIENCE, Share, copy_status, heard, peek};
 use super::{Outcome, Stop};
-use crate::holder::Export;
+use crate::holder::{Export, Held};
 use libgnt::platform::Evtchn;
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, Platform, SharedPages};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +77,8 @@ pub enum Order {
     Trespass(usize),
     /// Hold the first page of a mapping, for the asker to take over.
     Hold(usize),
+    /// Take over the asker's hold of one page, and hold it to the end.
+    TakeHold(Vec<u64>, Vec<String>),
     /// Answer.
     Ping,
 }
@@ -121,13 +122,13 @@ pub enum Answer {
     Refused(Option<i32>, String),
 }
 
-#[derive(Debug)]
 struct Actor<'a> {
     platform: &'a Arc<dyn Platform>,
     evtchn: Option<Box<dyn Evtchn>>,
     shares: Vec<Share>,
     maps: Vec<Mapping>,
     holds: Vec<Export>,
+    held: Vec<Box<dyn Held>>,
 }
 
 /// Performs orders until there are none.
@@ -145,6 +146,7 @@ pub fn serve(
         shares: Vec::new(),
         maps: Vec::new(),
         holds: Vec::new(),
+        held: Vec::new(),
     };
     let mut line = String::new();
     while orders.read_line(&mut line)? > 0 {
@@ -256,12 +258,14 @@ impl Actor<'_> {
                 let pages = map.pages.as_ref().ok_or_else(no_such_thing)?;
                 let export = export_hold(self.platform, pages, 0, 1)
                     .map_err(|error| libgnt::Error::Invalid(error.to_string()))?;
-                let words = export.words.clone();
-                let here = std::process::id();
-                let path = |fd: &OwnedFd| format!("/proc/{here}/fd/{}", fd.as_raw_fd());
-                let paths = export.fds.iter().map(path).collect();
+                let (words, paths) = hold_to_take(&export);
                 self.holds.push(export);
                 Ok(Answer::Held(words, paths))
+            }
+            Order::TakeHold(words, paths) => {
+                let held = take_hold(self.platform, words, &paths).map_err(from_stop)?;
+                self.held.push(held);
+                Ok(Answer::Done)
             }
             Order::Ping => Ok(Answer::Done),
         }

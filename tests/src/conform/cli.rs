@@ -55,6 +55,7 @@ fn parse_sabotage(name: &str) -> Result<Sabotage, String> {
         "reuse-while-in-use" => Sabotage::ReuseWhileInUse,
         "hold-outlives-owner" => Sabotage::HoldOutlivesOwner,
         "no-quota" => Sabotage::NoQuota,
+        "no-map-reference" => Sabotage::NoMapReferenceAcrossAsync,
         _ => return Err("no such fault".into()),
     })
 }
