@@ -1,6 +1,7 @@
 //! The five discussions about taking memory away while others use it, as models that a checker
 //! explores in every interleaving.
 
+pub mod actor;
 pub mod catalogue;
 pub mod cli;
 pub mod diagram;
@@ -17,6 +18,7 @@ pub mod systems;
 pub mod table;
 pub mod variant;
 pub mod verdict;
+pub mod waits;
 pub mod world;
 
 #[cfg(test)]

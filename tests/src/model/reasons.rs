@@ -331,7 +331,7 @@ const REASONS: &[Reason] = &[
         "i915 1: lets go of its page; ",
         &[],
     ),
-    ("libgnt/hold-outlives-owner", "books", "i915 1: dies; ", &[]),
+    ("libgnt/hold-outlives-owner", "books", "mapper: dies; ", &[]),
     (
         "libgnt/no-quota",
         "books",
