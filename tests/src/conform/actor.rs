@@ -79,6 +79,8 @@ pub enum Order {
     Hold(usize),
     /// Take over the asker's hold of one page, and hold it to the end.
     TakeHold(Vec<u64>, Vec<String>),
+    /// Give everything up, as the end of the process would.
+    Forget,
     /// Answer.
     Ping,
 }
@@ -265,6 +267,14 @@ impl Actor<'_> {
             Order::TakeHold(words, paths) => {
                 let held = take_hold(self.platform, words, &paths).map_err(from_stop)?;
                 self.held.push(held);
+                Ok(Answer::Done)
+            }
+            Order::Forget => {
+                self.held.clear();
+                self.holds.clear();
+                self.maps.clear();
+                self.shares.clear();
+                self.evtchn = None;
                 Ok(Answer::Done)
             }
             Order::Ping => Ok(Answer::Done),

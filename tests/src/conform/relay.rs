@@ -32,7 +32,7 @@ struct Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum What {
-    /// A new actor, whatever was before.
+    /// An actor that has nothing, whatever was before.
     Begin,
     Tell(Order),
     /// Kill the actor.
@@ -142,6 +142,8 @@ impl Relayed {
         let until = Instant::now() + patience;
         self.mail.post(&request).map_err(broken)?;
         loop {
+            // Every look is a message to xenstore and back, so not before there is news.
+            self.mail.wait().map_err(broken)?;
             if let Some(reply) = self.mail.look::<Reply>()
                 && (reply.session, reply.number) == (self.session, number)
             {
@@ -153,7 +155,6 @@ impl Relayed {
                     self.peer
                 )));
             }
-            self.mail.wait().map_err(broken)?;
         }
     }
 }
@@ -176,9 +177,9 @@ pub(super) fn serve(member: &Member, platform: &dyn Platform, asker: DomId) -> R
     let mut last = mail.look::<Request>().map(|r| (r.session, r.number));
     let mut actor: Option<(u64, ActorChild)> = None;
     loop {
+        mail.wait().map_err(cannot)?;
         let request = mail.look::<Request>();
         let Some(request) = request.filter(|r| Some((r.session, r.number)) != last) else {
-            mail.wait().map_err(cannot)?;
             continue;
         };
         last = Some((request.session, request.number));
@@ -205,10 +206,13 @@ fn perform(
 ) -> Outcome<Answer> {
     match (what, actor.as_ref()) {
         (What::Begin, _) => {
-            if let Some((_, old)) = actor.take() {
-                old.kill()?;
-            }
-            *actor = Some((session, ActorChild::start(member)?));
+            let old = actor.take().map(|(_, old)| old);
+            // One that was killed, or is stuck in an answer, is of no more use.
+            let clean = old.filter(|old| old.ask(&Order::Forget) == Ok(Answer::Done));
+            *actor = Some(match clean {
+                Some(old) => (session, old),
+                None => (session, ActorChild::start(member)?),
+            });
             Ok(Answer::Done)
         }
         (What::End, _) => {
