@@ -83,6 +83,12 @@ impl Mail {
         serde_json::from_slice(&text).ok()
     }
 
+    /// What this side's node holds.
+    fn last_reply(&self) -> Option<Reply> {
+        let text = self.client.read(NODE).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
     fn wait(&self) -> pv_xenstore::Result<()> {
         self.client.wait_watch_event(LOOK_ANYWAY)?;
         while self.client.next_watch_event()?.is_some() {}
@@ -173,8 +179,8 @@ pub(super) fn serve(member: &Member, platform: &dyn Platform, asker: DomId) -> R
     };
     let own = member.domid(platform)?;
     let mail = Mail::open(platform, own, asker).map_err(cannot)?;
-    // What the node holds from an earlier run is not for us.
-    let mut last = mail.look::<Request>().map(|r| (r.session, r.number));
+    // What was answered before this began is not asked again; what was not, still waits.
+    let mut last = mail.last_reply().map(|r| (r.session, r.number));
     let mut actor: Option<(u64, ActorChild)> = None;
     loop {
         mail.wait().map_err(cannot)?;
