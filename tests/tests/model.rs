@@ -151,11 +151,6 @@ fn the_explorer_serves_the_model() {
         .take_while(char::is_ascii_digit)
         .collect();
     let steps = get(&format!("/.states/{fingerprint}"));
-    let steps = if steps.contains("takes mmap_lock") {
-        steps
-    } else {
-        get("/.states/0")
-    };
     assert!(
         steps.contains("mapper takes mmap_lock for writing"),
         "{steps}"
