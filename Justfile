@@ -7,6 +7,10 @@ _default:
 run *ARGS:
     cargo run --release -- {{ARGS}}
 
+# a real Xen in QEMU, and every scenario that makes sense there
+lab *ARGS:
+    cargo run --release -- lab {{ARGS}}
+
 # every test
 test:
     cargo test --workspace

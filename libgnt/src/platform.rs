@@ -163,7 +163,7 @@ pub trait Gntdev: Send + Sync + fmt::Debug {
     /// `IOCTL_GNTDEV_GET_OFFSET_FOR_VADDR`: the index and page count of the map at an address.
     ///
     /// # Errors
-    /// EINVAL if the address is in no mapping of this device.
+    /// EINVAL if the address is in no mapping of gntdev, this file's or another's.
     fn offset_for_vaddr(&self, address: usize) -> Result<(u64, usize)>;
 
     /// `IOCTL_GNTDEV_SET_UNMAP_NOTIFY`; `offset` is the index plus the byte's place in the range.
@@ -182,7 +182,7 @@ pub trait Gntdev: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// EINVAL: both sides local, or a grant side that leaves its page. Earlier segments may
-    /// have been copied.
+    /// have been copied. A local side that is itself a mapped grant is a status, `BAD_PAGE`.
     fn grant_copy(&self, segments: &mut [CopySegment<'_>]) -> Result<()>;
 
     /// `IOCTL_GNTDEV_DMABUF_EXP_FROM_REFS`.
@@ -291,7 +291,7 @@ pub trait Evtchn: Send + Sync + fmt::Debug + AsFd {
     /// `IOCTL_EVTCHN_BIND_UNBOUND_PORT`: a new port that `remote` may bind to.
     ///
     /// # Errors
-    /// ENOSPC: no free port. EACCES: restricted to another domain.
+    /// ENOSPC: no free port. EACCES: the file is restricted, to whatever domain.
     fn bind_unbound(&self, remote: DomId) -> Result<EvtchnPort>;
 
     /// `IOCTL_EVTCHN_BIND_INTERDOMAIN`: a new local port, connected to the remote's unbound one.

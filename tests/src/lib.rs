@@ -5,7 +5,7 @@
 //! when) and [`settings`]; [`world`] (processes: start, listen, kill, reap) and [`holder`] (ways
 //! to hold pages); [`consumer`], the third one; [`checks`] (judges) and [`verdict`]; [`report`];
 //! [`scenario`] (the run) and `agent` (its processes); [`conform`], the rules of the platform;
-//! [`cli`].
+//! [`lab`], a real Xen to run all of it on; [`cli`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -16,9 +16,13 @@ pub mod conform;
 pub mod consumer;
 pub mod error;
 pub mod holder;
+pub mod lab;
+pub mod model;
+pub mod remote;
 pub mod report;
 pub mod scenario;
 pub mod settings;
 pub mod timeline;
 pub mod verdict;
 pub mod world;
+pub mod xen;

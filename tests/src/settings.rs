@@ -101,6 +101,8 @@ pub struct Settings {
     pub allow_kernel_damage: bool,
     /// What is to go wrong.
     pub sabotage: Option<Sabotage>,
+    /// The domains of the front end and of the back end, on a real Xen.
+    pub domains: Option<(String, String)>,
 }
 
 impl Settings {
@@ -122,6 +124,10 @@ impl Settings {
         }
         if let Some(sabotage) = self.sabotage {
             add("--sabotage", sabotage.to_string());
+        }
+        if let Some((front, back)) = &self.domains {
+            add("--front", quote(front));
+            add("--back", quote(back));
         }
         add("--input", quote(&self.input.display().to_string()));
         if self.allow_kernel_damage {
@@ -164,6 +170,7 @@ mod tests {
             input: "/tmp/it's here".into(),
             allow_kernel_damage: false,
             sabotage: Some(Sabotage::FlipBit),
+            domains: None,
         };
         assert_eq!(
             settings.replay("copy"),

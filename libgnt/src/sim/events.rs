@@ -185,6 +185,14 @@ impl EventPage {
         }
     }
 
+    /// True: a take now would give this port, as a kernel's driver would have queued it already.
+    pub fn is_due(&self, port: EvtchnPort) -> bool {
+        place(port).is_some_and(|(word, bit)| {
+            let pending = self.pages.load(PENDING + word, Ordering::Acquire);
+            pending & !self.pages.load(MASK + word, Ordering::Acquire) & bit != 0
+        })
+    }
+
     /// Forgets a closed port's bits.
     pub fn clear(&self, port: EvtchnPort) {
         if let Some((word, bit)) = place(port) {

@@ -385,7 +385,7 @@ pub struct Inspection {
     pub unmapping: Vec<UnmappingState>,
     /// Who holds what.
     pub holders: Vec<Holder>,
-    /// gntalloc's pages in use, of its global limit.
+    /// gntalloc's pages in use, of all domains; each has its own limit.
     pub gntalloc_pages: u32,
     /// Event channels bound, all domains together.
     pub event_channels: u32,

@@ -13,16 +13,22 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Pages granted to dom0, writable
+    /// The domain that maps them
+    #[arg(long, default_value_t = 0)]
+    peer: u16,
+    /// A domain that does not
+    #[arg(long, default_value_t = 2)]
+    other: u16,
+    /// Pages granted to the peer, writable
     #[arg(long)]
     pages: usize,
-    /// Pages granted to dom0, read-only
+    /// Pages granted to the peer, read-only
     #[arg(long, default_value_t = 0)]
     read_only: usize,
-    /// Pages granted to dom0, writable, and simply dropped when the others are revoked
+    /// Pages granted to the peer, writable, and simply dropped when the others are revoked
     #[arg(long, default_value_t = 0)]
     abandoned: usize,
-    /// Pages granted to another domain
+    /// Pages granted to the other domain
     #[arg(long, default_value_t = 0)]
     elsewhere: usize,
     /// Try to end access at the first order to go on, and again after the peer's event
@@ -43,10 +49,10 @@ fn spell(grefs: &[GrantRef]) -> String {
 
 pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
     let platform = agent.join(member)?;
-    let ledger = Ledger::new();
+    let (ledger, peer) = (Ledger::new(), DomId(args.peer));
     let granter = Granter::open(platform.clone(), ledger.clone())?;
     let events = Events::open(&*platform)?;
-    let channel = events.bind_unbound(DomId::DOM0)?;
+    let channel = events.bind_unbound(peer)?;
     let share = |peer, pages, access| -> libgnt::Result<Option<Share>> {
         if pages == 0 {
             return Ok(None);
@@ -62,10 +68,10 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
             .control
             .tell(name, spell(share.as_ref().map_or(&[], Share::grefs)))
     };
-    let good = share(DomId::DOM0, args.pages, Access::ReadWrite)?;
-    let abandoned = share(DomId::DOM0, args.abandoned, Access::ReadWrite)?;
-    let read_only = share(DomId::DOM0, args.read_only, Access::ReadOnly)?;
-    let elsewhere = share(DomId(2), args.elsewhere, Access::ReadWrite)?;
+    let good = share(peer, args.pages, Access::ReadWrite)?;
+    let abandoned = share(peer, args.abandoned, Access::ReadWrite)?;
+    let read_only = share(peer, args.read_only, Access::ReadOnly)?;
+    let elsewhere = share(DomId(args.other), args.elsewhere, Access::ReadWrite)?;
     tell("good", &good)?;
     tell("abandoned", &abandoned)?;
     tell("read-only", &read_only)?;

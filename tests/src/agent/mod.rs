@@ -10,6 +10,7 @@ mod mapper;
 pub(crate) use frontend::CHUNK;
 
 use crate::error::{Error, Result};
+use crate::remote::{Start, stand_for};
 use crate::settings::Sabotage;
 use crate::timeline::{Event, Timeline};
 use crate::world::{Control, News, die_with_parent};
@@ -164,6 +165,20 @@ pub enum Role {
         #[command(flatten)]
         args: granter::Args,
     },
+    /// Stands for a process in another domain
+    Proxy {
+        #[command(flatten)]
+        common: Common,
+        /// The run's relay to that domain
+        #[arg(long)]
+        relay: PathBuf,
+        /// Its role
+        #[arg(long = "as")]
+        role: String,
+        /// Its role's arguments
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Maps pages
     Mapper {
         #[command(flatten)]
@@ -279,6 +294,29 @@ pub fn run(role: Role) -> Result<()> {
             let agent = Agent::begin(common, "granter")?;
             let outcome = granter::run(&agent, &member, args);
             agent.end(outcome)
+        }
+        Role::Proxy {
+            common,
+            relay,
+            role,
+            args,
+        } => {
+            let Common {
+                name,
+                parent,
+                timeline,
+                ..
+            } = common;
+            stand_for(
+                &Start {
+                    name,
+                    role,
+                    args,
+                    timeline,
+                },
+                &relay,
+                parent,
+            )
         }
         Role::Mapper {
             common,

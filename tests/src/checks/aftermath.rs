@@ -96,6 +96,24 @@ pub fn timelines_are_complete(evidence: &Evidence) -> Check {
     Check::none(NAME, cut, format!("{} events", evidence.records.len()))
 }
 
+/// On a real Xen: no kernel complained. `None` on the simulated one, which has none.
+pub fn kernels_are_well(evidence: &Evidence) -> Option<Check> {
+    const NAME: &str = "no guest's kernel complained";
+    let kernels = evidence.kernels.as_ref()?;
+    if kernels.is_empty() {
+        return Some(Check::fail(NAME, "no kernel's log could be read"));
+    }
+    let complaints = kernels
+        .iter()
+        .flat_map(|(domain, lines)| lines.iter().map(move |line| format!("{domain}: {line}")))
+        .collect();
+    Some(Check::none(
+        NAME,
+        complaints,
+        format!("{} kernels", kernels.len()),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +219,26 @@ mod tests {
                 .contains("consumer (pid 3) did not end")
         );
         assert!(!nothing_left(&Evidence::default()).passed);
+    }
+
+    #[test]
+    fn a_kernels_complaint_is_seen() {
+        assert_eq!(
+            kernels_are_well(&evidence()),
+            None,
+            "the simulated Xen has no kernel"
+        );
+        let mut real = evidence();
+        real.kernels = Some(vec![("back".into(), vec![])]);
+        assert!(kernels_are_well(&real).unwrap().passed);
+        real.kernels = Some(vec![("back".into(), vec!["BUG: Bad page map".into()])]);
+        let check = kernels_are_well(&real).unwrap();
+        assert!(
+            !check.passed && check.detail.contains("back: BUG"),
+            "{check:?}"
+        );
+        real.kernels = Some(vec![]);
+        assert!(!kernels_are_well(&real).unwrap().passed);
     }
 
     #[test]

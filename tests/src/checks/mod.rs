@@ -4,15 +4,19 @@
 mod aftermath;
 mod deadlock;
 mod hold;
+mod kernel;
 mod life;
 mod loss;
 
-pub use aftermath::{host_is_empty, ledgers_are_empty, nothing_left, timelines_are_complete};
+pub use aftermath::{
+    host_is_empty, kernels_are_well, ledgers_are_empty, nothing_left, timelines_are_complete,
+};
 pub use deadlock::{cycle_is_explained, no_deadlock};
 pub use hold::{
     answered_after_release, held_pages_stay, io_goes_on, learns_by_event, released_after_holder,
     reused_after_release, unmaps_return_while_held, was_held_while_unmapping,
 };
+pub use kernel::{kernel_cycle, kernel_does_not_wait};
 pub use life::{Life, lives};
 pub use loss::{
     every_write_is_kept, released_by_death, same_data, was_killed_in_mid_io, was_noticed,
@@ -78,6 +82,10 @@ pub struct Evidence {
     pub ledgers: Vec<(String, Vec<String>)>,
     /// How the processes ended, and what they left.
     pub aftermath: Aftermath,
+    /// On a real Xen: what each domain's kernel said that is trouble.
+    pub kernels: Option<Vec<(String, Vec<String>)>>,
+    /// How far stamps of different domains may be off against each other.
+    pub clock_uncertainty_ns: u64,
 }
 
 impl Evidence {
@@ -94,6 +102,8 @@ impl Evidence {
             inspection,
             ledgers,
             aftermath,
+            kernels: None,
+            clock_uncertainty_ns: 0,
         }
     }
 
@@ -110,11 +120,13 @@ impl Evidence {
 
 /// What must hold after every scenario.
 pub fn common(evidence: &Evidence) -> Vec<Check> {
-    vec![
+    let mut checks = vec![
         host_is_empty(evidence),
         nothing_left(evidence),
         timelines_are_complete(evidence),
-    ]
+    ];
+    checks.extend(kernels_are_well(evidence));
+    checks
 }
 
 /// Nanoseconds as people read them.

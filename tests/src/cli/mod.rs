@@ -3,12 +3,18 @@
 mod run;
 mod sim;
 
+pub(crate) use run::chosen;
+
 use crate::agent::{self, Role};
 use crate::error::{Error, Result};
 use crate::holder::HoldName;
+use crate::lab::{self, LabArgs};
+use crate::model;
+use crate::remote::supervise;
 use crate::report::print_listing;
 use crate::scenario;
 use crate::settings::{PlatformKind, Sabotage, Unmap};
+use crate::xen;
 use clap::{Args, Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
@@ -40,6 +46,29 @@ enum Command {
     Run(RunArgs),
     /// Run just the simulated Xen, for agents started by hand
     Sim(sim::SimArgs),
+    /// Boot a real Xen in QEMU and run there
+    Lab(LabArgs),
+    /// Run in a domain of a real Xen: start agents for a run in dom0, over the domain's console
+    Supervise {
+        /// The console; nobody else may use it
+        #[arg(default_value = "/dev/hvc0")]
+        console: PathBuf,
+    },
+    /// Run a shell command in a domain that `supervise` runs in, from dom0
+    On {
+        /// The domain's name or number
+        domain: String,
+        /// The command
+        command: String,
+        /// How long it may take
+        #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+        deadline: Duration,
+    },
+    /// The five discussions as models, checked in every interleaving
+    Model {
+        #[command(subcommand)]
+        command: model::cli::ModelCommand,
+    },
     /// Test the platform itself, rule by rule: the simulated Xen against what a real one does
     ///
     /// Exit status: 0 every rule agrees, 1 one does not, 2 wrong usage or environment.
@@ -67,6 +96,15 @@ pub struct RunArgs {
     /// Where to run
     #[arg(long, default_value = "sim")]
     platform: PlatformKind,
+    /// The domain of the front end, on a real Xen: its name or number
+    #[arg(long, value_name = "DOMAIN")]
+    front: Option<String>,
+    /// The domain of the back end and the third consumer, on a real Xen
+    #[arg(long, value_name = "DOMAIN")]
+    back: Option<String>,
+    /// What starts a domain anew, given its name, should one be lost
+    #[arg(long, value_name = "PROGRAM", hide = true)]
+    restart_domain: Option<PathBuf>,
     /// When the simulated kernels unmap: async as Linux since 5.19, sync as before
     #[arg(long, default_value = "async")]
     unmap: Unmap,
@@ -146,6 +184,24 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::List { json }) => list(json),
         Some(Command::Sim(args)) => sim::run(&args),
+        Some(Command::Supervise { console }) => {
+            log_to_stderr(tracing_subscriber::filter::LevelFilter::WARN);
+            supervise(&console)
+                .map_err(|error| Error::file(&console, error, "name the domain's console"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::On {
+            domain,
+            command,
+            deadline,
+        }) => {
+            log_to_stderr(tracing_subscriber::filter::LevelFilter::WARN);
+            xen::on(&domain, &command, deadline)
+        }
+        Some(Command::Lab(args)) => {
+            lab::run(&args).map_err(|error| Error::Usage(error.to_string()))
+        }
+        Some(Command::Model { command }) => model::cli::run(command),
         Some(Command::Conform(args)) => crate::conform::cli::run(&args),
         Some(Command::ConformProcess { process }) => {
             crate::conform::process::run(process)?;

@@ -2,27 +2,33 @@
 
 use super::{RunArgs, closed_pipe_is_fine, log_to_stderr};
 use crate::error::{Error, Result};
+use crate::holder::HoldName;
 use crate::report::{Report, ReportDir, print_table};
 use crate::scenario::{self, Scenario};
 use crate::settings::{PlatformKind, Settings, quote};
-use crate::verdict::exit_status;
+use crate::verdict::{Figure, exit_status};
+use crate::xen::Xen;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     log_to_stderr(args.log);
-    let scenarios = chosen(&args.scenario)?;
+    let scenarios = chosen(&args.scenario, args.platform)?;
     let settings = settings(&args)?;
-    check_platform(&settings)?;
     if scenarios.iter().any(|scenario| scenario.uses_input()) {
         check_input(&settings.input)?;
     }
     let dir = ReportDir::claim(&args.report)?;
+    let mut xen = connect(&settings)?;
+    if let Some(xen) = &xen {
+        check_guest(xen, &scenarios, &settings)?;
+    }
     let started = Instant::now();
     let mut report = Report {
         tool: concat!("pv-stress ", env!("CARGO_PKG_VERSION")).into(),
@@ -36,13 +42,35 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     };
     let progress = progress();
     for scenario in scenarios {
+        tracing::info!("scenario {}", scenario.name());
         progress.set_message(scenario.name());
         progress.set_position(0);
-        let bar = progress.clone();
-        let verdict = scenario::run(scenario, &settings, &dir, move |_, done, total| {
-            bar.set_length(total);
-            bar.set_position(done);
-        })?;
+        let play = |xen: Option<&Arc<Xen>>| {
+            let bar = progress.clone();
+            scenario::run(scenario, &settings, xen, &dir, move |_, done, total| {
+                bar.set_length(total);
+                bar.set_position(done);
+            })
+        };
+        let mut verdict = play(xen.as_ref())?;
+        if let Some(lost) = lost(xen.as_ref()) {
+            tracing::warn!("{lost}; once more");
+            restart(&mut xen, args.restart_domain.as_deref(), &settings, &lost)?;
+            dir.forget(scenario.name())?;
+            verdict = play(xen.as_ref())?;
+            if let Some(again) = self::lost(xen.as_ref()) {
+                let cure = "see the domain's console in the logs";
+                return Err(Error::environment(
+                    scenario.name(),
+                    format!("{again}, twice"),
+                    cure,
+                ));
+            }
+            verdict.figures.push(Figure {
+                name: "played twice".into(),
+                value: lost,
+            });
+        }
         report.verdicts.push(verdict);
     }
     progress.finish_and_clear();
@@ -53,16 +81,34 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(report.exit_status))
 }
 
-fn chosen(names: &[String]) -> Result<Vec<&'static dyn Scenario>> {
+pub(crate) fn chosen(
+    names: &[String],
+    platform: PlatformKind,
+) -> Result<Vec<&'static dyn Scenario>> {
+    let makes_sense = |scenario: &&dyn Scenario| {
+        platform == PlatformKind::Sim || scenario.only_simulated().is_none()
+    };
     if names.is_empty() {
-        return Ok(scenario::all().to_vec());
+        return Ok(scenario::all()
+            .iter()
+            .copied()
+            .filter(makes_sense)
+            .collect());
     }
     let mut seen = HashSet::new();
     // Twice the same would write its logs to the same place.
     names
         .iter()
         .filter(|name| seen.insert(name.as_str()))
-        .map(|name| scenario::find(name))
+        .map(|name| {
+            let scenario = scenario::find(name)?;
+            match scenario.only_simulated() {
+                Some(why) if platform == PlatformKind::Xen => Err(Error::Usage(format!(
+                    "{name} is for --platform sim only: {why}"
+                ))),
+                _ => Ok(scenario),
+            }
+        })
         .collect()
 }
 
@@ -97,32 +143,110 @@ fn settings(args: &RunArgs) -> Result<Settings> {
             "--hold {hold} holds pages in a real kernel, where the simulated Xen cannot see it; use --hold pin or i915, or --platform xen"
         )));
     }
+    if args.platform == PlatformKind::Xen
+        && let Some(hold) = args.hold
+        && hold.is_simulated()
+    {
+        return Err(Error::Usage(format!(
+            "--hold {hold} is the simulated Xen's; on a real one use --hold pipe, fork, uring, direct or xdp"
+        )));
+    }
     Ok(Settings {
         platform: args.platform,
         unmap: args.unmap,
-        hold: args.hold,
+        // The scenarios prefer holders that a real kernel does not have.
+        hold: args
+            .hold
+            .or((args.platform == PlatformKind::Xen).then_some(HoldName::Pipe)),
         hold_for: args.hold_for,
         deadline: args.deadline,
         seed: args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32)),
         input,
         allow_kernel_damage: args.allow_kernel_damage,
         sabotage: args.sabotage,
+        domains: args.front.clone().zip(args.back.clone()),
     })
 }
 
-/// Without Xen `--platform xen` says what is missing; with it, that the scenarios are not there yet.
-fn check_platform(settings: &Settings) -> Result<()> {
+/// Connects to the two domains that a run on a real Xen is in.
+fn connect(settings: &Settings) -> Result<Option<Arc<Xen>>> {
     if settings.platform == PlatformKind::Sim {
-        return Ok(());
+        return Ok(None);
     }
-    let platform = libgnt::platform::open(&libgnt::PlatformChoice::Linux, None, "pv-stress")
-        .map_err(|error| Error::Usage(format!("--platform xen: {error}")))?;
-    let hold = settings.hold.unwrap_or(crate::holder::HoldName::Pipe);
-    crate::holder::holder(hold, &platform, settings.allow_kernel_damage)
-        .map_err(|error| Error::Usage(error.to_string()))?;
-    Err(Error::Usage(
-        "--platform xen: the scenarios need two domains, and starting the other one's processes is not built yet; run pv-backend and pv-frontend by hand in them, or use --platform sim".into(),
-    ))
+    let Some((front, back)) = &settings.domains else {
+        // What is wrong with this machine is said first.
+        libgnt::platform::open(&libgnt::PlatformChoice::Linux, None, "pv-stress")
+            .map_err(|error| Error::Usage(format!("--platform xen: {error}")))?;
+        return Err(Error::Usage(
+            "--platform xen needs two domains: start `pv-stress supervise` on the consoles of two, and name them with --front and --back; or use `pv-stress lab`".into(),
+        ));
+    };
+    Ok(Some(Arc::new(Xen::connect(front, back)?)))
+}
+
+/// On a PV guest a deferred unmap of a held page damages the kernel.
+fn check_guest(xen: &Xen, scenarios: &[&dyn Scenario], settings: &Settings) -> Result<()> {
+    let is_pv = xen
+        .back
+        .about()
+        .is_some_and(|about| about.guest_type == "PV");
+    let holding = scenarios.iter().find(|scenario| scenario.holds());
+    match holding {
+        Some(scenario) if is_pv && !settings.allow_kernel_damage => Err(Error::Usage(format!(
+            "{}: domain {} is a PV guest, whose kernel is damaged when held pages are unmapped \
+             (Bad page map, and a machine that cannot be trusted afterwards); hold pages in PVH or \
+             HVM domains, choose other scenarios, or accept the damage with --allow-kernel-damage",
+            scenario.name(),
+            xen.back.name
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Which domains are lost, and why.
+fn lost(xen: Option<&Arc<Xen>>) -> Option<String> {
+    let lost = xen?.lost();
+    let lost: Vec<String> = lost
+        .into_iter()
+        .map(|(name, why)| format!("domain {name} was lost: {why}"))
+        .collect();
+    (!lost.is_empty()).then(|| lost.join("; "))
+}
+
+/// Starts lost domains anew, where the run was told how.
+fn restart(
+    xen: &mut Option<Arc<Xen>>,
+    program: Option<&Path>,
+    settings: &Settings,
+    lost: &str,
+) -> Result<()> {
+    let failed = |cause: String| {
+        Error::environment(
+            "the domains of the run",
+            cause,
+            "see their consoles in the logs",
+        )
+    };
+    let (Some(program), Some(was)) = (program, xen.take()) else {
+        return Err(failed(lost.to_owned()));
+    };
+    let names: Vec<String> = was
+        .lost()
+        .into_iter()
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    // The consoles must be free for the program that waits for the new domain.
+    drop(was);
+    for name in names {
+        let status = std::process::Command::new(program).arg(&name).status();
+        match status {
+            Ok(status) if status.success() => {}
+            Ok(status) => return Err(failed(format!("{lost}; starting it again: {status}"))),
+            Err(error) => return Err(failed(format!("{}: {error}", program.display()))),
+        }
+    }
+    *xen = connect(settings)?;
+    Ok(())
 }
 
 /// Found out before anything is started.
@@ -202,9 +326,12 @@ mod tests {
     #[test]
     fn scenarios_are_found_once_and_strangers_are_refused() {
         let names = ["partial-map".to_owned(), "partial-map".to_owned()];
-        assert_eq!(chosen(&names).unwrap().len(), 1);
-        assert_eq!(chosen(&[]).unwrap().len(), scenario::all().len());
-        let Err(error) = chosen(&["nonsense".to_owned()]) else {
+        assert_eq!(chosen(&names, PlatformKind::Sim).unwrap().len(), 1);
+        assert_eq!(
+            chosen(&[], PlatformKind::Sim).unwrap().len(),
+            scenario::all().len()
+        );
+        let Err(error) = chosen(&["nonsense".to_owned()], PlatformKind::Sim) else {
             panic!()
         };
         assert!(error.to_string().contains("partial-map"), "{error}");

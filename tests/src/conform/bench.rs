@@ -12,7 +12,7 @@ use libgnt::sim::core::Config;
 use libgnt::types::GrantStatus;
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, Platform, SharedPages};
 use std::cell::OnceCell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -174,7 +174,7 @@ impl Bench {
     /// [`Stop::NotHere`] on a PV guest, whose kernel that damages.
     pub fn hold(&self, pages: &SharedPages, first: usize, count: usize) -> Outcome<Box<dyn Held>> {
         let export = export_hold(&self.platform, pages, first, count)?;
-        self.import(export)
+        Ok(holder(export.kind, &self.platform, false)?.import(export)?)
     }
 
     /// Takes over a hold of a neighbour's first page of a mapping.
@@ -185,22 +185,18 @@ impl Bench {
         let Answer::Held(words, paths) = from.tell(&Order::Hold(map))? else {
             return Err(Stop::Broken("the neighbour holds nothing".into()));
         };
-        let open = |path: &String| {
-            let file = std::fs::File::open(path);
-            file.map(OwnedFd::from)
-                .map_err(|error| Stop::Broken(format!("{path}: {error}")))
-        };
-        let fds = paths.iter().map(open).collect::<Outcome<Vec<_>>>()?;
-        self.import(Export {
-            kind: hold_name(&self.platform),
-            pages: 1,
-            words,
-            fds,
-        })
+        take_hold(&self.platform, words, &paths)
     }
 
-    fn import(&self, export: Export) -> Outcome<Box<dyn Held>> {
-        Ok(holder(export.kind, &self.platform, false)?.import(export)?)
+    /// A neighbour takes over a hold of the first page of a mapping here, and is the only one to
+    /// have it.
+    ///
+    /// # Errors
+    /// As [`Bench::hold`].
+    pub fn give_hold(&self, to: &Partner, pages: &SharedPages) -> Outcome {
+        let export = export_hold(&self.platform, pages, 0, 1)?;
+        let (words, paths) = hold_to_take(&export);
+        to.tell(&Order::TakeHold(words, paths)).map(drop)
     }
 
     /// True on a PV guest.
@@ -372,6 +368,38 @@ pub(super) fn export_hold(
     count: usize,
 ) -> Result<Export, HoldError> {
     holder(hold_name(platform), platform, false)?.hold(pages, first, count)
+}
+
+/// What another process of the same domain needs to take a hold over: the kind's words, and where
+/// its descriptors can be opened.
+pub(super) fn hold_to_take(export: &Export) -> (Vec<u64>, Vec<String>) {
+    let here = std::process::id();
+    let path = |fd: &OwnedFd| format!("/proc/{here}/fd/{}", fd.as_raw_fd());
+    let paths = export.fds.iter().map(path).collect();
+    (export.words.clone(), paths)
+}
+
+/// Takes over another process's hold of one page.
+///
+/// # Errors
+/// [`Stop::Broken`]: it cannot be opened. The holder's.
+pub(super) fn take_hold(
+    platform: &Arc<dyn Platform>,
+    words: Vec<u64>,
+    paths: &[String],
+) -> Outcome<Box<dyn Held>> {
+    let open = |path: &String| {
+        let file = std::fs::File::open(path);
+        file.map(OwnedFd::from)
+            .map_err(|error| Stop::Broken(format!("{path}: {error}")))
+    };
+    let export = Export {
+        kind: hold_name(platform),
+        pages: 1,
+        words,
+        fds: paths.iter().map(open).collect::<Outcome<Vec<_>>>()?,
+    };
+    Ok(holder(export.kind, platform, false)?.import(export)?)
 }
 
 /// An answer to another question.

@@ -200,8 +200,9 @@ impl ActorChild {
 
     pub(super) fn kill(&self) -> Outcome {
         let mut inner = self.inner.borrow_mut();
-        inner.orders = None;
+        // Not before the kill: the end of its orders would let it tidy up.
         inner.process.kill().map_err(broken)?;
+        inner.orders = None;
         inner.process.wait().map(drop).map_err(broken)
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Marks a directory as one of ours; locked while a run writes there.
 const MARKER: &str = ".pv-stress-report";
 /// What an earlier run made.
-const OURS: [&str; 4] = ["report.json", "junit.xml", "report.html", "runs"];
+const OURS: [&str; 5] = ["report.json", "junit.xml", "report.html", "runs", "machine"];
 
 /// A directory that this run, and no other, writes to.
 #[derive(Debug)]
@@ -76,6 +76,15 @@ impl ReportDir {
     pub fn logs(&self, scenario: &str) -> (PathBuf, String) {
         let below = format!("runs/{scenario}");
         (self.path.join(&below), below)
+    }
+
+    /// Removes one scenario's logs, before it is played again.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn forget(&self, scenario: &str) -> Result<()> {
+        let (logs, _) = self.logs(scenario);
+        remove(&logs).map_err(|error| Error::file(&logs, error, "remove it by hand"))
     }
 
     pub(super) fn write(&self, name: &str, text: &str) -> Result<()> {

@@ -54,7 +54,7 @@ impl Scenario for Copy {
             stage.figure(mode, format!("{rate:.0} MB/s"));
             stage.stop(front)?;
             stage.stop(back)?;
-            let image = digest(&device.image, 0, bytes).map_err(failed("reading the image"))?;
+            let image = stage.image_digest(&device, 0, bytes)?;
             carried.push(Carried {
                 way,
                 sent,

@@ -1,8 +1,8 @@
 //! SIGKILL in mid-I/O: the others notice, recover or close cleanly; nothing acknowledged is lost;
 //! nothing stays granted.
 
-use super::pair::{Device, Lending, digest, moment, place};
-use super::stage::{Stage, failed};
+use super::pair::{Device, Lending, moment, place};
+use super::stage::Stage;
 use super::{Judge, Scenario};
 use crate::agent::Point;
 use crate::checks::{
@@ -10,8 +10,8 @@ use crate::checks::{
     same_data, was_killed_in_mid_io, was_noticed, work_went_on_after,
 };
 use crate::holder::HoldName;
-use crate::timeline::read_file;
 use crate::world::{ChildId, Stopped};
+use std::io;
 
 /// Enough to be in the middle of.
 const AT_LEAST: u64 = 16 << 20;
@@ -44,10 +44,10 @@ fn kill_at_its_place(
 
 /// What the image holds of what a front end saw acknowledged so far.
 fn kept_so_far(stage: &Stage<'_>, front: &str, device: &Device) -> Result<Check, Stopped> {
-    let records = read_file(&stage.world.timeline_path(front))
-        .map_err(failed("reading the front end's timeline"))?;
+    let records = stage.records_so_far(front)?;
     Ok(every_write_is_kept(&records, |offset, bytes| {
-        digest(&device.image, offset, bytes)
+        let digest = stage.image_digest(device, offset, bytes);
+        digest.map_err(|error| io::Error::other(error.to_string()))
     }))
 }
 
@@ -75,7 +75,7 @@ impl Scenario for BackendKilled {
         stage.stop(front)?;
         stage.stop(second)?;
         let at_end = kept_so_far(stage, "front-end", &device)?;
-        let image = digest(&device.image, 0, bytes).map_err(failed("reading the image"))?;
+        let image = stage.image_digest(&device, 0, bytes)?;
         Ok(Box::new(move |evidence: &Evidence| {
             vec![
                 was_killed_in_mid_io(evidence, killed_at),
@@ -115,7 +115,7 @@ impl Scenario for FrontendKilled {
         let read_back = stage.await_fact(second, "read back")?;
         stage.stop(second)?;
         stage.stop(back)?;
-        let image = digest(&device.image, 0, bytes).map_err(failed("reading the image"))?;
+        let image = stage.image_digest(&device, 0, bytes)?;
         Ok(Box::new(move |evidence: &Evidence| {
             vec![
                 was_killed_in_mid_io(evidence, killed_at),
@@ -140,11 +140,15 @@ impl Scenario for ConsumerKilled {
         "the third consumer is killed while it holds pages: they are released, and the pair goes on"
     }
 
+    fn holds(&self) -> bool {
+        true
+    }
+
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
         let (device, bytes, options) = prepare(stage)?;
         let hold = stage.settings.hold.unwrap_or(HoldName::Pin);
         // Longer than the run: only its death lets go.
-        let consumer = stage.start_consumer(hold, 2 * stage.settings.deadline)?;
+        let consumer = stage.start_consumer(hold, 2 * stage.settings.deadline, false)?;
         let lending = Lending {
             hold,
             at_once: AT_ONCE,
@@ -158,7 +162,7 @@ impl Scenario for ConsumerKilled {
         stage.figure("killed after", format!("{:.1} MB", at as f64 / 1e6));
         let killed_at = stage.kill(consumer)?;
         // It cannot remove its socket any more.
-        std::fs::remove_file(stage.consumer_socket()).map_err(failed("tidying up"))?;
+        stage.remove_consumer_socket()?;
         let sent = stage.await_fact(front, "sent")?;
         let read_back = stage.await_fact(front, "read back")?;
         stage.stop(front)?;

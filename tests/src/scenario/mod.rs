@@ -12,6 +12,7 @@ mod partial_map;
 mod revoke_in_use;
 mod stage;
 
+pub(crate) use pair::digest;
 pub use stage::Stage;
 
 use crate::checks::{Check, Evidence};
@@ -20,6 +21,8 @@ use crate::report::ReportDir;
 use crate::settings::{Settings, quote};
 use crate::verdict::{Figure, Outcome, Verdict};
 use crate::world::{Stopped, World};
+use crate::xen::Xen;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Judges the evidence, with what the play knows.
@@ -41,6 +44,16 @@ pub trait Scenario: Sync {
     /// Does it need an input file and a device?
     fn uses_input(&self) -> bool {
         true
+    }
+
+    /// Does the third consumer hold pages whose unmap has been called?
+    fn holds(&self) -> bool {
+        false
+    }
+
+    /// Why it cannot be seen on a real Xen, if it cannot.
+    fn only_simulated(&self) -> Option<&'static str> {
+        None
     }
 
     /// Runs it. The judge is called after every process has ended.
@@ -93,6 +106,7 @@ const SHOWN_LIVES: usize = 32;
 pub fn run(
     scenario: &dyn Scenario,
     settings: &Settings,
+    xen: Option<&Arc<Xen>>,
     report: &ReportDir,
     on_progress: impl FnMut(&str, u64, u64) + 'static,
 ) -> Result<Verdict> {
@@ -100,7 +114,7 @@ pub fn run(
     let (logs, below) = report.logs(scenario.name());
     let mut world = World::new(&logs, started + settings.deadline)?;
     world.on_progress(on_progress);
-    let mut stage = Stage::new(world, settings);
+    let mut stage = Stage::new(world, settings, xen.cloned());
     let played = scenario.play(&mut stage);
     let (evidence, mut figures) = match played {
         Err(Stopped::Interrupted(signal)) => {
@@ -124,10 +138,11 @@ pub fn run(
         }
     };
     checks.extend(crate::checks::common(&evidence));
+    checks.extend(crate::checks::kernel_does_not_wait(&hung));
     let edges = evidence
         .deadlocks()
         .next()
-        .map_or_else(Vec::new, |d| d.edges.clone());
+        .map_or_else(|| crate::checks::kernel_cycle(&hung), |d| d.edges.clone());
     let outcome = Verdict::judge(&checks, &edges, !scenario.wants_deadlock());
     figures.extend(unmap_figures(&evidence));
     Ok(Verdict {

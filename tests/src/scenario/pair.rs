@@ -1,11 +1,9 @@
 //! The pair on the stage: an image, a device, a back end, a front end, a consumer.
 
-use super::stage::{FRONT, Stage, failed};
+use super::stage::{Stage, failed};
 use crate::agent::{CHUNK, Point};
 use crate::holder::{HoldName, spell_digest};
 use crate::world::{ChildId, News, Stopped};
-use libgnt::DomId;
-use pv_xenstore::Client;
 use pv_xenstore::toolstack::{BlockDevice, DeviceId};
 use sha2::{Digest, Sha256};
 use std::ffi::OsString;
@@ -55,19 +53,11 @@ impl Stage<'_> {
     pub fn create_device(&mut self, n: u32, bytes: u64) -> Result<Device, Stopped> {
         let number = FIRST_DEVICE + 16 * n;
         let image = self.world.dir().join(format!("disk{n}.img"));
-        File::create(&image)
-            .and_then(|file| file.set_len(bytes.next_multiple_of(4096)))
-            .map_err(failed("making the image"))?;
-        let client =
-            Client::connect(&**self.toolstack()?).map_err(failed("connecting to xenstore"))?;
-        BlockDevice::new(
-            FRONT,
-            DomId::DOM0,
-            DeviceId(number),
-            image.display().to_string(),
-        )
-        .create(&client)
-        .map_err(failed("creating the device"))?;
+        self.make_image(&image, bytes.next_multiple_of(4096))?;
+        let (front, back) = (self.front(), self.back());
+        let params = image.display().to_string();
+        let device = BlockDevice::new(front, back, DeviceId(number), params);
+        self.describe(device)?;
         Ok(Device { number, image })
     }
 
@@ -76,7 +66,8 @@ impl Stage<'_> {
         self.world.dir().join("consumer.sock")
     }
 
-    /// Starts the third consumer.
+    /// Starts the third consumer. It holds for so long and, if told to, until the unmap has
+    /// returned, as a driver whose release waits for the invalidation.
     ///
     /// # Errors
     /// [`Stopped`].
@@ -84,6 +75,7 @@ impl Stage<'_> {
         &mut self,
         hold: HoldName,
         hold_for: Duration,
+        until_unmapped: bool,
     ) -> Result<ChildId, Stopped> {
         let for_ms = format!("{}ms", hold_for.as_millis().max(1));
         let mut args: Vec<OsString> = vec![
@@ -95,7 +87,10 @@ impl Stage<'_> {
         if self.settings.allow_kernel_damage {
             args.push("--allow-kernel-damage".into());
         }
-        let consumer = self.spawn("consumer", "consumer", DomId::DOM0, args)?;
+        if until_unmapped {
+            args.push("--until-unmapped".into());
+        }
+        let consumer = self.spawn("consumer", "consumer", self.back(), args)?;
         self.world.await_ready(consumer)?;
         Ok(consumer)
     }
@@ -112,7 +107,7 @@ impl Stage<'_> {
         lending: Option<Lending>,
         more: &[String],
     ) -> Result<ChildId, Stopped> {
-        let mut args: Vec<OsString> = vec!["--front".into(), FRONT.0.to_string().into()];
+        let mut args: Vec<OsString> = vec!["--front".into(), self.front().0.to_string().into()];
         args.extend(["--device".into(), device.number.to_string().into()]);
         args.extend(["--image".into(), device.image.clone().into()]);
         args.extend(["--mode".into(), mode.into()]);
@@ -131,7 +126,7 @@ impl Stage<'_> {
             }
         }
         args.extend(more.iter().map(OsString::from));
-        let back = self.spawn(name, "backend", DomId::DOM0, args)?;
+        let back = self.spawn(name, "backend", self.back(), args)?;
         self.world.await_ready(back)?;
         Ok(back)
     }
@@ -151,7 +146,7 @@ impl Stage<'_> {
         args.extend(["--input".into(), self.settings.input.clone().into()]);
         args.extend(["--patience".into(), patience.into()]);
         args.extend(options.iter().map(OsString::from));
-        let front = self.spawn(name, "frontend", FRONT, args)?;
+        let front = self.spawn(name, "frontend", self.front(), args)?;
         self.world.await_ready(front)?;
         Ok(front)
     }

@@ -1,11 +1,10 @@
 //! Bad references among good ones: the whole batch is refused, the bad ones are named, nothing of
 //! it stays mapped, and the good ones can be mapped afterwards.
 
-use super::stage::{FRONT, Stage};
+use super::stage::Stage;
 use super::{Judge, Scenario};
 use crate::checks::{Check, Evidence, ledgers_are_empty};
 use crate::world::{Order, Stopped};
-use libgnt::DomId;
 use libgnt::sim::wire::Inspection;
 use std::collections::BTreeSet;
 
@@ -32,19 +31,21 @@ impl Scenario for PartialMap {
         let args = numbers
             .into_iter()
             .flat_map(|(o, n)| [o.into(), n.to_string().into()]);
-        let granter = stage.spawn("granter", "granter", FRONT, args)?;
+        let front = stage.front();
+        let args = args.chain(stage.peers());
+        let granter = stage.spawn("granter", "granter", front, args)?;
         let of = |domid: u16, grefs: &str| -> Vec<String> {
             grefs
                 .split(',')
                 .map(|gref| format!("{domid}:{gref}"))
                 .collect()
         };
-        let good = of(FRONT.0, &stage.await_fact(granter, "good")?);
+        let good = of(front.0, &stage.await_fact(granter, "good")?);
         // Never granted, granted to somebody else, granted read-only, of a domain that is not.
-        let mut bad = of(FRONT.0, &stage.await_fact(granter, "read-only")?);
-        bad.extend(of(FRONT.0, &stage.await_fact(granter, "elsewhere")?));
+        let mut bad = of(front.0, &stage.await_fact(granter, "read-only")?);
+        bad.extend(of(front.0, &stage.await_fact(granter, "elsewhere")?));
         let mut rng = fastrand::Rng::with_seed(stage.settings.seed);
-        bad.push(format!("{}:{}", FRONT.0, rng.u32(20_000..30_000)));
+        bad.push(format!("{}:{}", front.0, rng.u32(20_000..30_000)));
         bad.push(format!("{}:{}", rng.u16(100..1000), rng.u32(8..100)));
         let args = [
             "--good".into(),
@@ -54,7 +55,7 @@ impl Scenario for PartialMap {
             "--seed".into(),
             stage.settings.seed.to_string().into(),
         ];
-        let mapper = stage.spawn("mapper", "mapper", DomId::DOM0, args)?;
+        let mapper = stage.spawn("mapper", "mapper", stage.back(), args)?;
         let named = stage.await_fact(mapper, "named")?;
         let in_ledger = stage.await_fact(mapper, "left in the ledger")?;
         let state = stage.inspect()?;
@@ -121,6 +122,8 @@ fn good_ones_work(usable: &str, state: &Inspection) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::stage::FRONT;
+    use libgnt::DomId;
     use libgnt::sim::wire::GrantState;
     use libgnt::types::{Access, ForeignGrant, GrantRef};
 

@@ -5,7 +5,7 @@ use super::stage::{FRONT, Stage};
 use super::{Judge, Scenario};
 use crate::checks::{Check, Evidence, ledgers_are_empty};
 use crate::world::{Order, Stopped};
-use libgnt::{DomId, PAGE_SIZE};
+use libgnt::PAGE_SIZE;
 
 const PAGES: usize = 8;
 
@@ -28,6 +28,10 @@ impl Scenario for RevokeInUse {
 
     fn summary(&self) -> &'static str {
         "the granter ends access while its peer maps: refused, not reused, freed after the peer's event"
+    }
+
+    fn only_simulated(&self) -> Option<&'static str> {
+        Some("a real kernel does not tell a granter whether its peer still maps")
     }
 
     fn uses_input(&self) -> bool {
@@ -58,7 +62,7 @@ impl Scenario for RevokeInUse {
             &byte,
         ];
         let args = args.map(Into::into);
-        let mapper = stage.spawn("mapper", "mapper", DomId::DOM0, args)?;
+        let mapper = stage.spawn("mapper", "mapper", stage.back(), args)?;
         stage.await_fact(mapper, "pages as granted")?;
         stage.world.order(granter, &Order::Go)?;
         let refused = stage.await_fact(granter, "refused")?;

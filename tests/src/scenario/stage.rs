@@ -1,23 +1,29 @@
 //! What scenarios have in common: the host, its domains, a device, the processes around them.
 
+use super::pair::{Device, digest};
 use crate::checks::Evidence;
+use crate::error::Error;
 use crate::settings::{Settings, Unmap};
-use crate::timeline::{Event, Timeline, now_ns};
+use crate::timeline::{Event, Record, Timeline, now_ns, read_file};
 use crate::verdict::Figure;
-use crate::world::{ChildId, News, Stopped, World};
+use crate::world::{ChildId, Elsewhere, News, Stopped, World};
+use crate::xen::{KernelLog, Xen};
 use libgnt::DomId;
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::wire::Inspection;
+use pv_xenstore::Client;
+use pv_xenstore::toolstack::BlockDevice;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The front end's domain. The back end and the consumer are in dom0.
+/// The front end's domain on the simulated Xen. The back end and the consumer are in dom0 there.
 pub const FRONT: DomId = DomId(1);
 
-/// A world with a simulated Xen in it.
+/// A world with a simulated Xen in it, or on a real one.
 pub struct Stage<'a> {
     /// The processes.
     pub world: World,
@@ -25,6 +31,8 @@ pub struct Stage<'a> {
     pub settings: &'a Settings,
     host: Option<ChildId>,
     toolstack: Option<Arc<SimPlatform>>,
+    xen: Option<Arc<Xen>>,
+    devices: Vec<BlockDevice>,
     ledgers: Vec<(String, Vec<String>)>,
     figures: Vec<Figure>,
     timeline: Timeline,
@@ -39,8 +47,17 @@ pub(super) fn failed<E: std::fmt::Display>(doing: &str) -> impl FnOnce(E) -> Sto
 }
 
 impl<'a> Stage<'a> {
-    pub(super) fn new(world: World, settings: &'a Settings) -> Stage<'a> {
+    pub(super) fn new(
+        mut world: World,
+        settings: &'a Settings,
+        xen: Option<Arc<Xen>>,
+    ) -> Stage<'a> {
+        if let Some(xen) = &xen {
+            world.set_elsewhere(xen.clone());
+        }
         Stage {
+            xen,
+            devices: Vec::new(),
             world,
             settings,
             host: None,
@@ -71,6 +88,11 @@ impl<'a> Stage<'a> {
     pub fn start_host_with(&mut self, unmap: Unmap) -> Result<(), Stopped> {
         self.timeline = Timeline::create(&self.world.timeline_path("pv-stress"), "pv-stress")
             .map_err(failed("the run's own timeline"))?;
+        if let Some(xen) = &self.xen {
+            return xen
+                .begin(self.world.dir())
+                .map_err(failed("beginning on this Xen"));
+        }
         let mut args: Vec<OsString> = vec!["--dir".into(), self.sim_dir().into()];
         args.extend(["--unmap".into(), unmap.to_string().into()]);
         self.add_sabotage(&mut args);
@@ -115,6 +137,9 @@ impl<'a> Stage<'a> {
         domid: DomId,
         args: impl IntoIterator<Item = OsString>,
     ) -> Result<ChildId, Stopped> {
+        if let Some(xen) = self.xen.clone() {
+            return self.spawn_elsewhere(&xen, name, role, domid, args);
+        }
         let mut platform = OsString::from("sim:");
         platform.push(self.sim_dir());
         let mut all: Vec<OsString> = vec!["--platform".into(), platform];
@@ -124,11 +149,148 @@ impl<'a> Stage<'a> {
         self.world.spawn(name, role, all)
     }
 
+    fn spawn_elsewhere(
+        &mut self,
+        xen: &Xen,
+        name: &str,
+        role: &str,
+        domid: DomId,
+        args: impl IntoIterator<Item = OsString>,
+    ) -> Result<ChildId, Stopped> {
+        let domain = xen
+            .domains()
+            .into_iter()
+            .find(|domain| domain.domid == domid);
+        let domain = domain.ok_or_else(|| Stopped::Io {
+            doing: format!("starting {name}"),
+            error: io::Error::other(format!("no agents can be started in {domid}")),
+        })?;
+        let mut all: Vec<OsString> = vec!["--relay".into(), domain.socket().into()];
+        all.extend(["--as".into(), role.into(), "--".into()]);
+        all.extend(["--platform".into(), "linux".into()]);
+        all.extend(["--domain".into(), domid.0.to_string().into()]);
+        self.add_sabotage(&mut all);
+        all.extend(args);
+        self.world.spawn(name, "proxy", all)
+    }
+
+    /// The front end's domain.
+    pub fn front(&self) -> DomId {
+        self.xen.as_ref().map_or(FRONT, |xen| xen.front.domid)
+    }
+
+    /// The domain of the back end and the consumer.
+    pub fn back(&self) -> DomId {
+        self.xen.as_ref().map_or(DomId::DOM0, |xen| xen.back.domid)
+    }
+
+    /// For a granter in the front's domain: who maps, and a domain that does not.
+    pub fn peers(&self) -> [OsString; 4] {
+        let other = if self.xen.is_some() {
+            DomId::DOM0
+        } else {
+            DomId(2)
+        };
+        [
+            "--peer".into(),
+            self.back().0.to_string().into(),
+            "--other".into(),
+            other.0.to_string().into(),
+        ]
+    }
+
+    /// Makes an image where the back end is.
+    pub(super) fn make_image(&self, image: &Path, bytes: u64) -> Result<(), Stopped> {
+        let doing = "making the image";
+        match &self.xen {
+            Some(xen) => xen.back.make_file(image, bytes).map_err(failed(doing)),
+            None => {
+                let made = File::create(image).and_then(|file| file.set_len(bytes));
+                made.map_err(failed(doing))
+            }
+        }
+    }
+
+    /// SHA-256 of a part of a device's image.
+    pub(super) fn image_digest(
+        &self,
+        device: &Device,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<String, Stopped> {
+        let doing = "reading the image";
+        match &self.xen {
+            Some(xen) => {
+                let digests = xen.back.digests(&device.image, &[(offset, bytes)]);
+                let digests = digests.map_err(failed(doing))?;
+                digests
+                    .into_iter()
+                    .next()
+                    .ok_or("no digest")
+                    .map_err(failed(doing))
+            }
+            None => digest(&device.image, offset, bytes).map_err(failed(doing)),
+        }
+    }
+
+    /// Removes what a killed consumer could not.
+    pub(super) fn remove_consumer_socket(&self) -> Result<(), Stopped> {
+        let socket = self.consumer_socket();
+        match &self.xen {
+            Some(xen) => xen.back.remove(&socket).map_err(failed("tidying up")),
+            None => std::fs::remove_file(socket).map_err(failed("tidying up")),
+        }
+    }
+
+    /// What a process has recorded until now.
+    pub(super) fn records_so_far(&self, process: &str) -> Result<Vec<Record>, Stopped> {
+        if let Some(xen) = &self.xen {
+            for domain in xen.domains() {
+                let records = domain
+                    .timeline(process)
+                    .map_err(failed("reading a timeline"))?;
+                if let Some(records) = records {
+                    return Ok(records);
+                }
+            }
+        }
+        read_file(&self.world.timeline_path(process)).map_err(failed("reading a timeline"))
+    }
+
+    /// Describes a device to both ends in xenstore.
+    pub(super) fn describe(&mut self, device: BlockDevice) -> Result<(), Stopped> {
+        let doing = "connecting to xenstore";
+        let client = match &self.xen {
+            Some(xen) => xen.xenstore().map_err(failed(doing))?,
+            None => Client::connect(&**self.toolstack()?).map_err(failed(doing))?,
+        };
+        device
+            .create(&client)
+            .map_err(failed("creating the device"))?;
+        self.devices.push(device);
+        Ok(())
+    }
+
+    /// A real xenstore outlives the scenario.
+    fn remove_devices(&self, xen: &Xen) -> Result<(), Error> {
+        let client = xen.xenstore()?;
+        for paths in self.devices.iter().map(BlockDevice::paths) {
+            for path in [paths.front, paths.back] {
+                let removed = client.rm(&path);
+                removed.map_err(|error| Error::environment(&path, error, "remove it by hand"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Everything alive on the host, now.
     ///
     /// # Errors
     /// [`Stopped`], if the host is gone.
     pub fn inspect(&self) -> Result<Inspection, Stopped> {
+        if let Some(xen) = &self.xen {
+            return xen.inspect().map_err(failed("asking Xen"));
+        }
         self.toolstack()?
             .inspect()
             .map_err(failed("inspecting the host"))
@@ -206,13 +368,57 @@ impl<'a> Stage<'a> {
         {
             self.world.end(id);
         }
+        let mut left_over = Vec::new();
+        if let Some(xen) = &self.xen {
+            left_over = xen.settle();
+        }
         let inspection = self.settled();
+        let mut kernels = Vec::new();
+        if let Some(xen) = self.xen.clone() {
+            if let Err(error) = self.remove_devices(&xen) {
+                left_over.push(error.to_string());
+            }
+            left_over.extend(xen.end(self.world.dir()));
+            kernels = self.kernel_logs(&xen, &mut left_over);
+        }
         self.toolstack = None;
-        let aftermath = self.world.finish();
-        (
-            Evidence::new(aftermath, inspection, self.ledgers),
-            self.figures,
-        )
+        let mut aftermath = self.world.finish();
+        aftermath.left_over.extend(left_over);
+        let mut evidence = Evidence::new(aftermath, inspection, self.ledgers);
+        evidence.kernels = self.xen.as_ref().map(|_| kernels);
+        evidence.clock_uncertainty_ns = self.xen.as_ref().map_or(0, |xen| {
+            u64::try_from(xen.clock_uncertainty().as_nanos()).unwrap_or(u64::MAX)
+        });
+        (evidence, self.figures)
+    }
+
+    /// What the kernels said, into the logs; the trouble in it.
+    fn kernel_logs(&self, xen: &Xen, left_over: &mut Vec<String>) -> Vec<(String, Vec<String>)> {
+        let logs = match xen.kernel_logs() {
+            Ok(logs) => logs,
+            Err(error) => {
+                left_over.push(error.to_string());
+                return Vec::new();
+            }
+        };
+        logs.into_iter()
+            .map(
+                |KernelLog {
+                     domain,
+                     lines,
+                     trouble,
+                 }| {
+                    let path = self
+                        .world
+                        .timeline_path(&domain)
+                        .with_extension("kernel.log");
+                    if let Err(error) = std::fs::write(&path, lines.join("\n") + "\n") {
+                        left_over.push(format!("{}: {error}", path.display()));
+                    }
+                    (domain, trouble)
+                },
+            )
+            .collect()
     }
 
     /// The host's state once what is deferred had the time it may take: an unmap is retried less
@@ -220,7 +426,9 @@ impl<'a> Stage<'a> {
     /// was in the way of, once a second, ten entries at a time.
     fn settled(&mut self) -> Option<Inspection> {
         const STEP: Duration = Duration::from_millis(10);
-        self.toolstack.as_ref()?;
+        if self.toolstack.is_none() && self.xen.is_none() {
+            return None;
+        }
         let first = self.inspect().ok()?;
         let ending = first.grants.iter().filter(|grant| grant.ending).count();
         let gap = (0.010 * self.settings.hold_for.as_secs_f64()).sqrt();

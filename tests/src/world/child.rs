@@ -16,26 +16,26 @@ use std::process::{Command, ExitStatus, Stdio};
 pub struct Child {
     /// Unique in a run.
     pub name: String,
-    pub(super) control: Option<Control>,
-    pub(super) pidfd: OwnedFd,
-    pub(super) killed_by_us: bool,
+    pub(crate) control: Option<Control>,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) killed_by_us: bool,
     /// Processes it forked that were alive when it ended.
-    pub(super) stragglers: Vec<u32>,
+    pub(crate) stragglers: Vec<u32>,
     process: std::process::Child,
     exit: Option<ExitStatus>,
     stderr: PathBuf,
-    pub(super) timeline: PathBuf,
+    pub(crate) timeline: PathBuf,
 }
 
 /// Where a child's output goes.
-pub(super) struct Files {
+pub(crate) struct Files {
     pub stdout: PathBuf,
     pub stderr: PathBuf,
     pub timeline: PathBuf,
 }
 
 impl Child {
-    pub(super) fn spawn(
+    pub(crate) fn spawn(
         name: &str,
         program: &OsString,
         args: &[OsString],
@@ -82,7 +82,7 @@ impl Child {
     }
 
     /// Reaps it, which must have ended (its pidfd is readable), and kills what it forked.
-    pub(super) fn reap(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) fn reap(&mut self) -> io::Result<ExitStatus> {
         if let Some(exit) = self.exit {
             return Ok(exit);
         }
@@ -95,14 +95,14 @@ impl Child {
     }
 
     /// Kills the child and all it forked, and reaps it.
-    pub(super) fn kill_and_reap(&mut self) -> io::Result<ExitStatus> {
+    pub(crate) fn kill_and_reap(&mut self) -> io::Result<ExitStatus> {
         if self.exit.is_none() {
             self.signal_group(Signal::KILL)?;
         }
         self.reap()
     }
 
-    fn signal_group(&self, signal: Signal) -> io::Result<()> {
+    pub(crate) fn signal_group(&self, signal: Signal) -> io::Result<()> {
         match kill_process_group(Pid::from_child(&self.process), signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(errno) => Err(errno.into()),

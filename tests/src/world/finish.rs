@@ -115,7 +115,7 @@ impl World {
                 Ok(_) => {}
                 Err(Stopped::Deadline { .. }) => {
                     let child = &self.children[index];
-                    return Some(Autopsy::of(&child.name, child.pid(), &child.timeline));
+                    return Some(self.look_at(child));
                 }
                 // A signal or a failing poll: no more patience.
                 Err(_) => return None,
@@ -126,7 +126,7 @@ impl World {
 }
 
 /// Sockets that should have been removed by whoever bound them.
-fn sockets_below(dir: &Path) -> Vec<String> {
+pub(crate) fn sockets_below(dir: &Path) -> Vec<String> {
     use std::os::unix::fs::FileTypeExt;
     let mut found = Vec::new();
     let mut todo = vec![dir.to_owned()];

@@ -14,8 +14,10 @@ mod signals;
 mod wait;
 
 pub use autopsy::{Autopsy, Thread};
+pub(crate) use child::Files;
 pub use child::{Child, describe};
 pub use control::{Control, News, Order};
+pub(crate) use finish::sockets_below;
 pub use outcome::{Aftermath, Exit, Stopped};
 pub use signals::Signals;
 
@@ -31,6 +33,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const SIGNALS: Token = Token(0);
@@ -55,6 +58,16 @@ pub enum Happening {
 /// Told of progress: the child's name, bytes done, bytes in all.
 type OnProgress = Box<dyn FnMut(&str, u64, u64)>;
 
+/// Other machines, where some children of a world have the processes that they stand for.
+pub trait Elsewhere {
+    /// What the process of this name is waiting for; `None` if it is not there.
+    fn autopsy(&self, process: &str) -> Option<Autopsy>;
+
+    /// Waits until the processes whose stand-ins have ended have ended, too, and what they recorded
+    /// is here. What did not end, or should not have been left.
+    fn settle(&self) -> Vec<String>;
+}
+
 /// All processes of one scenario, and the directory they meet in.
 pub struct World {
     children: Vec<Child>,
@@ -68,6 +81,7 @@ pub struct World {
     stop_grace: Duration,
     hung: Vec<Autopsy>,
     on_progress: OnProgress,
+    elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 impl World {
@@ -125,6 +139,7 @@ impl World {
             stop_grace: STOP_GRACE,
             hung: Vec::new(),
             on_progress: Box::new(|_, _, _| {}),
+            elsewhere: None,
         })
     }
 
@@ -243,6 +258,18 @@ impl World {
             doing: format!("killing {}", self.children[id.0].name),
             error,
         })
+    }
+
+    fn look_at(&self, child: &Child) -> Autopsy {
+        let elsewhere = self.elsewhere.as_ref();
+        elsewhere
+            .and_then(|elsewhere| elsewhere.autopsy(&child.name))
+            .unwrap_or_else(|| Autopsy::of(&child.name, child.pid(), &child.timeline))
+    }
+
+    /// Where the processes really are that some children stand for.
+    pub fn set_elsewhere(&mut self, elsewhere: Arc<dyn Elsewhere>) {
+        self.elsewhere = Some(elsewhere);
     }
 }
 

@@ -212,7 +212,7 @@ impl World {
         self.children
             .iter()
             .filter(|child| child.exit().is_none())
-            .map(|child| Autopsy::of(&child.name, child.pid(), &child.timeline))
+            .map(|child| self.look_at(child))
             .collect()
     }
 }

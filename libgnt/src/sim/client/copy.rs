@@ -18,7 +18,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 const OPERATION: &str = "GRANT_COPY";
-/// Foreign pages that one open file keeps mapped: gntalloc's default limit for the whole machine.
+/// Foreign pages that one open file keeps mapped: gntalloc's default limit for one granter.
 const MAX_PAGES: usize = 1024;
 /// How often a page may be revoked and granted anew in the middle of one copy before the copy is
 /// left to the caller's own retries.
@@ -88,6 +88,13 @@ impl CopyPages {
         segment: &CopySegment<'_>,
     ) -> Result<GrantStatus> {
         let len = usize::from(segment.len);
+        if len == 0 {
+            // The hypervisor is not asked.
+            return Ok(GrantStatus::OKAY);
+        }
+        if mapped_grant(client, &segment.source, len) || mapped_grant(client, &segment.dest, len) {
+            return Ok(GrantStatus::BAD_PAGE);
+        }
         for _ in 0..MAX_ATTEMPTS {
             let source = match self.side(client, file, &segment.source, false)? {
                 Ok(page) => page,
@@ -223,6 +230,18 @@ impl Cache {
         }
         self.pages.insert(key, (page, self.clock));
     }
+}
+
+/// A local side must be the domain's own memory; a page mapped from a grant is another's
+/// (`get_paged_frame`, `xen/common/grant_table.c`).
+fn mapped_grant(client: &Client, side: &CopySide<'_>, len: usize) -> bool {
+    let CopySide::Local { pages, offset } = side else {
+        return false;
+    };
+    // The pages are one mapping or none, so its first byte speaks for all.
+    let mappings = lock(&client.mappings);
+    let at = mappings.at(pages.address() + offset + len - 1);
+    at.is_some_and(|(_, mapping)| mapping.foreign)
 }
 
 /// The pages and offset of a side.

@@ -23,14 +23,52 @@ struct Route {
     to: Option<(Arc<EventPage>, EvtchnPort)>,
 }
 
+/// The driver's queue of ports that were delivered and not read (`evtchn_interrupt`). Most of it is
+/// still bits in the page; what is here was written back before it was read, and so may come again.
+#[derive(Debug, Default)]
+struct Queue {
+    /// The eventfd was emptied since events were last waited for.
+    drained: bool,
+    ports: Vec<EvtchnPort>,
+    /// Ports that are bound, or about to be.
+    bound: usize,
+    /// Never shrinks (`evtchn_resize_ring`).
+    capacity: usize,
+    /// A port found no room: reads fail until the reset.
+    overflow: bool,
+}
+
+/// What the driver's queue starts with.
+const FIRST_CAPACITY: usize = 64;
+
+impl Queue {
+    /// Room for one more port, each of which is in the queue once unless it is written back unread.
+    fn make_room(&mut self) {
+        self.bound += 1;
+        self.capacity = self.capacity.max(FIRST_CAPACITY);
+        while self.capacity < self.bound {
+            self.capacity *= 2;
+        }
+    }
+
+    /// Delivers what is pending, as far as there is room. What finds none is lost, and masked.
+    fn deliver(&mut self, page: &EventPage) {
+        page.take(&mut self.ports);
+        if self.ports.len() > self.capacity {
+            self.ports.truncate(self.capacity);
+            self.overflow = true;
+        }
+    }
+}
+
 /// An open file. Closed on drop, which never blocks.
 #[derive(Debug)]
 pub struct SimEvtchn {
     client: Arc<Client>,
     file: FileId,
     page: Arc<EventPage>,
-    /// One receiver at a time. True: the eventfd was emptied since events were last waited for.
-    drained: Mutex<bool>,
+    /// One receiver at a time.
+    queue: Mutex<Queue>,
     /// The ports bound here, with their routes once they were used.
     ports: RwLock<HashMap<EvtchnPort, Option<Route>>>,
 }
@@ -50,16 +88,20 @@ impl SimEvtchn {
             client,
             file,
             page,
-            drained: Mutex::new(false),
+            queue: Mutex::default(),
             ports: RwLock::default(),
         })
     }
 
     fn bind(&self, operation: &'static str, request: Request) -> Result<EvtchnPort> {
-        let answer = self.client.call(DEVICE, operation, request)?;
-        let Reply::Port { port } = answer.reply else {
-            return Err(answer.unexpected());
-        };
+        // Before the call: the new port's first event may be read before it returns.
+        lock(&self.queue).make_room();
+        let bound = self.client.call(DEVICE, operation, request);
+        let bound = bound.and_then(|answer| match answer.reply {
+            Reply::Port { port } => Ok(port),
+            _ => Err(answer.unexpected()),
+        });
+        let port = bound.inspect_err(|_| lock(&self.queue).bound -= 1)?;
         self.ports
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -74,6 +116,23 @@ impl SimEvtchn {
             Errno::NOTCONN,
             format!("{port} is not of this file"),
         )
+    }
+
+    /// Reads when more than the page's bits waits.
+    fn read_queue(&self, queue: &mut Queue, ports: &mut Vec<EvtchnPort>) -> Result<usize> {
+        self.page.drain();
+        queue.deliver(&self.page);
+        if queue.overflow {
+            // Whoever polls keeps being told.
+            self.page.signal();
+            let detail =
+                "the queue of events has overflowed; reset it, then unmask and serve every port";
+            return Err(Error::device(DEVICE, "read", Errno::FBIG, detail));
+        }
+        queue.drained = true;
+        let count = queue.ports.len();
+        ports.append(&mut queue.ports);
+        Ok(count)
     }
 
     /// Asks the host where a port leads.
@@ -161,7 +220,9 @@ impl Evtchn for SimEvtchn {
             file: self.file,
             port,
         };
-        self.client.call(DEVICE, "UNBIND", request)?.done()
+        self.client.call(DEVICE, "UNBIND", request)?.done()?;
+        lock(&self.queue).bound -= 1;
+        Ok(())
     }
 
     fn notify(&self, port: EvtchnPort) -> Result<()> {
@@ -192,16 +253,19 @@ impl Evtchn for SimEvtchn {
     }
 
     fn read(&self, ports: &mut Vec<EvtchnPort>) -> Result<usize> {
-        let mut drained = lock(&self.drained);
+        let mut queue = lock(&self.queue);
+        if !queue.ports.is_empty() || queue.overflow {
+            return self.read_queue(&mut queue, ports);
+        }
         // The second read of a wake-up mostly finds nothing: it costs no system call.
-        if *drained && !self.page.any_selected() {
-            *drained = false;
+        if queue.drained && !self.page.any_selected() {
+            queue.drained = false;
             return Ok(0);
         }
         // Before the take, which says why.
         self.page.drain();
         let taken = self.page.take(ports);
-        *drained = taken > 0;
+        queue.drained = taken > 0;
         Ok(taken)
     }
 
@@ -209,17 +273,23 @@ impl Evtchn for SimEvtchn {
         // No look at `ports`: a new port may be delivered to one thread before the bind has
         // returned to another. A port that is not bound has no mask that anybody would miss.
         for port in ports {
+            if self.page.is_due(*port) {
+                // The driver has queued it, and queues it once more when it is raised again.
+                lock(&self.queue).deliver(&self.page);
+            }
             self.page.unmask(*port);
         }
         Ok(())
     }
 
     fn reset(&self) -> Result<()> {
-        let mut drained = lock(&self.drained);
+        let mut queue = lock(&self.queue);
         self.page.drain();
         // As the driver: the events are gone, and their ports wait for an unmask.
         self.page.take(&mut Vec::new());
-        *drained = false;
+        queue.ports.clear();
+        queue.overflow = false;
+        queue.drained = false;
         Ok(())
     }
 

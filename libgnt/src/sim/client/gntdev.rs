@@ -69,9 +69,9 @@ impl Gntdev for SimGntdev {
 
     fn offset_for_vaddr(&self, address: usize) -> Result<(u64, usize)> {
         match lock(&self.client.mappings).at(address) {
-            Some((_, mapping)) if mapping.file == self.file => Ok((mapping.index, mapping.pages)),
+            Some((_, mapping)) if mapping.foreign => Ok((mapping.index, mapping.pages)),
             _ => {
-                let detail = format!("{address:#x} is in no mapping of this file");
+                let detail = format!("{address:#x} is in no mapping of gntdev");
                 Err(Error::device(
                     DEVICE,
                     "GET_OFFSET_FOR_VADDR",

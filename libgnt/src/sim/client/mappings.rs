@@ -17,8 +17,8 @@ use std::sync::Arc;
 pub struct Mapping {
     /// The host's name for it.
     pub vma: VmaId,
-    /// The file it was mapped from.
-    pub file: FileId,
+    /// It is a gntdev file's: the pages are another domain's.
+    pub foreign: bool,
     /// The offset.
     pub index: u64,
     /// How many pages.
@@ -125,7 +125,7 @@ pub fn map(
         address,
         Mapping {
             vma,
-            file,
+            foreign: device == super::gntdev::DEVICE,
             index,
             pages,
         },
@@ -202,7 +202,7 @@ mod tests {
     fn mapping(vma: u64, pages: usize) -> Mapping {
         Mapping {
             vma: VmaId(vma),
-            file: FileId(1),
+            foreign: true,
             index: 0,
             pages,
         }

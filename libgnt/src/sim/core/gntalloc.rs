@@ -68,7 +68,7 @@ impl Machine {
         self.alloc_list(conn, file)?;
         let domid = self.file(conn, file)?.domid;
         let limit = self.config.gntalloc_limit as usize;
-        let used = self.shared.len();
+        let used = self.pages_shared_by(domid);
         if pages as usize > limit.saturating_sub(used) && !self.sabotaged(Sabotage::NoQuota) {
             let what = format!("{used} of {limit} pages are allocated, {pages} more do not fit");
             return Err(refuse(Errno::NOSPC, what));
@@ -116,6 +116,11 @@ impl Machine {
             index: first * PAGE_SIZE as u64,
             grefs,
         })
+    }
+
+    /// What the limit of a domain's kernel counts.
+    pub(super) fn pages_shared_by(&self, domid: DomId) -> usize {
+        self.shared.values().filter(|s| s.domid == domid).count()
     }
 
     pub(super) fn dealloc_gref(

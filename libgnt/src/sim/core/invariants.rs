@@ -215,11 +215,13 @@ impl Machine {
 
     fn check_gntalloc(&self) -> Result<(), String> {
         let limit = self.config.gntalloc_limit as usize;
-        hold!(
-            self.shared.len() <= limit,
-            "{} pages, the limit is {limit}",
-            self.shared.len()
-        );
+        for domid in self.domains.keys() {
+            let used = self.pages_shared_by(*domid);
+            hold!(
+                used <= limit,
+                "{used} pages of {domid}, the limit is {limit}"
+            );
+        }
         let mut users: BTreeMap<_, u32> = BTreeMap::new();
         for file in self.files.values() {
             if let FileKind::Gntalloc(list) = &file.kind {

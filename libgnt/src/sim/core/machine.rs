@@ -35,7 +35,7 @@ pub struct Machine {
     pub(super) files: BTreeMap<FileId, File>,
     pub(super) vmas: BTreeMap<VmaId, Vma>,
     pub(super) runs: BTreeMap<RunId, Run>,
-    /// gntalloc's pages: what its global limit counts.
+    /// gntalloc's pages, which its limit counts.
     pub(super) shared: BTreeMap<ShareId, SharedPage>,
     pub(super) maps: BTreeMap<MapId, Map>,
     /// Pages of all of them.

@@ -47,7 +47,7 @@ pub type Now = Duration;
 pub struct Config {
     /// When unmaps wait.
     pub unmap: UnmapMode,
-    /// `xen_gntalloc.limit`: pages, all domains together.
+    /// `xen_gntalloc.limit`: pages of one domain, whose kernel it belongs to.
     pub gntalloc_limit: u32,
     /// `xen_gntdev.limit`: grants in one map request.
     pub gntdev_limit: u32,

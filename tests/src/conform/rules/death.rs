@@ -31,6 +31,12 @@ pub(super) const RULES: &[Rule] = &[
         mapper_held,
     ),
     Rule::new(
+        "death-of-the-holder-lets-go",
+        "What a killed process held is released, and the unmap that waited for it goes on.",
+        "drivers/xen/grant-table.c: gnttab_unmap_work",
+        holder_lets_go,
+    ),
+    Rule::new(
         "death-of-the-granter-leaves-the-pages",
         "What a killed granter's peer has mapped stays mapped, and keeps its bytes.",
         "drivers/xen/gntalloc.c: gntalloc_release; drivers/xen/grant-table.c: gnttab_add_deferred",
@@ -127,6 +133,20 @@ fn mapper_held(bench: &Bench) -> Outcome {
     bench.serves(grant, "this process holds the page")?;
     held.release()?;
     bench.ends(grant, "nobody holds it any more")
+}
+
+fn holder_lets_go(bench: &Bench) -> Outcome {
+    let bell = Bell::new(bench.platform(), bench.own())?;
+    let (_, grant) = bench.granted_page()?;
+    let mut map = Mapping::new(bench.platform(), &[grant], RW)?;
+    map.arm(0, bell.event())?;
+    let holder = bench.neighbour()?;
+    bench.give_hold(&holder, map.pages()?)?;
+    map.munmap()?;
+    map.give_back()?;
+    bell.silent("the other process holds the page")?;
+    holder.kill()?;
+    bell.expect("the holder is dead")
 }
 
 /// A mapping here of pages that the partner granted.

@@ -329,7 +329,9 @@ fn a_restricted_file_binds_to_one_domain_for_ever() {
     w.refused(conn, bind(file, DomId(3), port), Errno::ACCESS);
     w.refused(conn, Request::BindVirq { file, virq: 0 }, Errno::ACCESS);
     w.port(conn, bind(file, GUEST, port));
-    unbound(&mut w, two, GUEST);
+    // An unbound port not even for that domain.
+    let remote = GUEST;
+    w.refused(conn, Request::BindUnbound { file, remote }, Errno::ACCESS);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use std::time::Duration;
 
 #[test]
-fn the_limit_counts_all_domains_together() {
+fn the_limit_is_each_domains_own() {
     let mut w = World::with(Config {
         gntalloc_limit: 5,
         ..Config::default()
@@ -25,10 +25,12 @@ fn the_limit_counts_all_domains_together() {
     };
     w.refused(one, alloc(one_file, u32::MAX), Errno::NOSPC);
     let first = w.alloc(one, one_file, DOM0, 3);
-    w.refused(two, alloc(two_file, 3), Errno::NOSPC);
-    w.alloc(two, two_file, DOM0, 2);
+    w.refused(one, alloc(one_file, 3), Errno::NOSPC);
+    w.alloc(two, two_file, DOM0, 5);
+    w.refused(two, alloc(two_file, 1), Errno::NOSPC);
+    w.alloc(one, one_file, DOM0, 2);
     w.refused(one, alloc(one_file, 1), Errno::NOSPC);
-    assert_eq!(w.inspect().gntalloc_pages, 5);
+    assert_eq!(w.inspect().gntalloc_pages, 10);
     let index = first.index;
     w.done(
         one,
@@ -38,7 +40,7 @@ fn the_limit_counts_all_domains_together() {
             pages: 3,
         },
     );
-    w.alloc(two, two_file, DOM0, 3);
+    w.alloc(one, one_file, DOM0, 3);
 }
 
 #[test]

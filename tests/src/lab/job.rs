@@ -1,0 +1,128 @@
+//! What dom0 does when it is up, as shell, and the two domains' configurations.
+
+use super::options::{Guest, LabArgs};
+use crate::settings::quote;
+use std::fmt::Write;
+
+/// The names of the two domains.
+pub const DOMAINS: [&str; 2] = ["front", "back"];
+/// Where the user's input is, in dom0 and the domains.
+pub const INPUT: &str = "input";
+
+/// Starts one domain, given its name, and again if it does not come up: an emulated processor
+/// loses a guest now and then, as a triple fault or a standstill in its boot.
+pub const START_DOMAIN: &str = include_str!("start-domain.sh");
+
+/// dom0's script. It leaves its status in `/results/status`.
+pub fn job(args: &LabArgs) -> String {
+    let mut job = String::from("cd /lab\n");
+    let [front, back] = DOMAINS;
+    let _ = writeln!(job, "start-domain {front} & start-domain {back} && wait");
+    if args.shell {
+        job.push_str("echo 'LAB: the domains are front and back; exit ends the machine'\n");
+        job.push_str("setsid -c sh </dev/console >/dev/console 2>&1\necho 0 >/results/status\n");
+        return job;
+    }
+    let command = args.run.clone().unwrap_or_else(|| scenarios(args));
+    let _ = writeln!(job, "echo 'LAB: running'");
+    let _ = writeln!(
+        job,
+        "( sh -c {} 2>&1; echo $? >/results/status ) </dev/null | sed 's/^/LAB| /'",
+        quote(&command)
+    );
+    job
+}
+
+/// The command that runs the scenarios.
+fn scenarios(args: &LabArgs) -> String {
+    let mut command = String::from(
+        "pv-stress run --platform xen --front front --back back --log info --report /results/report --restart-domain start-domain",
+    );
+    let mut add = |option: &str, value: String| {
+        let _ = write!(command, " {option} {}", quote(&value));
+    };
+    if !args.scenario.is_empty() {
+        add("--scenario", args.scenario.join(","));
+    }
+    if let Some(hold) = args.hold {
+        add("--hold", hold.to_string());
+    }
+    if let Some(seed) = args.seed {
+        add("--seed", seed.to_string());
+    }
+    if args.input.is_some() {
+        add("--input", format!("/lab/{INPUT}"));
+    }
+    add("--hold-for", format!("{}ms", args.hold_for.as_millis()));
+    add("--deadline", format!("{}ms", args.deadline.as_millis()));
+    if args.allow_kernel_damage {
+        command.push_str(" --allow-kernel-damage");
+    }
+    command
+}
+
+/// A domain's configuration for `xl create`.
+pub fn config(name: &str, guest: Guest) -> String {
+    let kind = match guest {
+        Guest::Pvh => "pvh",
+        Guest::Pv => "pv",
+    };
+    // The boot's messages say where one stops that does not come up. The supervisor silences the
+    // kernel when it takes the console over, and reads everything else from the kernel's buffer.
+    let lines = [
+        format!("name=\"{name}\""),
+        format!("type=\"{kind}\""),
+        "memory=320".into(),
+        "vcpus=1".into(),
+        "kernel=\"/lab/vmlinuz\"".into(),
+        "ramdisk=\"/lab/domain.cpio\"".into(),
+        "extra=\"console=hvc0 loglevel=7 panic=1\"".into(),
+        "on_poweroff=\"destroy\"".into(),
+        "on_reboot=\"destroy\"".into(),
+        "on_crash=\"destroy\"\n".into(),
+    ];
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: LabArgs,
+    }
+
+    fn args(more: &[&str]) -> LabArgs {
+        Cli::parse_from([&["lab"], more].concat()).args
+    }
+
+    #[test]
+    fn options_reach_the_run() {
+        let job = job(&args(&[
+            "--scenario",
+            "copy",
+            "hold-unmap",
+            "--hold",
+            "fork",
+            "--seed",
+            "7",
+        ]));
+        assert!(
+            job.contains("--scenario copy,hold-unmap --hold fork --seed 7"),
+            "{job}"
+        );
+        assert!(job.contains("--deadline 120000ms"), "{job}");
+        assert!(job.contains("start-domain back"), "{job}");
+    }
+
+    #[test]
+    fn a_command_replaces_the_scenarios() {
+        let job = job(&args(&["--run", "echo \"it\""]));
+        assert!(job.contains("sh -c 'echo \"it\"'"), "{job}");
+        assert!(!job.contains("pv-stress run"), "{job}");
+        assert!(config("front", Guest::Pv).contains("type=\"pv\""));
+    }
+}

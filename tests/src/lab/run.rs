@@ -1,0 +1,197 @@
+//! A lab from nothing to its results.
+
+use super::error::{LabError, Result};
+use super::images::{self, Contents};
+use super::job::DOMAINS;
+use super::machine::{Boot, Machine, tail};
+use super::options::{GntdevKind, LabArgs};
+use super::packages::Archive;
+use super::parts::Parts;
+use super::release::Release;
+use super::work::Work;
+use super::{gntdev, job, program, results};
+use crate::report::ReportDir;
+use crate::settings::PlatformKind;
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// For the boot of the machine and its domains, and for what follows the last scenario.
+const BOOT: Duration = Duration::from_secs(240);
+/// Beside each scenario's deadline: ending what hangs, and asking what is left.
+const BESIDE: Duration = Duration::from_secs(45);
+/// A shell has as long as it likes.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Runs the lab. The exit status is that of the run, or of the command.
+///
+/// # Errors
+/// [`LabError`]: what was missing, or what went wrong before there was a result.
+pub fn run(args: &LabArgs) -> Result<ExitCode> {
+    let started = Instant::now();
+    let mut tell = |what: &str| {
+        let seconds = started.elapsed().as_secs();
+        // With standard error gone there is nobody to tell.
+        let _ = writeln!(anstream::stderr(), "lab {seconds:>4} s: {what}");
+    };
+    let (xen, kernel) = (
+        Release::with_xen(&args.xen)?,
+        Release::with_kernel(&args.kernel)?,
+    );
+    let limit = limit(args)?;
+    super::machine::check_installed()?;
+    let report = ReportDir::claim(&args.report)?;
+    let cache = std::path::absolute(&args.cache).map_err(LabError::file(&args.cache))?;
+    let work = Work::new(&cache)?;
+    let mut with = named_files(&args.with)?;
+    with.extend(
+        args.input
+            .iter()
+            .map(|input| (input.clone(), job::INPUT.to_owned())),
+    );
+    let parts = Parts::fetch(&cache, xen, kernel, args.mirror.as_deref(), &mut tell)?;
+    let agent = program::agent(args.agent.as_deref(), &cache, &mut tell)?;
+    let gntdev = match args.gntdev {
+        GntdevKind::Async => None,
+        GntdevKind::Sync => {
+            let archive = Archive::open(&cache, kernel, args.mirror.as_deref(), &mut tell)?;
+            Some(gntdev::synchronous(
+                &archive,
+                &parts.kernel_release,
+                &mut tell,
+            )?)
+        }
+    };
+    tell("building the images");
+    let configs = DOMAINS.map(|name| (format!("{name}.cfg"), job::config(name, args.guest)));
+    let contents = Contents {
+        agent: &agent,
+        job: &job::job(args),
+        configs: &configs,
+        with: &with,
+        gntdev: gntdev.as_deref(),
+    };
+    let initramfs = images::build(&parts, &contents)?;
+    if args.prepare {
+        tell("everything that a run needs is there");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let machine = report.path().join("machine");
+    fs::create_dir_all(&machine).map_err(LabError::file(&machine))?;
+    let boot = Boot {
+        xen: &parts.xen,
+        kernel: &parts.kernel,
+        initramfs: &work.path("dom0.cpio"),
+        results: &work.path("results.disk"),
+        serial: &machine.join("serial.log"),
+        interactive: args.shell,
+    };
+    fs::write(boot.initramfs, &initramfs).map_err(LabError::file(boot.initramfs))?;
+    results::make_disk(boot.results)?;
+    tell(&format!(
+        "booting Xen {} with Linux {} in QEMU",
+        xen.xen, parts.kernel_release
+    ));
+    boot_and_watch(&boot, Instant::now() + limit, &mut tell)?;
+    let out = work.path("results");
+    if !results::unpack(boot.results, &out)? {
+        return Err(LabError::Guest {
+            what: "the machine ended without storing its results".into(),
+            log: boot.serial.to_owned(),
+            tail: tail(boot.serial, 25),
+        });
+    }
+    let status = out.join("status");
+    let status = fs::read_to_string(&status).map_err(LabError::file(&status))?;
+    results::keep(&out, report.path())?;
+    tell(&format!(
+        "done, status {}; logs are in {}",
+        status.trim(),
+        args.report.display()
+    ));
+    Ok(ExitCode::from(status.trim().parse::<u8>().unwrap_or(2)))
+}
+
+/// How long the machine may take.
+fn limit(args: &LabArgs) -> Result<Duration> {
+    if args.shell {
+        return Ok(FOR_EVER);
+    }
+    let runs = if args.run.is_some() {
+        1
+    } else {
+        let chosen = crate::cli::chosen(&args.scenario, PlatformKind::Xen)?;
+        u32::try_from(chosen.len()).unwrap_or(u32::MAX)
+    };
+    Ok(BOOT + (args.deadline + BESIDE).saturating_mul(runs))
+}
+
+/// Files and their names in the images.
+fn named_files(files: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
+    files
+        .iter()
+        .map(|path| {
+            let meta = fs::metadata(path).map_err(LabError::file(path))?;
+            let name = path.file_name().filter(|_| meta.is_file());
+            let name = name.ok_or_else(|| LabError::Failed {
+                doing: format!("taking {} along", path.display()),
+                cause: "it is no regular file".into(),
+                cure: "name files with --with".into(),
+            })?;
+            Ok((path.clone(), name.to_string_lossy().into_owned()))
+        })
+        .collect()
+}
+
+fn boot_and_watch(boot: &Boot<'_>, deadline: Instant, tell: &mut dyn FnMut(&str)) -> Result<()> {
+    let mut machine = Machine::start(boot)?;
+    if boot.interactive {
+        return machine.wait();
+    }
+    machine.watch(deadline, &mut |line| on_line(line, tell))
+}
+
+/// Passes on what is meant for people, and stops at what cannot be survived.
+fn on_line(line: &str, tell: &mut dyn FnMut(&str)) -> std::result::Result<(), String> {
+    // Xen's own messages go to the same port, and may begin in the middle of a line.
+    if let Some((_, output)) = line.split_once("LAB| ") {
+        let _ = writeln!(anstream::stdout(), "{output}");
+    } else if let Some((_, news)) = line.split_once("LAB: ") {
+        if news.starts_with("failed") {
+            return Err(format!("dom0 {news}"));
+        }
+        tell(news);
+    } else if let Some(panic) = ["Kernel panic", "(XEN) Panic on CPU"]
+        .iter()
+        .find(|p| line.contains(*p))
+    {
+        let cause = &line[line.find(panic).unwrap_or(0)..];
+        return Err(format!("a panic: {cause}"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn a_panic_and_a_failed_start_end_the_wait() {
+        let mut told = Vec::new();
+        let mut tell = |what: &str| told.push(what.to_owned());
+        assert!(on_line("(XEN) xLAB: dom0 ready", &mut tell).is_ok());
+        let error = on_line("[ 1.0] Kernel panic - not syncing: x", &mut tell).unwrap_err();
+        assert_eq!(error, "a panic: Kernel panic - not syncing: x");
+        let error = on_line("LAB: failed to load xenfs", &mut tell).unwrap_err();
+        assert_eq!(error, "dom0 failed to load xenfs");
+        assert_eq!(told, ["dom0 ready"]);
+    }
+
+    #[test]
+    fn only_files_are_taken_along() {
+        assert!(named_files(&[Path::new("/").to_owned()]).is_err());
+    }
+}
