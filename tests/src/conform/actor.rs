@@ -3,12 +3,9 @@
 //!
 //! Orders and answers are lines of JSON, on a pipe or through the relay. It ends when there are no
 //! more orders, and with it everything it has: that is how the rules about death see it die.
-#![allow(
-    unsafe_code,
-    reason = "mprotect of a mapping, and a write that the kernel is to stop"
-)]
 
 use super::bench::{export_hold, hold_to_take, take_hold};
+use super::memory::trespass;
 use super::things::{Mapping, PATIENCE, Share, copy_status, heard, peek};
 use super::{Outcome, Stop};
 use crate::holder::{Export, Held};
@@ -79,6 +76,8 @@ pub enum Order {
     Hold(usize),
     /// Take over the asker's hold of one page, and hold it to the end.
     TakeHold(Vec<u64>, Vec<String>),
+    /// Give everything up, as the end of the process would.
+    Forget,
     /// Answer.
     Ping,
 }
@@ -267,6 +266,14 @@ impl Actor<'_> {
                 self.held.push(held);
                 Ok(Answer::Done)
             }
+            Order::Forget => {
+                self.held.clear();
+                self.holds.clear();
+                self.maps.clear();
+                self.shares.clear();
+                self.evtchn = None;
+                Ok(Answer::Done)
+            }
             Order::Ping => Ok(Answer::Done),
         }
     }
@@ -304,38 +311,6 @@ impl Actor<'_> {
         }
         self.evtchn.as_deref().ok_or_else(no_such_thing)
     }
-}
-
-/// Changes the protection of a mapping as any program can, whatever the device thinks of it.
-///
-/// # Errors
-/// mprotect's.
-pub fn protect(
-    pages: &SharedPages,
-    first: usize,
-    count: usize,
-    flags: rustix::mm::MprotectFlags,
-) -> Result<(), Errno> {
-    let inside = first
-        .checked_add(count)
-        .is_some_and(|end| end <= pages.pages());
-    if !inside {
-        return Err(Errno::INVAL);
-    }
-    let address = pages.address() + first * libgnt::PAGE_SIZE;
-    // SAFETY: the range was checked to lie in a living mapping of ours, which no reference points
-    // into; whoever takes access away must not use the pages until it is back.
-    unsafe { rustix::mm::mprotect(address as *mut _, count * libgnt::PAGE_SIZE, flags) }
-}
-
-/// Tries to write to a read-only mapping.
-fn trespass(pages: &SharedPages) -> Result<(), Errno> {
-    use rustix::mm::MprotectFlags;
-    protect(pages, 0, 1, MprotectFlags::READ | MprotectFlags::WRITE)?;
-    // SAFETY: the page is mapped, and mprotect said that it is writable; if something below
-    // thinks otherwise the process dies of it, and is here for that.
-    unsafe { (pages.address() as *mut u8).write_volatile(0xee) };
-    Ok(())
 }
 
 impl Answer {

@@ -3,7 +3,7 @@
 use super::process::Member;
 use super::relay::{self, Relayed};
 use super::run::{Plan, try_rule};
-use super::table::{Report, print_rule};
+use super::table::{Report, print_rule, side_by_side};
 use super::{Rule, rules};
 use crate::error::{Error, Result};
 use crate::settings::PlatformKind;
@@ -12,6 +12,7 @@ use libgnt::sim::core::{Config, Sabotage};
 use libgnt::sim::host::{HostThread, NoServices};
 use libgnt::{DomId, PlatformChoice};
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -43,6 +44,9 @@ pub struct ConformArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
+    /// Print the table beside those of earlier runs, whose reports (`--json`) are in these files
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["json", "list"])]
+    beside: Vec<PathBuf>,
     /// Break the simulated Xen on purpose, to see that a rule notices
     #[arg(long, value_name = "FAULT", hide = true, value_parser = parse_sabotage)]
     sabotage: Option<Sabotage>,
@@ -161,6 +165,8 @@ fn on_xen(args: &ConformArgs, rules: &[&Rule]) -> Result<ExitCode> {
 
 fn judge_all(args: &ConformArgs, rules: &[&Rule], plan: &Plan, system: &str) -> Result<ExitCode> {
     let mut out = anstream::stdout();
+    let earlier = args.beside.iter().map(|path| load(path));
+    let mut all = earlier.collect::<Result<Vec<_>>>()?;
     let mut report = Report {
         tool: concat!("pv-stress ", env!("CARGO_PKG_VERSION")).into(),
         platform: args.platform.to_string(),
@@ -169,7 +175,7 @@ fn judge_all(args: &ConformArgs, rules: &[&Rule], plan: &Plan, system: &str) -> 
     };
     for rule in rules {
         let judged = try_rule(rule, plan);
-        if !args.json {
+        if !args.json && all.is_empty() {
             said(print_rule(&judged, &mut out))?;
         }
         report.rules.push(judged);
@@ -180,7 +186,25 @@ fn judge_all(args: &ConformArgs, rules: &[&Rule], plan: &Plan, system: &str) -> 
     } else {
         said(report.print_sum(&mut out))?;
     }
-    Ok(ExitCode::from(report.exit_status()))
+    let status = report.exit_status();
+    if !all.is_empty() {
+        all.insert(0, report);
+        said(side_by_side(&all, &mut out))?;
+    }
+    Ok(ExitCode::from(status))
+}
+
+/// An earlier run's report.
+fn load(path: &Path) -> Result<Report> {
+    let bad = |error: &dyn std::fmt::Display| {
+        Error::file(
+            path,
+            error,
+            "name a report that `pv-stress conform --json` printed",
+        )
+    };
+    let text = std::fs::read(path).map_err(|error| bad(&error))?;
+    serde_json::from_slice(&text).map_err(|error| bad(&error))
 }
 
 fn chosen(names: &[String]) -> Result<Vec<&'static Rule>> {

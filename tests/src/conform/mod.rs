@@ -10,6 +10,7 @@
 pub mod actor;
 pub mod bench;
 pub mod cli;
+mod memory;
 pub mod process;
 mod relay;
 pub mod rules;

@@ -32,7 +32,7 @@ struct Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum What {
-    /// A new actor, whatever was before.
+    /// An actor that has nothing, whatever was before.
     Begin,
     Tell(Order),
     /// Kill the actor.
@@ -83,6 +83,12 @@ impl Mail {
         serde_json::from_slice(&text).ok()
     }
 
+    /// What this side's node holds.
+    fn last_reply(&self) -> Option<Reply> {
+        let text = self.client.read(NODE).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
     fn wait(&self) -> pv_xenstore::Result<()> {
         self.client.wait_watch_event(LOOK_ANYWAY)?;
         while self.client.next_watch_event()?.is_some() {}
@@ -112,7 +118,14 @@ impl Relayed {
             session: fastrand::u64(..),
             number: Cell::new(0),
         };
-        relayed.request(What::Begin, START)?;
+        match relayed.request(What::Begin, START)? {
+            Answer::Done => {}
+            other => {
+                return Err(broken(format!(
+                    "the other domain starts no actor: {other:?}"
+                )));
+            }
+        }
         Ok(relayed)
     }
 
@@ -142,6 +155,8 @@ impl Relayed {
         let until = Instant::now() + patience;
         self.mail.post(&request).map_err(broken)?;
         loop {
+            // Every look is a message to xenstore and back, so not before there is news.
+            self.mail.wait().map_err(broken)?;
             if let Some(reply) = self.mail.look::<Reply>()
                 && (reply.session, reply.number) == (self.session, number)
             {
@@ -153,7 +168,6 @@ impl Relayed {
                     self.peer
                 )));
             }
-            self.mail.wait().map_err(broken)?;
         }
     }
 }
@@ -163,6 +177,17 @@ impl Relayed {
 /// # Errors
 /// [`Error::Environment`]: xenstore.
 pub(super) fn serve(member: &Member, platform: &dyn Platform, asker: DomId) -> Result<()> {
+    serve_with(&ActorChild::start, member, platform, asker)
+}
+
+type Start<'a> = &'a dyn Fn(&Member) -> Outcome<ActorChild>;
+
+fn serve_with(
+    start: Start<'_>,
+    member: &Member,
+    platform: &dyn Platform,
+    asker: DomId,
+) -> Result<()> {
     let cannot = |error: pv_xenstore::Error| {
         Error::environment(
             "xenstore",
@@ -172,18 +197,18 @@ pub(super) fn serve(member: &Member, platform: &dyn Platform, asker: DomId) -> R
     };
     let own = member.domid(platform)?;
     let mail = Mail::open(platform, own, asker).map_err(cannot)?;
-    // What the node holds from an earlier run is not for us.
-    let mut last = mail.look::<Request>().map(|r| (r.session, r.number));
+    // What was answered before this began is not asked again; what was not, still waits.
+    let mut last = mail.last_reply().map(|r| (r.session, r.number));
     let mut actor: Option<(u64, ActorChild)> = None;
     loop {
+        mail.wait().map_err(cannot)?;
         let request = mail.look::<Request>();
         let Some(request) = request.filter(|r| Some((r.session, r.number)) != last) else {
-            mail.wait().map_err(cannot)?;
             continue;
         };
         last = Some((request.session, request.number));
         let end = matches!(request.what, What::End);
-        let answer = perform(member, &mut actor, request.session, request.what);
+        let answer = perform(start, member, &mut actor, request.session, request.what);
         let answer = answer.unwrap_or_else(|stop| Answer::Refused(None, stop.to_string()));
         let reply = Reply {
             session: request.session,
@@ -198,6 +223,7 @@ pub(super) fn serve(member: &Member, platform: &dyn Platform, asker: DomId) -> R
 }
 
 fn perform(
+    start: Start<'_>,
     member: &Member,
     actor: &mut Option<(u64, ActorChild)>,
     session: u64,
@@ -205,10 +231,13 @@ fn perform(
 ) -> Outcome<Answer> {
     match (what, actor.as_ref()) {
         (What::Begin, _) => {
-            if let Some((_, old)) = actor.take() {
-                old.kill()?;
-            }
-            *actor = Some((session, ActorChild::start(member)?));
+            let old = actor.take().map(|(_, old)| old);
+            // One that was killed, or is stuck in an answer, is of no more use.
+            let clean = old.filter(|old| old.ask(&Order::Forget) == Ok(Answer::Done));
+            *actor = Some(match clean {
+                Some(old) => (session, old),
+                None => (session, start(member)?),
+            });
             Ok(Answer::Done)
         }
         (What::End, _) => {
@@ -221,5 +250,57 @@ fn perform(
             Ok(Answer::Done)
         }
         _ => Err(broken("no such session")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::host;
+    use crate::timeline::Timeline;
+    use libgnt::PlatformChoice;
+    use libgnt::sim::core::Config;
+
+    /// The asker's domain may be up long before the other one is.
+    #[test]
+    fn a_request_waits_for_the_relay_to_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let _host = host::start(dir.path(), Config::default(), Timeline::none()).unwrap();
+        let member = |domain| Member {
+            platform: PlatformChoice::Sim(dir.path().to_owned()),
+            domain: Some(domain),
+        };
+        let asker = member(1).join("asker").unwrap();
+        let other = member(2).join("other").unwrap();
+        let mail = Mail::open(&*asker, DomId(1), DomId(2)).unwrap();
+        let early = Request {
+            session: 7,
+            number: 1,
+            what: What::Kill,
+        };
+        mail.post(&early).unwrap();
+        let no_actor = |_: &Member| Err(Stop::Broken("no actor in this test".into()));
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| serve_with(&no_actor, &member(2), &*other, DomId(1)));
+            let answered = || mail.look::<Reply>().filter(|reply| reply.session == 7);
+            let begun = Instant::now();
+            while answered().is_none() {
+                assert!(begun.elapsed() < PATIENCE, "no answer");
+                mail.wait().unwrap();
+            }
+            // What a refusal says arrives, and the end ends it.
+            let refused = Relayed::begin(&*asker, DomId(1), DomId(2)).unwrap_err();
+            assert!(
+                refused.to_string().contains("no actor in this test"),
+                "{refused}"
+            );
+            let end = Request {
+                session: 8,
+                number: 1,
+                what: What::End,
+            };
+            mail.post(&end).unwrap();
+            serving.join().unwrap().unwrap();
+        });
     }
 }

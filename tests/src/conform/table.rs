@@ -67,6 +67,52 @@ impl Report {
     }
 }
 
+/// Several runs, side by side: a line a rule, a column a run; each column's system is in its head.
+///
+/// # Errors
+/// The stream's.
+pub fn side_by_side(reports: &[Report], out: &mut dyn Write) -> io::Result<()> {
+    for (number, report) in reports.iter().enumerate() {
+        writeln!(
+            out,
+            "{}: {} ({})",
+            number + 1,
+            report.platform,
+            report.system
+        )?;
+    }
+    write!(out, "{:44}", "")?;
+    for number in 1..=reports.len() {
+        write!(out, " {number:<16}")?;
+    }
+    writeln!(out)?;
+    for name in names(reports) {
+        write!(out, "{name:44}")?;
+        for report in reports {
+            match report.rules.iter().find(|rule| rule.name == name) {
+                Some(rule) => {
+                    let style = colour(rule.verdict);
+                    write!(out, " {style}{:16}{style:#}", rule.verdict.name())?;
+                }
+                None => write!(out, " {:16}", "-")?,
+            }
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}
+
+/// Every rule that some report has, in the first one's order.
+fn names(reports: &[Report]) -> Vec<&str> {
+    let mut names: Vec<&str> = Vec::new();
+    for rule in reports.iter().flat_map(|report| &report.rules) {
+        if !names.contains(&rule.name.as_str()) {
+            names.push(&rule.name);
+        }
+    }
+    names
+}
+
 fn colour(verdict: Verdict) -> Style {
     let colour = match verdict {
         Verdict::Agrees => AnsiColor::Green,
@@ -95,4 +141,73 @@ pub(super) fn print_rule(rule: &Judged, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "    ({})", rule.source)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(platform: &str, rules: &[(&str, Verdict)]) -> Report {
+        let rule = |(name, verdict): &(&str, Verdict)| Judged {
+            name: (*name).into(),
+            says: "So it is.".into(),
+            source: "somewhere.c".into(),
+            verdict: *verdict,
+            detail: String::new(),
+            ms: 1,
+        };
+        Report {
+            tool: "pv-stress".into(),
+            platform: platform.into(),
+            system: "test".into(),
+            rules: rules.iter().map(rule).collect(),
+        }
+    }
+
+    #[test]
+    fn the_worst_verdict_decides() {
+        use Verdict::{Agrees, Broken, Crashed, Differs, Hung, KnownDifference, NotHere};
+        let fine = report(
+            "sim",
+            &[("a", Agrees), ("b", KnownDifference), ("c", NotHere)],
+        );
+        assert_eq!(fine.exit_status(), 0);
+        for bad in [Differs, Crashed, Hung] {
+            let report = report("sim", &[("a", Broken), ("b", bad)]);
+            assert_eq!(report.exit_status(), 1);
+        }
+        assert_eq!(
+            report("sim", &[("a", Agrees), ("b", Broken)]).exit_status(),
+            2
+        );
+        assert_eq!(report("sim", &[]).exit_status(), 2, "nothing was tried");
+    }
+
+    #[test]
+    fn reports_stand_side_by_side() {
+        let one = report(
+            "sim",
+            &[("a", Verdict::Agrees), ("b", Verdict::KnownDifference)],
+        );
+        let other = report("xen", &[("b", Verdict::Agrees), ("c", Verdict::Differs)]);
+        let mut text = Vec::new();
+        side_by_side(&[one, other], &mut text).unwrap();
+        let text = anstream::adapter::strip_bytes(&text).into_vec();
+        let lines: Vec<String> = String::from_utf8(text)
+            .unwrap()
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                "1: sim (test)",
+                "2: xen (test)",
+                "1 2",
+                "a agrees -",
+                "b known difference agrees",
+                "c - DIFFERS",
+            ]
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 use crate::conform::actor::Thing;
 use crate::conform::bench::Bench;
+use crate::conform::memory::read_into;
 use crate::conform::things::{Mapping, Share, must, peek, refused, same};
 use crate::conform::{Outcome, Rule};
 use libgnt::{Access, DomId, ForeignGrant, GrantRef, PAGE_SIZE, SharedPages};
@@ -218,16 +219,6 @@ fn read_only_map(bench: &Bench) -> Outcome {
     let file = std::os::fd::AsFd::as_fd(&read);
     let into = read_into(map.pages()?, file);
     same("read(2) into the mapping", into, Err(Errno::FAULT))
-}
-
-/// A system call that writes to pages, however they are mapped.
-#[allow(unsafe_code, reason = "read(2) into a mapping that must refuse it")]
-fn read_into(pages: &SharedPages, from: std::os::fd::BorrowedFd<'_>) -> Result<usize, Errno> {
-    use std::os::fd::AsRawFd;
-    // SAFETY: one byte inside a living mapping; the kernel checks whether it may write there.
-    let n = unsafe { libc::read(from.as_raw_fd(), pages.address() as *mut libc::c_void, 1) };
-    usize::try_from(n)
-        .map_err(|_| Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
 }
 
 fn one_bad(bench: &Bench) -> Outcome {

@@ -1,13 +1,15 @@
 //! When a mapping lets its grants go. The granter has deallocated them and waits: as long as they
 //! still serve a copy, the hypervisor has them mapped here.
 
-use crate::conform::actor::{Thing, protect};
+use crate::conform::actor::Thing;
 use crate::conform::bench::Bench;
+use crate::conform::memory::{cut_first_page, drop_first_page, protect, write_from};
 use crate::conform::things::{Bell, Mapping, peek, refused, same};
 use crate::conform::{Outcome, Rule};
-use libgnt::{Access, GrantRef, PAGE_SIZE, SharedPages};
+use libgnt::{Access, GrantRef, PAGE_SIZE};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MprotectFlags};
+use rustix::mm::MprotectFlags;
+use std::os::fd::AsFd;
 
 const PUT: &str = "drivers/xen/gntdev.c: gntdev_put_map, gntdev_vma_close";
 const CLOSE: &str = "drivers/xen/gntdev.c: gntdev_release, gntdev_put_map";
@@ -158,25 +160,6 @@ fn munmap_then_close(bench: &Bench) -> Outcome {
     case.released("munmap and close were done")
 }
 
-/// Takes the first page out of a mapping: something else is mapped over it, so that nobody takes
-/// the place before the rest goes.
-#[allow(unsafe_code, reason = "mmap over a part of our own mapping")]
-fn cut_first_page(pages: &SharedPages) -> Outcome {
-    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
-    let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-    // SAFETY: the page is in a living mapping of ours that no reference points into; the checks
-    // do not touch it any more.
-    unsafe {
-        mmap_anonymous(
-            pages.address() as *mut _,
-            PAGE_SIZE,
-            ProtFlags::empty(),
-            flags,
-        )
-    }?;
-    Ok(())
-}
-
 fn partial_munmap(bench: &Bench) -> Outcome {
     let bell = Bell::new(bench.platform(), bench.own())?;
     let granted = bench.granted(3, Access::ReadWrite)?;
@@ -229,23 +212,13 @@ fn mprotect(bench: &Bench) -> Outcome {
     bell.expect("all pages are unmapped")
 }
 
-#[allow(unsafe_code, reason = "madvise and a system call on our own mapping")]
 fn dont_need(bench: &Bench) -> Outcome {
     let (_, grant) = bench.granted_page()?;
     let map = Mapping::new(bench.platform(), &[grant], Access::ReadWrite)?;
-    let address = map.pages()?.address();
-    // SAFETY: a living mapping of ours, which nothing but the system call below touches again.
-    unsafe { rustix::mm::madvise(address as *mut _, PAGE_SIZE, Advice::LinuxDontNeed) }?;
+    drop_first_page(map.pages()?)?;
     let (_read, write) = rustix::pipe::pipe()?;
-    use std::os::fd::AsRawFd;
-    // SAFETY: the kernel reads one byte of the mapping, or finds that it cannot.
-    let n = unsafe { libc::write(write.as_raw_fd(), address as *const libc::c_void, 1) };
-    let errno = Errno::from_io_error(&std::io::Error::last_os_error());
-    same(
-        "write(2) from the page",
-        (n, errno),
-        (-1, Some(Errno::FAULT)),
-    )
+    let written = write_from(map.pages()?, write.as_fd());
+    same("write(2) from the page", written, Err(Errno::FAULT))
 }
 
 fn failed_mmap(bench: &Bench) -> Outcome {
