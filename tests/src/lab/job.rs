@@ -13,6 +13,20 @@ pub const INPUT: &str = "input";
 /// loses a guest now and then, as a triple fault or a standstill in its boot.
 pub const START_DOMAIN: &str = include_str!("start-domain.sh");
 
+/// The conformance suite in the domains; then on the simulated Xen, with both answers in one table.
+const CONFORM: &str = "\
+mkdir -p /results/report
+front=$(xl domid front) back=$(xl domid back)
+pv-stress on --deadline 20m back \"pv-stress conform --platform xen --as-peer-of $front\" &
+pv-stress on --deadline 20m front \"pv-stress conform --platform xen --peer $back --json\" \
+    > /results/report/conform.json
+real=$?
+wait
+pv-stress conform --beside /results/report/conform.json
+simulated=$?
+[ $real -ge $simulated ] && exit $real
+exit $simulated";
+
 /// dom0's script. It leaves its status in `/results/status`.
 pub fn job(args: &LabArgs) -> String {
     let mut job = String::from("cd /lab\n");
@@ -23,7 +37,11 @@ pub fn job(args: &LabArgs) -> String {
         job.push_str("setsid -c sh </dev/console >/dev/console 2>&1\necho 0 >/results/status\n");
         return job;
     }
-    let command = args.run.clone().unwrap_or_else(|| scenarios(args));
+    let command = match &args.run {
+        Some(command) => command.clone(),
+        None if args.conform => CONFORM.to_owned(),
+        None => scenarios(args),
+    };
     let _ = writeln!(job, "echo 'LAB: running'");
     let _ = writeln!(
         job,
@@ -125,6 +143,8 @@ mod tests {
         let job = job(&args(&["--run", "echo \"it\""]));
         assert!(job.contains("sh -c 'echo \"it\"'"), "{job}");
         assert!(!job.contains("pv-stress run"), "{job}");
+        let conform = super::job(&args(&["--conform"]));
+        assert!(conform.contains("--as-peer-of $front"), "{conform}");
         assert!(config("front", Guest::Pv).contains("type=\"pv\""));
     }
 }

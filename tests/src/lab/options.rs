@@ -61,6 +61,10 @@ pub struct LabArgs {
     /// Hold pages even in PV domains, whose kernel that damages
     #[arg(long)]
     pub allow_kernel_damage: bool,
+    /// The conformance suite instead of the scenarios: `front` tests its devices with `back` as the
+    /// peer, and the simulated Xen's answers stand beside
+    #[arg(long, conflicts_with_all = ["run", "scenario", "shell"])]
+    pub conform: bool,
     /// Stay up, with a shell on dom0's console
     #[arg(long, conflicts_with_all = ["run", "scenario"])]
     pub shell: bool,

@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const BOOT: Duration = Duration::from_secs(240);
 /// Beside each scenario's deadline: ending what hangs, and asking what is left.
 const BESIDE: Duration = Duration::from_secs(45);
+/// The conformance suite takes as long as so many scenarios.
+const CONFORM_RUNS: u32 = 5;
 /// A shell has as long as it likes.
 const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -133,6 +135,8 @@ fn limit(args: &LabArgs) -> Result<Duration> {
     }
     let runs = if args.run.is_some() {
         1
+    } else if args.conform {
+        CONFORM_RUNS
     } else {
         let chosen = crate::cli::chosen(&args.scenario, PlatformKind::Xen)?;
         u32::try_from(chosen.len()).unwrap_or(u32::MAX)

@@ -9,7 +9,14 @@ use std::path::{Path, PathBuf};
 /// Marks a directory as one of ours; locked while a run writes there.
 const MARKER: &str = ".pv-stress-report";
 /// What an earlier run made.
-const OURS: [&str; 5] = ["report.json", "junit.xml", "report.html", "runs", "machine"];
+const OURS: [&str; 6] = [
+    "report.json",
+    "junit.xml",
+    "report.html",
+    "conform.json",
+    "runs",
+    "machine",
+];
 
 /// A directory that this run, and no other, writes to.
 #[derive(Debug)]
