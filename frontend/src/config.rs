@@ -27,6 +27,8 @@ pub struct FrontConfig {
     pub deadline: Duration,
     /// How long to wait for a back end to connect, at first and after it went.
     pub reconnect: Duration,
+    /// How long a close waits for the back end to close, too.
+    pub close: Duration,
     /// Ask the platform at each response whether the pages are really unmapped, where it can say
     /// (the simulated Xen): a call to the host for each request, for tests.
     pub verify_release: bool,
@@ -50,6 +52,7 @@ impl FrontConfig {
             queue: 256,
             deadline: Duration::from_secs(30),
             reconnect: Duration::from_secs(30),
+            close: Duration::from_secs(5),
             verify_release: false,
             // On one core a busy wait only keeps the back end from answering.
             spin: if cores > 1 {

@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 /// How long the first connection waits for somebody else's quota to come free.
 const QUOTA_PATIENCE: Duration = Duration::from_secs(3);
-/// How long a close waits for the back end.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Frontend {
     /// Does what xenstore's news ask for, until there are no more.
@@ -206,7 +204,7 @@ impl Frontend {
             if self.live.as_ref().is_some_and(|live| !live.back_alive()) {
                 self.peer_died()?;
             }
-            let left = CLOSE_PATIENCE.saturating_sub(began.elapsed());
+            let left = self.config.close.saturating_sub(began.elapsed());
             if left.is_zero() {
                 if late.is_some() {
                     return late.map_or(Ok(()), Err);

@@ -172,15 +172,32 @@ impl Domain {
         }
     }
 
-    /// A living process's timeline so far, on our clock.
+    /// A living process's timeline so far, on our clock. `None`: it has ended, and its timeline is
+    /// where it was to go.
     ///
     /// # Errors
     /// There is none, or the domain does not answer.
     pub fn timeline(&self, process: &str) -> Result<Option<Vec<Record>>, RemoteError> {
-        let id = self.relay.shared.state().id(process);
-        let Some(id) = id else { return Ok(None) };
+        let shared = &self.relay.shared;
+        let Some(id) = shared.state().id(process) else {
+            return Ok(None);
+        };
+        // What was killed is about to end, and its timeline to come.
+        let comes = || {
+            shared.wait(Instant::now() + ANSWER, |state| {
+                state.id(process) != Some(id)
+            })
+        };
+        if shared.state().is_killed(id) && comes() {
+            return Ok(None);
+        }
         let broken = |error: std::io::Error| self.error(format!("{process}'s timeline: {error}"));
-        match self.ask(Question::Timeline(id))? {
+        let answer = match self.ask(Question::Timeline(id)) {
+            // It ended in this very moment.
+            Err(_) if comes() => return Ok(None),
+            answer => answer?,
+        };
+        match answer {
             Answer::Bytes(packed) => {
                 let lines = packed
                     .unpack()

@@ -58,6 +58,11 @@ impl State {
         }
     }
 
+    /// Was a living process killed?
+    pub fn is_killed(&self, id: u32) -> bool {
+        self.agents.get(&id).is_some_and(|agent| agent.1)
+    }
+
     /// The living process of a name.
     pub fn id(&self, name: &str) -> Option<u32> {
         self.agents

@@ -62,6 +62,7 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
     config.persistent = args.persistent;
     config.deadline = args.patience;
     config.reconnect = args.patience;
+    config.close = args.patience;
     config.ledger = ledger.clone();
     let recorder = Recorder::new(
         agent.timeline.clone(),
