@@ -50,9 +50,11 @@ fn scenarios(args: &LabArgs) -> String {
     if let Some(seed) = args.seed {
         add("--seed", seed.to_string());
     }
-    if args.input.is_some() {
-        add("--input", format!("/lab/{INPUT}"));
-    }
+    let input = match args.input {
+        Some(_) => format!("/lab/{INPUT}"),
+        None => "/bin/busybox".into(),
+    };
+    add("--input", input);
     add("--hold-for", format!("{}ms", args.hold_for.as_millis()));
     add("--deadline", format!("{}ms", args.deadline.as_millis()));
     if args.allow_kernel_damage {

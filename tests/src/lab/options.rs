@@ -40,7 +40,7 @@ pub struct LabArgs {
     /// Seed of everything random (default: another one each time)
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// The file that goes through the pair (default: the pv-stress in the images)
+    /// The file that goes through the pair (default: the images' busybox, 2 MB)
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
     /// Where the report and the machine's logs go

@@ -10,6 +10,7 @@ use super::parts::Parts;
 use super::release::Release;
 use super::work::Work;
 use super::{gntdev, job, program, results};
+use crate::error::Error;
 use crate::report::ReportDir;
 use crate::settings::PlatformKind;
 use std::fs;
@@ -41,6 +42,7 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
         Release::with_kernel(&args.kernel)?,
     );
     let limit = limit(args)?;
+    check_hold(args)?;
     super::machine::check_installed()?;
     let report = ReportDir::claim(&args.report)?;
     let cache = std::path::absolute(&args.cache).map_err(LabError::file(&args.cache))?;
@@ -112,6 +114,16 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
         args.report.display()
     ));
     Ok(ExitCode::from(status.trim().parse::<u8>().unwrap_or(2)))
+}
+
+/// Found out before anything is fetched.
+fn check_hold(args: &LabArgs) -> Result<()> {
+    match args.hold {
+        Some(hold) if hold.is_simulated() => Err(LabError::Run(Error::Usage(format!(
+            "--hold {hold} is the simulated Xen's; in the lab use pipe, fork, uring, direct or xdp"
+        )))),
+        _ => Ok(()),
+    }
 }
 
 /// How long the machine may take.
