@@ -7,6 +7,18 @@ _default:
 run *ARGS:
     cargo run --release -- {{ARGS}}
 
+# a real Xen in QEMU, and every scenario that makes sense there
+lab *ARGS:
+    cargo run --release -- lab {{ARGS}}
+
+# the simulated Xen against rules written from the kernel's and the hypervisor's sources
+conform *ARGS:
+    cargo run --release -- conform {{ARGS}}
+
+# the five discussions, in every interleaving
+model *ARGS:
+    cargo run --release -- model check {{ARGS}}
+
 # every test
 test:
     cargo test --workspace

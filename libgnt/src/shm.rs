@@ -19,6 +19,7 @@ use crate::types::{Access, PAGE_SIZE};
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::io::Errno;
 use std::fmt;
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
@@ -41,6 +42,8 @@ pub struct SharedPages {
     raw: Option<MmapRaw>,
     base: *mut u8,
     len: usize,
+    /// The part that may be written: all or nothing.
+    writable: usize,
     access: Access,
     after: Option<Box<dyn AfterUnmap>>,
 }
@@ -66,13 +69,14 @@ impl SharedPages {
     pub fn new(raw: MmapRaw, access: Access, after: Option<Box<dyn AfterUnmap>>) -> Self {
         let (base, len) = (raw.as_mut_ptr(), raw.len());
         assert!(
-            len > 0 && len.is_multiple_of(PAGE_SIZE),
-            "{len} bytes are no whole pages"
+            len > 0 && len.is_multiple_of(PAGE_SIZE) && base.addr().is_multiple_of(PAGE_SIZE),
+            "{len} bytes at {base:p} are no whole pages"
         );
         SharedPages {
             raw: Some(raw),
             base,
             len,
+            writable: if access.writable() { len } else { 0 },
             access,
             after,
         }
@@ -132,17 +136,37 @@ impl SharedPages {
 
     #[inline]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
-        if offset > self.len || len > self.len - offset {
-            outside(offset, len, self.len);
-        }
+        self.inside(offset, len, self.len);
         // SAFETY: just checked to be inside the mapping.
         unsafe { self.base.add(offset) }
     }
 
+    /// For the offset of a slot of known length, this is one comparison.
+    #[inline]
+    fn inside(&self, offset: usize, len: usize, limit: usize) {
+        if offset.checked_add(len).is_none_or(|end| end > limit) {
+            self.outside(offset, len);
+        }
+    }
+
+    /// Apart, so that the values of the message cost nothing where all is well.
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    fn outside(&self, offset: usize, len: usize) -> ! {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
+        assert!(!inside, "write to a read-only mapping");
+        panic!(
+            "{len} bytes at {offset} are outside {} shared bytes",
+            self.len
+        )
+    }
+
     #[inline]
     fn at_writable(&self, offset: usize, len: usize) -> *mut u8 {
-        assert!(self.access.writable(), "write to a read-only mapping");
-        self.at(offset, len)
+        self.inside(offset, len, self.writable);
+        // SAFETY: just checked to be inside the mapping.
+        unsafe { self.base.add(offset) }
     }
 
     #[inline]
@@ -161,7 +185,7 @@ impl SharedPages {
     #[inline]
     pub fn read(&self, offset: usize, into: &mut [u8]) {
         let from = self.at(offset, into.len());
-        if into.len() <= SMALL && whole::<Word>(from, into.len()) {
+        if into.len() <= SMALL && whole::<Word>(offset, into.len()) {
             // SAFETY: as below, and the shared side is aligned.
             return unsafe { read_words(from.cast(), into) };
         }
@@ -176,7 +200,7 @@ impl SharedPages {
     #[inline]
     pub fn write(&self, offset: usize, from: &[u8]) {
         let into = self.at_writable(offset, from.len());
-        if from.len() <= SMALL && whole::<u64>(into, from.len()) {
+        if from.len() <= SMALL && whole::<u64>(offset, from.len()) {
             // SAFETY: as below, and the shared side is aligned.
             return unsafe { write_words(into.cast(), from) };
         }
@@ -184,16 +208,29 @@ impl SharedPages {
         unsafe { copy_volatile(from.as_ptr(), into, from.len(), Side::Destination) }
     }
 
-    /// Asks for the lines of cache at both ends of a range that is about to be read. With
-    /// `write`, also to be written: then one transfer from the peer's cache does for both; the
-    /// first line is taken to be written in any case. A hint; it changes nothing else.
+    /// A range that is about to be written in pieces, checked once.
     ///
     /// # Panics
-    /// If the range is empty or outside the pages.
+    /// If the range is outside the pages, or the mapping is read-only.
+    #[inline]
+    pub fn window(&self, offset: usize, len: usize) -> Window<'_> {
+        let base = self.at_writable(offset, len);
+        Window {
+            base,
+            len,
+            words: whole::<u64>(offset, 0),
+            pages: PhantomData,
+        }
+    }
+
+    /// Asks for the lines of cache at both ends of a range that is about to be read. With
+    /// `write`, also to be written: then one transfer from the peer's cache does for both; the
+    /// first line is taken to be written in any case. A hint, which changes nothing else; so the
+    /// range is not checked.
     #[inline]
     pub fn prefetch(&self, offset: usize, len: usize, write: bool) {
-        let first = self.at(offset, len);
-        let last = first.wrapping_add(len - 1);
+        let first = self.base.wrapping_add(offset);
+        let last = first.wrapping_add(len.saturating_sub(1));
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch neither faults nor changes memory. Processors without PREFETCHW
         // take it for a no-op.
@@ -207,7 +244,7 @@ impl SharedPages {
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = (last, write);
+        let _ = (first, last, write);
     }
 
     /// Copies from one shared place to another. The ranges must not overlap.
@@ -392,21 +429,54 @@ impl fmt::Debug for SharedPages {
     }
 }
 
-/// Apart, so that the values of the message cost nothing where all is well.
-#[cold]
+/// A range of [`SharedPages`] to write to. Nothing is read.
+#[derive(Debug)]
+pub struct Window<'a> {
+    base: *mut u8,
+    len: usize,
+    /// Whether the range begins at a multiple of a 64-bit word.
+    words: bool,
+    pages: PhantomData<&'a SharedPages>,
+}
+
+impl Window<'_> {
+    /// Writes at an offset of the window: an aligned 64-bit word with one store.
+    ///
+    /// # Panics
+    /// If that is outside the window.
+    #[inline]
+    pub fn put<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
+        assert!(at <= self.len && N <= self.len - at, "outside a window");
+        // SAFETY: just checked to be inside the window, which was checked to be inside the pages.
+        let to = unsafe { self.base.add(at) };
+        if N == size_of::<u64>() && self.words && at.is_multiple_of(align_of::<u64>()) {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes);
+            // SAFETY: eight bytes inside the window, aligned.
+            return unsafe { to.cast::<u64>().write_volatile(u64::from_ne_bytes(word)) };
+        }
+        // SAFETY: `N` bytes inside the window.
+        unsafe { put_bytes(to, bytes) }
+    }
+}
+
+/// By value and apart, so that what is usually one store from a register stays that.
+///
+/// # Safety
+/// `to` must be valid for `N` bytes.
 #[inline(never)]
-#[track_caller]
-fn outside(offset: usize, len: usize, size: usize) -> ! {
-    panic!("{len} bytes at {offset} are outside {size} shared bytes")
+unsafe fn put_bytes<const N: usize>(to: *mut u8, bytes: [u8; N]) {
+    // SAFETY: the caller's, and a private array cannot overlap it.
+    unsafe { copy_volatile(bytes.as_ptr(), to, N, Side::Destination) }
 }
 
 /// Up to this length a copy of aligned words is inlined: a ring's slot.
 const SMALL: usize = 128;
 
-/// Whether a shared range is words of one kind and nothing else.
+/// Whether a range of whole pages is words of one kind and nothing else.
 #[inline]
-fn whole<T>(shared: *const u8, len: usize) -> bool {
-    (shared as usize).is_multiple_of(align_of::<T>()) && len.is_multiple_of(size_of::<T>())
+fn whole<T>(offset: usize, len: usize) -> bool {
+    offset.is_multiple_of(align_of::<T>()) && len.is_multiple_of(size_of::<T>())
 }
 
 /// Copies whole words out. Volatile on the shared side only: the private copy may live in

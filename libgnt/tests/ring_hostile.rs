@@ -6,7 +6,9 @@
 use libgnt::SharedPages;
 use libgnt::proto::blkif::{Operation, Request, Response, Segment, Status, X86_64};
 use libgnt::ring::layout::{HEADER_BYTES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
-use libgnt::ring::{BackRing, FrontRing, RingError, RingMemory, SlotCodec};
+use libgnt::ring::{
+    BackRing, FrontRing, RingError, RingMemory, SlotCodec, SlotCopy, SlotWriter, Through,
+};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -329,6 +331,10 @@ struct Audited {
 }
 
 impl RingMemory for Audited {
+    type Slot<'a> = Through<'a, Self>;
+    fn slot(&self, offset: usize, _len: usize) -> Through<'_, Self> {
+        Through::new(self, offset)
+    }
     fn size(&self) -> usize {
         self.page.size()
     }
@@ -471,23 +477,23 @@ fn each_side_writes_its_own_fields_only() {
 struct Strict;
 impl SlotCodec for Strict {
     type Request = u8;
+    type RequestRef<'a> = u8;
     type Response = u8;
     const SLOT_BYTES: usize = 16;
-    fn encode_request(&self, request: &u8, slot: &mut [u8]) -> usize {
-        slot.fill(*request);
-        slot.len()
+    fn encode_request<W: SlotWriter + ?Sized>(&self, request: &u8, slot: &mut W) -> usize {
+        slot.put(0, [*request; Self::SLOT_BYTES]);
+        Self::SLOT_BYTES
     }
-    fn decode_request(&self, slot: &[u8]) -> Result<u8, &'static str> {
-        if slot[0] == 66 {
-            Err("66 is not a number")
-        } else {
-            Ok(slot[0])
+    fn decode_request(&self, slot: &SlotCopy) -> Result<u8, &'static str> {
+        match slot.get(0) {
+            [66] => Err("66 is not a number"),
+            [number] => Ok(number),
         }
     }
-    fn encode_response(&self, response: &u8, slot: &mut [u8]) {
-        slot.fill(*response);
+    fn encode_response<W: SlotWriter + ?Sized>(&self, response: &u8, slot: &mut W) {
+        self.encode_request(response, slot);
     }
-    fn decode_response(&self, slot: &[u8]) -> Result<u8, &'static str> {
+    fn decode_response(&self, slot: &SlotCopy) -> Result<u8, &'static str> {
         self.decode_request(slot)
     }
 }

@@ -18,7 +18,22 @@ pub const SECTORS_PER_PAGE: u8 = 8;
 pub const MAX_SEGMENTS: usize = 11;
 
 /// One page's part of a request (`struct blkif_request_segment`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
+///
+/// Laid out as in a slot, so that the segments of a private copy are used where they are. A slot
+/// is little-endian; so must this machine be.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Default,
+    Hash,
+    zerocopy::FromBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
+)]
+#[repr(C)]
 pub struct Segment {
     /// The page.
     pub gref: u32,
@@ -28,7 +43,18 @@ pub struct Segment {
     pub last_sector: u8,
 }
 
+const _: () = assert!(
+    cfg!(target_endian = "little") && size_of::<Segment>() == 8,
+    "slots are used in place"
+);
+
 impl Segment {
+    /// The eight bytes in a slot, padding zeroed.
+    #[inline]
+    fn word(self) -> u64 {
+        let sectors = u16::from_le_bytes([self.first_sector, self.last_sector]);
+        u64::from(self.gref) | u64::from(sectors) << 32
+    }
     /// The page's reference.
     pub fn grant(&self) -> GrantRef {
         GrantRef(self.gref)
@@ -49,17 +75,20 @@ impl Segment {
 }
 
 /// A request's operation (`BLKIF_OP_*`).
+///
+/// Those that are carried out have the protocol's numbers, so that a response costs no table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum Operation {
     /// 0
-    Read,
+    Read = 0,
     /// 1
-    Write,
+    Write = 1,
     /// 3: everything acknowledged before this must be durable.
-    Flush,
+    Flush = 3,
     /// Any other number (2 write barrier, 5 discard, 6 indirect and the unknown ones): answered
     /// with [`Status::NotSupported`], never fatal. Of the slot only the id is meaningful.
-    Other(u8),
+    Other(u8) = 4,
     /// A known operation with arguments that no honest front sends: answered with
     /// [`Status::Error`], never fatal. Comes without segments.
     Malformed {
@@ -67,11 +96,12 @@ pub enum Operation {
         number: u8,
         /// What is wrong.
         why: Malformed,
-    },
+    } = 5,
 }
 
 impl Operation {
     /// `BLKIF_OP_*`, which a response echoes.
+    #[inline]
     pub fn number(self) -> u8 {
         match self {
             Operation::Read => 0,
@@ -105,10 +135,11 @@ pub enum Malformed {
 }
 
 /// The segments of a request, inline: a slot has at most eleven.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Segments {
     len: u8,
-    all: [Segment; MAX_SEGMENTS],
+    /// As in a slot, padding zeroed: encoding is a store for each. Those past `len` mean nothing.
+    words: [u64; MAX_SEGMENTS],
 }
 
 impl Segments {
@@ -120,20 +151,40 @@ impl Segments {
     /// Adds one; `false` if there are eleven.
     #[must_use]
     pub fn push(&mut self, segment: Segment) -> bool {
-        let Some(place) = self.all.get_mut(usize::from(self.len)) else {
+        let Some(place) = self.words.get_mut(usize::from(self.len)) else {
             return false;
         };
-        *place = segment;
+        *place = segment.word();
         self.len += 1;
         true
     }
+
+    /// Removes all.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.len = 0;
+    }
+
+    /// As a slot has them.
+    #[inline]
+    fn words(&self) -> &[u64] {
+        &self.words[..usize::from(self.len)]
+    }
 }
+
+impl PartialEq for Segments {
+    fn eq(&self, other: &Self) -> bool {
+        self.words() == other.words()
+    }
+}
+impl Eq for Segments {}
 
 impl std::ops::Deref for Segments {
     type Target = [Segment];
     #[inline]
     fn deref(&self) -> &[Segment] {
-        &self.all[..usize::from(self.len)]
+        let all: &[Segment; MAX_SEGMENTS] = zerocopy::transmute_ref!(&self.words);
+        &all[..usize::from(self.len)]
     }
 }
 
@@ -143,8 +194,8 @@ impl Extend<Segment> for Segments {
     fn extend<I: IntoIterator<Item = Segment>>(&mut self, iter: I) {
         // Counted apart: a length that goes through memory for each segment is slow.
         let mut len = self.len;
-        for (place, segment) in self.all[usize::from(len)..].iter_mut().zip(iter) {
-            *place = segment;
+        for (place, segment) in self.words[usize::from(len)..].iter_mut().zip(iter) {
+            *place = segment.word();
             len += 1;
         }
         self.len = len;
@@ -174,7 +225,7 @@ impl std::fmt::Debug for Segments {
 /// one by one just before, have left its store buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
-pub struct Request {
+pub struct Request<S = Segments> {
     /// What.
     pub operation: Operation,
     /// `handle`: the device number, an echo of `virtual-device`.
@@ -184,16 +235,33 @@ pub struct Request {
     /// In units of 512 bytes.
     pub sector: u64,
     /// Pages; none for a flush.
-    pub segments: Segments,
+    pub segments: S,
 }
 
-impl Request {
+/// A request whose segments are in the private copy of its slot.
+pub type RequestRef<'a> = Request<&'a [Segment]>;
+
+impl From<RequestRef<'_>> for Request {
+    #[inline]
+    fn from(request: RequestRef<'_>) -> Self {
+        Request {
+            operation: request.operation,
+            handle: request.handle,
+            id: request.id,
+            sector: request.sector,
+            segments: request.segments.iter().copied().collect(),
+        }
+    }
+}
+
+impl<S: std::ops::Deref<Target = [Segment]>> Request<S> {
     /// Bytes of data.
     pub fn data_len(&self) -> usize {
         self.segments.iter().map(Segment::len).sum()
     }
 
     /// The answer to this request.
+    #[inline]
     pub fn response(&self, status: Status) -> Response {
         Response {
             id: self.id,

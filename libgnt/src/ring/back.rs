@@ -102,15 +102,26 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
     /// them, and the device is to be closed.
     #[inline]
     pub fn pop(&mut self) -> Result<Option<C::Request>, RingError> {
+        Ok(self.pop_ref()?.map(Into::into))
+    }
+
+    /// As [`pop`](BackRing::pop), without moving the request out of the private copy of its
+    /// slot, which the next one overwrites.
+    ///
+    /// # Errors
+    /// As [`pop`](BackRing::pop).
+    #[inline]
+    pub fn pop_ref(&mut self) -> Result<Option<C::RequestRef<'_>>, RingError> {
         let allowed = self.allowed();
         let prefetch = self.prefetch();
         let Some(index) = self.requests.take(&self.memory, allowed, prefetch)? else {
             return Ok(None);
         };
-        let slot = &mut self.copy.0[..C::SLOT_BYTES];
-        self.memory
-            .read(layout::slot_offset(index, self.size, C::SLOT_BYTES), slot);
-        match self.codec.decode_request(slot) {
+        self.memory.read(
+            layout::slot_offset(index, self.size, C::SLOT_BYTES),
+            &mut self.copy.0[..C::SLOT_BYTES],
+        );
+        match self.codec.decode_request(&self.copy) {
             Ok(request) => Ok(Some(request)),
             Err(what) => Err(self
                 .requests
@@ -127,12 +138,9 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
     #[inline]
     pub fn push(&mut self, response: &C::Response) {
         assert!(self.unanswered() > 0, "a response without a request");
-        let slot = &mut self.copy.0[..C::RESPONSE_BYTES];
-        self.codec.encode_response(response, slot);
-        self.memory.write(
-            layout::slot_offset(self.written, self.size, C::SLOT_BYTES),
-            slot,
-        );
+        let offset = layout::slot_offset(self.written, self.size, C::SLOT_BYTES);
+        let mut slot = self.memory.slot(offset, C::SLOT_BYTES);
+        self.codec.encode_response(response, &mut slot);
         self.written = self.written.wrapping_add(1);
     }
 

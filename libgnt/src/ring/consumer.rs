@@ -75,11 +75,25 @@ impl Consumer {
         allowed: u32,
         prefetch: impl Fn(&M, u32),
     ) -> Result<u32, RingError> {
-        if self.next == self.checked && self.look(memory, allowed)? {
+        if self.next == self.checked {
+            self.refill(memory, allowed, prefetch)?;
+        }
+        Ok(self.checked.wrapping_sub(self.next))
+    }
+
+    /// Once in a batch, and apart: the rest of `take` is once in a slot.
+    #[inline(never)]
+    fn refill<M: RingMemory>(
+        &mut self,
+        memory: &M,
+        allowed: u32,
+        prefetch: impl Fn(&M, u32),
+    ) -> Result<(), RingError> {
+        if self.look(memory, allowed)? {
             let some = self.checked.wrapping_sub(self.next).min(PREFETCH);
             (0..some).for_each(|n| prefetch(memory, self.next.wrapping_add(n)));
         }
-        Ok(self.checked.wrapping_sub(self.next))
+        Ok(())
     }
 
     /// Reads the peer's index; true if something is there.

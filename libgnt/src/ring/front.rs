@@ -25,8 +25,11 @@ pub struct FrontRing<C: SlotCodec, M: RingMemory = Arc<SharedPages>> {
     /// Requests the back end was shown.
     published: u32,
     responses: Consumer,
-    /// Bytes of the last request: a slot whose response is read will be filled with the like.
+    /// Bytes of the last request.
     last_len: usize,
+    /// How much of a slot is asked for when its response is read: it will be filled with a
+    /// request like the last one that was published.
+    span: usize,
     copy: SlotCopy,
 }
 
@@ -63,6 +66,7 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
             written: start,
             published: start,
             last_len: C::RESPONSE_BYTES,
+            span: C::RESPONSE_BYTES,
             copy: SlotCopy::new(),
             responses: Consumer::new(
                 "rsp_prod",
@@ -95,14 +99,26 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
     /// [`RingFull`]: pop responses first.
     #[inline]
     pub fn push(&mut self, request: &C::Request) -> Result<(), RingFull> {
+        self.push_with(|codec, slot| codec.encode_request(request, slot))
+    }
+
+    /// As [`push`](FrontRing::push), by whoever can write a request into its slot without
+    /// having it in one piece. `write` returns the length, as
+    /// [`encode_request`](SlotCodec::encode_request) does.
+    ///
+    /// # Errors
+    /// [`RingFull`]; then `write` was not called.
+    #[inline]
+    pub fn push_with(
+        &mut self,
+        write: impl FnOnce(&C, &mut M::Slot<'_>) -> usize,
+    ) -> Result<(), RingFull> {
         if self.free_slots() == 0 {
             return Err(RingFull { size: self.size });
         }
-        let slot = &mut self.copy.0[..C::SLOT_BYTES];
-        let len = self.codec.encode_request(request, slot);
         let offset = layout::slot_offset(self.written, self.size, C::SLOT_BYTES);
-        self.memory.write(offset, &slot[..len]);
-        self.last_len = len;
+        let mut slot = self.memory.slot(offset, C::SLOT_BYTES);
+        self.last_len = write(&self.codec, &mut slot);
         self.written = self.written.wrapping_add(1);
         Ok(())
     }
@@ -115,6 +131,7 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
         if self.published == self.written {
             return false;
         }
+        self.span = self.last_len.clamp(1, CACHE_LINE + 1);
         let old = std::mem::replace(&mut self.published, self.written);
         notify::publish(
             &self.memory,
@@ -134,7 +151,7 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
     /// Asks the cache for a slot; after its response a request of the usual length is written.
     #[inline]
     fn prefetch(&self) -> impl Fn(&M, u32) + use<C, M> {
-        let (size, len) = (self.size, self.last_len.clamp(1, CACHE_LINE + 1));
+        let (size, len) = (self.size, self.span);
         move |memory, index| {
             let offset = layout::slot_offset(index, size, C::SLOT_BYTES);
             memory.prefetch(offset, len, true);
@@ -168,10 +185,11 @@ impl<C: SlotCodec, M: RingMemory> FrontRing<C, M> {
         let Some(index) = self.responses.take(&self.memory, answerable, prefetch)? else {
             return Ok(None);
         };
-        let slot = &mut self.copy.0[..C::RESPONSE_BYTES];
-        self.memory
-            .read(layout::slot_offset(index, self.size, C::SLOT_BYTES), slot);
-        match self.codec.decode_response(slot) {
+        self.memory.read(
+            layout::slot_offset(index, self.size, C::SLOT_BYTES),
+            &mut self.copy.0[..C::RESPONSE_BYTES],
+        );
+        match self.codec.decode_response(&self.copy) {
             Ok(response) => Ok(Some(response)),
             Err(what) => Err(self
                 .responses

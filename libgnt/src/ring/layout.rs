@@ -50,13 +50,42 @@ pub(super) const fn slot_offset(index: u32, size: u32, slot_bytes: usize) -> usi
     HEADER_BYTES + (index & (size - 1)) as usize * slot_bytes
 }
 
-/// A private copy of one slot. Aligned so that copies go by wide words.
+/// A private copy of one slot: what a codec decodes. Its length is fixed, so that a field at a
+/// known offset is one load without a check; aligned, so that the copy goes by wide words.
+#[derive(Clone, Debug)]
 #[repr(align(16))]
-pub(super) struct SlotCopy(pub(super) [u8; MAX_SLOT_BYTES]);
+pub struct SlotCopy(pub(super) [u8; MAX_SLOT_BYTES]);
 
 impl SlotCopy {
-    pub(super) fn new() -> Self {
+    pub(super) const fn new() -> Self {
         SlotCopy([0; MAX_SLOT_BYTES])
+    }
+
+    /// The bytes. Those past the slot's length are zero, or left from another slot.
+    #[inline]
+    pub fn bytes(&self) -> &[u8; MAX_SLOT_BYTES] {
+        &self.0
+    }
+
+    /// `N` bytes at an offset.
+    ///
+    /// # Panics
+    /// If they reach past [`MAX_SLOT_BYTES`]. Offsets are a codec's own.
+    #[inline]
+    pub fn get<const N: usize>(&self, at: usize) -> [u8; N] {
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(&self.0[at..at + N]);
+        bytes
+    }
+}
+
+/// Private bytes as a slot; what is longer than any slot is cut off.
+impl From<&[u8]> for SlotCopy {
+    fn from(bytes: &[u8]) -> Self {
+        let mut copy = SlotCopy::new();
+        let len = bytes.len().min(MAX_SLOT_BYTES);
+        copy.0[..len].copy_from_slice(&bytes[..len]);
+        copy
     }
 }
 

@@ -9,7 +9,7 @@
 
 use super::layout::{HEADER_BYTES, REQ_EVENT, REQ_PROD, RSP_EVENT, RSP_PROD};
 use super::stream::{Buffer, Offer, Stream};
-use super::{BackRing, FrontRing, RingMemory, SlotCodec};
+use super::{BackRing, FrontRing, RingMemory, SlotCodec, SlotCopy, SlotWriter, Through};
 use loom::sync::atomic::{AtomicU8, AtomicU32};
 use loom::sync::{Condvar, Mutex};
 use std::cell::Cell;
@@ -99,6 +99,12 @@ impl ModelPage {
 }
 
 impl RingMemory for ModelPage {
+    type Slot<'a> = Through<'a, Self>;
+
+    fn slot(&self, offset: usize, _len: usize) -> Through<'_, Self> {
+        Through::new(self, offset)
+    }
+
     fn size(&self) -> usize {
         self.size
     }
@@ -183,19 +189,20 @@ struct Number;
 
 impl SlotCodec for Number {
     type Request = u32;
+    type RequestRef<'a> = u32;
     type Response = u32;
     const SLOT_BYTES: usize = SLOT_BYTES;
-    fn encode_request(&self, request: &u32, slot: &mut [u8]) -> usize {
-        slot.copy_from_slice(&request.to_le_bytes());
-        slot.len()
+    fn encode_request<W: SlotWriter + ?Sized>(&self, request: &u32, slot: &mut W) -> usize {
+        slot.put(0, request.to_le_bytes());
+        SLOT_BYTES
     }
-    fn decode_request(&self, slot: &[u8]) -> Result<u32, &'static str> {
-        slot.try_into().map(u32::from_le_bytes).map_err(|_| "short")
+    fn decode_request(&self, slot: &SlotCopy) -> Result<u32, &'static str> {
+        Ok(u32::from_le_bytes(slot.get(0)))
     }
-    fn encode_response(&self, response: &u32, slot: &mut [u8]) {
+    fn encode_response<W: SlotWriter + ?Sized>(&self, response: &u32, slot: &mut W) {
         self.encode_request(response, slot);
     }
-    fn decode_response(&self, slot: &[u8]) -> Result<u32, &'static str> {
+    fn decode_response(&self, slot: &SlotCopy) -> Result<u32, &'static str> {
         self.decode_request(slot)
     }
 }

@@ -1,14 +1,64 @@
 //! What a ring needs of its shared memory: the seam under which loom can stand instead.
 
-use crate::shm::SharedPages;
+use crate::shm::{SharedPages, Window};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
+
+/// Where a codec writes a slot. Bytes go straight to shared memory: nothing is read back.
+pub trait SlotWriter {
+    /// Writes at an offset of the slot.
+    ///
+    /// # Panics
+    /// If that is outside the slot. Offsets are a codec's own.
+    fn put<const N: usize>(&mut self, at: usize, bytes: [u8; N]);
+}
+
+/// Private bytes, for tests.
+impl SlotWriter for [u8] {
+    #[inline]
+    fn put<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
+        self[at..at + N].copy_from_slice(&bytes);
+    }
+}
+
+impl SlotWriter for Window<'_> {
+    #[inline]
+    fn put<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
+        Window::put(self, at, bytes);
+    }
+}
+
+/// A slot of memory that has nothing better than [`RingMemory::write`].
+#[derive(Debug)]
+pub struct Through<'a, M> {
+    memory: &'a M,
+    offset: usize,
+}
+
+impl<'a, M> Through<'a, M> {
+    /// The slot at an offset of the memory.
+    pub fn new(memory: &'a M, offset: usize) -> Self {
+        Through { memory, offset }
+    }
+}
+
+impl<M: RingMemory> SlotWriter for Through<'_, M> {
+    fn put<const N: usize>(&mut self, at: usize, bytes: [u8; N]) {
+        self.memory.write(self.offset + at, &bytes);
+    }
+}
 
 /// Shared memory as a ring sees it. All single accesses are relaxed; order comes from fences
 /// only, each of which names its partner where it is used.
 ///
 /// Offsets are the ring's own, never the peer's.
 pub trait RingMemory {
+    /// A slot to be written.
+    type Slot<'a>: SlotWriter
+    where
+        Self: 'a;
+    /// The slot at this range. [`Through`] does for memory that is not in a hurry.
+    fn slot(&self, offset: usize, len: usize) -> Self::Slot<'_>;
     /// Bytes.
     fn size(&self) -> usize;
     /// Loads an aligned 32-bit word.
@@ -37,6 +87,11 @@ pub trait RingMemory {
 }
 
 impl RingMemory for Arc<SharedPages> {
+    type Slot<'a> = Window<'a>;
+    #[inline]
+    fn slot(&self, offset: usize, len: usize) -> Window<'_> {
+        self.window(offset, len)
+    }
     #[inline]
     fn size(&self) -> usize {
         SharedPages::len(self)

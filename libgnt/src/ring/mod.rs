@@ -14,7 +14,8 @@ pub mod stream;
 
 pub use back::BackRing;
 pub use front::FrontRing;
-pub use memory::RingMemory;
+pub use layout::SlotCopy;
+pub use memory::{RingMemory, SlotWriter, Through};
 
 #[cfg(all(test, loom))]
 mod loom_model;
@@ -77,6 +78,8 @@ pub struct RingFull {
 pub trait SlotCodec {
     /// What the front sends.
     type Request;
+    /// What the back receives: a request that borrows from the private copy of its slot.
+    type RequestRef<'a>: Into<Self::Request>;
     /// What the back answers.
     type Response;
     /// Bytes of a slot: the larger of request and response, padded as the C union is.
@@ -86,21 +89,25 @@ pub trait SlotCodec {
     /// request, and stays.
     const RESPONSE_BYTES: usize = Self::SLOT_BYTES;
 
-    /// Writes a request at the start of a private buffer of `SLOT_BYTES`, padding zeroed
-    /// (XSA-216), and returns its length: so much of the slot is written. What follows stays as
-    /// the ring left it; a line of cache that is not written need not travel.
-    fn encode_request(&self, request: &Self::Request, slot: &mut [u8]) -> usize;
+    /// Writes a request at the start of a slot, padding zeroed (XSA-216), and returns its length.
+    /// What follows stays as the ring left it; a line of cache that is not written need not
+    /// travel.
+    fn encode_request<W: SlotWriter + ?Sized>(
+        &self,
+        request: &Self::Request,
+        slot: &mut W,
+    ) -> usize;
     /// Reads a private copy of a slot.
     ///
     /// # Errors
     /// What is wrong, in a few words. Fatal for the ring: a request that merely deserves a
     /// refusal is to be decoded as such, so that it can be answered.
-    fn decode_request(&self, slot: &[u8]) -> Result<Self::Request, &'static str>;
+    fn decode_request<'a>(&self, slot: &'a SlotCopy) -> Result<Self::RequestRef<'a>, &'static str>;
     /// Writes all `RESPONSE_BYTES`, padding zeroed (XSA-216).
-    fn encode_response(&self, response: &Self::Response, slot: &mut [u8]);
+    fn encode_response<W: SlotWriter + ?Sized>(&self, response: &Self::Response, slot: &mut W);
     /// Reads a private copy of `RESPONSE_BYTES`.
     ///
     /// # Errors
     /// What is wrong, in a few words. Fatal for the ring.
-    fn decode_response(&self, slot: &[u8]) -> Result<Self::Response, &'static str>;
+    fn decode_response(&self, slot: &SlotCopy) -> Result<Self::Response, &'static str>;
 }

@@ -133,6 +133,8 @@ struct State {
     unmaps: HashMap<UnmapId, u64>,
     /// The unmap call that is running: its number, and since when.
     calling: Option<(u64, u64)>,
+    /// The hold of the pages that it unmaps, if they are lent.
+    lent: Option<u64>,
 }
 
 impl Recorder {
@@ -153,6 +155,7 @@ impl Recorder {
                 current: HashMap::new(),
                 unmaps: HashMap::new(),
                 calling: None,
+                lent: None,
             })),
         }
     }
@@ -176,7 +179,7 @@ impl PageLender for Recorder {
             grants: grants.clone(),
         });
         if let Some(lender) = &mut state.lender {
-            lender.offer(map.pages(), map.grants(), request);
+            state.lent = lender.offer(map.pages(), map.grants(), request);
         }
         state.pass(Point::Mapped);
         state
@@ -212,6 +215,9 @@ impl State {
                 self.unmaps.insert(*unmap, request);
                 let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 self.pass(Point::Unmapping);
+                if let (Some(lender), Some(hold)) = (&self.lender, self.lent.take()) {
+                    lender.unmap_returned(hold);
+                }
                 if self.calling.take().is_some() {
                     self.timeline.log(Event::UnmapReturned {
                         request,

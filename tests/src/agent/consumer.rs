@@ -24,6 +24,9 @@ pub struct Args {
     /// For how long
     #[arg(long, value_parser = humantime::parse_duration)]
     hold_for: Duration,
+    /// And until the call that unmaps the pages has returned
+    #[arg(long)]
+    until_unmapped: bool,
     /// Holding pages on a PV guest is allowed
     #[arg(long)]
     allow_kernel_damage: bool,
@@ -44,6 +47,7 @@ pub(super) fn run(agent: &Agent, args: Args) -> Outcome {
         socket: args.socket,
         holder,
         hold_for: args.hold_for,
+        until_unmapped: args.until_unmapped,
         timeline: agent.timeline.clone(),
     };
     serve(config, &agent.control)?;

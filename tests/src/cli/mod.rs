@@ -102,6 +102,9 @@ pub struct RunArgs {
     /// The domain of the back end and the third consumer, on a real Xen
     #[arg(long, value_name = "DOMAIN")]
     back: Option<String>,
+    /// What starts a domain anew, given its name, should one be lost
+    #[arg(long, value_name = "PROGRAM", hide = true)]
+    restart_domain: Option<PathBuf>,
     /// When the simulated kernels unmap: async as Linux since 5.19, sync as before
     #[arg(long, default_value = "async")]
     unmap: Unmap,

@@ -6,7 +6,7 @@ use crate::holder::HoldName;
 use crate::report::{Report, ReportDir, print_table};
 use crate::scenario::{self, Scenario};
 use crate::settings::{PlatformKind, Settings, quote};
-use crate::verdict::exit_status;
+use crate::verdict::{Figure, exit_status};
 use crate::xen::Xen;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::HashSet;
@@ -25,7 +25,10 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
         check_input(&settings.input)?;
     }
     let dir = ReportDir::claim(&args.report)?;
-    let xen = connect(&settings)?;
+    let mut xen = connect(&settings)?;
+    if let Some(xen) = &xen {
+        check_guest(xen, &scenarios, &settings)?;
+    }
     let started = Instant::now();
     let mut report = Report {
         tool: concat!("pv-stress ", env!("CARGO_PKG_VERSION")).into(),
@@ -42,17 +45,32 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
         tracing::info!("scenario {}", scenario.name());
         progress.set_message(scenario.name());
         progress.set_position(0);
-        let bar = progress.clone();
-        let verdict = scenario::run(
-            scenario,
-            &settings,
-            xen.as_ref(),
-            &dir,
-            move |_, done, total| {
+        let play = |xen: Option<&Arc<Xen>>| {
+            let bar = progress.clone();
+            scenario::run(scenario, &settings, xen, &dir, move |_, done, total| {
                 bar.set_length(total);
                 bar.set_position(done);
-            },
-        )?;
+            })
+        };
+        let mut verdict = play(xen.as_ref())?;
+        if let Some(lost) = lost(xen.as_ref()) {
+            tracing::warn!("{lost}; once more");
+            restart(&mut xen, args.restart_domain.as_deref(), &settings, &lost)?;
+            dir.forget(scenario.name())?;
+            verdict = play(xen.as_ref())?;
+            if let Some(again) = self::lost(xen.as_ref()) {
+                let cure = "see the domain's console in the logs";
+                return Err(Error::environment(
+                    scenario.name(),
+                    format!("{again}, twice"),
+                    cure,
+                ));
+            }
+            verdict.figures.push(Figure {
+                name: "played twice".into(),
+                value: lost,
+            });
+        }
         report.verdicts.push(verdict);
     }
     progress.finish_and_clear();
@@ -164,6 +182,71 @@ fn connect(settings: &Settings) -> Result<Option<Arc<Xen>>> {
         ));
     };
     Ok(Some(Arc::new(Xen::connect(front, back)?)))
+}
+
+/// On a PV guest a deferred unmap of a held page damages the kernel.
+fn check_guest(xen: &Xen, scenarios: &[&dyn Scenario], settings: &Settings) -> Result<()> {
+    let is_pv = xen
+        .back
+        .about()
+        .is_some_and(|about| about.guest_type == "PV");
+    let holding = scenarios.iter().find(|scenario| scenario.holds());
+    match holding {
+        Some(scenario) if is_pv && !settings.allow_kernel_damage => Err(Error::Usage(format!(
+            "{}: domain {} is a PV guest, whose kernel is damaged when held pages are unmapped \
+             (Bad page map, and a machine that cannot be trusted afterwards); hold pages in PVH or \
+             HVM domains, choose other scenarios, or accept the damage with --allow-kernel-damage",
+            scenario.name(),
+            xen.back.name
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Which domains are lost, and why.
+fn lost(xen: Option<&Arc<Xen>>) -> Option<String> {
+    let lost = xen?.lost();
+    let lost: Vec<String> = lost
+        .into_iter()
+        .map(|(name, why)| format!("domain {name} was lost: {why}"))
+        .collect();
+    (!lost.is_empty()).then(|| lost.join("; "))
+}
+
+/// Starts lost domains anew, where the run was told how.
+fn restart(
+    xen: &mut Option<Arc<Xen>>,
+    program: Option<&Path>,
+    settings: &Settings,
+    lost: &str,
+) -> Result<()> {
+    let failed = |cause: String| {
+        Error::environment(
+            "the domains of the run",
+            cause,
+            "see their consoles in the logs",
+        )
+    };
+    let (Some(program), Some(was)) = (program, xen.take()) else {
+        return Err(failed(lost.to_owned()));
+    };
+    let names: Vec<String> = was
+        .lost()
+        .into_iter()
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    // The consoles must be free for the program that waits for the new domain.
+    drop(was);
+    for name in names {
+        let status = std::process::Command::new(program).arg(&name).status();
+        match status {
+            Ok(status) if status.success() => {}
+            Ok(status) => return Err(failed(format!("{lost}; starting it again: {status}"))),
+            Err(error) => return Err(failed(format!("{}: {error}", program.display()))),
+        }
+    }
+    *xen = connect(settings)?;
+    Ok(())
 }
 
 /// Found out before anything is started.

@@ -1,6 +1,6 @@
 //! The mapper's side: takes references to pages and sends them to the consumer.
 
-use super::wire::{self, Answer};
+use super::wire::{self, Answer, ToConsumer};
 use crate::error::{Error, Result};
 use crate::holder::Holder;
 use crate::timeline::{Event, Timeline};
@@ -160,13 +160,18 @@ impl Lender {
     }
 
     /// Lends a request's pages if the policy has room and the consumer lives. A hold that cannot be
-    /// had is no failure of the request: it goes on unheld.
-    pub fn offer(&mut self, pages: &SharedPages, grants: &[ForeignGrant], request: u64) {
+    /// had is no failure of the request: it goes on unheld. Returns the hold.
+    pub fn offer(
+        &mut self,
+        pages: &SharedPages,
+        grants: &[ForeignGrant],
+        request: u64,
+    ) -> Option<u64> {
         {
             let state = self.shared.state();
             let out = state.taken.len() + state.unanswered.len();
             if state.closed || out >= self.policy.at_once || self.lent >= self.policy.in_all {
-                return;
+                return None;
             }
         }
         let hold = u64::from(std::process::id()) << 32 | NEXT.fetch_add(1, Ordering::Relaxed);
@@ -174,6 +179,17 @@ impl Lender {
             tracing::warn!(request, "lending its pages: {why}");
             let text = format!("request {request} was not lent: {why}");
             self.shared.timeline.log(Event::Note { text });
+            return None;
+        }
+        Some(hold)
+    }
+
+    /// Tells the consumer that the call that unmaps a hold's pages has returned.
+    pub fn unmap_returned(&self, hold: u64) {
+        let told = wire::send(&self.shared.socket, &ToConsumer::UnmapReturned(hold), &[]);
+        if let Err(error) = told {
+            // It is gone, and its holds with it.
+            tracing::debug!(hold, %error, "telling of an unmap");
         }
     }
 

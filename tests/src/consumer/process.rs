@@ -1,6 +1,6 @@
 //! The consumer's process: one mio loop over its socket, its lenders, its orders and its timers.
 
-use super::wire::{self, Answer, Offer};
+use super::wire::{self, Answer, Offer, ToConsumer};
 use crate::error::{Error, Result};
 use crate::holder::{Export, Held, Holder};
 use crate::timeline::{Event, Timeline};
@@ -28,6 +28,9 @@ pub struct ConsumerConfig {
     pub holder: Box<dyn Holder>,
     /// For how long.
     pub hold_for: Duration,
+    /// And until the call that unmaps the pages has returned, as a driver's release that cannot
+    /// finish while an invalidation runs.
+    pub until_unmapped: bool,
     /// Where it records.
     pub timeline: Timeline,
 }
@@ -54,11 +57,14 @@ struct Consumer {
     next_lender: usize,
     /// By the time of their release.
     held: BTreeMap<(Instant, u64), Holding>,
+    /// Due, and kept until their unmap has returned.
+    overdue: HashMap<u64, Holding>,
 }
 
 struct Holding {
     held: Box<dyn Held>,
     lender: usize,
+    may_go: bool,
 }
 
 impl Consumer {
@@ -79,6 +85,7 @@ impl Consumer {
             lenders: HashMap::new(),
             next_lender: FIRST_LENDER,
             held: BTreeMap::new(),
+            overdue: HashMap::new(),
         })
     }
 
@@ -140,8 +147,9 @@ impl Consumer {
             let Some(socket) = self.lenders.get(&lender) else {
                 return Ok(());
             };
-            match wire::receive::<Offer>(socket) {
-                Ok((offer, fds)) => self.take(lender, offer, fds),
+            match wire::receive::<ToConsumer>(socket) {
+                Ok((ToConsumer::Offer(offer), fds)) => self.take(lender, offer, fds),
+                Ok((ToConsumer::UnmapReturned(hold), _)) => self.unmap_returned(hold),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => {
                     // It ended, died, or spoke nonsense. What it lent is kept for its time: that
@@ -151,6 +159,7 @@ impl Consumer {
                     let fd = socket.as_raw_fd();
                     self.poll.registry().deregister(&mut SourceFd(&fd))?;
                     self.lenders.remove(&lender);
+                    self.lender_is_gone(lender);
                     return Ok(());
                 }
             }
@@ -174,7 +183,12 @@ impl Consumer {
                 let kind = kind.to_string();
                 self.config.timeline.log(Event::Held { hold, kind, pages });
                 self.answer(lender, Answer::Taken(hold));
-                let mut holding = Holding { held, lender };
+                let may_go = !self.config.until_unmapped;
+                let mut holding = Holding {
+                    held,
+                    lender,
+                    may_go,
+                };
                 self.look(hold, &mut holding);
                 let until = Instant::now() + self.config.hold_for;
                 self.held.insert((until, hold), holding);
@@ -205,12 +219,49 @@ impl Consumer {
             && entry.key().0 <= now
         {
             let ((_, hold), holding) = entry.remove_entry();
+            if holding.may_go {
+                self.release(hold, holding);
+            } else {
+                let what = format!("the unmap of hold {hold}'s pages to return");
+                self.config.timeline.waiting(what);
+                self.overdue.insert(hold, holding);
+            }
+        }
+    }
+
+    fn unmap_returned(&mut self, hold: u64) {
+        if let Some(holding) = self.overdue.remove(&hold) {
             self.release(hold, holding);
+        } else if let Some((_, holding)) = self.held.iter_mut().find(|(key, _)| key.1 == hold) {
+            holding.may_go = true;
+        }
+    }
+
+    /// Nobody will tell of its unmaps any more.
+    fn lender_is_gone(&mut self, lender: usize) {
+        for holding in self
+            .held
+            .values_mut()
+            .filter(|holding| holding.lender == lender)
+        {
+            holding.may_go = true;
+        }
+        let due: Vec<u64> = self
+            .overdue
+            .iter()
+            .filter(|(_, holding)| holding.lender == lender)
+            .map(|(hold, _)| *hold)
+            .collect();
+        for hold in due {
+            self.unmap_returned(hold);
         }
     }
 
     fn release_all(&mut self) {
         while let Some(((_, hold), holding)) = self.held.pop_first() {
+            self.release(hold, holding);
+        }
+        for (hold, holding) in std::mem::take(&mut self.overdue) {
             self.release(hold, holding);
         }
     }

@@ -16,12 +16,17 @@ struct Running {
 }
 
 fn start(hold_for: Duration) -> Running {
+    start_with(hold_for, false)
+}
+
+fn start_with(hold_for: Duration, until_unmapped: bool) -> Running {
     let dir = tempfile::tempdir().unwrap();
     let (control, theirs) = Control::pair().unwrap();
     let config = ConsumerConfig {
         socket: dir.path().join("consumer.sock"),
         holder: kernel_holder(HoldName::Pipe).unwrap(),
         hold_for,
+        until_unmapped,
         timeline: Timeline::create(&dir.path().join("c.jsonl"), "consumer").unwrap(),
     };
     let thread = std::thread::spawn(move || run(config, &theirs));
@@ -187,6 +192,54 @@ fn nonsense_ends_the_lender_that_speaks_it_and_not_the_consumer() {
     while good.shared_taken() < 1 {
         std::thread::yield_now();
     }
+    running.control.send(&Order::Stop).unwrap();
+    running.thread.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_consumer_that_waits_for_the_unmap_lets_go_only_then() {
+    let running = start_with(Duration::from_millis(1), true);
+    let policy = LendPolicy {
+        at_once: 2,
+        in_all: 2,
+    };
+    let mut lender = lender(&running, policy);
+    let pages = SharedPages::anonymous(1).unwrap();
+    let first = lender.offer(&pages, &[GRANT], 1).unwrap();
+    let second = lender.offer(&pages, &[GRANT], 2).unwrap();
+    let releases = || {
+        let records = consumer_records(&running).into_iter();
+        records
+            .filter_map(|record| match record.event {
+                Event::HoldReleasing { hold } => Some(hold),
+                _ => None,
+            })
+            .collect::<Vec<_>>()
+    };
+    let both_wait = || {
+        let records = consumer_records(&running);
+        let waits = |record: &&Record| matches!(&record.event, Event::Waiting { what } if what.contains("to return"));
+        records.iter().filter(waits).count() == 2
+    };
+    let until = Instant::now() + Duration::from_secs(20);
+    while !both_wait() {
+        assert!(Instant::now() < until, "both must be due");
+        std::thread::yield_now();
+    }
+    assert_eq!(releases(), Vec::<u64>::new(), "due long ago");
+    lender.unmap_returned(second);
+    while releases().is_empty() {
+        assert!(Instant::now() < until, "the unmap has returned");
+        std::thread::yield_now();
+    }
+    assert_eq!(releases(), [second]);
+    // A lender that dies tells of nothing any more.
+    drop(lender);
+    while releases().len() < 2 {
+        assert!(Instant::now() < until, "the lender is gone");
+        std::thread::yield_now();
+    }
+    assert_eq!(releases(), [second, first]);
     running.control.send(&Order::Stop).unwrap();
     running.thread.join().unwrap().unwrap();
 }

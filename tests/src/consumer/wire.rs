@@ -27,6 +27,15 @@ pub(super) struct Offer {
     pub words: Vec<u64>,
 }
 
+/// From a lender.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum ToConsumer {
+    /// Hold these.
+    Offer(Offer),
+    /// The call that unmaps the pages of this hold has returned.
+    UnmapReturned(u64),
+}
+
 /// What became of a hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Answer {
@@ -52,7 +61,7 @@ pub(super) fn send_offer(socket: impl AsFd, hold: u64, export: &Export) -> io::R
         words: words.clone(),
     };
     let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-    send(socket, &offer, &fds)
+    send(socket, &ToConsumer::Offer(offer), &fds)
 }
 
 pub(super) fn send<M: Serialize>(

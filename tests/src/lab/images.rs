@@ -2,6 +2,7 @@
 
 use super::error::Result;
 use super::image::Image;
+use super::job::START_DOMAIN;
 use super::parts::{DISK_MODULES, GUEST_MODULES, Parts, is_library, is_tool};
 use std::path::{Path, PathBuf};
 
@@ -73,6 +74,7 @@ pub fn build(parts: &Parts, contents: &Contents<'_>) -> Result<Vec<u8>> {
         Path::new("lib/x86_64-linux-gnu"),
         Path::new("/usr/lib/x86_64-linux-gnu"),
     )?;
+    image.file(Path::new("lab/bin/start-domain"), START_DOMAIN.as_bytes())?;
     image.file(Path::new("lab/job"), contents.job.as_bytes())?;
     for (name, text) in contents.configs {
         image.file(&Path::new("lab").join(name), text.as_bytes())?;

@@ -6,6 +6,7 @@
 //! brings back what dom0 wrote, and [`run`] does all of it in order.
 
 mod error;
+mod gntdev;
 mod image;
 mod images;
 mod job;

@@ -40,7 +40,7 @@ pub struct LabArgs {
     /// Seed of everything random (default: another one each time)
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// The file that goes through the pair (default: the pv-stress in the images)
+    /// The file that goes through the pair (default: the images' busybox, 2 MB)
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
     /// Where the report and the machine's logs go
@@ -71,6 +71,9 @@ pub struct LabArgs {
     /// Files for --run and --shell: in /lab, in dom0 and in the domains
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub with: Vec<PathBuf>,
+    /// Fetch and build everything that a run needs, and stop before the machine starts
+    #[arg(long)]
+    pub prepare: bool,
     /// Where packages, images and builds are kept
     #[arg(long, value_name = "DIR", default_value = "target/lab")]
     pub cache: PathBuf,

@@ -102,18 +102,32 @@ impl Archive {
     /// # Errors
     /// If it depends on no package with this prefix.
     pub fn behind(&self, metapackage: &str, prefix: &str) -> Result<String> {
-        let text = self.apt("apt-cache", &["depends", metapackage], "resolving packages")?;
-        let depends = text
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("Depends: "));
-        let found = depends
-            .map(str::to_owned)
+        let found = self
+            .depends(metapackage)?
+            .into_iter()
             .find(|name| name.starts_with(prefix));
         found.ok_or_else(|| LabError::Failed {
             doing: format!("looking up {metapackage} in {}", self.release),
             cause: format!("it depends on no {prefix}*"),
             cure: "name another version".into(),
         })
+    }
+
+    /// What a package depends on.
+    ///
+    /// # Errors
+    /// If apt does not know it.
+    pub fn depends(&self, package: &str) -> Result<Vec<String>> {
+        let text = self.apt("apt-cache", &["depends", package], "resolving packages")?;
+        let depends = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "));
+        Ok(depends.map(str::to_owned).collect())
+    }
+
+    /// A place of this release in the cache.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
     }
 
     /// These packages, and every library that they need.
@@ -144,48 +158,78 @@ impl Archive {
             .filter(|p| !dir(p).exists())
             .map(String::as_str)
             .collect();
-        if !missing.is_empty() {
-            tell(&format!(
-                "fetching {} packages of {}",
-                missing.len(),
-                self.release
-            ));
-            let args = [&["download"], &missing[..]].concat();
-            self.apt("apt-get", &args, "downloading packages")?;
-        }
+        self.download(&missing, tell)?;
         for package in missing {
             tell(&format!("unpacking {package}"));
-            self.unpack_one(package, wanted)?;
+            self.unpack_as(package, &[package], wanted)?;
         }
         Ok(packages.iter().map(dir).collect())
     }
 
-    fn unpack_one(&self, package: &str, wanted: &dyn Fn(&Path) -> bool) -> Result<()> {
+    /// Unpacks whole packages into one tree, once, and says where that is.
+    ///
+    /// # Errors
+    /// As [`Archive::unpack`].
+    pub fn unpack_together(
+        &self,
+        packages: &[String],
+        name: &str,
+        tell: &mut dyn FnMut(&str),
+    ) -> Result<PathBuf> {
+        let tree = self.root.join("unpacked").join(name);
+        if !tree.exists() {
+            let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+            self.download(&packages, tell)?;
+            tell(&format!("unpacking {}", packages.join(", ")));
+            self.unpack_as(name, &packages, &|_| true)?;
+        }
+        Ok(tree)
+    }
+
+    fn download(&self, packages: &[&str], tell: &mut dyn FnMut(&str)) -> Result<()> {
+        if packages.is_empty() {
+            return Ok(());
+        }
+        let many = packages.len();
+        tell(&format!("fetching {many} packages of {}", self.release));
+        let args = [&["download"], packages].concat();
+        self.apt("apt-get", &args, "downloading packages")?;
+        Ok(())
+    }
+
+    fn unpack_as(
+        &self,
+        name: &str,
+        packages: &[&str],
+        wanted: &dyn Fn(&Path) -> bool,
+    ) -> Result<()> {
+        // Unpacked beside and renamed, so that an interrupted run leaves no half package.
+        let dir = self.root.join("unpacked").join(name);
+        let partial = self.root.join("unpacked").join(format!(".{name}.partial"));
+        let _ = fs::remove_dir_all(&partial);
+        fs::create_dir_all(&partial).map_err(LabError::file(&partial))?;
+        for package in packages {
+            let deb = self.downloaded(package)?;
+            extract(&deb, &partial, wanted)?;
+            fs::remove_file(&deb).map_err(LabError::file(&deb))?;
+        }
+        fs::rename(&partial, &dir).map_err(LabError::file(&dir))
+    }
+
+    fn downloaded(&self, package: &str) -> Result<PathBuf> {
         let downloads = self.root.join("packages");
         let prefix = format!("{package}_");
         let entries = fs::read_dir(&downloads).map_err(LabError::file(&downloads))?;
-        let deb = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|p| {
-                p.file_name()
-                    .is_some_and(|n| n.to_string_lossy().starts_with(&prefix))
-            })
-            .ok_or_else(|| LabError::Failed {
-                doing: format!("downloading {package}"),
-                cause: format!("apt-get left no file in {}", downloads.display()),
-                cure: "remove that directory and run again".into(),
-            })?;
-        // Unpacked beside and renamed, so that an interrupted run leaves no half package.
-        let dir = self.root.join("unpacked").join(package);
-        let partial = self
-            .root
-            .join("unpacked")
-            .join(format!(".{package}.partial"));
-        let _ = fs::remove_dir_all(&partial);
-        fs::create_dir_all(&partial).map_err(LabError::file(&partial))?;
-        extract(&deb, &partial, wanted)?;
-        fs::rename(&partial, &dir).map_err(LabError::file(&dir))?;
-        fs::remove_file(&deb).map_err(LabError::file(&deb))
+        let is_it = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default();
+            name.to_string_lossy().starts_with(&prefix)
+        };
+        let mut paths = entries.flatten().map(|entry| entry.path());
+        paths.find(is_it).ok_or_else(|| LabError::Failed {
+            doing: format!("downloading {package}"),
+            cause: format!("apt-get left no file in {}", downloads.display()),
+            cure: "remove that directory and run again".into(),
+        })
     }
 }
 

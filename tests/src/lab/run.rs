@@ -4,11 +4,13 @@ use super::error::{LabError, Result};
 use super::images::{self, Contents};
 use super::job::DOMAINS;
 use super::machine::{Boot, Machine, tail};
-use super::options::LabArgs;
+use super::options::{GntdevKind, LabArgs};
+use super::packages::Archive;
 use super::parts::Parts;
 use super::release::Release;
 use super::work::Work;
-use super::{job, program, results};
+use super::{gntdev, job, program, results};
+use crate::error::Error;
 use crate::report::ReportDir;
 use crate::settings::PlatformKind;
 use std::fs;
@@ -40,6 +42,7 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
         Release::with_kernel(&args.kernel)?,
     );
     let limit = limit(args)?;
+    check_hold(args)?;
     super::machine::check_installed()?;
     let report = ReportDir::claim(&args.report)?;
     let cache = std::path::absolute(&args.cache).map_err(LabError::file(&args.cache))?;
@@ -52,6 +55,17 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
     );
     let parts = Parts::fetch(&cache, xen, kernel, args.mirror.as_deref(), &mut tell)?;
     let agent = program::agent(args.agent.as_deref(), &cache, &mut tell)?;
+    let gntdev = match args.gntdev {
+        GntdevKind::Async => None,
+        GntdevKind::Sync => {
+            let archive = Archive::open(&cache, kernel, args.mirror.as_deref(), &mut tell)?;
+            Some(gntdev::synchronous(
+                &archive,
+                &parts.kernel_release,
+                &mut tell,
+            )?)
+        }
+    };
     tell("building the images");
     let configs = DOMAINS.map(|name| (format!("{name}.cfg"), job::config(name, args.guest)));
     let contents = Contents {
@@ -59,9 +73,13 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
         job: &job::job(args),
         configs: &configs,
         with: &with,
-        gntdev: None,
+        gntdev: gntdev.as_deref(),
     };
     let initramfs = images::build(&parts, &contents)?;
+    if args.prepare {
+        tell("everything that a run needs is there");
+        return Ok(ExitCode::SUCCESS);
+    }
     let machine = report.path().join("machine");
     fs::create_dir_all(&machine).map_err(LabError::file(&machine))?;
     let boot = Boot {
@@ -96,6 +114,16 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
         args.report.display()
     ));
     Ok(ExitCode::from(status.trim().parse::<u8>().unwrap_or(2)))
+}
+
+/// Found out before anything is fetched.
+fn check_hold(args: &LabArgs) -> Result<()> {
+    match args.hold {
+        Some(hold) if hold.is_simulated() => Err(LabError::Run(Error::Usage(format!(
+            "--hold {hold} is the simulated Xen's; in the lab use pipe, fork, uring, direct or xdp"
+        )))),
+        _ => Ok(()),
+    }
 }
 
 /// How long the machine may take.

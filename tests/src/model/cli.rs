@@ -63,6 +63,9 @@ pub enum ModelCommand {
         #[command(flatten)]
         bounds: BoundArgs,
     },
+    /// One process of a replay; told by lines what to do
+    #[command(hide = true)]
+    Actor(super::actor::ActorArgs),
     /// Walk through a variant's states in a browser
     Explore {
         /// SYSTEM/VARIANT
@@ -157,6 +160,7 @@ pub fn run(command: ModelCommand) -> Result<ExitCode> {
             show(&explained.text(width.unwrap_or_else(terminal_width)))?;
             Ok(ExitCode::SUCCESS)
         }
+        ModelCommand::Actor(args) => super::actor::run(&args),
         ModelCommand::Explore {
             name,
             listen,
@@ -283,17 +287,15 @@ pub fn explain(
         (None, Expected::Holds) => None,
     };
     let history = match wanted {
-        Some(law) => variant
-            .history(bounds, law, args.max_states)
-            .ok_or_else(|| {
-                Error::Usage(format!(
-                    "no history of {} breaks `{law}` within {} states and {} {}s",
-                    variant.id(),
-                    args.max_states,
-                    bounds.actors,
-                    variant.kind
-                ))
-            })?,
+        Some(law) => smallest(variant, bounds, law, args).ok_or_else(|| {
+            Error::Usage(format!(
+                "no history of {} breaks `{law}` within {} states and {} {}s",
+                variant.id(),
+                args.max_states,
+                bounds.actors,
+                variant.kind
+            ))
+        })?,
         None => {
             story.push(
                 "No interleaving breaks a law. This run takes the turns that undo the naive way, \

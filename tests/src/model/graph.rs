@@ -132,66 +132,104 @@ impl Recorder {
         lock(&self.stuck).iter().copied().collect()
     }
 
-    /// States from which the end cannot be reached: found by walking back from every end, over
-    /// every edge. Takes the graph apart.
-    pub fn doomed(&self) -> Names {
+    /// What the whole graph says. Takes it apart.
+    pub fn analyse(&self, start: Name) -> Analysis {
         let mut index: HashMap<Name, u32, BuildHasherDefault<Plain>> = HashMap::default();
         let mut names = Vec::new();
-        let mut number = |name: Name, names: &mut Vec<Name>| {
+        let mut number = |name: Name| {
             *index.entry(name).or_insert_with(|| {
                 names.push(name);
                 (names.len() - 1) as u32
             })
         };
+        let start = number(start);
         let mut pairs = Vec::new();
         for shard in &self.edges {
             for (from, to) in std::mem::take(&mut *lock(shard)) {
-                pairs.push((number(to, &mut names), number(from, &mut names)));
+                pairs.push((number(from), number(to)));
             }
         }
-        let ends: Vec<u32> = lock(&self.ends)
-            .iter()
-            .map(|end| number(*end, &mut names))
-            .collect();
+        let ends: Vec<u32> = lock(&self.ends).iter().map(|end| number(*end)).collect();
         for stuck in lock(&self.stuck).iter() {
-            number(*stuck, &mut names);
+            number(*stuck);
         }
-        // Predecessors of each state, packed.
-        let mut first = vec![0_u32; names.len() + 1];
-        for (to, _) in &pairs {
-            first[*to as usize + 1] += 1;
+        let depth = Neighbours::of(&pairs, names.len()).levels(&[start]).1;
+        pairs
+            .iter_mut()
+            .for_each(|(from, to)| std::mem::swap(from, to));
+        let (reaches, _) = Neighbours::of(&pairs, names.len()).levels(&ends);
+        let doomed = names.into_iter().zip(reaches);
+        Analysis {
+            doomed: doomed
+                .filter(|(_, reaches)| !reaches)
+                .map(|(name, _)| name)
+                .collect(),
+            depth,
+        }
+    }
+}
+
+/// What only the whole graph can say.
+#[derive(Debug)]
+pub struct Analysis {
+    /// States from which the end cannot be reached: found by walking back from every end, over
+    /// every edge.
+    pub doomed: Names,
+    /// Steps from the start to the farthest state, each reached the shortest way.
+    pub depth: usize,
+}
+
+/// Where the edges of each state lead, packed.
+struct Neighbours {
+    first: Vec<u32>,
+    lead_to: Vec<u32>,
+}
+
+impl Neighbours {
+    fn of(pairs: &[(u32, u32)], states: usize) -> Neighbours {
+        let mut first = vec![0_u32; states + 1];
+        for (from, _) in pairs {
+            first[*from as usize + 1] += 1;
         }
         for i in 1..first.len() {
             first[i] += first[i - 1];
         }
         let mut fill = first.clone();
-        let mut before = vec![0_u32; pairs.len()];
-        for (to, from) in pairs {
-            let slot = &mut fill[to as usize];
-            before[*slot as usize] = from;
+        let mut lead_to = vec![0_u32; pairs.len()];
+        for (from, to) in pairs {
+            let slot = &mut fill[*from as usize];
+            lead_to[*slot as usize] = *to;
             *slot += 1;
         }
-        let mut reaches = vec![false; names.len()];
-        let mut todo = Vec::new();
-        for end in ends {
-            if !std::mem::replace(&mut reaches[end as usize], true) {
-                todo.push(end);
+        Neighbours { first, lead_to }
+    }
+
+    /// What can be reached, and in how many steps at most.
+    fn levels(&self, from: &[u32]) -> (Vec<bool>, usize) {
+        let mut reached = vec![false; self.first.len() - 1];
+        let mut level = Vec::new();
+        for state in from {
+            if !std::mem::replace(&mut reached[*state as usize], true) {
+                level.push(*state);
             }
         }
-        while let Some(state) = todo.pop() {
-            let range = first[state as usize] as usize..first[state as usize + 1] as usize;
-            for from in &before[range] {
-                if !std::mem::replace(&mut reaches[*from as usize], true) {
-                    todo.push(*from);
+        let mut depth = 0;
+        loop {
+            let mut next = Vec::new();
+            for state in level {
+                let range = self.first[state as usize]..self.first[state as usize + 1];
+                for to in &self.lead_to[range.start as usize..range.end as usize] {
+                    if !std::mem::replace(&mut reached[*to as usize], true) {
+                        next.push(*to);
+                    }
                 }
             }
+            if next.is_empty() {
+                return (reached, depth);
+            }
+            depth += 1;
+            level = next;
         }
-        names
-            .into_iter()
-            .zip(reaches)
-            .filter(|(_, reaches)| !reaches)
-            .map(|(name, _)| name)
-            .collect()
     }
 }
 
@@ -233,7 +271,9 @@ mod tests {
         recorder.state(|| 3, true, 0);
         recorder.state(|| 6, false, 0);
         assert_eq!(recorder.stuck(), Names::from_iter([6]));
-        assert_eq!(recorder.doomed(), Names::from_iter([4, 5, 6]));
+        let analysis = recorder.analyse(1);
+        assert_eq!(analysis.doomed, Names::from_iter([4, 5, 6]));
+        assert_eq!(analysis.depth, 2);
     }
 
     #[test]

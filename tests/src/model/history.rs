@@ -1,7 +1,7 @@
 //! A history as people read it: who did what, and then who holds what and who waits for whom.
 
 use super::search::{self, Path};
-use super::world::{State, Vars, World};
+use super::subject::Subject;
 use serde::Serialize;
 
 /// What an actor waits for.
@@ -51,18 +51,14 @@ pub struct History {
 }
 
 impl History {
-    pub(super) fn of<V: Vars>(
-        world: &World<V>,
-        law: Option<&'static str>,
-        path: &Path<V>,
-    ) -> History {
+    pub(super) fn of<S: Subject>(world: &S, law: Option<&'static str>, path: &Path<S>) -> History {
         let mut last = world.start();
         let mut events = Vec::new();
         for (step, next) in path {
-            let new = next.broken & !last.broken;
-            let mut breaks: Vec<&'static str> = (world.laws.iter().enumerate())
+            let new = world.broken(next) & !world.broken(&last);
+            let mut breaks: Vec<&'static str> = (world.laws().into_iter().enumerate())
                 .filter(|(i, _)| new & (1 << i) != 0)
-                .map(|(_, law)| law.key)
+                .map(|(_, (key, _))| key)
                 .collect();
             if events.len() + 1 == path.len() {
                 breaks.extend(law.filter(|law| !breaks.contains(law)));
@@ -77,7 +73,7 @@ impl History {
         }
         History {
             law,
-            actors: world.actors.iter().map(|a| a.name.clone()).collect(),
+            actors: world.actors(),
             start: standings(world, &world.start()),
             events,
             left_over: (law == Some(search::NOTHING_LEAKS))
@@ -126,8 +122,8 @@ impl History {
     }
 }
 
-fn standings<V: Vars>(world: &World<V>, state: &State<V>) -> Vec<Standing> {
-    (0..world.actors.len())
+fn standings<S: Subject>(world: &S, state: &S::State) -> Vec<Standing> {
+    (0..world.actors().len())
         .map(|actor| Standing {
             holds: world.held(state, actor),
             waits: world

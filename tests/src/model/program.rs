@@ -95,6 +95,7 @@ pub(super) enum Op<V> {
     /// Something that has to wait.
     Wait {
         text: &'static str,
+        did: Option<&'static str>,
         until: Test<V>,
         owners: Owners<V>,
         effect: Effect<V>,
@@ -191,19 +192,32 @@ impl<V: 'static> Program<V> {
         until: impl Fn(&V) -> bool + Send + Sync + 'static,
         owners: impl Fn(&V) -> Vec<usize> + Send + Sync + 'static,
     ) -> Self {
-        self.wait_then(text, until, owners, |_| {})
+        self.waits(text, None, until, owners, |_| {})
     }
 
-    /// Waits for `until`, and in the same step does something.
+    /// Waits for `until`, and in the same step does something: `did` says what.
     pub fn wait_then(
         self,
         text: &'static str,
+        did: &'static str,
+        until: impl Fn(&V) -> bool + Send + Sync + 'static,
+        owners: impl Fn(&V) -> Vec<usize> + Send + Sync + 'static,
+        effect: impl Fn(&mut Step<'_, V>) + Send + Sync + 'static,
+    ) -> Self {
+        self.waits(text, Some(did), until, owners, effect)
+    }
+
+    fn waits(
+        self,
+        text: &'static str,
+        did: Option<&'static str>,
         until: impl Fn(&V) -> bool + Send + Sync + 'static,
         owners: impl Fn(&V) -> Vec<usize> + Send + Sync + 'static,
         effect: impl Fn(&mut Step<'_, V>) + Send + Sync + 'static,
     ) -> Self {
         self.op(Op::Wait {
             text,
+            did,
             until: Arc::new(until),
             owners: Arc::new(owners),
             effect: Arc::new(effect),
@@ -216,6 +230,7 @@ impl<V: 'static> Program<V> {
     pub fn rest(
         self,
         text: &'static str,
+        did: &'static str,
         idle: impl Fn(&V) -> bool + Send + Sync + 'static,
         until: impl Fn(&V) -> bool + Send + Sync + 'static,
         owners: impl Fn(&V) -> Vec<usize> + Send + Sync + 'static,
@@ -223,6 +238,7 @@ impl<V: 'static> Program<V> {
     ) -> Self {
         self.op(Op::Wait {
             text,
+            did: Some(did),
             until: Arc::new(until),
             owners: Arc::new(owners),
             effect: Arc::new(effect),

@@ -1,7 +1,7 @@
 //! Runs the checker over a model, and finds the shortest history to what it found.
 
 use super::graph::{self, Name, Names, Plain, Recorder};
-use super::world::{Move, State, Vars, World};
+use super::subject::{Move, Subject};
 use stateright::{Checker, Model, Property};
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasherDefault;
@@ -69,30 +69,51 @@ pub struct Found {
     pub time: Duration,
 }
 
-impl<V: Vars> Model for World<V> {
-    type State = State<V>;
-    type Action = Move;
+/// A subject as the checker takes it, with somebody to write down what it sees.
+pub struct Checked<S> {
+    subject: S,
+    recorder: Option<Arc<Recorder>>,
+}
 
-    fn init_states(&self) -> Vec<State<V>> {
-        vec![self.start()]
+impl<S: Subject> Checked<S> {
+    /// For the explorer: nothing is written down.
+    pub fn plain(subject: S) -> Self {
+        Checked {
+            subject,
+            recorder: None,
+        }
     }
 
-    fn actions(&self, state: &State<V>, actions: &mut Vec<Move>) {
-        let Some(recorder) = self.recorder.as_ref().filter(|r| !r.over()) else {
-            return self.moves(state, actions);
+    fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_deref().filter(|recorder| !recorder.over())
+    }
+}
+
+impl<S: Subject> Model for Checked<S> {
+    type State = S::State;
+    type Action = Move;
+
+    fn init_states(&self) -> Vec<S::State> {
+        vec![self.subject.start()]
+    }
+
+    fn actions(&self, state: &S::State, actions: &mut Vec<Move>) {
+        let Some(recorder) = self.recorder() else {
+            return self.subject.moves(state, actions);
         };
         if recorder.stopped() {
             return;
         }
-        self.moves(state, actions);
-        recorder.state(|| graph::name(state), self.is_end(state), actions.len());
+        self.subject.moves(state, actions);
+        let end = self.subject.is_end(state);
+        recorder.state(|| graph::name(state), end, actions.len());
     }
 
-    fn next_state(&self, last: &State<V>, action: Move) -> Option<State<V>> {
-        let next = self.make(last, action);
-        if let Some(recorder) = self.recorder.as_ref().filter(|r| !r.over()) {
+    fn next_state(&self, last: &S::State, action: Move) -> Option<S::State> {
+        let next = self.subject.make(last, action);
+        if let Some(recorder) = self.recorder() {
             recorder.edge(graph::name(last), graph::name(&next));
-            for (held, taken) in self.order(last, action) {
+            for (held, taken) in self.subject.order(last, action) {
                 recorder.order(held, taken);
             }
         }
@@ -100,16 +121,18 @@ impl<V: Vars> Model for World<V> {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let mut properties: Vec<_> = (self.laws.iter().zip(by_number::<V>()))
-            .map(|(law, condition)| Property::always(law.key, condition))
+        let laws = self.subject.laws().into_iter();
+        let mut properties: Vec<_> = laws
+            .zip(by_number::<S>())
+            .map(|((key, _), condition)| Property::always(key, condition))
             .collect();
-        properties.push(Property::always(NOTHING_LEAKS, |world: &Self, state| {
-            world.leaked(state).is_none()
+        properties.push(Property::always(NOTHING_LEAKS, |model: &Self, state| {
+            model.subject.leaked(state).is_none()
         }));
-        properties.push(Property::always("no-deadlock", |world: &Self, state| {
+        properties.push(Property::always("no-deadlock", |model: &Self, state| {
             let mut moves = Vec::new();
-            world.moves(state, &mut moves);
-            world.is_end(state) || !moves.is_empty()
+            model.subject.moves(state, &mut moves);
+            model.subject.is_end(state) || !moves.is_empty()
         }));
         if self.recorder.is_some() {
             // The checker stops when every property has failed. The graph has to be whole.
@@ -119,61 +142,68 @@ impl<V: Vars> Model for World<V> {
     }
 
     fn format_action(&self, action: &Move) -> String {
-        self.label(*action)
+        self.subject.label(*action)
     }
 
-    fn format_step(&self, last: &State<V>, action: Move) -> Option<String> {
-        let actor = usize::from(action.actor);
-        let did = self.describe(last, action);
-        let next = self.make(last, action);
-        let mut text = format!("{} {did}\n", self.actors[actor].name);
-        for (i, program) in self.actors.iter().enumerate() {
-            let held = self.held(&next, i).join(", ");
-            let waits = self.waits(&next, i).map(|(what, _)| what);
-            text += &format!(
-                "{}: holds [{held}]{}\n",
-                program.name,
-                waits.map_or(String::new(), |what| format!(", waits: {what}"))
-            );
+    fn format_step(&self, last: &S::State, action: Move) -> Option<String> {
+        let subject = &self.subject;
+        let names = subject.actors();
+        let did = subject.describe(last, action);
+        let next = subject.make(last, action);
+        let mut text = format!("{} {did}\n", names[usize::from(action.actor)]);
+        for (i, name) in names.iter().enumerate() {
+            let held = subject.held(&next, i).join(", ");
+            let waits = subject.waits(&next, i).map(|(what, _)| what);
+            let waits = waits.map_or(String::new(), |what| format!(", waits: {what}"));
+            text += &format!("{name}: holds [{held}]{waits}\n");
         }
-        Some(text + &format!("{:#?}", next.vars))
+        Some(text + &subject.print(&next))
     }
 }
 
-type Condition<V> = fn(&World<V>, &State<V>) -> bool;
+type Condition<S> = fn(&Checked<S>, &<S as Subject>::State) -> bool;
 
 /// A property is a plain function to the checker, so each law's number is part of its type.
-fn by_number<V: Vars>() -> [Condition<V>; 12] {
-    fn kept<const N: usize, V: Vars>(_: &World<V>, state: &State<V>) -> bool {
-        state.broken & (1 << N) == 0
+fn by_number<S: Subject>() -> [Condition<S>; 12] {
+    fn kept<const N: usize, S: Subject>(model: &Checked<S>, state: &S::State) -> bool {
+        model.subject.broken(state) & (1 << N) == 0
     }
     [
-        kept::<0, V>,
-        kept::<1, V>,
-        kept::<2, V>,
-        kept::<3, V>,
-        kept::<4, V>,
-        kept::<5, V>,
-        kept::<6, V>,
-        kept::<7, V>,
-        kept::<8, V>,
-        kept::<9, V>,
-        kept::<10, V>,
-        kept::<11, V>,
+        kept::<0, S>,
+        kept::<1, S>,
+        kept::<2, S>,
+        kept::<3, S>,
+        kept::<4, S>,
+        kept::<5, S>,
+        kept::<6, S>,
+        kept::<7, S>,
+        kept::<8, S>,
+        kept::<9, S>,
+        kept::<10, S>,
+        kept::<11, S>,
     ]
 }
 
 /// Explores the whole model with stateright and says which laws it breaks.
-pub fn run<V: Vars>(
-    build: &dyn Fn() -> World<V>,
+pub fn run<S: Subject>(build: &dyn Fn() -> S, limits: Limits, recorder: &Arc<Recorder>) -> Found {
+    explore(build, limits, recorder).0
+}
+
+/// The same, and the states from which the end cannot be reached.
+fn explore<S: Subject>(
+    build: &dyn Fn() -> S,
     limits: Limits,
     recorder: &Arc<Recorder>,
-) -> Found {
+) -> (Found, Names) {
     let began = Instant::now();
     recorder.limit(limits.max_states, limits.time);
-    let mut world = build();
-    world.recorder = Some(Arc::clone(recorder));
-    let checker = world.checker().threads(THREADS).spawn_bfs().join();
+    let subject = build();
+    let start = graph::name(&subject.start());
+    let checked = Checked {
+        subject,
+        recorder: Some(Arc::clone(recorder)),
+    };
+    let checker = checked.checker().threads(THREADS).spawn_bfs().join();
     recorder.end();
     let states = checker.unique_state_count();
     let exhaustive = !recorder.cut() && recorder.expanded.load(Ordering::Relaxed) == states;
@@ -182,33 +212,36 @@ pub fn run<V: Vars>(
         .into_keys()
         .filter(|key| *key != "no-deadlock")
         .collect();
-    if !recorder.stuck().is_empty() || (exhaustive && !recorder.doomed().is_empty()) {
+    let analysis = recorder.analyse(start);
+    // A part of the graph has ends that lie outside: it says nothing of what cannot be reached.
+    if !recorder.stuck().is_empty() || (exhaustive && !analysis.doomed.is_empty()) {
         broken.push(NOBODY_WAITS);
     }
     if graph::cycle(&recorder.orders()).is_some() {
         broken.push(LOCK_ORDER);
     }
     broken.sort_unstable();
-    Found {
+    let found = Found {
         broken,
         exhaustive,
         states,
         moves: recorder.moves.load(Ordering::Relaxed),
-        depth: checker.max_depth().saturating_sub(1),
+        depth: analysis.depth,
         time: began.elapsed(),
-    }
+    };
+    (found, analysis.doomed)
 }
 
 /// A history: from the start, each move and the state after it.
-pub type Path<V> = Vec<(Move, State<V>)>;
+pub type Path<S> = Vec<(Move, <S as Subject>::State)>;
 
 /// The shortest history whose last step satisfies `goal`: breadth first, one thread, so that it
 /// is the same each time.
-pub fn shortest<V: Vars>(
-    world: &World<V>,
+pub fn shortest<S: Subject>(
+    world: &S,
     max_states: usize,
-    goal: impl Fn(&State<V>, Move, &State<V>) -> bool,
-) -> Option<Path<V>> {
+    goal: impl Fn(&S::State, Move, &S::State) -> bool,
+) -> Option<Path<S>> {
     let start = world.start();
     let mut came: HashMap<Name, (Name, Move), BuildHasherDefault<Plain>> = HashMap::default();
     let mut seen = Names::default();
@@ -247,7 +280,7 @@ pub fn shortest<V: Vars>(
     None
 }
 
-fn replay<V: Vars>(world: &World<V>, steps: &[Move]) -> Path<V> {
+fn replay<S: Subject>(world: &S, steps: &[Move]) -> Path<S> {
     let mut state = world.start();
     steps
         .iter()
@@ -259,11 +292,11 @@ fn replay<V: Vars>(world: &World<V>, steps: &[Move]) -> Path<V> {
 }
 
 /// The shortest history that breaks a law.
-pub fn shortest_to<V: Vars>(
-    build: &dyn Fn() -> World<V>,
+pub fn shortest_to<S: Subject>(
+    build: &dyn Fn() -> S,
     law: &str,
     max_states: usize,
-) -> Option<Path<V>> {
+) -> Option<Path<S>> {
     let world = build();
     match law {
         NOTHING_LEAKS => shortest(&world, max_states, |_, _, next| {
@@ -282,8 +315,7 @@ pub fn shortest_to<V: Vars>(
                     max_states,
                     ..Limits::default()
                 };
-                run(build, limits, &recorder);
-                let doomed = recorder.doomed();
+                let (_, doomed) = explore(build, limits, &recorder);
                 shortest(&world, max_states, |_, _, next| {
                     doomed.contains(&graph::name(next))
                 })
@@ -304,17 +336,19 @@ pub fn shortest_to<V: Vars>(
             })
         }
         _ => {
-            let bit = 1 << world.laws.iter().position(|l| l.key == law)?;
-            shortest(&world, max_states, |_, _, next| next.broken & bit != 0)
+            let bit = 1 << world.laws().iter().position(|(key, _)| *key == law)?;
+            shortest(&world, max_states, |_, _, next| {
+                world.broken(next) & bit != 0
+            })
         }
     }
 }
 
 /// A run in which actors take these turns as far as they can move, and then everybody in turn.
-pub fn follow<V: Vars>(world: &World<V>, turns: &[usize]) -> Path<V> {
+pub fn follow<S: Subject>(world: &S, turns: &[usize]) -> Path<S> {
     // More than any run of any model is long.
     const ENOUGH: usize = 400;
-    let everybody = (0..world.actors.len()).cycle().take(ENOUGH);
+    let everybody = (0..world.actors().len()).cycle().take(ENOUGH);
     let mut state = world.start();
     let mut path = Vec::new();
     let mut moves = Vec::new();

@@ -11,12 +11,16 @@ use std::sync::Arc;
 const TWO: Bounds = Bounds { actors: 2 };
 
 fn system_is_as_expected(name: &str) {
+    system_is_as_expected_with(name, TWO);
+}
+
+fn system_is_as_expected_with(name: &str, bounds: Bounds) {
     let systems = systems::all();
     let system = systems.iter().find(|s| s.name == name).unwrap();
     let mut wrong = Vec::new();
     for variant in &system.variants {
         let recorder = Arc::new(Recorder::default());
-        let verdict = check(system, variant, TWO, Limits::default(), &recorder);
+        let verdict = check(system, variant, bounds, Limits::default(), &recorder);
         if !verdict.as_expected {
             wrong.push(verdict);
         }
@@ -47,4 +51,32 @@ fn type1_is_as_expected() {
 #[test]
 fn mpx_is_as_expected() {
     system_is_as_expected("mpx");
+}
+
+#[test]
+fn libgnt_is_as_expected() {
+    // The production machine is some hundred times slower to step than a model.
+    system_is_as_expected_with("libgnt", Bounds { actors: 1 });
+}
+
+#[test]
+fn a_search_that_was_cut_short_never_passes() {
+    let systems = systems::all();
+    for (system, at) in [(&systems[0], 0), (&systems[1], 7)] {
+        let variant = &system.variants[at];
+        let limits = Limits {
+            max_states: 20,
+            ..Limits::default()
+        };
+        let recorder = Arc::new(Recorder::default());
+        let verdict = check(system, variant, TWO, limits, &recorder);
+        assert!(!verdict.exhaustive && !verdict.as_expected, "{verdict:?}");
+        let limits = Limits {
+            time: std::time::Duration::ZERO,
+            ..Limits::default()
+        };
+        let recorder = Arc::new(Recorder::default());
+        let verdict = check(system, variant, TWO, limits, &recorder);
+        assert!(!verdict.exhaustive && !verdict.as_expected, "{verdict:?}");
+    }
 }

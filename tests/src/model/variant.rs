@@ -2,9 +2,9 @@
 
 use super::graph::Recorder;
 use super::history::History;
-use super::search::{self, Found, Limits};
-use super::world::{Vars, World};
-use stateright::Model;
+use super::search::{self, Checked, Found, Limits};
+use super::subject::Subject;
+use stateright::Model as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -109,7 +109,7 @@ pub(super) trait AnyModel: Send + Sync {
 /// Builds a world of a size.
 pub(super) struct Builder<F>(pub F);
 
-impl<V: Vars, F: Fn(Bounds) -> World<V> + Send + Sync> AnyModel for Builder<F> {
+impl<S: Subject, F: Fn(Bounds) -> S + Send + Sync> AnyModel for Builder<F> {
     fn check(&self, bounds: Bounds, limits: Limits, recorder: &Arc<Recorder>) -> Found {
         search::run(&|| (self.0)(bounds), limits, recorder)
     }
@@ -125,7 +125,7 @@ impl<V: Vars, F: Fn(Bounds) -> World<V> + Send + Sync> AnyModel for Builder<F> {
         let turns: Vec<usize> = (like.events.iter())
             .filter_map(|event| {
                 let name = &like.actors[event.actor];
-                world.actors.iter().position(|actor| actor.name == *name)
+                world.actors().iter().position(|actor| actor == name)
             })
             .collect();
         let path = search::follow(&world, &turns);
@@ -134,11 +134,12 @@ impl<V: Vars, F: Fn(Bounds) -> World<V> + Send + Sync> AnyModel for Builder<F> {
 
     fn laws(&self) -> Vec<(&'static str, &'static str)> {
         let world = (self.0)(Bounds { actors: 1 });
-        let own = world.laws.iter().map(|law| (law.key, law.says));
-        own.chain(search::COMMON_LAWS.iter().copied()).collect()
+        let mut laws = world.laws();
+        laws.extend(search::COMMON_LAWS);
+        laws
     }
 
     fn explore(&self, bounds: Bounds, listen: SocketAddr) {
-        (self.0)(bounds).checker().serve(listen);
+        Checked::plain((self.0)(bounds)).checker().serve(listen);
     }
 }

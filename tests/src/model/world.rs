@@ -1,9 +1,9 @@
 //! A model: actors with their programs, locks, variables and laws; and how it moves. This is what
 //! the checker (stateright) explores.
 
-use super::graph::Recorder;
 use super::lock::{Lock, MAX_ACTORS, Mode};
 use super::program::{Law, Op, Program, Step};
+use super::subject::{Move, Subject};
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -28,15 +28,6 @@ pub struct State<V> {
     pub(super) crashed: bool,
 }
 
-/// One actor makes its next step, in one of the ways it has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Move {
-    pub(super) actor: u8,
-    /// Where the actor is: so that a move can be named without its state.
-    pub(super) at: u8,
-    pub(super) way: u8,
-}
-
 /// What actors have in hand besides locks, for diagrams.
 pub type Holdings<V> = Arc<dyn Fn(&V, usize) -> Vec<String> + Send + Sync>;
 
@@ -49,7 +40,6 @@ pub struct World<V: Vars> {
     /// What is left over at the end that should not be.
     pub(super) leak: fn(&V) -> Option<String>,
     pub(super) holdings: Holdings<V>,
-    pub(super) recorder: Option<Arc<Recorder>>,
 }
 
 impl<V: Vars> World<V> {
@@ -68,7 +58,6 @@ impl<V: Vars> World<V> {
             laws,
             leak: |_| None,
             holdings: Arc::new(|_, _| Vec::new()),
-            recorder: None,
         }
     }
 
@@ -87,21 +76,7 @@ impl<V: Vars> World<V> {
         self
     }
 
-    pub(super) fn start(&self) -> State<V> {
-        let mut at = [0; MAX_ACTORS];
-        for (place, actor) in at.iter_mut().zip(&self.actors) {
-            *place = narrow(actor.settle(0));
-        }
-        State {
-            at,
-            locks: Default::default(),
-            vars: self.init.clone(),
-            broken: 0,
-            crashed: false,
-        }
-    }
-
-    pub(super) fn op(&self, state: &State<V>, actor: usize) -> &Op<V> {
+    fn op(&self, state: &State<V>, actor: usize) -> &Op<V> {
         &self.actors[actor].ops[usize::from(state.at[actor])]
     }
 
@@ -121,7 +96,43 @@ impl<V: Vars> World<V> {
         }
     }
 
-    pub(super) fn moves(&self, state: &State<V>, moves: &mut Vec<Move>) {
+    fn bit(&self, key: &'static str) -> u16 {
+        let at = self.laws.iter().position(|law| law.key == key);
+        debug_assert!(at.is_some(), "no law {key}");
+        at.map_or(0, |at| 1 << at)
+    }
+
+    /// Has this actor nothing more to do?
+    fn finished(&self, state: &State<V>, actor: usize) -> bool {
+        match self.op(state, actor) {
+            Op::End => true,
+            Op::Wait { until, rest, .. } => {
+                let idle = rest.as_ref().is_some_and(|idle| idle(&state.vars));
+                idle && !until(&state.vars)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl<V: Vars> Subject for World<V> {
+    type State = State<V>;
+
+    fn start(&self) -> State<V> {
+        let mut at = [0; MAX_ACTORS];
+        for (place, actor) in at.iter_mut().zip(&self.actors) {
+            *place = narrow(actor.settle(0));
+        }
+        State {
+            at,
+            locks: Default::default(),
+            vars: self.init.clone(),
+            broken: 0,
+            crashed: false,
+        }
+    }
+
+    fn moves(&self, state: &State<V>, moves: &mut Vec<Move>) {
         if state.crashed {
             return;
         }
@@ -136,7 +147,7 @@ impl<V: Vars> World<V> {
         }
     }
 
-    pub(super) fn make(&self, last: &State<V>, step: Move) -> State<V> {
+    fn make(&self, last: &State<V>, step: Move) -> State<V> {
         let actor = usize::from(step.actor);
         let mut next = last.clone();
         let here = usize::from(last.at[actor]);
@@ -191,32 +202,11 @@ impl<V: Vars> World<V> {
         next
     }
 
-    fn bit(&self, key: &'static str) -> u16 {
-        let at = self.laws.iter().position(|law| law.key == key);
-        debug_assert!(at.is_some(), "no law {key}");
-        at.map_or(0, |at| 1 << at)
-    }
-
-    /// Has this actor nothing more to do?
-    pub(super) fn finished(&self, state: &State<V>, actor: usize) -> bool {
-        match self.op(state, actor) {
-            Op::End => true,
-            Op::Wait { until, rest, .. } => {
-                let idle = rest.as_ref().is_some_and(|idle| idle(&state.vars));
-                idle && !until(&state.vars)
-            }
-            _ => false,
-        }
-    }
-
-    /// Everybody is done. A crash is an end too, if a bad one: its law is broken, and that says
-    /// it all.
-    pub(super) fn is_end(&self, state: &State<V>) -> bool {
+    fn is_end(&self, state: &State<V>) -> bool {
         state.crashed || (0..self.actors.len()).all(|actor| self.finished(state, actor))
     }
 
-    /// At the end: what is left over.
-    pub(super) fn leaked(&self, state: &State<V>) -> Option<String> {
+    fn leaked(&self, state: &State<V>) -> Option<String> {
         if state.crashed || !self.is_end(state) {
             return None;
         }
@@ -227,9 +217,7 @@ impl<V: Vars> World<V> {
         }
     }
 
-    /// The lock an actor takes with this move while it holds others: pairs (held, taken). Trying
-    /// does not count, since it never waits.
-    pub(super) fn order(&self, last: &State<V>, step: Move) -> Vec<(usize, usize)> {
+    fn order(&self, last: &State<V>, step: Move) -> Vec<(usize, usize)> {
         let actor = usize::from(step.actor);
         let Op::Take { lock, .. } = self.op(last, actor) else {
             return Vec::new();
@@ -241,8 +229,7 @@ impl<V: Vars> World<V> {
             .collect()
     }
 
-    /// What a move does, in words.
-    pub(super) fn describe(&self, last: &State<V>, step: Move) -> String {
+    fn describe(&self, last: &State<V>, step: Move) -> String {
         let actor = usize::from(step.actor);
         let how = |mode: &Mode| match mode {
             Mode::Read => "reading",
@@ -267,7 +254,10 @@ impl<V: Vars> World<V> {
                 format!("tries {name} for {}: {got}", how(mode))
             }
             Op::Release { lock } => format!("lets go of {}", self.locks[*lock]),
-            Op::Act { text, .. } | Op::Wait { text, .. } => (*text).to_owned(),
+            Op::Act { text, .. } => (*text).to_owned(),
+            Op::Wait { text, did, .. } => {
+                did.map_or_else(|| format!("wait over: {text}"), str::to_owned)
+            }
             Op::Ask { text, test, .. } => {
                 let answer = if test(&last.vars) { "yes" } else { "no" };
                 format!("{text} {answer}")
@@ -277,8 +267,7 @@ impl<V: Vars> World<V> {
         }
     }
 
-    /// A move's name, whatever the state.
-    pub(super) fn label(&self, step: Move) -> String {
+    fn label(&self, step: Move) -> String {
         let actor = &self.actors[usize::from(step.actor)];
         let what = match &actor.ops[usize::from(step.at)] {
             Op::Take { lock, mode } => format!("take {} ({mode:?})", self.locks[*lock]),
@@ -293,8 +282,7 @@ impl<V: Vars> World<V> {
         format!("{}: {what}", actor.name)
     }
 
-    /// What an actor holds.
-    pub(super) fn held(&self, state: &State<V>, actor: usize) -> Vec<String> {
+    fn held(&self, state: &State<V>, actor: usize) -> Vec<String> {
         let mut held = Vec::new();
         for (lock, name) in state.locks.iter().zip(self.locks) {
             match lock.held_by(actor) {
@@ -308,8 +296,7 @@ impl<V: Vars> World<V> {
         held
     }
 
-    /// For what, and for whom, an actor waits; `None` if it can move or has nothing to do.
-    pub(super) fn waits(&self, state: &State<V>, actor: usize) -> Option<(String, Vec<usize>)> {
+    fn waits(&self, state: &State<V>, actor: usize) -> Option<(String, Vec<usize>)> {
         if state.crashed || self.finished(state, actor) || self.ways(state, actor) > 0 {
             return None;
         }
@@ -321,6 +308,22 @@ impl<V: Vars> World<V> {
             Op::Wait { text, owners, .. } => Some(((*text).to_owned(), owners(&state.vars))),
             _ => None,
         }
+    }
+
+    fn laws(&self) -> Vec<(&'static str, &'static str)> {
+        self.laws.iter().map(|law| (law.key, law.says)).collect()
+    }
+
+    fn broken(&self, state: &State<V>) -> u16 {
+        state.broken
+    }
+
+    fn actors(&self) -> Vec<String> {
+        self.actors.iter().map(|actor| actor.name.clone()).collect()
+    }
+
+    fn print(&self, state: &State<V>) -> String {
+        format!("{:#?}", state.vars)
     }
 }
 

@@ -11,8 +11,10 @@ use pv_xenstore::Client;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A domain boots, and its supervisor starts, within this; software emulation is slow.
-const WELCOME: Duration = Duration::from_secs(90);
+/// A domain that boots says something on its console at least as often.
+const WELCOME: Duration = Duration::from_secs(60);
+/// And is up within this, even in software emulation on a busy machine.
+const BOOT: Duration = Duration::from_secs(300);
 /// A question is answered within this.
 const ANSWER: Duration = Duration::from_secs(20);
 
@@ -78,11 +80,22 @@ impl Domain {
     /// It did not answer in good time: the end of what its console said is part of the message.
     pub fn await_welcome(&self) -> Result<About, RemoteError> {
         let shared = &self.relay.shared;
-        shared.wait(Instant::now() + WELCOME, |state| state.clock_is_settled);
-        let state = shared.state();
-        if let (Some(about), None, true) = (&state.about, &state.failure, state.clock_is_settled) {
-            return Ok(about.clone());
+        let most = Instant::now() + BOOT;
+        loop {
+            let said = shared.state().said;
+            let until = most.min(Instant::now() + WELCOME);
+            if shared.wait(until, |state| state.clock_is_settled || state.said != said) {
+                let state = shared.state();
+                if let (Some(about), true) = (&state.about, state.clock_is_settled) {
+                    return Ok(about.clone());
+                }
+                if Instant::now() < most {
+                    continue;
+                }
+            }
+            break;
         }
+        let state = shared.state();
         let why = state.failure.clone().unwrap_or_else(|| {
             format!("`pv-stress supervise` did not answer on its console within {WELCOME:?}")
         });
@@ -100,6 +113,16 @@ impl Domain {
     /// Where proxies find its relay.
     pub fn socket(&self) -> &Path {
         self.relay.socket()
+    }
+
+    /// What it says about itself; `None` before [`Domain::await_welcome`].
+    pub fn about(&self) -> Option<About> {
+        self.relay.shared.state().about.clone()
+    }
+
+    /// Why it is lost, if it is: its console is closed, or its kernel has panicked.
+    pub fn lost(&self) -> Option<String> {
+        self.relay.shared.failure()
     }
 
     /// How far its stamps may be off.

@@ -374,6 +374,7 @@ impl Thread {
 
     fn input(&mut self, bytes: &[u8]) {
         for input in self.link.input(bytes, Instant::now()) {
+            self.shared.update(|state| state.said += 1);
             match input {
                 Input::Stray(line) => self.stray(line),
                 Input::Message(payload) => match self.assembler.push::<FromDomain>(&payload) {

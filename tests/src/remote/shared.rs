@@ -22,6 +22,8 @@ pub struct State {
     pub failure: Option<String>,
     /// Lines on the console that were not for us.
     pub strays: Vec<String>,
+    /// How many lines and messages came in all.
+    pub said: u64,
     /// The domain's clock.
     pub clock: Clock,
     /// The first series of exchanges is over.

@@ -30,6 +30,10 @@ const RETRY: Duration = Duration::from_millis(20);
 /// If the console or this program's own executable cannot be opened, or the console fails.
 pub fn supervise(console: &Path) -> io::Result<()> {
     let mut terminal = Terminal::open(console)?;
+    // The console is our wire now: only panics may still come in between.
+    if let Err(error) = fs::write("/proc/sys/kernel/printk", "1") {
+        tracing::warn!(%error, "the kernel stays talkative");
+    }
     let poll = Poll::new()?;
     poll.registry().register(
         &mut SourceFd(&terminal.raw()),

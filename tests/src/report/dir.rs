@@ -78,6 +78,15 @@ impl ReportDir {
         (self.path.join(&below), below)
     }
 
+    /// Removes one scenario's logs, before it is played again.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn forget(&self, scenario: &str) -> Result<()> {
+        let (logs, _) = self.logs(scenario);
+        remove(&logs).map_err(|error| Error::file(&logs, error, "remove it by hand"))
+    }
+
     pub(super) fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.path.join(name);
         fs::write(&path, text)

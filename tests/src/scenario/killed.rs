@@ -140,11 +140,15 @@ impl Scenario for ConsumerKilled {
         "the third consumer is killed while it holds pages: they are released, and the pair goes on"
     }
 
+    fn holds(&self) -> bool {
+        true
+    }
+
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
         let (device, bytes, options) = prepare(stage)?;
         let hold = stage.settings.hold.unwrap_or(HoldName::Pin);
         // Longer than the run: only its death lets go.
-        let consumer = stage.start_consumer(hold, 2 * stage.settings.deadline)?;
+        let consumer = stage.start_consumer(hold, 2 * stage.settings.deadline, false)?;
         let lending = Lending {
             hold,
             at_once: AT_ONCE,

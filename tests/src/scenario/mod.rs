@@ -46,6 +46,11 @@ pub trait Scenario: Sync {
         true
     }
 
+    /// Does the third consumer hold pages whose unmap has been called?
+    fn holds(&self) -> bool {
+        false
+    }
+
     /// Why it cannot be seen on a real Xen, if it cannot.
     fn only_simulated(&self) -> Option<&'static str> {
         None
@@ -133,10 +138,11 @@ pub fn run(
         }
     };
     checks.extend(crate::checks::common(&evidence));
+    checks.extend(crate::checks::kernel_does_not_wait(&hung));
     let edges = evidence
         .deadlocks()
         .next()
-        .map_or_else(Vec::new, |d| d.edges.clone());
+        .map_or_else(|| crate::checks::kernel_cycle(&hung), |d| d.edges.clone());
     let outcome = Verdict::judge(&checks, &edges, !scenario.wants_deadlock());
     figures.extend(unmap_figures(&evidence));
     Ok(Verdict {

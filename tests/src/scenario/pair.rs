@@ -66,7 +66,8 @@ impl Stage<'_> {
         self.world.dir().join("consumer.sock")
     }
 
-    /// Starts the third consumer.
+    /// Starts the third consumer. It holds for so long and, if told to, until the unmap has
+    /// returned, as a driver whose release waits for the invalidation.
     ///
     /// # Errors
     /// [`Stopped`].
@@ -74,6 +75,7 @@ impl Stage<'_> {
         &mut self,
         hold: HoldName,
         hold_for: Duration,
+        until_unmapped: bool,
     ) -> Result<ChildId, Stopped> {
         let for_ms = format!("{}ms", hold_for.as_millis().max(1));
         let mut args: Vec<OsString> = vec![
@@ -84,6 +86,9 @@ impl Stage<'_> {
         args.extend([hold.to_string().into(), "--hold-for".into(), for_ms.into()]);
         if self.settings.allow_kernel_damage {
             args.push("--allow-kernel-damage".into());
+        }
+        if until_unmapped {
+            args.push("--until-unmapped".into());
         }
         let consumer = self.spawn("consumer", "consumer", self.back(), args)?;
         self.world.await_ready(consumer)?;

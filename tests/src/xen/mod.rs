@@ -99,6 +99,15 @@ impl Xen {
         [&self.front, &self.back]
     }
 
+    /// The domains that are lost, and why.
+    pub fn lost(&self) -> Vec<(&str, String)> {
+        let lost = |domain: &'_ Domain| domain.lost();
+        self.domains()
+            .into_iter()
+            .filter_map(|domain| Some((domain.name.as_str(), lost(domain)?)))
+            .collect()
+    }
+
     /// A connection to xenstore with dom0's rights.
     ///
     /// # Errors

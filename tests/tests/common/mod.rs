@@ -197,11 +197,13 @@ pub struct Sim {
 
 impl Sim {
     pub fn start(place: &Place) -> Sim {
+        Sim::start_with(place, &[])
+    }
+
+    pub fn start_with(place: &Place, more: &[&str]) -> Sim {
         let dir = place.path("sim");
-        let mut child = place
-            .command(&["sim", "--dir", dir.to_str().unwrap()])
-            .spawn()
-            .unwrap();
+        let mut command = place.command(&["sim", "--dir", dir.to_str().unwrap()]);
+        let mut child = command.args(more).spawn().unwrap();
         let text = read_until(&mut child, "Ctrl-C ends it");
         assert!(text.contains("xenstore-ls"), "{text}");
         Sim { dir, child }

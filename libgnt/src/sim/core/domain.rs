@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 const NAME_CHARS: usize = 64;
 
 /// One client process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Process {
     pub pid: u32,
     pub name: String,
@@ -22,7 +22,7 @@ pub(super) struct Process {
 }
 
 /// One domain: a hypervisor's part and a kernel's part.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Domain {
     pub name: String,
     /// Outlives its processes.

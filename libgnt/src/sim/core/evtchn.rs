@@ -18,7 +18,7 @@ const NR_VIRQS: u32 = 24;
 pub(super) const VIRQ_DOM_EXC: u32 = xen_sys::VIRQ_DOM_EXC;
 
 /// One bound port.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Port {
     /// The file that reads it; `None` once that is closed and only unmap notifies need the port.
     pub file: Option<FileId>,

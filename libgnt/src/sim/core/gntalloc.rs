@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 pub(super) struct ShareId(pub u64);
 
 /// `struct gntalloc_gref`
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SharedPage {
     pub domid: DomId,
     pub gref: GrantRef,
@@ -30,7 +30,7 @@ pub(super) struct SharedPage {
 }
 
 /// `struct gntalloc_file_private_data`, in pages.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct AllocList {
     /// Never goes back, so that no index is used twice.
     next_index: u64,

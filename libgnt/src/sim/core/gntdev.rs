@@ -35,7 +35,7 @@ impl Notify {
 }
 
 /// `struct gntdev_grant_map`
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Map {
     pub domid: DomId,
     /// Who mapped, for people; the process may be gone.
@@ -57,7 +57,7 @@ pub(super) struct Map {
 }
 
 /// One page of a map.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct MapPage {
     pub grant: ForeignGrant,
     pub handle: Option<HandleId>,
@@ -67,7 +67,7 @@ pub(super) struct MapPage {
 }
 
 /// `struct gntdev_priv`: maps in the order of their indexes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct MapList {
     pub maps: Vec<MapId>,
 }

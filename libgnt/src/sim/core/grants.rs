@@ -37,7 +37,7 @@ pub(super) struct Mapping {
 }
 
 /// One domain's table.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct GrantTable {
     pub entries: BTreeMap<GrantRef, Entry>,
     /// References that were used and are free again: last freed, first reused.
@@ -52,7 +52,7 @@ pub(super) struct GrantTable {
 }
 
 /// One entry.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub peer: DomId,
     pub access: Access,
@@ -78,7 +78,7 @@ pub(super) enum EntryState {
 }
 
 /// One entry of the kernel's deferred list.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Deferred {
     pub gref: GrantRef,
     warn_delay: u32,
@@ -98,6 +98,15 @@ impl GrantTable {
     /// How many entries the table has frames for.
     fn size(&self) -> u32 {
         (FIRST_GREF + self.used).next_multiple_of(ENTRIES_PER_FRAME)
+    }
+
+    /// For [`Machine::fingerprint`].
+    pub(super) fn forget_times(&mut self) {
+        self.tick_at = self.tick_at.map(|_| Now::ZERO);
+        self.generations.clear();
+        for deferred in &mut self.deferred {
+            deferred.warn_delay = 0;
+        }
     }
 
     /// How many more references there are to give out, of `limit` entries.

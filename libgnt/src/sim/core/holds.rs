@@ -15,7 +15,7 @@ use rustix::io::Errno;
 const MAX_HOLDS: usize = 65536;
 
 /// References to pages of a gntdev map, taken through somebody's mapping of it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Hold {
     pub domid: DomId,
     /// Whose address space the pages were pinned in; it may be gone.

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 ///
 /// Deterministic: the same inputs at the same times give the same outputs. All tables are ordered,
 /// and nothing here reads a clock or does I/O.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Machine {
     pub(super) config: Config,
     pub(super) now: Now,
@@ -279,6 +279,12 @@ impl Machine {
     pub(super) fn fresh_generation(&mut self) -> u32 {
         self.last_generation = self.last_generation.checked_add(1).unwrap_or(1);
         self.last_generation
+    }
+
+    /// For [`Machine::fingerprint`].
+    pub(super) fn forget_counters(&mut self) {
+        self.last_id = 0;
+        self.last_generation = 0;
     }
 
     pub(super) fn sabotaged(&self, how: Sabotage) -> bool {

@@ -16,7 +16,7 @@ const MAX_FILES: usize = 1024;
 const MAX_VMAS: usize = 65530;
 
 /// The memory behind one allocation of gntalloc.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Run {
     /// Its pages whose grant-table entry exists. Whatever else needs a page (a mapping of either
     /// side, a hold) needs the entry first.
@@ -24,7 +24,7 @@ pub(super) struct Run {
 }
 
 /// An open device file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct File {
     pub conn: ConnId,
     pub domid: DomId,
@@ -35,7 +35,7 @@ pub(super) struct File {
     pub kind: FileKind,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum FileKind {
     Gntdev(MapList),
     Gntalloc(AllocList),
@@ -53,7 +53,7 @@ impl File {
 }
 
 /// What one `mmap` made, less what was unmapped since.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Vma {
     pub conn: ConnId,
     pub file: FileId,
@@ -64,7 +64,7 @@ pub(super) struct Vma {
     pub kind: VmaKind,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum VmaKind {
     /// Each piece uses the map.
     Gntdev { map: MapId },

@@ -5,7 +5,7 @@
 //! - The hypervisor: `grants` (tables, maptrack, how access ends), `evtchn`, `copy`.
 //! - The kernels: `gntalloc`, `gntdev`, `unmap` (the asynchronous unmap and its retries), `mm`
 //!   (files and mappings), `holds` (page references), `waits` (blocked calls and their cycles).
-//! - `inspect` prints the state; `invariants` checks it.
+//! - `inspect` prints the state; `invariants` checks it; `fingerprint` tells states apart.
 //!
 //! Where Xen or Linux decide something that is easy to get wrong, the rule names the function
 //! there. What is simpler here than there: memory is never paged out (no GNTST_eagain), grant
@@ -14,6 +14,7 @@
 mod copy;
 mod domain;
 mod evtchn;
+mod fingerprint;
 mod gntalloc;
 mod gntdev;
 mod grants;

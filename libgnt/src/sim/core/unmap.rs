@@ -22,7 +22,7 @@ const RETRY_STEP: Duration = Duration::from_millis(5);
 pub(super) struct WorkId(pub u64);
 
 /// The unmap of one run of a map's pages (`struct gntab_unmap_queue_data`).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Work {
     pub domid: DomId,
     pub process: String,

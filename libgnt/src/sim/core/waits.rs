@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 pub(super) struct WaitId(pub u64);
 
 /// A blocked call.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Wait {
     /// In munmap, in the middle of an invalidation of the caller's address space.
     Munmap {

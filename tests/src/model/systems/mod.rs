@@ -1,13 +1,14 @@
-//! The five systems.
+//! The five systems, and libgnt itself.
 
 pub mod gntdev;
+pub mod libgnt;
 pub mod mpx;
 pub mod p2pdma;
 pub mod type1;
 pub mod vfio_pci;
 
+use super::subject::Subject;
 use super::variant::{Bounds, Builder, Expected, Variant};
-use super::world::{Vars, World};
 
 /// Everything there is to say about a variant but its model.
 pub(super) struct Entry {
@@ -22,9 +23,9 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn model<V: Vars>(
+    pub(super) fn model<S: Subject>(
         self,
-        build: impl Fn(Bounds) -> World<V> + Send + Sync + 'static,
+        build: impl Fn(Bounds) -> S + Send + Sync + 'static,
     ) -> Variant {
         Variant {
             system: self.system,
@@ -56,7 +57,7 @@ pub struct System {
 /// The naive variant that each sound one mends: the one fault between them is what the checker
 /// must object to.
 const MENDS: &[(&str, &str)] = &[
-    ("gntdev/async", "gntdev/sync"),
+    ("gntdev/async", "gntdev/pv-deferral"),
     ("gntdev/async-callback", "gntdev/sync"),
     ("gntdev/async-consumer", "gntdev/sync-consumer"),
     ("gntdev/async-close-pinned", "gntdev/sync-close-first"),
@@ -98,6 +99,8 @@ const MENDS: &[(&str, &str)] = &[
     ("type1/exclusion", "type1/exclusion-unlocked"),
     ("type1/fork", "type1/fork-late"),
     ("type1/file", "type1/blocking-pin"),
+    ("libgnt/async", "libgnt/ignores-references"),
+    ("libgnt/async-deaths", "libgnt/hold-outlives-owner"),
     ("mpx/look-up", "mpx/faults-disabled"),
     ("mpx/two-phases-held", "mpx/two-phases-dropped"),
     ("mpx/two-phases-recheck", "mpx/two-phases-dropped"),
@@ -122,6 +125,7 @@ pub fn all() -> Vec<System> {
         vfio_pci::system(),
         type1::system(),
         mpx::system(),
+        libgnt::system(),
     ]
 }
 

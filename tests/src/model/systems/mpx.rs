@@ -333,8 +333,10 @@ fn entry(
     story: &'static str,
     how: Unmap,
 ) -> Variant {
-    named(name, expected, statement, story)
-        .model(move |b| world(init(b.actors), cast(how, b.actors, Some(bounds_fault()))))
+    named(name, expected, statement, story).model(move |b| {
+        let other = (how == Unmap::Inside || expected == Holds).then(bounds_fault);
+        world(init(b.actors), cast(how, b.actors, other))
+    })
 }
 
 fn named(

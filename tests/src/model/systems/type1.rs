@@ -157,6 +157,7 @@ fn pin_once(
         .unlock(IOMMU_LOCK)
         .wait_then(
             "the program to register the address",
+            "leaves those who wait for the address",
             move |v| {
                 !v.suspended || v.woken & bit(me) != 0 || (pin == Pin::LastingFlag && v.closing)
             },
@@ -220,6 +221,7 @@ fn close(actor: Actor, pin: Pin) -> Actor {
     })
     .wait_then(
         "the pins under way",
+        "finds no pin under way: the device is closed",
         |v| v.pinning == 0,
         |v| members(v.pinning),
         |s| {
@@ -279,6 +281,7 @@ fn program(gap: Gap, pin: Pin) -> Actor {
                     })
                     .wait_then(
                         "the driver to unpin",
+                        "finds nothing pinned, and has unmapped",
                         |v| v.pinned == 0,
                         |v| members(v.pinned),
                         |s| s.user_waits = false,

@@ -416,7 +416,7 @@ fn first_patch() -> Vec<Variant> {
         .model(|b| cast(Reversed, Fault::Wait, b.actors, false)),
         entry(
             "user-page-under-lock",
-            fails(&[NO_TOUCH, NOBODY_WAITS, LOCK_ORDER]),
+            fails(&[NOBODY_WAITS, NO_TOUCH, LOCK_ORDER]),
             "a copy from the user under memory_lock faults, and wants mmap_sem",
             "Under memory_lock held for writing, touching a user page can fault; the fault needs mmap_sem, \
              and whoever holds that may want memory_lock.",

@@ -31,6 +31,7 @@ fn unmap(actor: Actor, range: u8, way: Way, in_callback: bool, free: &'static st
         .label(free)
         .wait_then(
             "the page references to go",
+            "unmaps the pages, which nobody references",
             move |v| !busy(v),
             move |v| v.holders(range, usize::MAX),
             move |s| {
@@ -282,7 +283,8 @@ pub fn work_queue(way: Way, child: usize) -> Actor {
     Actor::new("work queue")
         .label("again")
         .rest(
-            "the references to the queued pages to go, then unmaps them",
+            "the references to the queued pages to go",
+            "unmaps the queued pages, which nobody references",
             |v| v.pending() == 0,
             move |v| v.ready(way.guest).is_some(),
             move |v| {
