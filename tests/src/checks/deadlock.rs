@@ -1,6 +1,8 @@
 //! Deadlocks: none where none may be; one, and the right one, in the negative control.
 
 use super::{Check, Evidence};
+use crate::model::waits::Monitor;
+use crate::settings::Unmap;
 use libgnt::sim::core::{Deadlock, WaitEdge};
 
 /// The host found no wait-for cycle.
@@ -18,6 +20,21 @@ pub fn no_deadlock(evidence: &Evidence) -> Check {
         })
         .collect();
     Check::none(NAME, found, "the host saw no cycle")
+}
+
+/// Nobody could have waited in a cycle, whatever the timing: the order of waits, as in lockdep,
+/// has none.
+pub fn no_possible_cycle(evidence: &Evidence, unmap: Unmap) -> Check {
+    const NAME: &str = "no order of waits that could deadlock";
+    let mut monitor = Monitor::default();
+    monitor.learn(&evidence.records, unmap);
+    let found = (monitor.cycles().iter())
+        .map(|cycle| {
+            let said: Vec<String> = cycle.iter().map(ToString::to_string).collect();
+            said.join("; ")
+        })
+        .collect();
+    Check::none(NAME, found, "what was held while waiting shows no cycle")
 }
 
 /// The host found the cycle of QubesOS/qubes-issues#7481 and named both of its edges: the mapper's
@@ -69,6 +86,69 @@ mod tests {
     use super::*;
     use crate::checks::fixture::{evidence, spoiled};
     use crate::timeline::{Event, Record};
+
+    #[test]
+    fn a_possible_cycle_is_seen_in_a_run_that_did_not_hang() {
+        use crate::timeline::Event::*;
+        let grants = Vec::new;
+        let history = [
+            (
+                "back-end",
+                Lent {
+                    request: 1,
+                    hold: 5,
+                    grants: grants(),
+                },
+            ),
+            (
+                "consumer",
+                Held {
+                    hold: 5,
+                    kind: "i915".into(),
+                    pages: 1,
+                },
+            ),
+            ("consumer", HoldReleasing { hold: 5 }),
+            (
+                "consumer",
+                HoldReleased {
+                    hold: 5,
+                    error: None,
+                },
+            ),
+            (
+                "back-end",
+                UnmapBegan {
+                    request: 1,
+                    grants: grants(),
+                },
+            ),
+            (
+                "back-end",
+                UnmapReturned {
+                    request: 1,
+                    took_us: 1,
+                    error: None,
+                },
+            ),
+        ];
+        let evidence = spoiled(|records| {
+            *records = (history.into_iter().enumerate())
+                .map(|(ns, (process, event))| Record {
+                    ns: ns as u64,
+                    process: process.into(),
+                    pid: 1,
+                    event,
+                })
+                .collect();
+        });
+        assert!(no_possible_cycle(&evidence, Unmap::Async).passed);
+        let check = no_possible_cycle(&evidence, Unmap::Sync);
+        assert!(
+            !check.passed && check.detail.contains("may wait for"),
+            "{check:?}"
+        );
+    }
 
     fn edge(waiter: &str, call: &str, owner: &str) -> WaitEdge {
         WaitEdge {

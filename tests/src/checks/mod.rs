@@ -11,7 +11,7 @@ mod loss;
 pub use aftermath::{
     host_is_empty, kernels_are_well, ledgers_are_empty, nothing_left, timelines_are_complete,
 };
-pub use deadlock::{cycle_is_explained, no_deadlock};
+pub use deadlock::{cycle_is_explained, no_deadlock, no_possible_cycle};
 pub use hold::{
     answered_after_release, held_pages_stay, io_goes_on, learns_by_event, released_after_holder,
     reused_after_release, unmaps_return_while_held, was_held_while_unmapping,

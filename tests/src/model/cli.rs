@@ -169,10 +169,12 @@ pub fn run(command: ModelCommand) -> Result<ExitCode> {
             let picked = pick_one(&systems, &name)?;
             let variant = &systems[picked.system].variants[picked.variant];
             let bounds = bounds.of(variant)?;
-            // The explorer panics if it cannot listen: find out first.
-            drop(std::net::TcpListener::bind(listen).map_err(|e| {
-                Error::environment(listen, e, "choose another address with --listen")
-            })?);
+            // The explorer panics if it cannot listen: find out first, and which port 0 stands for.
+            let listen = std::net::TcpListener::bind(listen)
+                .and_then(|probe| probe.local_addr())
+                .map_err(|e| {
+                    Error::environment(listen, e, "choose another address with --listen")
+                })?;
             show(&format!(
                 "{} at http://{listen}/ (end with ^C)\n",
                 variant.id()

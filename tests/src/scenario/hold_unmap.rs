@@ -7,8 +7,8 @@ use super::stage::{Stage, failed};
 use super::{Judge, Scenario};
 use crate::checks::{
     Check, Evidence, answered_after_release, cycle_is_explained, held_pages_stay, io_goes_on,
-    learns_by_event, ledgers_are_empty, no_deadlock, released_after_holder, reused_after_release,
-    same_data, unmaps_return_while_held, was_held_while_unmapping,
+    learns_by_event, ledgers_are_empty, no_deadlock, no_possible_cycle, released_after_holder,
+    reused_after_release, same_data, unmaps_return_while_held, was_held_while_unmapping,
 };
 use crate::holder::HoldName;
 use crate::settings::Unmap;
@@ -61,6 +61,7 @@ impl Scenario for HoldUnmap {
                 same_data("what is on the image", &sent, Some(&image)),
                 ledgers_are_empty(evidence),
                 no_deadlock(evidence),
+                no_possible_cycle(evidence, unmap),
             ]
         }))
     }

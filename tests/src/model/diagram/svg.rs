@@ -73,7 +73,8 @@ pub fn svg(history: &History, title: &str) -> String {
         }
         y += height + 6;
     }
-    let width = 40 + columns.len().max(1) * COLUMN;
+    // Bold letters of 14 pixels are about 8.5 wide.
+    let width = (40 + columns.len().max(1) * COLUMN).max(32 + title.chars().count() * 17 / 2);
     let height = y + 20;
     let mut out = String::new();
     let _ = write!(

@@ -436,7 +436,7 @@ pub fn system() -> System {
                 it again. The program does something that waits for that pin instead: it closes the \
                 device, unmaps, or writes a register.",
         merged: "Mediated devices and suspended addresses exclude each other; the waiting code was removed \
-                 (Linux 6.2). Mappings backed by a file came later, in iommufd.",
+                 (early 2023). Mappings backed by a file came later, in iommufd.",
         variants,
     }
 }

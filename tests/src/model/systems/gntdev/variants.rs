@@ -120,8 +120,8 @@ fn synchronous() -> Vec<Variant> {
             fails(&[NOBODY_WAITS, "a"]),
             "the notifier's callback waits for the pages, their pinner for the notifier",
             "The mapper takes its page away: it holds the address-space lock, makes the notifier's \
-             sequence odd and, in the callback, waits until nobody references the page. The pinner \
-             got the page just before, and may not drop it while the sequence is odd. This is the \
+             sequence odd and, in the callback, waits until nobody references the page. The pinner gets the \
+             page at the last moment, and may not drop it while the sequence is odd. This is the \
              frozen desktop of QubesOS/qubes-issues#7481.",
         )
         .model(move |b| usual(mapper(pv), b.actors, pv)),
