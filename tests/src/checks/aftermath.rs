@@ -105,7 +105,11 @@ pub fn kernels_are_well(evidence: &Evidence) -> Option<Check> {
     }
     let complaints = kernels
         .iter()
-        .flat_map(|(domain, lines)| lines.iter().map(move |line| format!("{domain}: {line}")))
+        .flat_map(|(domain, lines)| {
+            lines
+                .iter()
+                .map(move |line| format!("a kernel defect in {domain}: {line}"))
+        })
         .collect();
     Some(Check::none(
         NAME,
@@ -234,7 +238,7 @@ mod tests {
         real.kernels = Some(vec![("back".into(), vec!["BUG: Bad page map".into()])]);
         let check = kernels_are_well(&real).unwrap();
         assert!(
-            !check.passed && check.detail.contains("back: BUG"),
+            !check.passed && check.detail.contains("defect in back: BUG"),
             "{check:?}"
         );
         real.kernels = Some(vec![]);
