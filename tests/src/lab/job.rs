@@ -134,7 +134,7 @@ mod tests {
             job.contains("--scenario copy,hold-unmap --hold fork --seed 7"),
             "{job}"
         );
-        assert!(job.contains("--deadline 120000ms"), "{job}");
+        assert!(job.contains("--deadline 180000ms"), "{job}");
         assert!(job.contains("start-domain back"), "{job}");
     }
 

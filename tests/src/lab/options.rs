@@ -35,7 +35,7 @@ pub struct LabArgs {
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
     pub hold_for: Duration,
     /// How long a scenario, or the command of --run, may take
-    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = humantime::parse_duration)]
     pub deadline: Duration,
     /// Seed of everything random (default: another one each time)
     #[arg(long, value_name = "N")]

@@ -30,7 +30,7 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Questions about the clock at a session's start, one after the other.
 const PINGS: u32 = 24;
 /// And from then on, as often.
-const PING_EVERY: Duration = Duration::from_millis(250);
+const PING_EVERY: Duration = Duration::from_secs(2);
 /// No line of a proxy is longer.
 const MAX_LINE: usize = 1 << 20;
 
