@@ -102,6 +102,7 @@ fn holds_across_processes(hold: HoldName, can_look: bool) {
     let policy = LendPolicy {
         at_once: 1,
         in_all: 1,
+        writable_only: false,
     };
     let holder = kernel_holder(hold).unwrap();
     let socket = place.path("consumer.sock");

@@ -58,6 +58,7 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
             let policy = LendPolicy {
                 at_once: args.at_once,
                 in_all: args.in_all,
+                writable_only: hold.needs_writable(),
             };
             Some(Lender::connect(
                 socket,

@@ -26,6 +26,8 @@ pub struct LendPolicy {
     pub at_once: usize,
     /// And no more in all.
     pub in_all: u64,
+    /// Only pages that are mapped for writing: those of the front end's reads.
+    pub writable_only: bool,
 }
 
 /// Lends pages to the consumer that listens on a socket.
@@ -167,6 +169,9 @@ impl Lender {
         grants: &[ForeignGrant],
         request: u64,
     ) -> Option<u64> {
+        if self.policy.writable_only && !pages.access().writable() {
+            return None;
+        }
         {
             let state = self.shared.state();
             let out = state.taken.len() + state.unanswered.len();

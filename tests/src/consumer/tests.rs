@@ -2,7 +2,7 @@ use super::*;
 use crate::consumer::{LendPolicy, Lender};
 use crate::holder::{HoldName, kernel_holder};
 use crate::timeline::{Record, read_file};
-use libgnt::SharedPages;
+use libgnt::{Access, SharedPages};
 
 const GRANT: libgnt::ForeignGrant = libgnt::ForeignGrant {
     domid: libgnt::DomId(1),
@@ -62,6 +62,7 @@ fn lent_pages_are_held_looked_at_and_released_at_the_end() {
         LendPolicy {
             at_once: 2,
             in_all: 10,
+            writable_only: false,
         },
     );
     let pages = SharedPages::anonymous(2).unwrap();
@@ -119,6 +120,7 @@ fn a_hold_ends_after_its_time_and_makes_room_for_the_next() {
         LendPolicy {
             at_once: 1,
             in_all: 3,
+            writable_only: false,
         },
     );
     let pages = SharedPages::anonymous(1).unwrap();
@@ -144,6 +146,26 @@ fn a_hold_ends_after_its_time_and_makes_room_for_the_next() {
 }
 
 #[test]
+fn a_holder_that_needs_writable_pages_is_offered_no_others() {
+    let running = start(Duration::from_secs(1000));
+    let policy = LendPolicy {
+        at_once: 2,
+        in_all: 2,
+        writable_only: true,
+    };
+    let mut lender = lender(&running, policy);
+    let map = memmap2::MmapOptions::new().len(4096).map_anon().unwrap();
+    let read_only = map.make_read_only().unwrap();
+    let read_only = SharedPages::new(read_only.into(), Access::ReadOnly, None);
+    assert_eq!(lender.offer(&read_only, &[GRANT], 1), None);
+    let writable = SharedPages::anonymous(1).unwrap();
+    assert!(lender.offer(&writable, &[GRANT], 2).is_some());
+    drop(lender);
+    running.control.send(&Order::Stop).unwrap();
+    running.thread.join().unwrap().unwrap();
+}
+
+#[test]
 fn a_consumer_that_is_gone_is_noticed_and_costs_nothing() {
     let running = start(Duration::from_secs(1000));
     let mut lender = lender(
@@ -151,6 +173,7 @@ fn a_consumer_that_is_gone_is_noticed_and_costs_nothing() {
         LendPolicy {
             at_once: 8,
             in_all: 100,
+            writable_only: false,
         },
     );
     let pages = SharedPages::anonymous(1).unwrap();
@@ -186,6 +209,7 @@ fn nonsense_ends_the_lender_that_speaks_it_and_not_the_consumer() {
         LendPolicy {
             at_once: 1,
             in_all: 1,
+            writable_only: false,
         },
     );
     good.offer(&SharedPages::anonymous(1).unwrap(), &[GRANT], 1);
@@ -202,6 +226,7 @@ fn a_consumer_that_waits_for_the_unmap_lets_go_only_then() {
     let policy = LendPolicy {
         at_once: 2,
         in_all: 2,
+        writable_only: false,
     };
     let mut lender = lender(&running, policy);
     let pages = SharedPages::anonymous(1).unwrap();

@@ -55,6 +55,13 @@ impl HoldName {
     pub fn is_simulated(self) -> bool {
         matches!(self, HoldName::Pin | HoldName::I915)
     }
+
+    /// True for those that take pages only where the mapper may write: their system calls pin with
+    /// `FOLL_WRITE` (`io_pin_pages`, `io_uring/`; `xdp_umem_pin_pages`, `net/xdp/xdp_umem.c`),
+    /// which a read-only mapping answers with EFAULT.
+    pub fn needs_writable(self) -> bool {
+        matches!(self, HoldName::Uring | HoldName::Xdp)
+    }
 }
 
 impl fmt::Display for HoldName {

@@ -199,7 +199,8 @@ pub fn place(seed: u64, points: &[Point], bytes: u64) -> [String; 4] {
     ]
 }
 
-/// How far the front end is when the consumer is killed, drawn by the run's seed from the writes.
+/// How far into the writes, or into the reads, the front end is when the consumer is killed, drawn
+/// by the run's seed.
 pub fn moment(seed: u64, bytes: u64) -> u64 {
     fastrand::Rng::with_seed(seed).u64(bytes / 10..bytes / 2)
 }
