@@ -4,7 +4,7 @@ use super::error::{LabError, Result};
 use super::images::{self, Contents};
 use super::job::DOMAINS;
 use super::machine::{Boot, Machine, tail};
-use super::options::{GntdevKind, LabArgs};
+use super::options::{DEADLINE, GntdevKind, LabArgs};
 use super::packages::Archive;
 use super::parts::Parts;
 use super::release::Release;
@@ -98,7 +98,7 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
         "booting Xen {} with Linux {} in QEMU",
         xen.xen, parts.kernel_release
     ));
-    boot_and_watch(&boot, Instant::now() + limit, &mut tell)?;
+    boot_and_watch(&boot, limit, &mut tell)?;
     let out = work.path("results");
     if !results::unpack(boot.results, &out)? {
         return Err(LabError::Guest {
@@ -141,7 +141,8 @@ fn limit(args: &LabArgs) -> Result<Duration> {
         let chosen = crate::cli::chosen(&args.scenario, PlatformKind::Xen)?;
         u32::try_from(chosen.len()).unwrap_or(u32::MAX)
     };
-    Ok(BOOT + (args.deadline + BESIDE).saturating_mul(runs))
+    let each = args.deadline.unwrap_or(DEADLINE) + BESIDE;
+    Ok(BOOT + each.saturating_mul(runs))
 }
 
 /// Files and their names in the images.
@@ -161,22 +162,33 @@ fn named_files(files: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
         .collect()
 }
 
-fn boot_and_watch(boot: &Boot<'_>, deadline: Instant, tell: &mut dyn FnMut(&str)) -> Result<()> {
+fn boot_and_watch(boot: &Boot<'_>, limit: Duration, tell: &mut dyn FnMut(&str)) -> Result<()> {
+    let begun = Instant::now();
     let mut machine = Machine::start(boot)?;
     if boot.interactive {
         return machine.wait();
     }
-    machine.watch(deadline, &mut |line| on_line(line, tell))
+    machine.watch(begun + limit, &mut |line| {
+        let slow = on_line(line, tell)?;
+        Ok(slow.map(|times| begun + limit.saturating_mul(times)))
+    })
 }
 
-/// Passes on what is meant for people, and stops at what cannot be survived.
-fn on_line(line: &str, tell: &mut dyn FnMut(&str)) -> std::result::Result<(), String> {
+/// Passes on what is meant for people, and stops at what cannot be survived. How many times slower
+/// than an idle machine this one is, if the line says so.
+fn on_line(line: &str, tell: &mut dyn FnMut(&str)) -> std::result::Result<Option<u32>, String> {
     // Xen's own messages go to the same port, and may begin in the middle of a line.
     if let Some((_, output)) = line.split_once("LAB| ") {
         let _ = writeln!(anstream::stdout(), "{output}");
     } else if let Some((_, news)) = line.split_once("LAB: ") {
         if news.starts_with("failed") {
             return Err(format!("dom0 {news}"));
+        }
+        if let Some(times) = news.strip_prefix(job::SLOW).and_then(|n| n.parse().ok()) {
+            tell(&format!(
+                "the domains took {times} times as long to boot as on an idle machine; so may the rest"
+            ));
+            return Ok(Some(times));
         }
         tell(news);
     } else if let Some(panic) = ["Kernel panic", "(XEN) Panic on CPU"]
@@ -186,7 +198,7 @@ fn on_line(line: &str, tell: &mut dyn FnMut(&str)) -> std::result::Result<(), St
         let cause = &line[line.find(panic).unwrap_or(0)..];
         return Err(format!("a panic: {cause}"));
     }
-    Ok(())
+    Ok(None)
 }
 
 #[cfg(test)]
@@ -198,12 +210,15 @@ mod tests {
     fn a_panic_and_a_failed_start_end_the_wait() {
         let mut told = Vec::new();
         let mut tell = |what: &str| told.push(what.to_owned());
-        assert!(on_line("(XEN) xLAB: dom0 ready", &mut tell).is_ok());
+        assert_eq!(on_line("(XEN) xLAB: dom0 ready", &mut tell), Ok(None));
+        assert_eq!(on_line("LAB: slow machine: 3", &mut tell), Ok(Some(3)));
         let error = on_line("[ 1.0] Kernel panic - not syncing: x", &mut tell).unwrap_err();
         assert_eq!(error, "a panic: Kernel panic - not syncing: x");
         let error = on_line("LAB: failed to load xenfs", &mut tell).unwrap_err();
         assert_eq!(error, "dom0 failed to load xenfs");
-        assert_eq!(told, ["dom0 ready"]);
+        assert_eq!(told.len(), 2);
+        assert_eq!(told[0], "dom0 ready");
+        assert!(told[1].contains("3 times as long"), "{}", told[1]);
     }
 
     #[test]
