@@ -13,9 +13,9 @@ use super::{gntdev, job, program, results};
 use crate::error::Error;
 use crate::report::ReportDir;
 use crate::settings::PlatformKind;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -50,11 +50,13 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
     let cache = std::path::absolute(&args.cache).map_err(LabError::file(&args.cache))?;
     let work = Work::new(&cache)?;
     let mut with = named_files(&args.with)?;
+    let input = named_files(args.input.as_slice())?;
     with.extend(
-        args.input
-            .iter()
-            .map(|input| (input.clone(), job::INPUT.to_owned())),
+        input
+            .into_iter()
+            .map(|(path, _)| (path, job::INPUT.to_owned())),
     );
+    let preparing = lock(&cache, &mut tell)?;
     let parts = Parts::fetch(&cache, xen, kernel, args.mirror.as_deref(), &mut tell)?;
     let agent = program::agent(args.agent.as_deref(), &cache, &mut tell)?;
     let gntdev = match args.gntdev {
@@ -78,6 +80,7 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
         gntdev: gntdev.as_deref(),
     };
     let initramfs = images::build(&parts, &contents)?;
+    drop(preparing);
     if args.prepare {
         tell("everything that a run needs is there");
         return Ok(ExitCode::SUCCESS);
@@ -118,6 +121,19 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
     Ok(ExitCode::from(status.trim().parse::<u8>().unwrap_or(2)))
 }
 
+/// Two labs may run at once, but not fill the cache at once.
+fn lock(cache: &Path, tell: &mut dyn FnMut(&str)) -> Result<File> {
+    let path = cache.join("lock");
+    let file = File::create(&path).map_err(LabError::file(&path))?;
+    match file.try_lock() {
+        Ok(()) => return Ok(file),
+        Err(TryLockError::WouldBlock) => tell("waiting for another lab to prepare the cache"),
+        Err(TryLockError::Error(error)) => return Err(LabError::file(&path)(error)),
+    }
+    file.lock().map_err(LabError::file(&path))?;
+    Ok(file)
+}
+
 /// Found out before anything is fetched.
 fn check_hold(args: &LabArgs) -> Result<()> {
     match args.hold {
@@ -155,7 +171,7 @@ fn named_files(files: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
             let name = name.ok_or_else(|| LabError::Failed {
                 doing: format!("taking {} along", path.display()),
                 cause: "it is no regular file".into(),
-                cure: "name files with --with".into(),
+                cure: "name a file".into(),
             })?;
             Ok((path.clone(), name.to_string_lossy().into_owned()))
         })
@@ -204,7 +220,6 @@ fn on_line(line: &str, tell: &mut dyn FnMut(&str)) -> std::result::Result<Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     #[test]
     fn a_panic_and_a_failed_start_end_the_wait() {
