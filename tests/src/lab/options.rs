@@ -1,6 +1,8 @@
 //! The options of `pv-stress lab`.
 
 use crate::holder::HoldName;
+use crate::settings::{quote, spell};
+use clap::ValueEnum;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -91,4 +93,88 @@ pub struct LabArgs {
     /// Debian mirror (default: the one that apt is configured with)
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
+}
+
+impl LabArgs {
+    /// The command that runs this lab again, on this or another machine.
+    pub fn again(&self) -> String {
+        let mut command = String::from("pv-stress lab");
+        let mut add = |option: &str, value: String| {
+            command.push_str(&format!(" {option} {}", quote(&value)));
+        };
+        add("--kernel", self.kernel.clone());
+        add("--xen", self.xen.clone());
+        if let (GntdevKind::Sync, Some(value)) = (self.gntdev, self.gntdev.to_possible_value()) {
+            add("--gntdev", value.get_name().to_owned());
+        }
+        if let (Guest::Pv, Some(value)) = (self.guest, self.guest.to_possible_value()) {
+            add("--guest", value.get_name().to_owned());
+        }
+        if !self.scenario.is_empty() {
+            add("--scenario", self.scenario.join(","));
+        }
+        if let Some(hold) = self.hold {
+            add("--hold", hold.to_string());
+        }
+        add("--hold-for", spell(self.hold_for));
+        if let Some(deadline) = self.deadline {
+            add("--deadline", spell(deadline));
+        }
+        if let Some(seed) = self.seed {
+            add("--seed", seed.to_string());
+        }
+        if let Some(input) = &self.input {
+            add("--input", input.display().to_string());
+        }
+        if self.allow_kernel_damage {
+            command.push_str(" --allow-kernel-damage");
+        }
+        command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: LabArgs,
+    }
+
+    #[test]
+    fn what_was_asked_for_is_asked_for_again() {
+        let asked = [
+            "lab",
+            "--kernel",
+            "6.12",
+            "--gntdev",
+            "sync",
+            "--guest",
+            "pv",
+            "--scenario",
+            "copy",
+            "hold-unmap",
+            "--hold",
+            "uring",
+            "--hold-for",
+            "2s",
+            "--deadline",
+            "90s",
+            "--seed",
+            "7",
+            "--input",
+            "/tmp/it is",
+            "--allow-kernel-damage",
+        ];
+        let again = Cli::parse_from(asked).args.again();
+        assert_eq!(
+            again,
+            "pv-stress lab --kernel 6.12 --xen 4.17 --gntdev sync --guest pv --scenario \
+             copy,hold-unmap --hold uring --hold-for 2s --deadline 1m30s --seed 7 --input '/tmp/it is' \
+             --allow-kernel-damage"
+        );
+    }
 }

@@ -32,8 +32,11 @@ const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 ///
 /// # Errors
 /// [`LabError`]: what was missing, or what went wrong before there was a result.
-pub fn run(args: &LabArgs) -> Result<ExitCode> {
+pub fn run(mut args: LabArgs) -> Result<ExitCode> {
     let started = Instant::now();
+    // Chosen here, so that the command that runs it again has it.
+    args.seed.get_or_insert_with(|| fastrand::u64(..1 << 32));
+    let args = &args;
     let mut tell = |what: &str| {
         let seconds = started.elapsed().as_secs();
         // With standard error gone there is nobody to tell.
@@ -112,13 +115,14 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
     }
     let status = out.join("status");
     let status = fs::read_to_string(&status).map_err(LabError::file(&status))?;
+    let status = status.trim().parse().unwrap_or(2);
     results::keep(&out, report.path())?;
-    tell(&format!(
-        "done, status {}; logs are in {}",
-        status.trim(),
-        args.report.display()
-    ));
-    Ok(ExitCode::from(status.trim().parse::<u8>().unwrap_or(2)))
+    let logs = args.report.display();
+    tell(&format!("done, status {status}; logs are in {logs}"));
+    if status != 0 && args.run.is_none() && !args.conform {
+        tell(&format!("again: {}", args.again()));
+    }
+    Ok(ExitCode::from(status))
 }
 
 /// Two labs may run at once, but not fill the cache at once.
