@@ -15,6 +15,7 @@ pub mod process;
 mod relay;
 pub mod rules;
 pub mod run;
+pub mod store;
 pub mod table;
 pub mod things;
 

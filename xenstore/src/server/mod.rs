@@ -57,6 +57,16 @@ pub struct Server {
     targets: BTreeMap<DomId, DomId>,
     special: BTreeMap<Path, Perms>,
     quotas: Quotas,
+    sabotage: Option<Sabotage>,
+}
+
+/// Ways to break the server, for tests of those who must notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Transactions commit whatever others have changed since.
+    IgnoresConflicts,
+    /// Watches fire without a look at permissions.
+    TellsEverybody,
 }
 
 impl Server {
@@ -71,6 +81,7 @@ impl Server {
             targets: BTreeMap::new(),
             special: BTreeMap::new(),
             quotas,
+            sabotage: None,
         }
     }
 

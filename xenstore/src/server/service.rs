@@ -4,7 +4,7 @@
 //! connection is a socket that somebody who knows the domain attaches.
 
 use super::queue::{OutQueue, QueueLimits};
-use super::{ConnId, Output, Server};
+use super::{ConnId, Output, Sabotage, Server};
 use crate::quota::Quotas;
 use crate::toolstack;
 use crate::wire::{Decoder, Packet};
@@ -40,6 +40,8 @@ pub struct Config {
     pub quotas: Quotas,
     /// Limits on each connection's queue.
     pub queue: QueueLimits,
+    /// Broken on purpose, to see that tests notice.
+    pub sabotage: Option<Sabotage>,
 }
 
 /// Why the service does not start, or no longer answers.
@@ -132,6 +134,7 @@ impl ServerHandle {
         }
         let (messages, inbox) = unbounded();
         let mut server = Server::new(config.quotas);
+        server.sabotage = config.sabotage;
         let toolstack = server.connect(DomId::DOM0);
         let mut service = Service {
             poll,
