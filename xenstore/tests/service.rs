@@ -42,7 +42,7 @@ fn nodes_permissions_and_errors() {
         Err(Error::BadValue { .. })
     ));
     one.mkdir("data/d").unwrap();
-    assert_eq!(one.directory("data").unwrap(), ["d", "x"]);
+    assert_eq!(one.directory("data").unwrap(), ["x", "d"]);
     assert_eq!(one.directory("data/d").unwrap(), Vec::<String>::new());
     let refused = two.read("/local/domain/1/data/x").unwrap_err();
     assert_eq!(refused.errno(), Some(Errno::ACCESS));

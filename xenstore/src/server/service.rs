@@ -162,7 +162,7 @@ impl ServerHandle {
         })))
     }
 
-    /// Serves a socket with a domain's rights.
+    /// Serves a socket as an open `/dev/xen/xenbus` of a domain's ([`Server::open_device`]).
     ///
     /// # Errors
     /// [`ServiceError::Stopped`].
@@ -338,7 +338,8 @@ impl Service {
                         tracing::warn!(%error, %domid, "cannot serve a connection");
                         continue;
                     }
-                    self.add(UnixStream::from_std(stream), domid);
+                    let conn = self.server.open_device(domid);
+                    self.add(UnixStream::from_std(stream), conn, domid);
                 }
                 Message::Introduce(domid, name, done) => {
                     self.write_domain(domid, &name);
@@ -376,7 +377,10 @@ impl Service {
                 None => return,
             };
             match accepted {
-                Ok((stream, _)) => self.add(stream, DomId::DOM0),
+                Ok((stream, _)) => {
+                    let conn = self.server.connect(DomId::DOM0);
+                    self.add(stream, conn, DomId::DOM0);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -388,8 +392,7 @@ impl Service {
         }
     }
 
-    fn add(&mut self, mut stream: UnixStream, domid: DomId) {
-        let id = self.server.connect(domid);
+    fn add(&mut self, mut stream: UnixStream, id: ConnId, domid: DomId) {
         let token = Token(id.0 as usize + FIRST_CONNECTION);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
