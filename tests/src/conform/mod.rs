@@ -10,6 +10,7 @@
 pub mod actor;
 pub mod bench;
 pub mod cli;
+pub mod conn;
 mod memory;
 pub mod process;
 mod relay;

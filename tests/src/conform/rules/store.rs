@@ -1,7 +1,8 @@
 //! xenstore's nodes: paths, values, directories, removal, limits.
 
 use crate::conform::bench::Bench;
-use crate::conform::store::{Conn, Scratch, denied, unique};
+use crate::conform::conn::Conn;
+use crate::conform::store::{Scratch, denied, says_no, unique};
 use crate::conform::things::same;
 use crate::conform::{Outcome, Rule};
 use pv_xenstore::Client;
@@ -279,7 +280,7 @@ fn toolstack_requests(bench: &Bench) -> Outcome {
         (Kind::Control, b"help\0"),
     ] {
         let reply = conn.ask(kind, 0, args)?;
-        crate::conform::store::says_no(kind.c_name(), reply, Errno::ACCESS)?;
+        says_no(kind.c_name(), reply, Errno::ACCESS)?;
     }
     Ok(())
 }

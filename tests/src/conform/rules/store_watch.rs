@@ -1,7 +1,8 @@
 //! xenstore's watches: what is told, and to whom.
 
 use crate::conform::bench::Bench;
-use crate::conform::store::{Conn, Event, Scratch, StoreOrder, says_no, says_yes, unique};
+use crate::conform::conn::{Conn, Event};
+use crate::conform::store::{Scratch, StoreOrder, says_no, says_yes, unique};
 use crate::conform::things::same;
 use crate::conform::{Outcome, Rule};
 use pv_xenstore::wire::Kind;
@@ -282,19 +283,19 @@ fn new_permissions(bench: &Bench) -> Outcome {
     let peer = bench.peer()?;
     let (theirs, peer_id) = (unique(), bench.peer_id().0);
     let path = format!("/local/domain/{peer_id}/{theirs}");
-    let set = |perms: &[String]| {
-        let order = StoreOrder::SetPerms(theirs.clone(), perms.to_vec());
+    let set = |perms: Vec<String>| {
+        let order = StoreOrder::SetPerms(theirs.clone(), perms);
         says_yes("the partner's permission", peer.store(order)?)
     };
     let (none, reads) = (format!("n{peer_id}"), format!("r{}", bench.own().0));
     let write = StoreOrder::Write(theirs.clone(), "x".into());
     says_yes("the partner's write", peer.store(write)?)?;
-    set(&[none.clone(), reads])?;
+    set(vec![none.clone(), reads])?;
     conn.watch(&path, "mine")?;
-    set(&[none.clone()])?;
+    set(vec![none.clone()])?;
     let events = conn.events_so_far(&scratch)?;
     same("the loser's events", events, vec![told(&path, "mine")])?;
-    set(&[none])?;
+    set(vec![none])?;
     same("no more events", conn.events_so_far(&scratch)?, vec![])
 }
 

@@ -2,7 +2,8 @@
 //! its own; the domain has one.
 
 use crate::conform::bench::Bench;
-use crate::conform::store::{Conn, Scratch, says_no, says_yes};
+use crate::conform::conn::Conn;
+use crate::conform::store::{Scratch, says_no, says_yes};
 use crate::conform::things::{PATIENCE, must, same};
 use crate::conform::{Outcome, Rule, Stop};
 use pv_xenstore::Client;
@@ -231,7 +232,7 @@ fn transaction_limit(bench: &Bench) -> Outcome {
     for n in 0..5 {
         while let Err(errno) = start(&mut two)? {
             if errno != Errno::NOSPC || begun.elapsed() > PATIENCE {
-                let what = format!("no transaction {n} after the other's close: {errno:?}");
+                let what = format!("no transaction {n} after the other's close: {errno}");
                 return Err(Stop::Differs(what));
             }
             std::thread::sleep(LOOK_AGAIN);
