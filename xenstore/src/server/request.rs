@@ -93,11 +93,12 @@ impl Server {
             Kind::TransactionStart => self.transaction_start(conn, caller, packet),
             Kind::TransactionEnd => self.transaction_end(conn, caller, packet, events),
             Kind::GetDomainPath => Ok(nul_terminated(path::home(number_as_domid(one(payload)?)?))),
-            Kind::IsDomainIntroduced => {
-                let known = self.introduced.contains(&number_as_domid(one(payload)?)?);
-                Ok(nul_terminated(if known { "T" } else { "F" }))
-            }
-            Kind::Introduce | Kind::Release | Kind::Resume | Kind::SetTarget | Kind::Control => {
+            Kind::Introduce
+            | Kind::Release
+            | Kind::Resume
+            | Kind::SetTarget
+            | Kind::IsDomainIntroduced
+            | Kind::Control => {
                 if caller.is_privileged() {
                     self.toolstack_request(kind, payload, events)
                 } else {
@@ -338,6 +339,10 @@ impl Server {
             Kind::Resume => {
                 let known = self.introduced.contains(&number_as_domid(first)?);
                 if known { ok() } else { Err(Errno::NOENT) }
+            }
+            Kind::IsDomainIntroduced => {
+                let known = self.introduced.contains(&number_as_domid(one(payload)?)?);
+                Ok(nul_terminated(if known { "T" } else { "F" }))
             }
             Kind::SetTarget => {
                 let [domid, target] = args[..] else {
