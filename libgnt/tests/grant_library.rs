@@ -400,6 +400,29 @@ fn quota_is_waited_for_with_a_deadline() {
 }
 
 #[test]
+fn a_domains_own_grants_are_refused_once_it_is_known() {
+    let pair = Pair::new();
+    let front = pair.xen.join(FRONT, "front-mapper");
+    let mapper = Mapper::open(front, Ledger::new()).unwrap();
+    let own = pair.granter.share(DomId(FRONT), 1, Access::ReadWrite);
+    let own = own.unwrap();
+    let own = grants(FRONT, own.grefs());
+    // The simulator maps it, as a PV guest does: what is refused below is refused by us.
+    mapper.map(&own, Access::ReadWrite).unwrap();
+    mapper.refuse_grants_of(DomId(FRONT)).unwrap();
+    let error = mapper.map(&own, Access::ReadWrite).unwrap_err();
+    assert!(error.to_string().contains("domain 5, itself"), "{error}");
+    let of_self = ForeignGrant {
+        domid: DomId::SELF,
+        ..own[0]
+    };
+    mapper.map(&[of_self], Access::ReadWrite).unwrap_err();
+    pair.mapper.refuse_grants_of(DomId::DOM0).unwrap();
+    let theirs = pair.share(1, Access::ReadWrite);
+    pair.map(theirs.grefs());
+}
+
+#[test]
 fn a_sync_unmap_under_i915_is_a_named_deadlock_and_ends() {
     let xen = Xen::sync();
     let (front, back) = (xen.join(FRONT, "front"), xen.join(0, "back"));

@@ -138,7 +138,7 @@ impl Settings {
 }
 
 /// A duration as its option takes it.
-fn spell(duration: Duration) -> String {
+pub fn spell(duration: Duration) -> String {
     humantime::format_duration(duration)
         .to_string()
         .replace(' ', "")

@@ -43,6 +43,7 @@ pub(super) enum Order {
 pub(super) struct Bus {
     client: Client,
     front: DomId,
+    own: DomId,
     paths: DevicePaths,
     machine: Handshake,
     features: Vec<(&'static str, String)>,
@@ -109,6 +110,7 @@ impl Bus {
             ],
             client,
             front,
+            own,
             paths,
             machine: Handshake::new(),
             orders: VecDeque::new(),
@@ -143,6 +145,11 @@ impl Bus {
     /// Whose device.
     pub fn front(&self) -> DomId {
         self.front
+    }
+
+    /// The domain that this process runs in.
+    pub fn own(&self) -> DomId {
+        self.own
     }
 
     /// The device is gone, or we were stopped and have closed it.

@@ -6,16 +6,16 @@ use super::releases::{Grants, PairIndex, Releases, UnmapId, Unmapping, lock_mach
 use super::retry::Retry;
 use super::unmap::{UnmapMachine, UnmapStep};
 use crate::error::{Error, Result};
-use crate::platform::{Gntdev, Platform};
+use crate::platform::{Gntdev, GuestType, Platform};
 use crate::shm::SharedPages;
-use crate::types::{Access, EvtchnPort, ForeignGrant, PAGE_SIZE, UnmapNotify};
+use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, PAGE_SIZE, UnmapNotify};
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// One open `/dev/xen/gntdev`, with the event channels that tell when unmaps are over.
 ///
@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub retry: Retry,
     releases: Arc<Releases>,
     ledger: Ledger,
+    /// This process's domain, whose grants are refused.
+    own: OnceLock<DomId>,
 }
 
 impl Mapper {
@@ -58,8 +60,25 @@ impl Mapper {
                 retry,
                 releases,
                 ledger,
+                own: OnceLock::new(),
             }),
         })
+    }
+
+    /// Tells the mapper which domain it runs in: that domain's grants are refused from then on.
+    /// A PVH or HVM guest that maps a grant of its own loses the page, because Xen moves the frame
+    /// to the mapping's place in the guest's physical memory (`guest_physmap_add_entry`,
+    /// `xen/arch/x86/mm/p2m.c`), and its kernel soon crashes. PV guests may do it, so nothing is
+    /// refused there. The number is the node `domid` in xenstore.
+    ///
+    /// # Errors
+    /// As [`Platform::guest_type`].
+    pub fn refuse_grants_of(&self, own: DomId) -> Result<()> {
+        if self.shared.platform.guest_type()? != GuestType::Pv {
+            // A domain's number stays while the process lives: the first answer is as good.
+            self.shared.own.get_or_init(|| own);
+        }
+        Ok(())
     }
 
     /// The ledger that this mapper writes.
@@ -83,7 +102,8 @@ impl Mapper {
     /// # Errors
     /// [`Error::BadGrants`] names the bad ones, with Xen's reason where a probe could get it, and
     /// leaves nothing mapped. [`Error::Timeout`] if the device kept asking to try again. EINVAL
-    /// for no grants, or more than the driver's limit.
+    /// for no grants, or more than the driver's limit. [`Error::Invalid`] for a grant of this domain
+    /// itself, after [`Mapper::refuse_grants_of`].
     pub fn map(&self, grants: &[ForeignGrant], access: Access) -> Result<Map> {
         let (index, pages) = self.shared.map_pages(grants, access)?;
         let grants: Arc<[ForeignGrant]> = grants.into();
@@ -121,6 +141,15 @@ impl Shared {
     /// `MAP_GRANT_REF` and mmap, undone on error.
     fn map_pages(&self, grants: &[ForeignGrant], access: Access) -> Result<(u64, SharedPages)> {
         let what = || format!("map {}", Grants(grants));
+        if let Some(own) = self.own.get()
+            && let Some(grant) = grants
+                .iter()
+                .find(|grant| [*own, DomId::SELF].contains(&grant.domid))
+        {
+            return Err(Error::Invalid(format!(
+                "{grant} is a grant of this domain, {own}, itself: to map it crashes the kernel of a PVH or HVM guest; map it in another domain, or copy it"
+            )));
+        }
         // EAGAIN: Linux 5.19 to 6.0.3 while an earlier unmap of the same range is deferred.
         self.retry.run(what, &[Errno::AGAIN], || {
             let index = self.gntdev.map_grant_ref(grants)?;

@@ -198,9 +198,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
             log_to_stderr(tracing_subscriber::filter::LevelFilter::WARN);
             xen::on(&domain, &command, deadline)
         }
-        Some(Command::Lab(args)) => {
-            lab::run(&args).map_err(|error| Error::Usage(error.to_string()))
-        }
+        Some(Command::Lab(args)) => lab::run(args).map_err(|error| Error::Usage(error.to_string())),
         Some(Command::Model { command }) => model::cli::run(command),
         Some(Command::Conform(args)) => crate::conform::cli::run(&args),
         Some(Command::ConformProcess { process }) => {

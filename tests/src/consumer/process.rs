@@ -55,6 +55,8 @@ struct Consumer {
     poll: Poll,
     lenders: HashMap<usize, OwnedFd>,
     next_lender: usize,
+    /// Holds taken over so far.
+    taken: u64,
     /// By the time of their release.
     held: BTreeMap<(Instant, u64), Holding>,
     /// Due, and kept until their unmap has returned.
@@ -84,6 +86,7 @@ impl Consumer {
             poll,
             lenders: HashMap::new(),
             next_lender: FIRST_LENDER,
+            taken: 0,
             held: BTreeMap::new(),
             overdue: HashMap::new(),
         })
@@ -91,7 +94,12 @@ impl Consumer {
 
     fn serve(&mut self, control: &Control) -> io::Result<()> {
         let mut events = Events::with_capacity(64);
+        let mut told = 0;
         loop {
+            if told != self.taken {
+                told = self.taken;
+                control.tell("taken", told)?;
+            }
             let now = Instant::now();
             let wait = self
                 .held
@@ -182,6 +190,7 @@ impl Consumer {
             Ok(held) => {
                 let kind = kind.to_string();
                 self.config.timeline.log(Event::Held { hold, kind, pages });
+                self.taken += 1;
                 self.answer(lender, Answer::Taken(hold));
                 let may_go = !self.config.until_unmapped;
                 let mut holding = Holding {

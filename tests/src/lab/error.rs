@@ -1,5 +1,6 @@
 //! What can keep a lab from running: the thing, the cause, the cure, in a line.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The lab's result.
@@ -27,7 +28,7 @@ pub enum LabError {
         cure: String,
     },
     /// A file operation failed: a full disk, say.
-    #[error("{path}: {error}")]
+    #[error("{path}: {error}{}", cure(.error))]
     File {
         /// Which file.
         path: PathBuf,
@@ -50,6 +51,15 @@ pub enum LabError {
         /// The end of it.
         tail: String,
     },
+}
+
+fn cure(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            "; make room, or name another place with --cache or --report"
+        }
+        _ => "",
+    }
 }
 
 impl LabError {

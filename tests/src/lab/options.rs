@@ -1,8 +1,13 @@
 //! The options of `pv-stress lab`.
 
 use crate::holder::HoldName;
+use crate::settings::{quote, spell};
+use clap::ValueEnum;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// A scenario's deadline on a machine that is not slow.
+pub const DEADLINE: Duration = Duration::from_secs(180);
 
 /// What the two domains of the agents are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -34,9 +39,10 @@ pub struct LabArgs {
     /// For how long the third consumer holds pages
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
     pub hold_for: Duration,
-    /// How long a scenario, or the command of --run, may take
-    #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = humantime::parse_duration)]
-    pub deadline: Duration,
+    /// How long a scenario, or the command of --run, may take (default: 3m, or as many times that
+    /// as the domains were slower to boot than on an idle machine)
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub deadline: Option<Duration>,
     /// Seed of everything random (default: another one each time)
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -87,4 +93,88 @@ pub struct LabArgs {
     /// Debian mirror (default: the one that apt is configured with)
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
+}
+
+impl LabArgs {
+    /// The command that runs this lab again, on this or another machine.
+    pub fn again(&self) -> String {
+        let mut command = String::from("pv-stress lab");
+        let mut add = |option: &str, value: String| {
+            command.push_str(&format!(" {option} {}", quote(&value)));
+        };
+        add("--kernel", self.kernel.clone());
+        add("--xen", self.xen.clone());
+        if let (GntdevKind::Sync, Some(value)) = (self.gntdev, self.gntdev.to_possible_value()) {
+            add("--gntdev", value.get_name().to_owned());
+        }
+        if let (Guest::Pv, Some(value)) = (self.guest, self.guest.to_possible_value()) {
+            add("--guest", value.get_name().to_owned());
+        }
+        if !self.scenario.is_empty() {
+            add("--scenario", self.scenario.join(","));
+        }
+        if let Some(hold) = self.hold {
+            add("--hold", hold.to_string());
+        }
+        add("--hold-for", spell(self.hold_for));
+        if let Some(deadline) = self.deadline {
+            add("--deadline", spell(deadline));
+        }
+        if let Some(seed) = self.seed {
+            add("--seed", seed.to_string());
+        }
+        if let Some(input) = &self.input {
+            add("--input", input.display().to_string());
+        }
+        if self.allow_kernel_damage {
+            command.push_str(" --allow-kernel-damage");
+        }
+        command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: LabArgs,
+    }
+
+    #[test]
+    fn what_was_asked_for_is_asked_for_again() {
+        let asked = [
+            "lab",
+            "--kernel",
+            "6.12",
+            "--gntdev",
+            "sync",
+            "--guest",
+            "pv",
+            "--scenario",
+            "copy",
+            "hold-unmap",
+            "--hold",
+            "uring",
+            "--hold-for",
+            "2s",
+            "--deadline",
+            "90s",
+            "--seed",
+            "7",
+            "--input",
+            "/tmp/it is",
+            "--allow-kernel-damage",
+        ];
+        let again = Cli::parse_from(asked).args.again();
+        assert_eq!(
+            again,
+            "pv-stress lab --kernel 6.12 --xen 4.17 --gntdev sync --guest pv --scenario \
+             copy,hold-unmap --hold uring --hold-for 2s --deadline 1m30s --seed 7 --input '/tmp/it is' \
+             --allow-kernel-damage"
+        );
+    }
 }

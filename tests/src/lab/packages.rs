@@ -54,7 +54,7 @@ impl Archive {
         };
         let sources = archive.root.join("sources.list");
         let line = mirrors.sources(release.codename);
-        let fresh = archive.root.join("lists.complete");
+        let fresh = archive.lists_are_complete();
         if fs::read_to_string(&sources).ok().as_ref() != Some(&line) || !fresh.exists() {
             tell(&format!("fetching the package lists of {release}"));
             // What came from elsewhere may be another version.
@@ -69,6 +69,11 @@ impl Archive {
         Ok(archive)
     }
 
+    /// There when the package lists are.
+    fn lists_are_complete(&self) -> PathBuf {
+        self.root.join("lists.complete")
+    }
+
     fn apt(&self, program: &'static str, args: &[&str], doing: &str) -> Result<String> {
         let root = self.root.display();
         let options = [
@@ -80,6 +85,8 @@ impl Archive {
             "APT::Architecture=amd64".into(),
             "APT::Sandbox::User=root".into(),
             "Acquire::Retries=3".into(),
+            // An unreachable mirror is a warning otherwise.
+            "APT::Update::Error-Mode=any".into(),
         ];
         let mut command = Command::new(program);
         command
@@ -92,7 +99,7 @@ impl Archive {
         run(&mut command, program, INSTALL_APT, || {
             (
                 format!("{doing} of {}", self.release),
-                "check the network and the mirror (--mirror URL)".into(),
+                "check the network, the mirror (--mirror URL) and the disk's room".into(),
             )
         })
     }
@@ -193,8 +200,12 @@ impl Archive {
         let many = packages.len();
         tell(&format!("fetching {many} packages of {}", self.release));
         let args = [&["download"], packages].concat();
-        self.apt("apt-get", &args, "downloading packages")?;
-        Ok(())
+        self.apt("apt-get", &args, "downloading packages")
+            .map(drop)
+            .inspect_err(|_| {
+                // The mirror may have newer packages by now: the next run looks.
+                let _ = fs::remove_file(self.lists_are_complete());
+            })
     }
 
     fn unpack_as(

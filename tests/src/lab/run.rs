@@ -4,7 +4,7 @@ use super::error::{LabError, Result};
 use super::images::{self, Contents};
 use super::job::DOMAINS;
 use super::machine::{Boot, Machine, tail};
-use super::options::{GntdevKind, LabArgs};
+use super::options::{DEADLINE, GntdevKind, LabArgs};
 use super::packages::Archive;
 use super::parts::Parts;
 use super::release::Release;
@@ -13,9 +13,9 @@ use super::{gntdev, job, program, results};
 use crate::error::Error;
 use crate::report::ReportDir;
 use crate::settings::PlatformKind;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,11 @@ const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 ///
 /// # Errors
 /// [`LabError`]: what was missing, or what went wrong before there was a result.
-pub fn run(args: &LabArgs) -> Result<ExitCode> {
+pub fn run(mut args: LabArgs) -> Result<ExitCode> {
     let started = Instant::now();
+    // Chosen here, so that the command that runs it again has it.
+    args.seed.get_or_insert_with(|| fastrand::u64(..1 << 32));
+    let args = &args;
     let mut tell = |what: &str| {
         let seconds = started.elapsed().as_secs();
         // With standard error gone there is nobody to tell.
@@ -50,11 +53,13 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
     let cache = std::path::absolute(&args.cache).map_err(LabError::file(&args.cache))?;
     let work = Work::new(&cache)?;
     let mut with = named_files(&args.with)?;
+    let input = named_files(args.input.as_slice())?;
     with.extend(
-        args.input
-            .iter()
-            .map(|input| (input.clone(), job::INPUT.to_owned())),
+        input
+            .into_iter()
+            .map(|(path, _)| (path, job::INPUT.to_owned())),
     );
+    let preparing = lock(&cache, &mut tell)?;
     let parts = Parts::fetch(&cache, xen, kernel, args.mirror.as_deref(), &mut tell)?;
     let agent = program::agent(args.agent.as_deref(), &cache, &mut tell)?;
     let gntdev = match args.gntdev {
@@ -78,6 +83,7 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
         gntdev: gntdev.as_deref(),
     };
     let initramfs = images::build(&parts, &contents)?;
+    drop(preparing);
     if args.prepare {
         tell("everything that a run needs is there");
         return Ok(ExitCode::SUCCESS);
@@ -98,7 +104,7 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
         "booting Xen {} with Linux {} in QEMU",
         xen.xen, parts.kernel_release
     ));
-    boot_and_watch(&boot, Instant::now() + limit, &mut tell)?;
+    boot_and_watch(&boot, limit, &mut tell)?;
     let out = work.path("results");
     if !results::unpack(boot.results, &out)? {
         return Err(LabError::Guest {
@@ -109,13 +115,27 @@ pub fn run(args: &LabArgs) -> Result<ExitCode> {
     }
     let status = out.join("status");
     let status = fs::read_to_string(&status).map_err(LabError::file(&status))?;
+    let status = status.trim().parse().unwrap_or(2);
     results::keep(&out, report.path())?;
-    tell(&format!(
-        "done, status {}; logs are in {}",
-        status.trim(),
-        args.report.display()
-    ));
-    Ok(ExitCode::from(status.trim().parse::<u8>().unwrap_or(2)))
+    let logs = args.report.display();
+    tell(&format!("done, status {status}; logs are in {logs}"));
+    if status != 0 && args.run.is_none() && !args.conform {
+        tell(&format!("again: {}", args.again()));
+    }
+    Ok(ExitCode::from(status))
+}
+
+/// Two labs may run at once, but not fill the cache at once.
+fn lock(cache: &Path, tell: &mut dyn FnMut(&str)) -> Result<File> {
+    let path = cache.join("lock");
+    let file = File::create(&path).map_err(LabError::file(&path))?;
+    match file.try_lock() {
+        Ok(()) => return Ok(file),
+        Err(TryLockError::WouldBlock) => tell("waiting for another lab to prepare the cache"),
+        Err(TryLockError::Error(error)) => return Err(LabError::file(&path)(error)),
+    }
+    file.lock().map_err(LabError::file(&path))?;
+    Ok(file)
 }
 
 /// Found out before anything is fetched.
@@ -141,7 +161,8 @@ fn limit(args: &LabArgs) -> Result<Duration> {
         let chosen = crate::cli::chosen(&args.scenario, PlatformKind::Xen)?;
         u32::try_from(chosen.len()).unwrap_or(u32::MAX)
     };
-    Ok(BOOT + (args.deadline + BESIDE).saturating_mul(runs))
+    let each = args.deadline.unwrap_or(DEADLINE) + BESIDE;
+    Ok(BOOT + each.saturating_mul(runs))
 }
 
 /// Files and their names in the images.
@@ -154,29 +175,40 @@ fn named_files(files: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
             let name = name.ok_or_else(|| LabError::Failed {
                 doing: format!("taking {} along", path.display()),
                 cause: "it is no regular file".into(),
-                cure: "name files with --with".into(),
+                cure: "name a file".into(),
             })?;
             Ok((path.clone(), name.to_string_lossy().into_owned()))
         })
         .collect()
 }
 
-fn boot_and_watch(boot: &Boot<'_>, deadline: Instant, tell: &mut dyn FnMut(&str)) -> Result<()> {
+fn boot_and_watch(boot: &Boot<'_>, limit: Duration, tell: &mut dyn FnMut(&str)) -> Result<()> {
+    let begun = Instant::now();
     let mut machine = Machine::start(boot)?;
     if boot.interactive {
         return machine.wait();
     }
-    machine.watch(deadline, &mut |line| on_line(line, tell))
+    machine.watch(begun + limit, &mut |line| {
+        let slow = on_line(line, tell)?;
+        Ok(slow.map(|times| begun + limit.saturating_mul(times)))
+    })
 }
 
-/// Passes on what is meant for people, and stops at what cannot be survived.
-fn on_line(line: &str, tell: &mut dyn FnMut(&str)) -> std::result::Result<(), String> {
+/// Passes on what is meant for people, and stops at what cannot be survived. How many times slower
+/// than an idle machine this one is, if the line says so.
+fn on_line(line: &str, tell: &mut dyn FnMut(&str)) -> std::result::Result<Option<u32>, String> {
     // Xen's own messages go to the same port, and may begin in the middle of a line.
     if let Some((_, output)) = line.split_once("LAB| ") {
         let _ = writeln!(anstream::stdout(), "{output}");
     } else if let Some((_, news)) = line.split_once("LAB: ") {
         if news.starts_with("failed") {
             return Err(format!("dom0 {news}"));
+        }
+        if let Some(times) = news.strip_prefix(job::SLOW).and_then(|n| n.parse().ok()) {
+            tell(&format!(
+                "the domains took {times} times as long to boot as on an idle machine; so may the rest"
+            ));
+            return Ok(Some(times));
         }
         tell(news);
     } else if let Some(panic) = ["Kernel panic", "(XEN) Panic on CPU"]
@@ -186,24 +218,26 @@ fn on_line(line: &str, tell: &mut dyn FnMut(&str)) -> std::result::Result<(), St
         let cause = &line[line.find(panic).unwrap_or(0)..];
         return Err(format!("a panic: {cause}"));
     }
-    Ok(())
+    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     #[test]
     fn a_panic_and_a_failed_start_end_the_wait() {
         let mut told = Vec::new();
         let mut tell = |what: &str| told.push(what.to_owned());
-        assert!(on_line("(XEN) xLAB: dom0 ready", &mut tell).is_ok());
+        assert_eq!(on_line("(XEN) xLAB: dom0 ready", &mut tell), Ok(None));
+        assert_eq!(on_line("LAB: slow machine: 3", &mut tell), Ok(Some(3)));
         let error = on_line("[ 1.0] Kernel panic - not syncing: x", &mut tell).unwrap_err();
         assert_eq!(error, "a panic: Kernel panic - not syncing: x");
         let error = on_line("LAB: failed to load xenfs", &mut tell).unwrap_err();
         assert_eq!(error, "dom0 failed to load xenfs");
-        assert_eq!(told, ["dom0 ready"]);
+        assert_eq!(told.len(), 2);
+        assert_eq!(told[0], "dom0 ready");
+        assert!(told[1].contains("3 times as long"), "{}", told[1]);
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl Domain {
         self.relay.command(Command::Ask(question, sender));
         match receiver.recv_timeout(ANSWER) {
             Ok(answer) => answer.map_err(|what| self.error(what)),
-            Err(_) => Err(self.error("its supervisor does not answer")),
+            Err(_) => Err(self.no_answer("its supervisor does not answer".into())),
         }
     }
 
@@ -293,8 +293,13 @@ impl Domain {
             .command(Command::Shell(command.to_owned(), sender));
         match receiver.recv_timeout(within) {
             Ok(end) => end.map_err(|what| self.error(what)),
-            Err(_) => Err(self.error(format!("{command:?} did not end within {within:?}"))),
+            Err(_) => Err(self.no_answer(format!("{command:?} did not end within {within:?}"))),
         }
+    }
+
+    /// Why an answer did not come: the domain is lost, or else as the caller says.
+    fn no_answer(&self, otherwise: String) -> RemoteError {
+        self.error(self.lost().unwrap_or(otherwise))
     }
 }
 

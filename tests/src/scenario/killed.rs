@@ -157,10 +157,15 @@ impl Scenario for ConsumerKilled {
         let back = stage.start_back_end("back-end", &device, "map", Some(lending), &[])?;
         let options = [&options[..], &["--check-release".into()]].concat();
         let front = stage.start_front_end("front-end", &device, &options)?;
-        // The file is written first; some holders can hold only the pages that it is read into.
-        let before = if hold.needs_writable() { bytes } else { 0 };
-        let at = before + moment(stage.settings.seed, bytes);
+        // The file is written first, and some holders can hold only the pages that it is read into.
+        // It comes back in order, so that nothing more comes while its first pages are held.
+        let at = if hold.needs_writable() {
+            bytes
+        } else {
+            moment(stage.settings.seed, bytes)
+        };
         stage.await_progress(front, at)?;
+        stage.await_holds(consumer, AT_ONCE)?;
         stage.figure("killed after", format!("{:.1} MB", at as f64 / 1e6));
         let killed_at = stage.kill(consumer)?;
         // It cannot remove its socket any more.

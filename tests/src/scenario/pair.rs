@@ -161,6 +161,21 @@ impl Stage<'_> {
             matches!(news, News::Progress { done, .. } if *done >= bytes).then_some(())
         })
     }
+
+    /// Waits until the consumer has taken over so many holds.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn await_holds(&mut self, consumer: ChildId, holds: usize) -> Result<(), Stopped> {
+        let what = format!("the consumer to hold the pages of {holds} requests");
+        self.world.await_news(consumer, &what, |news| match news {
+            News::Fact { name, value } if name == "taken" => {
+                let taken = value.parse::<usize>().ok()?;
+                (taken >= holds).then_some(())
+            }
+            _ => None,
+        })
+    }
 }
 
 /// SHA-256 of so many bytes of a file, from an offset.
@@ -199,8 +214,7 @@ pub fn place(seed: u64, points: &[Point], bytes: u64) -> [String; 4] {
     ]
 }
 
-/// How far into the writes, or into the reads, the front end is when the consumer is killed, drawn
-/// by the run's seed.
+/// How far the front end is when the consumer is killed, drawn by the run's seed from the writes.
 pub fn moment(seed: u64, bytes: u64) -> u64 {
     fastrand::Rng::with_seed(seed).u64(bytes / 10..bytes / 2)
 }

@@ -46,8 +46,15 @@ pub struct KernelLog {
     pub trouble: Vec<String>,
 }
 
+/// It never answered.
+fn silent(error: RemoteError) -> Error {
+    let cure = "let its init run `pv-stress supervise /dev/hvc0`, as its console's only use";
+    Error::environment(format!("domain {}", error.name), error.what, cure)
+}
+
+/// It answered, and failed later.
 fn remote(error: RemoteError) -> Error {
-    let cure = "start it with `pv-stress supervise /dev/hvc0` as its only use of the console";
+    let cure = "its console's log in /var/log/xen/console and `xl dmesg` may say more";
     Error::environment(format!("domain {}", error.name), error.what, cure)
 }
 
@@ -61,7 +68,7 @@ impl Xen {
         let sockets = tempfile::Builder::new().prefix("pv-relay-").tempdir();
         let sockets =
             sockets.map_err(|error| Error::file(&std::env::temp_dir(), error, "set TMPDIR"))?;
-        let connect = |which| Domain::connect(&client, which, sockets.path()).map_err(remote);
+        let connect = |which| Domain::connect(&client, which, sockets.path()).map_err(silent);
         let (front, back) = (connect(front)?, connect(back)?);
         if front.domid == back.domid {
             return Err(Error::Usage(
@@ -80,7 +87,7 @@ impl Xen {
                 kernel,
                 guest_type,
                 clocksource,
-            } = domain.await_welcome().map_err(remote)?;
+            } = domain.await_welcome().map_err(silent)?;
             let off = domain.clock_uncertainty();
             tracing::info!(
                 domain = domain.name,
@@ -217,8 +224,8 @@ pub fn on(domain: &str, command: &str, deadline: Duration) -> Result<ExitCode> {
     let sockets =
         sockets.map_err(|error| Error::file(&std::env::temp_dir(), error, "set TMPDIR"))?;
     let (_, client) = dom0()?;
-    let domain = Domain::connect(&client, domain, sockets.path()).map_err(remote)?;
-    domain.await_welcome().map_err(remote)?;
+    let domain = Domain::connect(&client, domain, sockets.path()).map_err(silent)?;
+    domain.await_welcome().map_err(silent)?;
     let (end, output) = domain.shell(command, deadline).map_err(remote)?;
     std::io::stdout()
         .write_all(&output)
