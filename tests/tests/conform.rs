@@ -66,7 +66,7 @@ fn conform_lists_its_differences_in_the_docs() {
 /// Each fault turns these rules red, at least, and the exit status with them.
 #[test]
 fn conform_notices_a_broken_simulator() {
-    let faults: [(&str, &[&str]); 6] = [
+    let faults: [(&str, &[&str]); 8] = [
         (
             "unmap-ignores-references",
             &[
@@ -89,6 +89,21 @@ fn conform_notices_a_broken_simulator() {
             &[
                 "alloc-over-the-limit-is-enospc",
                 "alloc-limit-counts-all-files",
+            ],
+        ),
+        (
+            "store-ignores-conflicts",
+            &[
+                "store-transaction-in-conflict-is-eagain",
+                "store-transaction-conflicts-over-what-was-absent",
+                "store-transaction-is-tried-again-by-the-client",
+            ],
+        ),
+        (
+            "store-tells-everybody",
+            &[
+                "store-watch-tells-who-may-read",
+                "store-watch-hears-of-new-permissions",
             ],
         ),
     ];

@@ -4,7 +4,7 @@
 use crate::path::Path;
 use crate::perms::{Caller, Permission, Perms};
 use crate::quota::Quotas;
-use crate::store::{Node, Tree};
+use crate::store::{Node, Tree, record_bytes};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 
@@ -99,11 +99,10 @@ impl Access<'_> {
     }
 
     fn write(&mut self, path: &Path, value: &[u8]) -> Result<(), Errno> {
-        if !self.caller.is_privileged() && value.len() > self.quotas.value_bytes {
-            return Err(Errno::NOSPC);
-        }
         match self.node(path, Need::Write) {
-            Ok(_) => {
+            Ok(node) => {
+                let bytes = node.record_bytes() - node.value.len() + value.len();
+                self.check_bytes(bytes)?;
                 self.tree.set_value(path, value);
             }
             Err(Errno::NOENT) => self.create(path, value)?,
@@ -162,7 +161,11 @@ impl Access<'_> {
 
     fn set_perms(&mut self, path: &Path, entries: &[Permission]) -> Result<(), Errno> {
         let perms = Perms::new(entries.to_vec()).ok_or(Errno::INVAL)?;
-        let old = self.node(path, Need::Own)?.perms.clone();
+        let node = self.node(path, Need::Own)?;
+        let (old, others) = (
+            node.perms.clone(),
+            node.record_bytes() - record_bytes(&node.perms),
+        );
         if !self.caller.is_privileged() {
             if perms.owner() != old.owner() {
                 return Err(Errno::PERM);
@@ -171,6 +174,7 @@ impl Access<'_> {
                 return Err(Errno::NOSPC);
             }
         }
+        self.check_bytes(others + record_bytes(&perms))?;
         self.tree.set_perms(path, perms.clone());
         // Who could read it and who can now: both learn of the change.
         self.changes.push(Change {
@@ -199,6 +203,12 @@ impl Access<'_> {
         if !self.caller.is_privileged() && owned + missing.len() > self.quotas.nodes {
             return Err(Errno::NOSPC);
         }
+        let mut below = value.len();
+        for p in &missing {
+            self.check_bytes(record_bytes(&perms) + below)?;
+            below = p.name().len() + 1;
+        }
+        self.check_bytes(parent.record_bytes() + below)?;
         self.touch(&above);
         for p in missing.iter().rev() {
             self.touch(p);
@@ -234,6 +244,13 @@ impl Access<'_> {
             Need::Write => perms.rights(self.caller).writes(),
             Need::Own => perms.owned(self.caller),
         }
+    }
+
+    fn check_bytes(&self, record: usize) -> Result<(), Errno> {
+        if !self.caller.is_privileged() && record >= self.quotas.node_bytes {
+            return Err(Errno::NOSPC);
+        }
+        Ok(())
     }
 
     fn touch(&mut self, path: &Path) {

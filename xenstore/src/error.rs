@@ -121,7 +121,7 @@ impl std::fmt::Display for Cure {
             Errno::PERM => "; only dom0 can change a node's owner",
             Errno::NOSPC => "; a quota of this domain is used up: remove nodes or transactions, or raise the quota in dom0",
             Errno::TOOBIG => "; too long, or too many watches: xenstore takes 4096 bytes a message and 128 watches a domain",
-            Errno::INVAL => "; a path is letters, digits and -/_@, at most 3072 bytes",
+            Errno::INVAL => "; a path is letters, digits and -/_@, at most 2048 bytes",
             Errno::EXIST => "; it is there already",
             _ => "",
         })

@@ -25,5 +25,6 @@ pub mod xenbus;
 pub use client::{Client, Transaction, WatchEvent};
 pub use error::{Error, Result};
 pub use perms::{Permission, Rights};
+pub use server::Sabotage;
 pub use server::service::{Config, ServerHandle, ServiceError};
 pub use xenbus::XenbusState;

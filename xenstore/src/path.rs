@@ -1,6 +1,6 @@
 //! Paths: what xenstore takes for one, and how a relative one becomes absolute.
 
-use crate::wire::{ABSOLUTE_PATH_MAX_BYTES, RELATIVE_PATH_MAX_BYTES};
+use crate::wire::RELATIVE_PATH_MAX_BYTES;
 use libgnt::DomId;
 use std::borrow::Borrow;
 use std::fmt;
@@ -16,13 +16,25 @@ pub fn home(domid: DomId) -> String {
     format!("/local/domain/{}", domid.0)
 }
 
+/// How long a leading home directory is, any domain's, with its slash: xenstored does not count
+/// it (`is_valid_nodename`, `tools/xenstore/xenstored_core.c`).
+fn some_home_bytes(path: &[u8]) -> usize {
+    const START: &[u8] = b"/local/domain/";
+    let number = path.strip_prefix(START).unwrap_or_default();
+    match number.iter().position(|b| !b.is_ascii_digit()) {
+        Some(digits @ 1..=5) if number[digits] == b'/' => START.len() + digits + 1,
+        _ => 0,
+    }
+}
+
 /// Why bytes are no path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// Nothing there.
     #[error("an empty path")]
     Empty,
-    /// `XENSTORE_ABS_PATH_MAX` or `XENSTORE_REL_PATH_MAX`.
+    /// `XENSTORE_REL_PATH_MAX`, also for an absolute path, from which a home directory's part is
+    /// not counted.
     #[error("{len} bytes; the limit is {limit}")]
     TooLong {
         /// How long it is.
@@ -58,11 +70,7 @@ impl Path {
     /// [`PathError`], never [`PathError::Special`].
     pub fn parse(bytes: &[u8], domid: DomId) -> Result<(Path, bool), PathError> {
         let relative = !matches!(bytes.first(), Some(b'/' | b'@'));
-        let limit = if relative {
-            RELATIVE_PATH_MAX_BYTES
-        } else {
-            ABSOLUTE_PATH_MAX_BYTES
-        };
+        let limit = RELATIVE_PATH_MAX_BYTES + some_home_bytes(bytes);
         if bytes.is_empty() {
             return Err(PathError::Empty);
         }
@@ -88,12 +96,6 @@ impl Path {
         } else {
             text.into_owned()
         };
-        if full.len() > ABSOLUTE_PATH_MAX_BYTES {
-            return Err(PathError::TooLong {
-                len: full.len(),
-                limit: ABSOLUTE_PATH_MAX_BYTES,
-            });
-        }
         Ok((Path(full.into()), relative))
     }
 
@@ -220,11 +222,21 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_those_of_the_header() {
-        let absolute = |n: usize| parse(&format!("/{}", "a".repeat(n - 1))).is_ok();
-        assert!(absolute(3072) && !absolute(3073));
-        let relative = |n: usize| parse(&"a".repeat(n)).is_ok();
-        assert!(relative(2048) && !relative(2049));
+    fn limits_are_those_of_xenstored() {
+        let long = |start: &str, n: usize| parse(&format!("{start}{}", "a".repeat(n))).is_ok();
+        for (start, counted) in [
+            ("", 0),
+            ("/", 1),
+            ("@", 1),
+            ("/local/domain/7/", 0),
+            ("/local/domain/65535/", 0),
+            ("/local/domain/655350/", 21),
+            ("/local/domain/7", 15),
+            ("/local/domain/x/", 16),
+        ] {
+            assert!(long(start, 2048 - counted), "{start}");
+            assert!(!long(start, 2049 - counted), "{start}");
+        }
     }
 
     #[test]

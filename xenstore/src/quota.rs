@@ -5,12 +5,12 @@
 pub struct Quotas {
     /// Nodes a domain may own (`ENOSPC`).
     pub nodes: usize,
-    /// Watches over all its connections (`E2BIG`).
+    /// Watches over all its connections: with one more there is no further one (`E2BIG`).
     pub watches: usize,
-    /// Open transactions over all its connections (`ENOSPC`).
+    /// Open transactions over all its connections: with one more there is no further one (`ENOSPC`).
     pub transactions: usize,
-    /// Bytes of one value (`ENOSPC`).
-    pub value_bytes: usize,
+    /// Bytes of one node, which it does not reach: [`crate::store::Node::record_bytes`] (`ENOSPC`).
+    pub node_bytes: usize,
     /// Entries in one node's permissions (`ENOSPC`).
     pub permissions: usize,
     /// Nodes that one transaction may touch (`ENOSPC`): its memory is bounded.
@@ -23,7 +23,7 @@ impl Default for Quotas {
             nodes: 1000,
             watches: 128,
             transactions: 10,
-            value_bytes: 2048,
+            node_bytes: 2048,
             permissions: 5,
             transaction_nodes: 1024,
         }

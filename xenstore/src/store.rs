@@ -16,14 +16,30 @@ pub struct Node {
     pub perms: Perms,
     /// Changes with the value, the permissions and the list of children, and only then.
     pub generation: u64,
+    /// The tree's generation when it was made.
+    born: u64,
     children: BTreeMap<Arc<str>, Arc<Node>>,
 }
 
 impl Node {
-    /// The children's names, in order.
+    /// The children's names, the oldest first, as xenstored's list has them.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.children.keys().map(|name| &**name)
+        let mut names: Vec<_> = self.children.iter().map(|(n, c)| (c.born, &**n)).collect();
+        names.sort_unstable();
+        names.into_iter().map(|(_, name)| name)
     }
+
+    /// What xenstored stores for the node: that has a limit (`write_node_raw`).
+    pub fn record_bytes(&self) -> usize {
+        let names: usize = self.children.keys().map(|name| name.len() + 1).sum();
+        record_bytes(&self.perms) + self.value.len() + names
+    }
+}
+
+/// What xenstored stores for an empty node: `struct xs_tdb_record_hdr`, and a
+/// `struct xs_permissions` for each permission.
+pub fn record_bytes(perms: &Perms) -> usize {
+    24 + 8 * perms.entries().len()
 }
 
 /// All nodes. Cloning makes a snapshot.
@@ -47,6 +63,7 @@ impl Tree {
             value: Vec::new(),
             perms: Perms::private(),
             generation: 1,
+            born: 1,
             children: BTreeMap::new(),
         };
         Tree {
@@ -108,6 +125,7 @@ impl Tree {
             value: value.to_vec(),
             perms,
             generation,
+            born: generation,
             children: BTreeMap::new(),
         };
         let name: Arc<str> = path.name().into();

@@ -4,7 +4,6 @@ use crate::access::Change;
 use crate::path::Path;
 use crate::perms::Caller;
 use crate::server::ConnId;
-use rustix::io::Errno;
 use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
@@ -42,43 +41,43 @@ impl Watches {
             .count()
     }
 
+    /// Has the connection this path with this token?
+    pub fn has(&self, conn: ConnId, path: &Path, token: &[u8]) -> bool {
+        let watches = self.by_path.get(path);
+        watches.is_some_and(|all| all.iter().any(|w| w.conn == conn && w.token == token))
+    }
+
     /// Adds one.
-    ///
-    /// # Errors
-    /// EEXIST: the connection has this path with this token already.
-    pub fn add(
-        &mut self,
-        conn: ConnId,
-        path: Path,
-        token: &[u8],
-        relative: bool,
-    ) -> Result<(), Errno> {
-        let watches = self.by_path.entry(path).or_default();
-        if watches.iter().any(|w| w.conn == conn && w.token == token) {
-            return Err(Errno::EXIST);
-        }
-        watches.push(Watch {
+    pub fn add(&mut self, conn: ConnId, path: Path, token: &[u8], relative: bool) {
+        self.by_path.entry(path).or_default().push(Watch {
             conn,
             token: token.to_vec(),
             relative,
         });
-        Ok(())
     }
 
-    /// Removes one.
-    ///
-    /// # Errors
-    /// ENOENT: not the connection's.
-    pub fn remove(&mut self, conn: ConnId, path: &Path, token: &[u8]) -> Result<(), Errno> {
-        let watches = self.by_path.get_mut(path).ok_or(Errno::NOENT)?;
-        let index = watches
-            .iter()
-            .position(|w| w.conn == conn && w.token == token);
-        watches.remove(index.ok_or(Errno::NOENT)?);
+    /// Removes one, of those that were registered so, if that counts. False: there is none.
+    pub fn remove(
+        &mut self,
+        conn: ConnId,
+        path: &Path,
+        token: &[u8],
+        relative: Option<bool>,
+    ) -> bool {
+        let Some(watches) = self.by_path.get_mut(path) else {
+            return false;
+        };
+        let index = watches.iter().position(|w| {
+            w.conn == conn && w.token == token && relative.is_none_or(|it| it == w.relative)
+        });
+        let Some(index) = index else {
+            return false;
+        };
+        watches.remove(index);
         if watches.is_empty() {
             self.by_path.remove(path);
         }
-        Ok(())
+        true
     }
 
     /// Drops all of a connection's.
@@ -94,6 +93,7 @@ impl Watches {
         &self,
         change: &Change,
         caller_of: impl Fn(ConnId) -> Option<Caller>,
+        to_everybody: bool,
     ) -> Vec<Fired> {
         let mut fired = Vec::new();
         for above in change.path.ancestors() {
@@ -104,11 +104,9 @@ impl Watches {
                 let Some(caller) = caller_of(watch.conn) else {
                     continue;
                 };
-                if !change
-                    .readable_by
-                    .iter()
-                    .any(|perms| perms.rights(caller).reads())
-                {
+                let mut readable_by = change.readable_by.iter();
+                let readable = readable_by.any(|perms| perms.rights(caller).reads());
+                if !readable && !to_everybody {
                     continue;
                 }
                 let path = if watch.relative {

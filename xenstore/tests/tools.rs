@@ -168,7 +168,7 @@ fn independent_client() {
     let names = xs.directory("/peer").unwrap();
     assert_eq!(
         names.iter().map(|name| &**name).collect::<Vec<_>>(),
-        ["x", "y"]
+        ["y", "x"]
     );
     xs.rm("/peer/y").unwrap();
     assert!(xs.read("/peer/y").is_err());

@@ -29,7 +29,7 @@ pub(super) fn run(agent: &Agent, args: Args) -> Outcome {
         sabotage: agent.sabotage.and_then(of_the_host),
         ..Config::default()
     };
-    let host = start(&args.dir, config, agent.timeline.clone())?;
+    let host = start(&args.dir, config, None, agent.timeline.clone())?;
     agent.control.send(&News::Ready)?;
     // Ends with the order, or with the run.
     while !matches!(agent.await_order("to stop"), Ok(Order::Stop) | Err(_)) {}
@@ -65,6 +65,7 @@ impl RunningHost {
 pub(crate) fn start(
     dir: &Path,
     config: Config,
+    store_sabotage: Option<pv_xenstore::Sabotage>,
     timeline: Timeline,
 ) -> Result<RunningHost, Box<dyn std::error::Error + Send + Sync>> {
     std::fs::create_dir_all(dir).map_err(|error| {
@@ -76,6 +77,7 @@ pub(crate) fn start(
     })?;
     let xenstore = ServerHandle::start(pv_xenstore::Config {
         socket: Some(dir.join(XENSTORE_SOCKET)),
+        sabotage: store_sabotage,
         ..pv_xenstore::Config::default()
     })?;
     let services = Dom0 {

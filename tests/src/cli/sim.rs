@@ -45,7 +45,7 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode> {
         unmap: args.unmap.into(),
         ..Config::default()
     };
-    let host = host::start(&args.dir, config, Timeline::none())
+    let host = host::start(&args.dir, config, None, Timeline::none())
         .map_err(|error| Error::Usage(error.to_string()))?;
     create_domains(args).map_err(|error| Error::Usage(error.to_string()))?;
     closed_pipe_is_fine(instructions(&args.dir, &mut anstream::stdout()))?;

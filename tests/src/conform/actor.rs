@@ -6,6 +6,7 @@
 
 use super::bench::{export_hold, hold_to_take, take_hold};
 use super::memory::trespass;
+use super::store::{StoreHand, StoreOrder};
 use super::things::{Mapping, PATIENCE, Share, copy_status, heard, peek};
 use super::{Outcome, Stop};
 use crate::holder::{Export, Held};
@@ -76,6 +77,8 @@ pub enum Order {
     Hold(usize),
     /// Take over the asker's hold of one page, and hold it to the end.
     TakeHold(Vec<u64>, Vec<String>),
+    /// Do something in xenstore.
+    Store(StoreOrder),
     /// Give everything up, as the end of the process would.
     Forget,
     /// Answer.
@@ -128,6 +131,7 @@ struct Actor<'a> {
     maps: Vec<Mapping>,
     holds: Vec<Export>,
     held: Vec<Box<dyn Held>>,
+    store: Option<StoreHand>,
 }
 
 /// Performs orders until there are none.
@@ -146,6 +150,7 @@ pub fn serve(
         maps: Vec::new(),
         holds: Vec::new(),
         held: Vec::new(),
+        store: None,
     };
     let mut line = String::new();
     while orders.read_line(&mut line)? > 0 {
@@ -266,7 +271,12 @@ impl Actor<'_> {
                 self.held.push(held);
                 Ok(Answer::Done)
             }
+            Order::Store(order) => Ok(self.store(order).unwrap_or_else(|error| {
+                let errno = error.errno().map(Errno::raw_os_error);
+                Answer::Refused(errno, error.to_string())
+            })),
             Order::Forget => {
+                self.store = None;
                 self.held.clear();
                 self.holds.clear();
                 self.maps.clear();
@@ -295,6 +305,14 @@ impl Actor<'_> {
             }
         }
         Ok(Answer::Done)
+    }
+
+    fn store(&mut self, order: StoreOrder) -> pv_xenstore::Result<Answer> {
+        let hand = match &mut self.store {
+            Some(hand) => hand,
+            none => none.insert(StoreHand::new(&**self.platform)?),
+        };
+        hand.perform(order).map(Answer::Bytes)
     }
 
     fn pages(&self, thing: Thing) -> libgnt::Result<&SharedPages> {

@@ -5,11 +5,12 @@ use super::relay::{self, Relayed};
 use super::run::{Plan, try_rule};
 use super::table::{Report, print_rule, side_by_side};
 use super::{Rule, rules};
+use crate::agent::host;
 use crate::error::{Error, Result};
 use crate::settings::PlatformKind;
+use crate::timeline::Timeline;
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::{Config, Sabotage};
-use libgnt::sim::host::{HostThread, NoServices};
 use libgnt::{DomId, PlatformChoice};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -49,17 +50,26 @@ pub struct ConformArgs {
     beside: Vec<PathBuf>,
     /// Break the simulated Xen on purpose, to see that a rule notices
     #[arg(long, value_name = "FAULT", hide = true, value_parser = parse_sabotage)]
-    sabotage: Option<Sabotage>,
+    sabotage: Option<Fault>,
 }
 
-fn parse_sabotage(name: &str) -> Result<Sabotage, String> {
+/// What is broken on purpose.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Host(Sabotage),
+    Store(pv_xenstore::Sabotage),
+}
+
+fn parse_sabotage(name: &str) -> Result<Fault, String> {
     Ok(match name {
-        "unmap-ignores-references" => Sabotage::UnmapIgnoresReferences,
-        "event-before-unmap" => Sabotage::EventBeforeUnmap,
-        "reuse-while-in-use" => Sabotage::ReuseWhileInUse,
-        "hold-outlives-owner" => Sabotage::HoldOutlivesOwner,
-        "no-quota" => Sabotage::NoQuota,
-        "no-map-reference" => Sabotage::NoMapReferenceAcrossAsync,
+        "unmap-ignores-references" => Fault::Host(Sabotage::UnmapIgnoresReferences),
+        "event-before-unmap" => Fault::Host(Sabotage::EventBeforeUnmap),
+        "reuse-while-in-use" => Fault::Host(Sabotage::ReuseWhileInUse),
+        "hold-outlives-owner" => Fault::Host(Sabotage::HoldOutlivesOwner),
+        "no-quota" => Fault::Host(Sabotage::NoQuota),
+        "no-map-reference" => Fault::Host(Sabotage::NoMapReferenceAcrossAsync),
+        "store-ignores-conflicts" => Fault::Store(pv_xenstore::Sabotage::IgnoresConflicts),
+        "store-tells-everybody" => Fault::Store(pv_xenstore::Sabotage::TellsEverybody),
         _ => return Err("no such fault".into()),
     })
 }
@@ -98,11 +108,16 @@ fn on_sim(args: &ConformArgs, rules: &[&Rule]) -> Result<ExitCode> {
         .prefix("pv-conform-")
         .tempdir()
         .map_err(|error| failed(&error))?;
+    let (of_the_host, of_the_store) = match args.sabotage {
+        Some(Fault::Host(sabotage)) => (Some(sabotage), None),
+        Some(Fault::Store(sabotage)) => (None, Some(sabotage)),
+        None => (None, None),
+    };
     let config = Config {
-        sabotage: args.sabotage,
+        sabotage: of_the_host,
         ..Config::default()
     };
-    let host = HostThread::start(dir.path(), config, Box::new(NoServices))
+    let host = host::start(dir.path(), config, of_the_store, Timeline::none())
         .map_err(|error| failed(&error))?;
     // The domains must not die with the processes of a rule.
     SimPlatform::connect(dir.path(), Some(DomId::DOM0), "conform", true)

@@ -10,11 +10,13 @@
 pub mod actor;
 pub mod bench;
 pub mod cli;
+pub mod conn;
 mod memory;
 pub mod process;
 mod relay;
 pub mod rules;
 pub mod run;
+pub mod store;
 pub mod table;
 pub mod things;
 

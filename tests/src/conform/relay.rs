@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn a_request_waits_for_the_relay_to_start() {
         let dir = tempfile::tempdir().unwrap();
-        let _host = host::start(dir.path(), Config::default(), Timeline::none()).unwrap();
+        let _host = host::start(dir.path(), Config::default(), None, Timeline::none()).unwrap();
         let member = |domain| Member {
             platform: PlatformChoice::Sim(dir.path().to_owned()),
             domain: Some(domain),

@@ -152,7 +152,7 @@ impl Client {
         text_of(about, path)
     }
 
-    /// Does xenstore know the domain? Kernels let only dom0 ask.
+    /// Does xenstore know the domain? xenstored lets only dom0 ask.
     ///
     /// # Errors
     /// [`Error::Refused`] and the connection's.

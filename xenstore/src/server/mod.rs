@@ -42,6 +42,8 @@ pub enum Output {
 #[derive(Debug)]
 struct Connection {
     domid: DomId,
+    /// Through /dev/xen/xenbus, where the kernel keeps its own list of watches.
+    device: bool,
     transactions: BTreeMap<u32, Transaction>,
     last_transaction: u32,
 }
@@ -57,6 +59,16 @@ pub struct Server {
     targets: BTreeMap<DomId, DomId>,
     special: BTreeMap<Path, Perms>,
     quotas: Quotas,
+    sabotage: Option<Sabotage>,
+}
+
+/// Ways to break the server, for tests of those who must notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Transactions commit whatever others have changed since.
+    IgnoresConflicts,
+    /// Watches fire without a look at permissions.
+    TellsEverybody,
 }
 
 impl Server {
@@ -71,6 +83,7 @@ impl Server {
             targets: BTreeMap::new(),
             special: BTreeMap::new(),
             quotas,
+            sabotage: None,
         }
     }
 
@@ -79,12 +92,24 @@ impl Server {
         &self.tree
     }
 
-    /// A new connection with a domain's rights.
+    /// A new connection with a domain's rights, to xenstored itself.
     pub fn connect(&mut self, domid: DomId) -> ConnId {
+        self.open(domid, false)
+    }
+
+    /// A new open file of a domain's `/dev/xen/xenbus`. It differs from a connection in that a
+    /// watch may be registered twice, and the end of one that is not there is no error
+    /// (`xenbus_write_watch`, `drivers/xen/xenbus/xenbus_dev_frontend.c`).
+    pub fn open_device(&mut self, domid: DomId) -> ConnId {
+        self.open(domid, true)
+    }
+
+    fn open(&mut self, domid: DomId, device: bool) -> ConnId {
         self.last_connection += 1;
         let id = ConnId(self.last_connection);
         let connection = Connection {
             domid,
+            device,
             transactions: BTreeMap::new(),
             last_transaction: 0,
         };
@@ -172,9 +197,10 @@ impl Server {
 
     fn fire(&self, changes: &[Change]) -> Vec<Output> {
         let caller_of = |conn| self.connections.get(&conn).map(|c| self.caller(c.domid));
+        let to_everybody = self.sabotage == Some(Sabotage::TellsEverybody);
         let fired = changes
             .iter()
-            .flat_map(|change| self.watches.fired(change, caller_of));
+            .flat_map(|change| self.watches.fired(change, caller_of, to_everybody));
         fired
             .map(|f| Output::Event(f.conn, Packet::watch_event(&f.path, &f.token)))
             .collect()

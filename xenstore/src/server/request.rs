@@ -1,6 +1,6 @@
 //! What each request means (`docs/misc/xenstore.txt` in Xen's source has the argument formats).
 
-use super::{ConnId, Output, Server, invalid, nul_terminated};
+use super::{ConnId, Output, Sabotage, Server, invalid, nul_terminated};
 use crate::access::{Access, Edit};
 use crate::path::{self, Path};
 use crate::perms::{Caller, Permission, Perms};
@@ -82,12 +82,7 @@ impl Server {
             }
             Kind::SetPerms => self.set_perms(conn, caller, packet, events),
             Kind::Watch => self.watch(conn, caller, payload, events),
-            Kind::Unwatch => {
-                let [path, token] = two(payload)?;
-                let (path, _) = Path::parse(path, caller.domid).map_err(invalid)?;
-                self.watches.remove(conn, &path, token)?;
-                ok()
-            }
+            Kind::Unwatch => self.unwatch(conn, caller, payload),
             Kind::ResetWatches => {
                 self.watches.forget(conn);
                 if let Some(connection) = self.connections.get_mut(&conn) {
@@ -98,11 +93,12 @@ impl Server {
             Kind::TransactionStart => self.transaction_start(conn, caller, packet),
             Kind::TransactionEnd => self.transaction_end(conn, caller, packet, events),
             Kind::GetDomainPath => Ok(nul_terminated(path::home(number_as_domid(one(payload)?)?))),
-            Kind::IsDomainIntroduced => {
-                let known = self.introduced.contains(&number_as_domid(one(payload)?)?);
-                Ok(nul_terminated(if known { "T" } else { "F" }))
-            }
-            Kind::Introduce | Kind::Release | Kind::Resume | Kind::SetTarget | Kind::Control => {
+            Kind::Introduce
+            | Kind::Release
+            | Kind::Resume
+            | Kind::SetTarget
+            | Kind::IsDomainIntroduced
+            | Kind::Control => {
                 if caller.is_privileged() {
                     self.toolstack_request(kind, payload, events)
                 } else {
@@ -135,7 +131,7 @@ impl Server {
             .transactions
             .get_mut(&tx_id)
             .ok_or(Errno::NOENT)?;
-        transaction.read(caller, &self.quotas, read)
+        transaction.read(&self.tree, caller, &self.quotas, read)
     }
 
     fn edit(
@@ -152,7 +148,7 @@ impl Server {
                 .transactions
                 .get_mut(&tx_id)
                 .ok_or(Errno::NOENT)?;
-            transaction.edit(caller, &self.quotas, edit)?;
+            transaction.edit(&self.tree, caller, &self.quotas, edit)?;
             return ok();
         }
         let mut changes = Vec::new();
@@ -222,13 +218,35 @@ impl Server {
                 .get(&id)
                 .is_some_and(|c| c.domid == caller.domid)
         };
-        if !caller.is_privileged() && self.watches.count(of_domain) >= self.quotas.watches {
+        if !caller.is_privileged() && self.watches.count(of_domain) > self.quotas.watches {
             return Err(Errno::TOOBIG);
         }
-        self.watches.add(conn, path, token, relative)?;
+        if !self.is_device(conn) && self.watches.has(conn, &path, token) {
+            return Err(Errno::EXIST);
+        }
+        self.watches.add(conn, path, token, relative);
         // The first event says only that the watch stands; it comes whether or not the node is there.
         events.push(Output::Event(conn, Packet::watch_event(text, token)));
         ok()
+    }
+
+    fn unwatch(&mut self, conn: ConnId, caller: Caller, payload: &[u8]) -> Answer {
+        let [text, token] = two(payload)?;
+        let removed = match Path::parse(text, caller.domid) {
+            // The device compares the path with those that its file gave it, and knows no error.
+            Ok((path, relative)) if self.is_device(conn) => {
+                self.watches.remove(conn, &path, token, Some(relative));
+                true
+            }
+            Err(_) if self.is_device(conn) => true,
+            Ok((path, _)) => self.watches.remove(conn, &path, token, None),
+            Err(error) => return Err(invalid(error)),
+        };
+        if removed { ok() } else { Err(Errno::NOENT) }
+    }
+
+    fn is_device(&self, conn: ConnId) -> bool {
+        self.connections.get(&conn).is_some_and(|c| c.device)
     }
 
     fn transaction_start(&mut self, conn: ConnId, caller: Caller, packet: &Packet) -> Answer {
@@ -241,7 +259,7 @@ impl Server {
             .values()
             .filter(|c| c.domid == caller.domid);
         let open: usize = mine.map(|c| c.transactions.len()).sum();
-        if !caller.is_privileged() && open >= self.quotas.transactions {
+        if !caller.is_privileged() && open > self.quotas.transactions {
             return Err(Errno::NOSPC);
         }
         let transaction = Transaction::begin(&self.tree);
@@ -264,17 +282,24 @@ impl Server {
         packet: &Packet,
         events: &mut Vec<Output>,
     ) -> Answer {
+        let connection = self.connections.get_mut(&conn).ok_or(Errno::NOENT)?;
+        // A wrong word leaves the transaction open.
+        if packet.tx_id != 0 && !connection.transactions.contains_key(&packet.tx_id) {
+            return Err(Errno::NOENT);
+        }
         let commit = match one(&packet.payload)? {
             b"T" => true,
             b"F" => false,
             _ => return Err(Errno::INVAL),
         };
-        let connection = self.connections.get_mut(&conn).ok_or(Errno::NOENT)?;
-        let transaction = connection
+        let mut transaction = connection
             .transactions
             .remove(&packet.tx_id)
             .ok_or(Errno::NOENT)?;
         if commit {
+            if self.sabotage == Some(Sabotage::IgnoresConflicts) {
+                transaction.forget_what_it_saw();
+            }
             let changes = transaction.commit(&mut self.tree, caller, &self.quotas)?;
             events.extend(self.fire(&changes));
         }
@@ -315,6 +340,10 @@ impl Server {
                 let known = self.introduced.contains(&number_as_domid(first)?);
                 if known { ok() } else { Err(Errno::NOENT) }
             }
+            Kind::IsDomainIntroduced => {
+                let known = self.introduced.contains(&number_as_domid(one(payload)?)?);
+                Ok(nul_terminated(if known { "T" } else { "F" }))
+            }
             Kind::SetTarget => {
                 let [domid, target] = args[..] else {
                     return Err(Errno::INVAL);
@@ -346,7 +375,7 @@ impl Server {
                     q.nodes,
                     q.watches,
                     q.transactions,
-                    q.value_bytes,
+                    q.node_bytes,
                     q.permissions,
                     q.transaction_nodes
                 )))

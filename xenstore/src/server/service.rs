@@ -4,7 +4,7 @@
 //! connection is a socket that somebody who knows the domain attaches.
 
 use super::queue::{OutQueue, QueueLimits};
-use super::{ConnId, Output, Server};
+use super::{ConnId, Output, Sabotage, Server};
 use crate::quota::Quotas;
 use crate::toolstack;
 use crate::wire::{Decoder, Packet};
@@ -40,6 +40,8 @@ pub struct Config {
     pub quotas: Quotas,
     /// Limits on each connection's queue.
     pub queue: QueueLimits,
+    /// Broken on purpose, to see that tests notice.
+    pub sabotage: Option<Sabotage>,
 }
 
 /// Why the service does not start, or no longer answers.
@@ -132,6 +134,7 @@ impl ServerHandle {
         }
         let (messages, inbox) = unbounded();
         let mut server = Server::new(config.quotas);
+        server.sabotage = config.sabotage;
         let toolstack = server.connect(DomId::DOM0);
         let mut service = Service {
             poll,
@@ -159,7 +162,7 @@ impl ServerHandle {
         })))
     }
 
-    /// Serves a socket with a domain's rights.
+    /// Serves a socket as an open `/dev/xen/xenbus` of a domain's ([`Server::open_device`]).
     ///
     /// # Errors
     /// [`ServiceError::Stopped`].
@@ -335,7 +338,8 @@ impl Service {
                         tracing::warn!(%error, %domid, "cannot serve a connection");
                         continue;
                     }
-                    self.add(UnixStream::from_std(stream), domid);
+                    let conn = self.server.open_device(domid);
+                    self.add(UnixStream::from_std(stream), conn, domid);
                 }
                 Message::Introduce(domid, name, done) => {
                     self.write_domain(domid, &name);
@@ -373,7 +377,10 @@ impl Service {
                 None => return,
             };
             match accepted {
-                Ok((stream, _)) => self.add(stream, DomId::DOM0),
+                Ok((stream, _)) => {
+                    let conn = self.server.connect(DomId::DOM0);
+                    self.add(stream, conn, DomId::DOM0);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -385,8 +392,7 @@ impl Service {
         }
     }
 
-    fn add(&mut self, mut stream: UnixStream, domid: DomId) {
-        let id = self.server.connect(domid);
+    fn add(&mut self, mut stream: UnixStream, id: ConnId, domid: DomId) {
         let token = Token(id.0 as usize + FIRST_CONNECTION);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {

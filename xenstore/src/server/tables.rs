@@ -11,7 +11,7 @@ struct World {
     connections: BTreeMap<u16, ConnId>,
 }
 
-/// dom0 and domains 1, 2, 3, each with one connection.
+/// dom0 and domains 1, 2, 3, each with one connection; domain 1's open device is number 101.
 fn world(quotas: Quotas) -> World {
     let mut server = Server::new(quotas);
     let mut connections = BTreeMap::new();
@@ -27,6 +27,7 @@ fn world(quotas: Quotas) -> World {
         server.introduce(DomId(domid));
         connections.insert(domid, server.connect(DomId(domid)));
     }
+    connections.insert(101, server.open_device(DomId(1)));
     World {
         server,
         connections,
@@ -111,7 +112,7 @@ fn nodes() {
         ("1 READ /local/domain/1/name", "name-1", &[]),
         (
             "1 DIRECTORY /local/domain/1",
-            "attr|control|data|device|domid|drivers|error|feature|name",
+            "domid|name|device|control|error|data|drivers|feature|attr",
             &[],
         ),
         ("1 WRITE data/a/b|x~", "OK", &[]),
@@ -133,8 +134,8 @@ fn nodes() {
         ("0 WRITE /x|~", "OK", &[]),
         ("0 READ /x", "", &[]),
         ("1 GET_DOMAIN_PATH 9", "/local/domain/9", &[]),
-        ("1 IS_DOMAIN_INTRODUCED 2", "T", &[]),
-        ("1 IS_DOMAIN_INTRODUCED 9", "F", &[]),
+        ("0 IS_DOMAIN_INTRODUCED 2", "T", &[]),
+        ("0 IS_DOMAIN_INTRODUCED 9", "F", &[]),
     ]);
 }
 
@@ -214,6 +215,7 @@ fn permissions() {
         ("1 INTRODUCE 9|0|0", "EACCES", &[]),
         ("1 RELEASE 2", "EACCES", &[]),
         ("1 RESUME 2", "EACCES", &[]),
+        ("1 IS_DOMAIN_INTRODUCED 1", "EACCES", &[]),
         ("1 SET_TARGET 1|2", "EACCES", &[]),
         ("1 CONTROL help", "EACCES", &[]),
         // A stub domain's target.
@@ -320,6 +322,23 @@ fn watches() {
             &["0: /local/domain/1/data/a all"],
         ),
         ("1 RM data/d", "OK", &["0: /local/domain/1/data/d all"]),
+    ]);
+}
+
+#[test]
+fn the_device_keeps_its_own_list_of_watches() {
+    run(&[
+        ("101 WATCH data|t", "OK", &["101: data t"]),
+        ("101 WATCH data|t", "OK", &["101: data t"]),
+        ("1 WRITE data|x~", "OK", &["101: data t", "101: data t"]),
+        ("101 UNWATCH /local/domain/1/data|t", "OK", &[]),
+        ("101 UNWATCH da.ta|t", "OK", &[]),
+        ("101 UNWATCH data|t", "OK", &[]),
+        ("1 WRITE data|x~", "OK", &["101: data t"]),
+        ("101 UNWATCH data|t", "OK", &[]),
+        ("101 UNWATCH data|t", "OK", &[]),
+        ("1 WRITE data|x~", "OK", &[]),
+        ("101 WATCH da.ta|t", "EINVAL", &[]),
     ]);
 }
 
@@ -489,12 +508,69 @@ fn transactions() {
 }
 
 #[test]
+fn a_transaction_begins_with_its_first_look() {
+    run(&[
+        ("1 WRITE data/a|1~", "OK", &[]),
+        ("1 WRITE data/b|1~", "OK", &[]),
+        ("1 TRANSACTION_START ", "1", &[]),
+        ("1#1 WRITE data/b|mine~", "OK", &[]),
+        ("1 WRITE data/a|2~", "OK", &[]),
+        ("1#1 READ data/a", "2", &[]),
+        ("1#1 READ data/b", "mine", &[]),
+        // Seen: from here on it stays, and so does the rest.
+        ("1 WRITE data/a|3~", "OK", &[]),
+        ("1#1 READ data/a", "2", &[]),
+        ("1#1 TRANSACTION_END T", "EAGAIN", &[]),
+        ("1 TRANSACTION_START ", "2", &[]),
+        ("1#2 WRITE data/b|mine~", "OK", &[]),
+        ("1 WRITE data/a|4~", "OK", &[]),
+        ("1#2 READ data/a", "4", &[]),
+        ("1#2 TRANSACTION_END X", "EINVAL", &[]),
+        ("1#2 TRANSACTION_END T", "OK", &[]),
+        ("1 READ data/b", "mine", &[]),
+    ]);
+}
+
+#[test]
+fn a_nodes_limit_counts_all_that_xenstored_stores() {
+    let value = |n: usize| "v".repeat(n);
+    run(&[
+        (&format!("1 WRITE data/a|{}~", value(2015)), "OK", &[]),
+        (&format!("1 WRITE data/a|{}~", value(2016)), "ENOSPC", &[]),
+        (&format!("1 WRITE data/b|{}~", value(2016)), "ENOSPC", &[]),
+        ("1 SET_PERMS data/a|n1|r2", "ENOSPC", &[]),
+        ("1 MKDIR data/a/c", "ENOSPC", &[]),
+        (&format!("1 WRITE data/a|{}~", value(2006)), "OK", &[]),
+        ("1 SET_PERMS data/a|n1|r2", "OK", &[]),
+        ("1 MKDIR data/a/c", "ENOSPC", &[]),
+        ("1 SET_PERMS data/a|n1", "OK", &[]),
+        ("1 MKDIR data/a/1234567", "OK", &[]),
+        ("1 DIRECTORY data/a", "1234567", &[]),
+        (&format!("1 MKDIR data/{}/d", value(1980)), "OK", &[]),
+    ]);
+}
+
+#[test]
+fn directories_are_in_the_order_of_creation() {
+    run(&[
+        ("1 MKDIR data/z", "OK", &[]),
+        ("1 MKDIR data/a/b", "OK", &[]),
+        ("1 MKDIR data/m", "OK", &[]),
+        ("1 WRITE data/z|x~", "OK", &[]),
+        ("1 DIRECTORY data", "z|a|m", &[]),
+        ("1 RM data/a", "OK", &[]),
+        ("1 MKDIR data/a", "OK", &[]),
+        ("1 DIRECTORY data", "z|m|a", &[]),
+    ]);
+}
+
+#[test]
 fn quotas() {
     let quotas = Quotas {
         nodes: 10,
         watches: 2,
         transactions: 1,
-        value_bytes: 4,
+        node_bytes: 40,
         permissions: 2,
         transaction_nodes: 4,
     };
@@ -507,19 +583,21 @@ fn quotas() {
         ("1 MKDIR data/e", "ENOSPC", &[]),
         ("1 RM data/a/x", "OK", &[]),
         ("1 MKDIR data/e", "OK", &[]),
-        ("1 WRITE data/e|12345~", "ENOSPC", &[]),
-        ("1 WRITE data/e|1234~", "OK", &[]),
+        ("1 WRITE data/e|12345678~", "ENOSPC", &[]),
+        ("1 WRITE data/e|1234567~", "OK", &[]),
         ("1 SET_PERMS data/e|n1|r2|r3", "ENOSPC", &[]),
         ("1 WATCH data|1", "OK", &["1: data 1"]),
         ("1 WATCH data|2", "OK", &["1: data 2"]),
-        ("1 WATCH data|3", "E2BIG", &[]),
+        ("1 WATCH data|3", "OK", &["1: data 3"]),
+        ("1 WATCH data|4", "E2BIG", &[]),
         ("1 TRANSACTION_START ", "1", &[]),
+        ("1 TRANSACTION_START ", "2", &[]),
         ("1 TRANSACTION_START ", "ENOSPC", &[]),
         ("1#1 READ data/a", "", &[]),
         ("1#1 READ data/a/b", "", &[]),
         ("1#1 READ data/a/b/c", "", &[]),
         ("1#1 READ data/a/b/c/d", "x", &[]),
-        ("1#1 READ data/e", "1234", &[]),
+        ("1#1 READ data/e", "1234567", &[]),
         ("1#1 READ domid", "ENOSPC", &[]),
         ("1#1 TRANSACTION_END T", "OK", &[]),
         // One domain's greed is not another's loss, and dom0 has no quota.
@@ -588,11 +666,11 @@ fn the_longest_event_fits_in_a_message() {
     let (token, too_long) = ("t".repeat(1022), "t".repeat(1023));
     assert_eq!(world.ask(&format!("0 WATCH /|{too_long}")).0, "E2BIG");
     assert_eq!(world.ask(&format!("0 WATCH /|{token}")).0, "OK");
-    let path = format!("/{}", "p".repeat(3071));
+    let path = format!("/local/domain/12345/{}", "p".repeat(2048));
     let request = Packet::new(Kind::Write, 1, 0, format!("{path}\0v"));
     let outputs = world.server.handle(world.connections[&0], &request);
     let [_, Output::Event(_, event)] = &outputs[..] else {
         panic!("{outputs:?}")
     };
-    assert_eq!(event.payload.len(), 4096);
+    assert!(event.payload.len() <= 4096);
 }

@@ -13,6 +13,11 @@ mod notify;
 mod release;
 mod reserve;
 mod status;
+mod store;
+mod store_perms;
+mod store_transaction;
+mod store_watch;
+mod xenbus;
 
 use super::Rule;
 
@@ -32,6 +37,11 @@ pub fn all() -> impl Iterator<Item = &'static Rule> {
         channel_bind::RULES,
         channel::RULES,
         death::RULES,
+        store::RULES,
+        store_perms::RULES,
+        store_watch::RULES,
+        store_transaction::RULES,
+        xenbus::RULES,
     ]
     .into_iter()
     .flatten()
