@@ -127,18 +127,8 @@ pub fn config(name: &str, guest: Guest) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::tests::args;
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: LabArgs,
-    }
-
-    fn args(more: &[&str]) -> LabArgs {
-        Cli::parse_from([&["lab"], more].concat()).args
-    }
 
     #[test]
     fn options_reach_the_run() {

@@ -134,7 +134,7 @@ impl LabArgs {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use clap::Parser;
 
@@ -144,10 +144,14 @@ mod tests {
         args: LabArgs,
     }
 
+    /// What these words after `pv-stress lab` come to.
+    pub fn args(words: &[&str]) -> LabArgs {
+        Cli::parse_from([&["lab"], words].concat()).args
+    }
+
     #[test]
     fn what_was_asked_for_is_asked_for_again() {
         let asked = [
-            "lab",
             "--kernel",
             "6.12",
             "--gntdev",
@@ -169,7 +173,7 @@ mod tests {
             "/tmp/it is",
             "--allow-kernel-damage",
         ];
-        let again = Cli::parse_from(asked).args.again();
+        let again = args(&asked).again();
         assert_eq!(
             again,
             "pv-stress lab --kernel 6.12 --xen 4.17 --gntdev sync --guest pv --scenario \
