@@ -58,8 +58,9 @@ enum Command {
     On {
         /// The domain's name or number
         domain: String,
-        /// The command
-        command: String,
+        /// The command; options come before the domain
+        #[arg(required = true, num_args = 1.., trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
         /// How long it may take
         #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
         deadline: Duration,
@@ -196,7 +197,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
             deadline,
         }) => {
             log_to_stderr(tracing_subscriber::filter::LevelFilter::WARN);
-            xen::on(&domain, &command, deadline)
+            xen::on(&domain, &command.join(" "), deadline)
         }
         Some(Command::Lab(args)) => lab::run(args).map_err(|error| Error::Usage(error.to_string())),
         Some(Command::Model { command }) => model::cli::run(command),

@@ -24,6 +24,8 @@ slow=$((($(cut -d. -f1 /proc/uptime) - begun) / 15))
 [ $slow -le 8 ] || slow=8
 [ $slow = 1 ] || echo \"LAB: slow machine: $slow\"
 ";
+/// Where the report is in dom0.
+pub const REPORT: &str = "/results/report";
 /// What a line begins with that says how slow the machine is.
 pub const SLOW: &str = "slow machine: ";
 
@@ -65,8 +67,8 @@ pub fn job(args: &LabArgs) -> String {
 
 /// The command that runs the scenarios.
 fn scenarios(args: &LabArgs) -> String {
-    let mut command = String::from(
-        "pv-stress run --platform xen --front front --back back --log info --report /results/report --restart-domain start-domain",
+    let mut command = format!(
+        "pv-stress run --platform xen --front front --back back --log info --report {REPORT} --restart-domain start-domain",
     );
     let mut add = |option: &str, value: String| {
         let _ = write!(command, " {option} {}", quote(&value));

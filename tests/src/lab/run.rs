@@ -104,7 +104,8 @@ pub fn run(mut args: LabArgs) -> Result<ExitCode> {
         "booting Xen {} with Linux {} in QEMU",
         xen.xen, parts.kernel_release
     ));
-    boot_and_watch(&boot, limit, &mut tell)?;
+    let report_dir = args.report.display().to_string();
+    boot_and_watch(&boot, limit, &report_dir, &mut tell)?;
     let out = work.path("results");
     if !results::unpack(boot.results, &out)? {
         return Err(LabError::Guest {
@@ -182,23 +183,34 @@ fn named_files(files: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
         .collect()
 }
 
-fn boot_and_watch(boot: &Boot<'_>, limit: Duration, tell: &mut dyn FnMut(&str)) -> Result<()> {
+fn boot_and_watch(
+    boot: &Boot<'_>,
+    limit: Duration,
+    report: &str,
+    tell: &mut dyn FnMut(&str),
+) -> Result<()> {
     let begun = Instant::now();
     let mut machine = Machine::start(boot)?;
     if boot.interactive {
         return machine.wait();
     }
     machine.watch(begun + limit, &mut |line| {
-        let slow = on_line(line, tell)?;
+        let slow = on_line(line, report, tell)?;
         Ok(slow.map(|times| begun + limit.saturating_mul(times)))
     })
 }
 
 /// Passes on what is meant for people, and stops at what cannot be survived. How many times slower
 /// than an idle machine this one is, if the line says so.
-fn on_line(line: &str, tell: &mut dyn FnMut(&str)) -> std::result::Result<Option<u32>, String> {
+fn on_line(
+    line: &str,
+    report: &str,
+    tell: &mut dyn FnMut(&str),
+) -> std::result::Result<Option<u32>, String> {
     // Xen's own messages go to the same port, and may begin in the middle of a line.
     if let Some((_, output)) = line.split_once("LAB| ") {
+        // dom0's names of places are not ours.
+        let output = output.replace(job::REPORT, report);
         let _ = writeln!(anstream::stdout(), "{output}");
     } else if let Some((_, news)) = line.split_once("LAB: ") {
         if news.starts_with("failed") {
@@ -229,11 +241,11 @@ mod tests {
     fn a_panic_and_a_failed_start_end_the_wait() {
         let mut told = Vec::new();
         let mut tell = |what: &str| told.push(what.to_owned());
-        assert_eq!(on_line("(XEN) xLAB: dom0 ready", &mut tell), Ok(None));
-        assert_eq!(on_line("LAB: slow machine: 3", &mut tell), Ok(Some(3)));
-        let error = on_line("[ 1.0] Kernel panic - not syncing: x", &mut tell).unwrap_err();
+        assert_eq!(on_line("(XEN) xLAB: dom0 ready", "r", &mut tell), Ok(None));
+        assert_eq!(on_line("LAB: slow machine: 3", "r", &mut tell), Ok(Some(3)));
+        let error = on_line("[ 1.0] Kernel panic - not syncing: x", "r", &mut tell).unwrap_err();
         assert_eq!(error, "a panic: Kernel panic - not syncing: x");
-        let error = on_line("LAB: failed to load xenfs", &mut tell).unwrap_err();
+        let error = on_line("LAB: failed to load xenfs", "r", &mut tell).unwrap_err();
         assert_eq!(error, "dom0 failed to load xenfs");
         assert_eq!(told.len(), 2);
         assert_eq!(told[0], "dom0 ready");
