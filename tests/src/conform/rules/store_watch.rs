@@ -316,6 +316,5 @@ fn unwatch_one(bench: &Bench) -> Outcome {
 fn special_watch(bench: &Bench) -> Outcome {
     let mut conn = Conn::open(bench)?;
     conn.watch("@releaseDomain", "r")?;
-    // Nor may it change who is told; but asking for that ends xenstored 4.17, for every domain.
     says_yes("unwatch", conn.unwatch("@releaseDomain", "r")?).map(drop)
 }
