@@ -4,7 +4,7 @@ use crate::holder::HoldName;
 use libgnt::sim::wire::UnmapMode;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Where the pair runs.
@@ -103,11 +103,17 @@ pub struct Settings {
     pub sabotage: Option<Sabotage>,
     /// The domains of the front end and of the back end, on a real Xen.
     pub domains: Option<(String, String)>,
+    /// The command that made the machine that this run is on: it runs a scenario again, given the
+    /// scenario and the seed.
+    pub machine: Option<String>,
 }
 
 impl Settings {
     /// The command that runs one scenario again, as this run did.
-    pub fn replay(&self, scenario: &str) -> String {
+    pub fn replay(&self, scenario: &str, report: &Path) -> String {
+        if let Some(machine) = &self.machine {
+            return format!("{machine} --scenario {scenario} --seed {}", self.seed);
+        }
         let mut command = format!(
             "pv-stress run --scenario {scenario} --platform {} --unmap {} --hold-for {} --deadline {} --seed {}",
             self.platform,
@@ -133,7 +139,8 @@ impl Settings {
         if self.allow_kernel_damage {
             command.push_str(" --allow-kernel-damage");
         }
-        command
+        command.push_str(" --report ");
+        command + &quote(&report.display().to_string())
     }
 }
 
@@ -171,10 +178,19 @@ mod tests {
             allow_kernel_damage: false,
             sabotage: Some(Sabotage::FlipBit),
             domains: None,
+            machine: None,
         };
         assert_eq!(
-            settings.replay("copy"),
-            r"pv-stress run --scenario copy --platform sim --unmap sync --hold-for 1s500ms --deadline 1m30s --seed 7 --hold i915 --sabotage flip-bit --input '/tmp/it'\''s here'"
+            settings.replay("copy", Path::new("r")),
+            r"pv-stress run --scenario copy --platform sim --unmap sync --hold-for 1s500ms --deadline 1m30s --seed 7 --hold i915 --sabotage flip-bit --input '/tmp/it'\''s here' --report r"
+        );
+        let in_lab = Settings {
+            machine: Some("pv-stress lab --kernel 6.12".into()),
+            ..settings.clone()
+        };
+        assert_eq!(
+            in_lab.replay("copy", Path::new("r")),
+            "pv-stress lab --kernel 6.12 --scenario copy --seed 7"
         );
         assert_eq!(humantime::parse_duration("1s500ms"), Ok(settings.hold_for));
     }

@@ -106,6 +106,9 @@ pub struct RunArgs {
     /// What starts a domain anew, given its name, should one be lost
     #[arg(long, value_name = "PROGRAM", hide = true)]
     restart_domain: Option<PathBuf>,
+    /// The command that made this machine, for replays
+    #[arg(long, value_name = "COMMAND", hide = true)]
+    machine: Option<String>,
     /// When the simulated kernels unmap: async as Linux since 5.19, sync as before
     #[arg(long, default_value = "async")]
     unmap: Unmap,
@@ -199,7 +202,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
             log_to_stderr(tracing_subscriber::filter::LevelFilter::WARN);
             xen::on(&domain, &command.join(" "), deadline)
         }
-        Some(Command::Lab(args)) => lab::run(args).map_err(|error| Error::Usage(error.to_string())),
+        Some(Command::Lab(args)) => {
+            lab::run(&args).map_err(|error| Error::Usage(error.to_string()))
+        }
         Some(Command::Model { command }) => model::cli::run(command),
         Some(Command::Conform(args)) => crate::conform::cli::run(&args),
         Some(Command::ConformProcess { process }) => {

@@ -165,6 +165,7 @@ fn settings(args: &RunArgs) -> Result<Settings> {
         allow_kernel_damage: args.allow_kernel_damage,
         sabotage: args.sabotage,
         domains: args.front.clone().zip(args.back.clone()),
+        machine: args.machine.clone(),
     })
 }
 

@@ -87,6 +87,7 @@ fn scenarios(args: &LabArgs) -> String {
         None => "/bin/busybox".into(),
     };
     add("--input", input);
+    add("--machine", args.machine());
     add("--hold-for", format!("{}ms", args.hold_for.as_millis()));
     match args.deadline {
         Some(deadline) => add("--deadline", format!("{}ms", deadline.as_millis())),

@@ -32,11 +32,8 @@ const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 ///
 /// # Errors
 /// [`LabError`]: what was missing, or what went wrong before there was a result.
-pub fn run(mut args: LabArgs) -> Result<ExitCode> {
+pub fn run(args: &LabArgs) -> Result<ExitCode> {
     let started = Instant::now();
-    // Chosen here, so that the command that runs it again has it.
-    args.seed.get_or_insert_with(|| fastrand::u64(..1 << 32));
-    let args = &args;
     let mut tell = |what: &str| {
         let seconds = started.elapsed().as_secs();
         // With standard error gone there is nobody to tell.
@@ -120,9 +117,6 @@ pub fn run(mut args: LabArgs) -> Result<ExitCode> {
     results::keep(&out, report.path())?;
     let logs = args.report.display();
     tell(&format!("done, status {status}; logs are in {logs}"));
-    if status != 0 && args.run.is_none() && !args.conform {
-        tell(&format!("again: {}", args.again()));
-    }
     Ok(ExitCode::from(status))
 }
 

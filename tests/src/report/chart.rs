@@ -163,7 +163,8 @@ pub(super) fn cycle(edges: &[WaitEdge]) -> String {
                 top + 24.0,
                 escape(&edge.waiter),
                 top + 42.0,
-                escape(&edge.call),
+                // The sentences below say all of it.
+                escape(edge.call.split(" (").next().unwrap_or(&edge.call)),
                 cx = left + BOX.0 / 2.0,
             ),
         );

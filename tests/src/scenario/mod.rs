@@ -18,7 +18,7 @@ pub use stage::Stage;
 use crate::checks::{Check, Evidence};
 use crate::error::{Error, Result};
 use crate::report::ReportDir;
-use crate::settings::{Settings, quote};
+use crate::settings::Settings;
 use crate::verdict::{Figure, Outcome, Verdict};
 use crate::world::{Stopped, World};
 use crate::xen::Xen;
@@ -160,11 +160,7 @@ pub fn run(
         figures,
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         logs: below,
-        replay: format!(
-            "{} --report {}",
-            settings.replay(scenario.name()),
-            quote(&report.path().display().to_string())
-        ),
+        replay: settings.replay(scenario.name(), report.path()),
     })
 }
 
