@@ -75,6 +75,15 @@ impl Verdict {
             Outcome::Passed
         }
     }
+
+    /// Takes in what came out after the judgement, in place of a check of the same name.
+    pub fn add(&mut self, check: Check) {
+        if !check.passed && self.outcome == Outcome::Passed {
+            self.outcome = Outcome::Failed;
+        }
+        self.checks.retain(|other| other.name != check.name);
+        self.checks.push(check);
+    }
 }
 
 /// The process's exit status for these verdicts: 0 all as required, 1 a check failed, 3 a deadlock
@@ -162,6 +171,14 @@ pub(crate) mod tests {
         );
         assert_eq!(Verdict::judge(&good, &edges(), true), Outcome::Deadlocked);
         assert_eq!(Verdict::judge(&good, &edges(), false), Outcome::Passed);
+    }
+
+    #[test]
+    fn a_late_check_counts() {
+        let mut late = verdict("x", Outcome::Passed);
+        let before = late.checks.len();
+        late.add(Check::fail(&late.checks[0].name.clone(), "after all"));
+        assert_eq!((late.outcome, late.checks.len()), (Outcome::Failed, before));
     }
 
     #[test]

@@ -102,24 +102,26 @@ pub fn timelines_are_complete(evidence: &Evidence) -> Check {
 
 /// On a real Xen: no kernel complained. `None` on the simulated one, which has none.
 pub fn kernels_are_well(evidence: &Evidence) -> Option<Check> {
-    const NAME: &str = "no guest's kernel complained";
     let kernels = evidence.kernels.as_ref()?;
     if kernels.is_empty() {
-        return Some(Check::fail(NAME, "no kernel's log could be read"));
+        return Some(Check::fail(KERNELS, "no kernel's log could be read"));
     }
     let complaints = kernels
         .iter()
-        .flat_map(|(domain, lines)| {
-            lines
-                .iter()
-                .map(move |line| format!("a kernel defect in {domain}: {line}"))
-        })
+        .flat_map(|(domain, lines)| lines.iter().map(move |line| format!("{domain}: {line}")))
         .collect();
-    Some(Check::none(
-        NAME,
-        complaints,
-        format!("{} kernels", kernels.len()),
-    ))
+    Some(no_kernel_complained(complaints, kernels.len()))
+}
+
+const KERNELS: &str = "no guest's kernel complained";
+
+/// What so many kernels complained of: domain and line.
+pub fn no_kernel_complained(complaints: Vec<String>, kernels: usize) -> Check {
+    let defects = complaints
+        .into_iter()
+        .map(|complaint| format!("a kernel defect in {complaint}"))
+        .collect();
+    Check::none(KERNELS, defects, format!("{kernels} kernels"))
 }
 
 #[cfg(test)]

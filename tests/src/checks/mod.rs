@@ -9,7 +9,8 @@ mod life;
 mod loss;
 
 pub use aftermath::{
-    host_is_empty, kernels_are_well, ledgers_are_empty, nothing_left, timelines_are_complete,
+    host_is_empty, kernels_are_well, ledgers_are_empty, no_kernel_complained, nothing_left,
+    timelines_are_complete,
 };
 pub use deadlock::{cycle_is_explained, no_deadlock, no_possible_cycle};
 pub use hold::{

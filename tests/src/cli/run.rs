@@ -1,6 +1,7 @@
 //! `pv-stress run`.
 
 use super::{RunArgs, closed_pipe_is_fine, log_to_stderr};
+use crate::checks::no_kernel_complained;
 use crate::error::{Error, Result};
 use crate::holder::HoldName;
 use crate::report::{Report, ReportDir, print_table};
@@ -54,8 +55,16 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
         };
         let mut verdict = play(xen.as_ref())?;
         if let Some(lost) = lost(xen.as_ref()) {
-            tracing::warn!("{lost}; once more");
+            let complaints = xen.as_ref().map(|xen| xen.complaints()).unwrap_or_default();
+            let once_more = complaints.is_empty();
+            let then = if once_more { "once more" } else { "it failed" };
+            tracing::warn!("{lost}; {then}");
             restart(&mut xen, args.restart_domain.as_deref(), &settings, &lost)?;
+            if !once_more {
+                verdict.add(no_kernel_complained(complaints, 2));
+                report.verdicts.push(verdict);
+                continue;
+            }
             dir.forget(scenario.name())?;
             verdict = play(xen.as_ref())?;
             if let Some(again) = self::lost(xen.as_ref()) {

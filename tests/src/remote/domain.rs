@@ -5,6 +5,7 @@ use super::message::{About, Answer, End, Question};
 use super::relay::{Command, Relay, translated};
 use crate::timeline::Record;
 use crate::world::Autopsy;
+use crate::xen::trouble;
 use crossbeam::channel::bounded;
 use libgnt::DomId;
 use pv_xenstore::Client;
@@ -123,6 +124,12 @@ impl Domain {
     /// Why it is lost, if it is: its console is closed, or its kernel has panicked.
     pub fn lost(&self) -> Option<String> {
         self.relay.shared.failure()
+    }
+
+    /// What its kernel said on the console that it says only when something is wrong.
+    pub fn trouble(&self) -> Vec<String> {
+        let state = self.relay.shared.state();
+        trouble(state.strays.iter())
     }
 
     /// How far its stamps may be off.

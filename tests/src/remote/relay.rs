@@ -527,9 +527,10 @@ pub(super) fn translated(lines: &[u8], clock: &Clock) -> io::Result<Vec<u8>> {
 impl State {
     fn stray(&mut self, line: String) {
         const MOST: usize = 1000;
-        if self.strays.len() < MOST {
-            self.strays.push(line);
+        if self.strays.len() == MOST {
+            self.strays.pop_front();
         }
+        self.strays.push_back(line);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::clock::Clock;
 use super::message::About;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -20,8 +20,8 @@ pub struct State {
     pub about: Option<About>,
     /// Why nothing more will come.
     pub failure: Option<String>,
-    /// Lines on the console that were not for us.
-    pub strays: Vec<String>,
+    /// The last lines on the console that were not for us.
+    pub strays: VecDeque<String>,
     /// How many lines and messages came in all.
     pub said: u64,
     /// The domain's clock.

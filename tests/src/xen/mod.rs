@@ -17,6 +17,8 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use kernel_log::trouble;
+
 /// Killed processes end, and what they leave arrives, within this.
 const SETTLE: Duration = Duration::from_secs(15);
 /// Xen prints its list within this.
@@ -104,6 +106,19 @@ impl Xen {
     /// Both.
     pub fn domains(&self) -> [&Domain; 2] {
         [&self.front, &self.back]
+    }
+
+    /// What the kernels of lost domains complained of before, unless an emulated processor is to
+    /// blame.
+    pub fn complaints(&self) -> Vec<String> {
+        let lost = self.domains().into_iter().filter(|d| d.lost().is_some());
+        lost.flat_map(|domain| {
+            let trouble = domain.trouble();
+            let blamed = !kernel_log::is_the_emulators(&trouble);
+            let said = trouble.into_iter().filter(move |_| blamed);
+            said.map(|line| format!("{}: {line}", domain.name))
+        })
+        .collect()
     }
 
     /// The domains that are lost, and why.
