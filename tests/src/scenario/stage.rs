@@ -276,8 +276,14 @@ impl<'a> Stage<'a> {
         let client = xen.xenstore()?;
         for paths in self.devices.iter().map(BlockDevice::paths) {
             for path in [paths.front, paths.back] {
-                let removed = client.rm(&path);
-                removed.map_err(|error| Error::environment(&path, error, "remove it by hand"))?;
+                match client.rm(&path) {
+                    Ok(()) => {}
+                    // With its domain.
+                    Err(error) if error.is_gone() => {}
+                    Err(error) => {
+                        return Err(Error::environment(&path, error, "remove it by hand"));
+                    }
+                }
             }
         }
         Ok(())
