@@ -26,6 +26,8 @@ slow=$((($(cut -d. -f1 /proc/uptime) - begun) / 15))
 ";
 /// Where the report is in dom0.
 pub const REPORT: &str = "/results/report";
+/// And the conformance suite's, in it.
+pub const CONFORM_REPORT: &str = "conform.json";
 /// What a line begins with that says how slow the machine is.
 pub const SLOW: &str = "slow machine: ";
 

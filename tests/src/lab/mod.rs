@@ -2,14 +2,15 @@
 //! virtualisation, with two PVH domains for the agents.
 //!
 //! [`release`] says which versions there are, `packages` fetches them, `parts` finds what is
-//! needed in them, `image` and `images` make the initramfs archives, `machine` runs QEMU, `results`
-//! brings back what dom0 wrote, and [`run`] does all of it in order.
+//! needed in them, `image` and `images` make the initramfs archives, `machine` runs QEMU, `listener`
+//! hears what it says, `results` brings back what dom0 wrote, and [`run`] does all of it in order.
 
 mod error;
 mod gntdev;
 mod image;
 mod images;
 mod job;
+mod listener;
 mod machine;
 mod options;
 mod packages;

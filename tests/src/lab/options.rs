@@ -81,6 +81,9 @@ pub struct LabArgs {
     /// Files for --run and --shell: in /lab, in dom0 and in the domains
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub with: Vec<PathBuf>,
+    /// Print the report as JSON, and everything else on standard error
+    #[arg(long, conflicts_with_all = ["run", "shell"])]
+    pub json: bool,
     /// Fetch and build everything that a run needs, and stop before the machine starts
     #[arg(long)]
     pub prepare: bool,
