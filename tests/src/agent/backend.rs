@@ -70,11 +70,13 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
         _ => None,
     };
     let control = Arc::new(agent.control.try_clone()?);
+    let stop = StopHandle::new();
     let recorder = Recorder::new(
         agent.timeline.clone(),
         Arc::clone(&control),
         lender,
         args.freeze,
+        stop.clone(),
     );
     let backing = match agent.sabotage {
         Some(Sabotage::VolatileDisk) => Backing::Memory {
@@ -90,7 +92,6 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
     );
     let backend = Backend::new(platform, config)?;
     let ledger = backend.ledger().clone();
-    let stop = StopHandle::new();
     let asked = stop.clone();
     let orders = std::thread::Builder::new()
         .name("orders".into())
@@ -106,9 +107,13 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
     agent.timeline.waiting("its front end");
     let outcome = backend.run(&stop);
     // The consumer keeps what it has; its socket closes with the lender.
-    recorder.state().lender = None;
+    let lender = recorder.state().lender.take();
+    let cannot_hold = lender.and_then(|lender| lender.failure().map(str::to_owned));
     agent.show(&ledger)?;
     outcome?;
+    if let Some(why) = cannot_hold {
+        return Err(format!("its pages cannot be held here: {why}").into());
+    }
     if orders.is_finished() && orders.join().is_err() {
         return Err("the thread that takes orders panicked".into());
     }
@@ -136,6 +141,7 @@ struct State {
     calling: Option<(u64, u64)>,
     /// The hold of the pages that it unmaps, if they are lent.
     lent: Option<u64>,
+    stop: StopHandle,
 }
 
 impl Recorder {
@@ -144,6 +150,7 @@ impl Recorder {
         control: Arc<Control>,
         lender: Option<Lender>,
         freeze: Freeze,
+        stop: StopHandle,
     ) -> Recorder {
         Recorder {
             state: Arc::new(Mutex::new(State {
@@ -157,6 +164,7 @@ impl Recorder {
                 unmaps: HashMap::new(),
                 calling: None,
                 lent: None,
+                stop,
             })),
         }
     }
@@ -180,7 +188,13 @@ impl PageLender for Recorder {
             grants: grants.clone(),
         });
         if let Some(lender) = &mut state.lender {
-            state.lent = lender.offer(map.pages(), map.grants(), request);
+            let lent = lender.offer(map.pages(), map.grants(), request);
+            let failed = lender.failure().is_some();
+            state.lent = lent;
+            if failed {
+                // There is nothing to see without holds; the reason comes when the device is closed.
+                state.stop.stop();
+            }
         }
         state.pass(Point::Mapped);
         state

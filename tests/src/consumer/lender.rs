@@ -35,6 +35,8 @@ pub struct Lender {
     shared: Arc<Shared>,
     policy: LendPolicy,
     lent: u64,
+    /// Why the first hold of all could not be had.
+    failure: Option<String>,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -157,6 +159,7 @@ impl Lender {
             shared,
             policy,
             lent: 0,
+            failure: None,
             reader: Some(reader),
         })
     }
@@ -184,9 +187,17 @@ impl Lender {
             tracing::warn!(request, "lending its pages: {why}");
             let text = format!("request {request} was not lent: {why}");
             self.shared.timeline.log(Event::Note { text });
+            if self.lent == 0 {
+                self.failure.get_or_insert(why);
+            }
             return None;
         }
         Some(hold)
+    }
+
+    /// Why this holder does not work here: not even the first hold could be had.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
     }
 
     /// Tells the consumer that the call that unmaps a hold's pages has returned.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::consumer::{LendPolicy, Lender};
-use crate::holder::{HoldName, kernel_holder};
+use crate::holder::{Export, Held, HoldError, HoldName, Holder, kernel_holder};
 use crate::timeline::{Record, read_file};
 use libgnt::{Access, SharedPages};
 
@@ -161,6 +161,45 @@ fn a_holder_that_needs_writable_pages_is_offered_no_others() {
     let writable = SharedPages::anonymous(1).unwrap();
     assert!(lender.offer(&writable, &[GRANT], 2).is_some());
     drop(lender);
+    running.control.send(&Order::Stop).unwrap();
+    running.thread.join().unwrap().unwrap();
+}
+
+/// As io_uring on a kernel that does not register gntdev's pages.
+struct Refuses;
+
+impl Holder for Refuses {
+    fn hold(&self, _: &SharedPages, _: usize, _: usize) -> Result<Export, HoldError> {
+        Err(HoldError::Call {
+            kind: HoldName::Uring,
+            call: "IORING_REGISTER_BUFFERS",
+            errno: rustix::io::Errno::OPNOTSUPP,
+        })
+    }
+
+    fn import(&self, _: Export) -> Result<Box<dyn Held>, HoldError> {
+        unreachable!("nothing is exported")
+    }
+}
+
+#[test]
+fn a_holder_that_never_holds_says_why() {
+    let running = start(Duration::from_secs(1000));
+    let policy = LendPolicy {
+        at_once: 1,
+        in_all: 1,
+        writable_only: false,
+    };
+    let mut good = lender(&running, policy);
+    let pages = SharedPages::anonymous(1).unwrap();
+    good.offer(&pages, &[GRANT], 1).unwrap();
+    assert_eq!(good.failure(), None);
+    let socket = running.dir.path().join("consumer.sock");
+    let timeline = Timeline::none();
+    let mut bad = Lender::connect(&socket, Box::new(Refuses), policy, timeline).unwrap();
+    assert_eq!(bad.offer(&pages, &[GRANT], 1), None);
+    assert!(bad.failure().unwrap().contains("Linux before 6.12"));
+    drop((good, bad));
     running.control.send(&Order::Stop).unwrap();
     running.thread.join().unwrap().unwrap();
 }

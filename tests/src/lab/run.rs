@@ -12,6 +12,7 @@ use super::release::Release;
 use super::work::Work;
 use super::{gntdev, job, program, results};
 use crate::error::Error;
+use crate::holder::HoldName;
 use crate::report::ReportDir;
 use crate::settings::PlatformKind;
 use std::fs::{self, File, TryLockError};
@@ -143,10 +144,18 @@ fn lock(cache: &Path, tell: &mut dyn FnMut(&str)) -> Result<File> {
 
 /// Found out before anything is fetched.
 fn check_hold(args: &LabArgs) -> Result<()> {
+    let usage = |why| Err(LabError::Run(Error::Usage(why)));
     match args.hold {
-        Some(hold) if hold.is_simulated() => Err(LabError::Run(Error::Usage(format!(
-            "--hold {hold} is the simulated Xen's; in the lab use pipe, fork, uring, direct or xdp"
-        )))),
+        Some(hold) if hold.is_simulated() => usage(format!(
+            "--hold {hold} is the simulated Xen's; in the lab use pipe, fork, uring or xdp"
+        )),
+        Some(HoldName::Direct) => usage(
+            "--hold direct needs a disk with O_DIRECT, and the lab's domains have none; use pipe, fork, uring or xdp, or run on a Xen machine".into(),
+        ),
+        Some(HoldName::Uring) if args.kernel != "6.12" => usage(format!(
+            "--hold uring needs a kernel that registers gntdev's pages with io_uring, and Linux {} refuses; add --kernel 6.12",
+            args.kernel
+        )),
         _ => Ok(()),
     }
 }
