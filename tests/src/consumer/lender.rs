@@ -172,7 +172,8 @@ impl Lender {
         grants: &[ForeignGrant],
         request: u64,
     ) -> Option<u64> {
-        if self.policy.writable_only && !pages.access().writable() {
+        let unsuitable = self.policy.writable_only && !pages.access().writable();
+        if unsuitable || self.failure.is_some() {
             return None;
         }
         {
