@@ -16,7 +16,7 @@
 
 use crate::error::{Error, Result};
 use crate::types::{Access, PAGE_SIZE};
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::io::Errno;
 use std::fmt;
 use std::marker::PhantomData;
@@ -110,6 +110,27 @@ impl SharedPages {
         self.after
             .take()
             .map_or(Ok(()), |after| after.after_unmap(true))
+    }
+
+    /// Whether the child of a fork gets a copy of the mapping (`madvise`, `MADV_DOFORK` and
+    /// `MADV_DONTFORK`). A child that has one holds the pages: their unmap is deferred until it ends.
+    /// What the Linux platform maps is not inherited.
+    ///
+    /// # Errors
+    /// What madvise says: EINVAL on a kernel without it.
+    pub fn set_inherited(&self, inherited: bool) -> Result<()> {
+        let advice = if inherited {
+            Advice::DoFork
+        } else {
+            Advice::DontFork
+        };
+        let Some(raw) = &self.raw else {
+            return Ok(());
+        };
+        raw.advise(advice).map_err(|error| {
+            let what = format!("{advice:?} of {} pages", self.pages());
+            Error::device("memory", "madvise", errno_of(&error), what)
+        })
     }
 
     /// Bytes.

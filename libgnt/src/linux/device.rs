@@ -106,7 +106,12 @@ impl<K: Kernel> Device<K> {
             Access::ReadWrite => options.map_raw(self.file.as_raw_fd()),
         };
         match raw {
-            Ok(raw) => Ok(SharedPages::new(raw, access, None)),
+            Ok(raw) => {
+                let pages = SharedPages::new(raw, access, None);
+                // A child of some other thread's fork would hold the pages, and defer their unmap.
+                pages.set_inherited(false)?;
+                Ok(pages)
+            }
             Err(error) => {
                 let errno = errno_of(&error);
                 Err(self.error("mmap", errno, detail(errno)))

@@ -2,8 +2,8 @@
 //! is left who could tell it. It looks at the pages when asked, and sends what it sees.
 //!
 //! The child is a grandchild, really: its parent ends at once and is reaped, so the mapper is left
-//! with nobody to wait for. A fork copies every mapping, so the child also holds whatever else the
-//! mapper had mapped at that moment, the ring included. On a PV guest the range is not copied, and the child that looks dies.
+//! with nobody to wait for. Only the held mapping is copied: `libgnt` keeps its mappings out of
+//! forks, since a child that had them all would hold them all, the ring included.
 #![allow(
     unsafe_code,
     reason = "fork, and the child's system calls on plain memory"
@@ -31,6 +31,7 @@ impl Holder for Fork {
         let (address, len) = address_of(KIND, pages, first, count)?;
         let (ours, theirs) = UnixStream::pair()
             .map_err(|e| call(KIND, "socketpair")(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+        pages.set_inherited(true)?;
         // SAFETY: the child only calls async-signal-safe functions on values it has already
         // (`in_child`), and never returns; nothing of this process's state is used in it.
         let child = unsafe { libc::fork() };
@@ -38,10 +39,12 @@ impl Holder for Fork {
             // SAFETY: in the child of fork, as `in_child` wants it.
             unsafe { in_child(theirs.as_raw_fd(), address, len) }
         }
-        if child < 0 {
-            return Err(call(KIND, "fork")(last_errno()));
-        }
-        reap(child)?;
+        let forked = match child {
+            ..0 => Err(call(KIND, "fork")(last_errno())),
+            _ => reap(child),
+        };
+        pages.set_inherited(false)?;
+        forked?;
         Ok(Export::new(KIND, count, vec![], vec![OwnedFd::from(ours)]))
     }
 

@@ -5,7 +5,7 @@ use crate::conform::actor::Thing;
 use crate::conform::bench::{Bench, Granted};
 use crate::conform::things::{Bell, Mapping, same};
 use crate::conform::{Outcome, Rule, Stop};
-use crate::holder::{Held, sha256};
+use crate::holder::{Held, HoldName, kernel_holder, sha256};
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, PAGE_SIZE};
 use std::time::{Duration, Instant};
@@ -72,6 +72,12 @@ pub(super) const RULES: &[Rule] = &[
         fork_holds,
     )
     .but_the_sim("the simulator is not told of forks; hold with pin there"),
+    Rule::new(
+        "fork-copies-no-marked-map",
+        "A mapping that is marked MADV_DONTFORK, as libgnt marks its own, is not in a forked child.",
+        "kernel/fork.c: dup_mmap (VM_DONTCOPY)",
+        fork_copies_no_marked,
+    ),
 ];
 
 struct Case {
@@ -231,7 +237,6 @@ fn noticed_soon(bench: &Bench) -> Outcome {
 }
 
 fn fork_holds(bench: &Bench) -> Outcome {
-    use crate::holder::{HoldName, kernel_holder};
     if bench.is_pv()? {
         return Err(Stop::NotHere(
             "on PV a fork does not copy the mapping".into(),
@@ -259,4 +264,28 @@ fn fork_holds(bench: &Bench) -> Outcome {
     bell.expect("the child is gone")?;
     let byte = bench.peer()?.peek(theirs, 9, 1)?;
     same("the byte, after the child", byte, vec![0])
+}
+
+fn fork_copies_no_marked(bench: &Bench) -> Outcome {
+    if bench.is_pv()? {
+        return Err(Stop::NotHere(
+            "on PV a fork does not copy the mapping".into(),
+        ));
+    }
+    let bell = Bell::new(bench.platform(), bench.own())?;
+    let granted = bench.granted(2, Access::ReadWrite)?;
+    let (kept, marked) = granted.grants.split_at(1);
+    let mut kept = Mapping::new(bench.platform(), kept, Access::ReadWrite)?;
+    let mut marked = Mapping::new(bench.platform(), marked, Access::ReadWrite)?;
+    marked.arm(0, bell.event())?;
+    let holder = kernel_holder(HoldName::Fork)?;
+    // The holder lets its child have this one only.
+    let held = holder.import(holder.hold(kept.pages()?, 0, 1)?)?;
+    marked.munmap()?;
+    marked.give_back()?;
+    let over = bell.expect("the child lives, and has no copy");
+    held.release()?;
+    kept.munmap()?;
+    kept.give_back()?;
+    over
 }
