@@ -54,7 +54,7 @@ fn build(archive: &Archive, release: &str, dir: &Path, tell: &mut dyn FnMut(&str
     let changed = make_synchronous(&text).map_err(|cause| LabError::Failed {
         doing: format!("making the unmap in {} synchronous", source.display()),
         cause,
-        cure: "use a kernel that the lab was tried with: 6.1".into(),
+        cure: "use a kernel that the lab was tried with: 6.1 or 5.10".into(),
     })?;
     fs::write(&source, changed).map_err(LabError::file(&source))?;
     let makefile = dir.join("Makefile");
@@ -70,7 +70,10 @@ fn build(archive: &Archive, release: &str, dir: &Path, tell: &mut dyn FnMut(&str
     run(&mut command, "make", "apt-get install make gcc", || {
         (
             "building the gntdev module".into(),
-            "install gcc of the kernel's release".into(),
+            format!(
+                "its tools are those of Debian {}: run this there, or with an older --kernel",
+                archive.release.codename
+            ),
         )
     })?;
     Ok(())

@@ -18,7 +18,8 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// One release's packages, as apt sees them.
 pub struct Archive {
-    release: Release,
+    /// Which.
+    pub release: Release,
     root: PathBuf,
 }
 
@@ -373,10 +374,21 @@ pub(super) fn run(
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let (doing, cure) = context();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    let lines: Vec<&str> = stderr.lines().filter(|l| !l.trim().is_empty()).collect();
-    let cause = lines[lines.len().saturating_sub(3)..].join("; ");
+    let cause = cause(&String::from_utf8_lossy(&output.stderr));
     Err(LabError::Failed { doing, cause, cure })
+}
+
+/// What of a program's last words says why: compilers begin with it, and make and cargo end with
+/// what followed from it.
+fn cause(stderr: &str) -> String {
+    let mut lines = stderr.lines().map(str::trim).filter(|l| !l.is_empty());
+    let compiler = |line: &&str| line.contains("error:") || line.contains("error[");
+    if let Some(first) = lines.clone().find(compiler) {
+        return first.to_owned();
+    }
+    let mut last: Vec<&str> = lines.by_ref().collect();
+    last.drain(..last.len().saturating_sub(3));
+    last.join("; ")
 }
 
 pub(super) fn cannot_run(
@@ -397,6 +409,16 @@ pub(super) fn cannot_run(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_error_of_a_compiler_is_the_cause_and_else_the_end() {
+        let make = "cc: note: x\ngcc: error: unrecognized command-line option\nmake: *** Error 1\n";
+        assert_eq!(cause(make), "gcc: error: unrecognized command-line option");
+        assert_eq!(
+            cause("a\nb\n\nE: c\nE: Some files failed.\n"),
+            "b; E: c; E: Some files failed."
+        );
+    }
 
     #[test]
     fn mirrors_are_those_of_apt() {
