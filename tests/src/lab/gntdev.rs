@@ -3,6 +3,7 @@
 //! is fetched, changed here in one place, and never kept in this project.
 
 use super::error::{LabError, Result};
+use super::kbuild::{compiler, make_tools_run};
 use super::packages::{Archive, run};
 use std::fs::{self, File};
 use std::io;
@@ -47,6 +48,7 @@ fn build(archive: &Archive, release: &str, dir: &Path, tell: &mut dyn FnMut(&str
     let tree = archive.unpack_together(&packages, &format!("headers-{release}"), tell)?;
     let headers = tree.join("usr/src").join(&headers);
     relocate(&headers.join("Makefile"), &tree)?;
+    make_tools_run(archive, &tree, &packages, tell)?;
     fs::create_dir_all(dir).map_err(LabError::file(dir))?;
     take_source(archive, release, dir, tell)?;
     let source = dir.join("gntdev.c");
@@ -54,7 +56,7 @@ fn build(archive: &Archive, release: &str, dir: &Path, tell: &mut dyn FnMut(&str
     let changed = make_synchronous(&text).map_err(|cause| LabError::Failed {
         doing: format!("making the unmap in {} synchronous", source.display()),
         cause,
-        cure: "use a kernel that the lab was tried with: 6.1 or 5.10".into(),
+        cure: "use a kernel that the lab was tried with".into(),
     })?;
     fs::write(&source, changed).map_err(LabError::file(&source))?;
     let makefile = dir.join("Makefile");
@@ -66,7 +68,11 @@ fn build(archive: &Archive, release: &str, dir: &Path, tell: &mut dyn FnMut(&str
         .arg("-C")
         .arg(&headers)
         .arg(format!("M={}", dir.display()));
-    command.args(["CC=gcc", "HOSTCC=gcc", "modules"]);
+    let compiler = compiler(dir)?;
+    command
+        .arg(format!("CC={compiler}"))
+        // Type information for BPF would take pahole.
+        .args(["HOSTCC=gcc", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]);
     run(&mut command, "make", "apt-get install make gcc", || {
         (
             "building the gntdev module".into(),
