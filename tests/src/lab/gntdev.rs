@@ -77,7 +77,7 @@ fn build(archive: &Archive, release: &str, dir: &Path, tell: &mut dyn FnMut(&str
         (
             "building the gntdev module".into(),
             format!(
-                "its tools are those of Debian {}: run this there, or with an older --kernel",
+                "should it lie in this machine's gcc: run this on Debian {}, or with another --kernel",
                 archive.release.codename
             ),
         )
@@ -85,15 +85,16 @@ fn build(archive: &Archive, release: &str, dir: &Path, tell: &mut dyn FnMut(&str
     Ok(())
 }
 
-/// Debian's headers name each other by absolute paths.
+/// Debian's headers name each other by absolute paths; and the cache may be in another place now
+/// than when this was done last.
 fn relocate(makefile: &Path, tree: &Path) -> Result<()> {
-    let text = fs::read_to_string(makefile).map_err(LabError::file(makefile))?;
-    let here = format!("{}/usr/src/", tree.display());
-    if !text.contains(&here) {
-        let text = text.replace("/usr/src/", &here);
-        fs::write(makefile, text).map_err(LabError::file(makefile))?;
+    let original = makefile.with_extension("debian");
+    if !original.exists() {
+        fs::rename(makefile, &original).map_err(LabError::file(makefile))?;
     }
-    Ok(())
+    let text = fs::read_to_string(&original).map_err(LabError::file(&original))?;
+    let text = text.replace("/usr/src/", &format!("{}/usr/src/", tree.display()));
+    fs::write(makefile, text).map_err(LabError::file(makefile))
 }
 
 /// Takes gntdev's files out of the kernel's source package.

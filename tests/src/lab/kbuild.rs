@@ -34,7 +34,8 @@ pub fn make_tools_run(
     let tools: Vec<PathBuf> = entries
         .flatten()
         .flat_map(|entry| TOOLS.map(|tool| entry.path().join(tool)))
-        .filter(|tool| tool.exists() && lacks_libraries(tool))
+        // One that was moved aside before: the cache may be in another place now.
+        .filter(|tool| moved_to(tool).exists() || (tool.exists() && lacks_libraries(tool)))
         .collect();
     if tools.is_empty() {
         return Ok(());
@@ -58,10 +59,10 @@ pub fn make_tools_run(
     })?;
     let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
     for tool in tools {
-        let mut moved = tool.clone().into_os_string();
-        moved.push(".elf");
-        let moved = PathBuf::from(moved);
-        fs::rename(&tool, &moved).map_err(LabError::file(&tool))?;
+        let moved = moved_to(&tool);
+        if !moved.exists() {
+            fs::rename(&tool, &moved).map_err(LabError::file(&tool))?;
+        }
         let script = format!(
             "#!/bin/sh\nexec '{}' --library-path '{}' '{}' \"$@\"\n",
             loader.display(),
@@ -71,6 +72,13 @@ pub fn make_tools_run(
         write_program(&tool, &script)?;
     }
     Ok(())
+}
+
+/// Where the program is when a script has taken its place.
+fn moved_to(tool: &Path) -> PathBuf {
+    let mut name = tool.as_os_str().to_owned();
+    name.push(".elf");
+    name.into()
 }
 
 /// Does the loader refuse to start it?
