@@ -130,6 +130,9 @@ impl Domain {
             ToDomain::Shell(id, text) => {
                 let args = vec!["-c".into(), text.into()];
                 self.start(id, "shell", "/bin/sh".into(), args);
+                if let Some(shell) = self.children.get_mut(&id) {
+                    shell.may_leave = true;
+                }
             }
             ToDomain::Order(id, order) => {
                 let order: Result<serde_json::Value, _> = serde_json::from_str(&order);

@@ -19,6 +19,8 @@ pub struct Child {
     pub(crate) control: Option<Control>,
     pub(crate) pidfd: OwnedFd,
     pub(crate) killed_by_us: bool,
+    /// What it forked may go on without it: a shell's background jobs.
+    pub(crate) may_leave: bool,
     /// Processes it forked that were alive when it ended.
     pub(crate) stragglers: Vec<u32>,
     process: std::process::Child,
@@ -63,6 +65,7 @@ impl Child {
             control: Some(ours),
             pidfd,
             killed_by_us: false,
+            may_leave: false,
             stragglers: Vec::new(),
             process,
             exit: None,
@@ -81,14 +84,17 @@ impl Child {
         self.exit
     }
 
-    /// Reaps it, which must have ended (its pidfd is readable), and kills what it forked.
+    /// Reaps it, which must have ended (its pidfd is readable), and kills what it forked and may
+    /// not leave.
     pub(crate) fn reap(&mut self) -> io::Result<ExitStatus> {
         if let Some(exit) = self.exit {
             return Ok(exit);
         }
-        self.stragglers = group_members(self.pid());
-        // Before the wait: a zombie keeps its number, so the group cannot be somebody else's.
-        self.signal_group(Signal::KILL)?;
+        if !self.may_leave || self.killed_by_us {
+            self.stragglers = group_members(self.pid());
+            // Before the wait: a zombie keeps its number, so the group cannot be somebody else's.
+            self.signal_group(Signal::KILL)?;
+        }
         let exit = self.process.wait()?;
         self.exit = Some(exit);
         Ok(exit)
