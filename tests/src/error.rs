@@ -28,6 +28,18 @@ pub enum Error {
     Interrupted(i32),
 }
 
+/// What came of printing. Whoever reads our output may stop reading.
+pub(crate) fn closed_pipe_is_fine(printed: std::io::Result<()>) -> Result<()> {
+    match printed {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::environment(
+            "standard output",
+            error,
+            "redirect it elsewhere",
+        )),
+        _ => Ok(()),
+    }
+}
+
 impl Error {
     /// Builds [`Error::Environment`].
     pub fn environment(what: impl Display, cause: impl Display, cure: impl Display) -> Error {

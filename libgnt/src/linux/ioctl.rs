@@ -51,6 +51,7 @@ pub trait Kernel: Send + Sync + fmt::Debug {
 pub struct Syscalls;
 
 impl Kernel for Syscalls {
+    // SAFETY: as the trait says: the caller's pointer suits the number.
     unsafe fn ioctl(
         &self,
         fd: BorrowedFd<'_>,
@@ -90,6 +91,7 @@ unsafe impl rustix::ioctl::Ioctl for Raw {
         self.arg
     }
 
+    // SAFETY: uses neither pointer; rustix alone calls it, after the call has succeeded.
     unsafe fn output_from_ptr(
         out: rustix::ioctl::IoctlOutput,
         _arg: *mut c_void,

@@ -6,7 +6,7 @@ mod sim;
 pub(crate) use run::chosen;
 
 use crate::agent::{self, Role};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, closed_pipe_is_fine};
 use crate::holder::HoldName;
 use crate::lab::{self, LabArgs};
 use crate::model;
@@ -248,18 +248,6 @@ fn list(json: bool) -> Result<ExitCode> {
     };
     closed_pipe_is_fine(printed)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Whoever reads our output may stop reading.
-fn closed_pipe_is_fine(printed: std::io::Result<()>) -> Result<()> {
-    match printed {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::environment(
-            "standard output",
-            error,
-            "redirect it elsewhere",
-        )),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

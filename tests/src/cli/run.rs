@@ -1,8 +1,8 @@
 //! `pv-stress run`.
 
-use super::{RunArgs, closed_pipe_is_fine, log_to_stderr};
+use super::{RunArgs, log_to_stderr};
 use crate::checks::no_kernel_complained;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, closed_pipe_is_fine};
 use crate::holder::HoldName;
 use crate::report::{Report, ReportDir, print_table};
 use crate::scenario::{self, Scenario};

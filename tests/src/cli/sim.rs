@@ -1,8 +1,8 @@
 //! `pv-stress sim`: the host alone, for agents started by hand.
 
-use super::{closed_pipe_is_fine, log_to_stderr};
+use super::log_to_stderr;
 use crate::agent::host;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, closed_pipe_is_fine};
 use crate::settings::{Unmap, quote};
 use crate::timeline::Timeline;
 use crate::world::Signals;

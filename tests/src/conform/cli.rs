@@ -6,7 +6,7 @@ use super::run::{Plan, try_rule};
 use super::table::{Report, print_rule, side_by_side};
 use super::{Rule, rules};
 use crate::agent::host;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, closed_pipe_is_fine};
 use crate::settings::PlatformKind;
 use crate::timeline::Timeline;
 use libgnt::sim::client::SimPlatform;
@@ -191,20 +191,20 @@ fn judge_all(args: &ConformArgs, rules: &[&Rule], plan: &Plan, system: &str) -> 
     for rule in rules {
         let judged = try_rule(rule, plan);
         if !args.json && all.is_empty() {
-            said(print_rule(&judged, &mut out))?;
+            closed_pipe_is_fine(print_rule(&judged, &mut out))?;
         }
         report.rules.push(judged);
     }
     if args.json {
         let text = serde_json::to_string_pretty(&report).map_err(std::io::Error::from);
-        said(text.and_then(|text| writeln!(out, "{text}")))?;
+        closed_pipe_is_fine(text.and_then(|text| writeln!(out, "{text}")))?;
     } else {
-        said(report.print_sum(&mut out))?;
+        closed_pipe_is_fine(report.print_sum(&mut out))?;
     }
     let status = report.exit_status();
     if !all.is_empty() {
         all.insert(0, report);
-        said(side_by_side(&all, &mut out))?;
+        closed_pipe_is_fine(side_by_side(&all, &mut out))?;
     }
     Ok(ExitCode::from(status))
 }
@@ -252,26 +252,14 @@ fn list(rules: &[&Rule], json: bool) -> Result<()> {
                 })
             })
             .collect();
-        return said(writeln!(out, "{}", serde_json::Value::Array(list)));
+        return closed_pipe_is_fine(writeln!(out, "{}", serde_json::Value::Array(list)));
     }
     for rule in rules {
-        said(writeln!(
+        closed_pipe_is_fine(writeln!(
             out,
             "{}\n    {}\n    ({})",
             rule.name, rule.says, rule.source
         ))?;
     }
     Ok(())
-}
-
-/// Whoever reads our output may stop reading.
-fn said(result: std::io::Result<()>) -> Result<()> {
-    match result {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::environment(
-            "standard output",
-            error,
-            "redirect it elsewhere",
-        )),
-        _ => Ok(()),
-    }
 }

@@ -15,6 +15,15 @@ struct Running {
     dir: tempfile::TempDir,
 }
 
+impl Running {
+    /// Tells it to stop; it must have done all well. What it left.
+    fn stop(self) -> tempfile::TempDir {
+        self.control.send(&Order::Stop).unwrap();
+        self.thread.join().unwrap().unwrap();
+        self.dir
+    }
+}
+
 fn start(hold_for: Duration) -> Running {
     start_with(hold_for, false)
 }
@@ -137,10 +146,9 @@ fn a_hold_ends_after_its_time_and_makes_room_for_the_next() {
     }
     lender.offer(&pages, &[GRANT], 1);
     drop(lender);
-    running.control.send(&Order::Stop).unwrap();
-    running.thread.join().unwrap().unwrap();
+    let dir = running.stop();
     assert_eq!(
-        released(&read_file(&running.dir.path().join("c.jsonl")).unwrap()),
+        released(&read_file(&dir.path().join("c.jsonl")).unwrap()),
         3
     );
 }
@@ -161,8 +169,7 @@ fn a_holder_that_needs_writable_pages_is_offered_no_others() {
     let writable = SharedPages::anonymous(1).unwrap();
     assert!(lender.offer(&writable, &[GRANT], 2).is_some());
     drop(lender);
-    running.control.send(&Order::Stop).unwrap();
-    running.thread.join().unwrap().unwrap();
+    running.stop();
 }
 
 /// As io_uring on a kernel that does not register gntdev's pages.
@@ -200,8 +207,7 @@ fn a_holder_that_never_holds_says_why() {
     assert_eq!(bad.offer(&pages, &[GRANT], 1), None);
     assert!(bad.failure().unwrap().contains("Linux before 6.12"));
     drop((good, bad));
-    running.control.send(&Order::Stop).unwrap();
-    running.thread.join().unwrap().unwrap();
+    running.stop();
 }
 
 #[test]
@@ -217,12 +223,11 @@ fn a_consumer_that_is_gone_is_noticed_and_costs_nothing() {
     );
     let pages = SharedPages::anonymous(1).unwrap();
     lender.offer(&pages, &[GRANT], 1);
-    running.control.send(&Order::Stop).unwrap();
-    running.thread.join().unwrap().unwrap();
+    let dir = running.stop();
     lender.offer(&pages, &[GRANT], 2);
     lender.offer(&pages, &[GRANT], 3);
     drop(lender);
-    let records = read_file(&running.dir.path().join("l.jsonl")).unwrap();
+    let records = read_file(&dir.path().join("l.jsonl")).unwrap();
     assert!(
         records
             .iter()
@@ -255,8 +260,7 @@ fn nonsense_ends_the_lender_that_speaks_it_and_not_the_consumer() {
     while good.shared_taken() < 1 {
         std::thread::yield_now();
     }
-    running.control.send(&Order::Stop).unwrap();
-    running.thread.join().unwrap().unwrap();
+    running.stop();
 }
 
 #[test]
@@ -304,6 +308,5 @@ fn a_consumer_that_waits_for_the_unmap_lets_go_only_then() {
         std::thread::yield_now();
     }
     assert_eq!(releases(), [second, first]);
-    running.control.send(&Order::Stop).unwrap();
-    running.thread.join().unwrap().unwrap();
+    running.stop();
 }

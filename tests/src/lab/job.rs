@@ -13,9 +13,9 @@ pub const INPUT: &str = "input";
 /// loses a guest now and then, as a triple fault or a standstill in its boot.
 pub const START_DOMAIN: &str = include_str!("start-domain.sh");
 
-/// Starts both domains, and says in `$slow` how many times longer they took than on two idle cores
-/// (15 s, so up to 30 s are as good as that): a deadline that is right there is wrong on a busy
-/// machine, and a busy machine is no reason to fail.
+/// Starts both domains, and says in `$slow` how many times as long each deadline is to be: once for
+/// every 15 s that they took. On two idle cores they take less than 30 s; a deadline that is right
+/// there is wrong on a busy machine, and a busy machine is no reason to fail.
 const START_BOTH: &str = "\
 begun=$(cut -d. -f1 /proc/uptime)
 start-domain front & start-domain back && wait
@@ -28,22 +28,8 @@ slow=$((($(cut -d. -f1 /proc/uptime) - begun) / 15))
 pub const REPORT: &str = "/results/report";
 /// And the conformance suite's, in it.
 pub const CONFORM_REPORT: &str = "conform.json";
-/// What a line begins with that says how slow the machine is.
+/// What a line begins with that says how many times as long deadlines are.
 pub const SLOW: &str = "slow machine: ";
-
-/// The conformance suite in the domains; then on the simulated Xen, with both answers in one table.
-const CONFORM: &str = "\
-mkdir -p /results/report
-front=$(xl domid front) back=$(xl domid back)
-pv-stress on --deadline 20m back \"pv-stress conform --platform xen --as-peer-of $front\" &
-pv-stress on --deadline 20m front \"pv-stress conform --platform xen --peer $back --json\" \
-    > /results/report/conform.json
-real=$?
-wait
-pv-stress conform --beside /results/report/conform.json
-simulated=$?
-[ $real -ge $simulated ] && exit $real
-exit $simulated";
 
 /// dom0's script. It leaves its status in `/results/status`.
 pub fn job(args: &LabArgs) -> String {
@@ -55,7 +41,7 @@ pub fn job(args: &LabArgs) -> String {
     }
     let command = match &args.run {
         Some(command) => command.clone(),
-        None if args.conform => CONFORM.to_owned(),
+        None if args.conform => conform(),
         None => scenarios(args),
     };
     let _ = writeln!(job, "echo 'LAB: running'");
@@ -65,6 +51,24 @@ pub fn job(args: &LabArgs) -> String {
         quote(&command)
     );
     job
+}
+
+/// The conformance suite in the domains; then on the simulated Xen, with both answers in one table.
+fn conform() -> String {
+    format!(
+        "\
+mkdir -p {REPORT}
+front=$(xl domid front) back=$(xl domid back)
+pv-stress on --deadline 20m back \"pv-stress conform --platform xen --as-peer-of $front\" &
+pv-stress on --deadline 20m front \"pv-stress conform --platform xen --peer $back --json\" \
+    > {REPORT}/{CONFORM_REPORT}
+real=$?
+wait
+pv-stress conform --beside {REPORT}/{CONFORM_REPORT}
+simulated=$?
+[ $real -ge $simulated ] && exit $real
+exit $simulated"
+    )
 }
 
 /// The command that runs the scenarios.

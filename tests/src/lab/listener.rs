@@ -14,7 +14,7 @@ pub struct Listener<'a> {
 }
 
 impl Listener<'_> {
-    /// Takes a line. How many times slower than an idle machine this one is, if the line says so.
+    /// Takes a line. How many times as long deadlines are, if the line says so.
     ///
     /// # Errors
     /// Why there is nothing more to wait for.
@@ -51,7 +51,7 @@ impl Listener<'_> {
         }
         if let Some(times) = news.strip_prefix(job::SLOW).and_then(|n| n.parse().ok()) {
             (self.tell)(&format!(
-                "the domains took {times} times as long to boot as on an idle machine; so may the rest"
+                "the domains were slow to boot: deadlines are {times} times as long"
             ));
             return Ok(Some(times));
         }

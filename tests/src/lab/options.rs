@@ -39,8 +39,8 @@ pub struct LabArgs {
     /// For how long the third consumer holds pages
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
     pub hold_for: Duration,
-    /// How long a scenario, or the command of --run, may take (default: 3m, or as many times that
-    /// as the domains were slower to boot than on an idle machine)
+    /// How long a scenario, or the command of --run, may take (default: 3m, or a multiple of it
+    /// where the domains are slow to boot)
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub deadline: Option<Duration>,
     /// Seed of everything random (default: another one each time)

@@ -9,7 +9,7 @@ use super::systems::{self, System};
 use super::table;
 use super::variant::{Bounds, Expected, Variant};
 use super::verdict::{Verdict, check};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, closed_pipe_is_fine};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use std::io::Write;
@@ -391,16 +391,8 @@ fn print(verdicts: &[Verdict], json: bool) -> Result<()> {
     show(&table::table(verdicts))
 }
 
-/// Prints; whoever reads may stop reading.
 fn show(text: &str) -> Result<()> {
-    match anstream::stdout().write_all(text.as_bytes()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::environment(
-            "standard output",
-            e,
-            "redirect it elsewhere",
-        )),
-        _ => Ok(()),
-    }
+    closed_pipe_is_fine(anstream::stdout().write_all(text.as_bytes()))
 }
 
 fn save(path: &Path, text: &str) -> Result<()> {

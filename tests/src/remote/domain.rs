@@ -5,7 +5,6 @@ use super::message::{About, Answer, End, Question};
 use super::relay::{Command, Relay, translated};
 use crate::timeline::Record;
 use crate::world::Autopsy;
-use crate::xen::trouble;
 use crossbeam::channel::bounded;
 use libgnt::DomId;
 use pv_xenstore::Client;
@@ -126,10 +125,9 @@ impl Domain {
         self.relay.shared.failure()
     }
 
-    /// What its kernel said on the console that it says only when something is wrong.
-    pub fn trouble(&self) -> Vec<String> {
-        let state = self.relay.shared.state();
-        trouble(state.strays.iter())
+    /// The last lines on its console that were not for us: its kernel's.
+    pub fn console(&self) -> Vec<String> {
+        self.relay.shared.state().strays.iter().cloned().collect()
     }
 
     /// How far its stamps may be off.

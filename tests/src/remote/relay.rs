@@ -7,7 +7,7 @@ use super::message::{
     About, Answer, Assembler, End, FileKind, FromDomain, Packed, Question, ToDomain, encode,
 };
 use super::proxy::{Start, ToProxy};
-use super::shared::{Shared, State};
+use super::shared::Shared;
 use super::terminal::Terminal;
 use crate::timeline::{Event, Record, now_ns};
 use crossbeam::channel::{Receiver, Sender, unbounded};
@@ -522,16 +522,6 @@ pub(super) fn translated(lines: &[u8], clock: &Clock) -> io::Result<Vec<u8>> {
         out.push(b'\n');
     }
     Ok(out)
-}
-
-impl State {
-    fn stray(&mut self, line: String) {
-        const MOST: usize = 1000;
-        if self.strays.len() == MOST {
-            self.strays.pop_front();
-        }
-        self.strays.push_back(line);
-    }
 }
 
 #[cfg(test)]

@@ -35,6 +35,15 @@ pub struct State {
 }
 
 impl State {
+    /// Somebody else's line came.
+    pub fn stray(&mut self, line: String) {
+        const MOST: usize = 1000;
+        if self.strays.len() == MOST {
+            self.strays.pop_front();
+        }
+        self.strays.push_back(line);
+    }
+
     /// A process was asked for.
     pub fn begin(&mut self, id: u32, name: &str) {
         self.agents.insert(id, (name.to_owned(), false));

@@ -17,9 +17,9 @@ const TROUBLE: [&str; 8] = [
 const EMULATORS: &str = "ENTRY_TRAMPOLINE stack guard page was hit";
 
 /// The lines that are trouble.
-pub fn trouble<'a>(lines: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+pub fn trouble(lines: &[String]) -> Vec<String> {
     lines
-        .into_iter()
+        .iter()
         .filter(|line| TROUBLE.iter().any(|text| line.contains(text)))
         .cloned()
         .collect()

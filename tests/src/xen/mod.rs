@@ -17,8 +17,6 @@ use std::process::{Command, ExitCode};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use kernel_log::trouble;
-
 /// Killed processes end, and what they leave arrives, within this.
 const SETTLE: Duration = Duration::from_secs(15);
 /// Xen prints its list within this.
@@ -113,7 +111,7 @@ impl Xen {
     pub fn complaints(&self) -> Vec<String> {
         let lost = self.domains().into_iter().filter(|d| d.lost().is_some());
         lost.flat_map(|domain| {
-            let trouble = domain.trouble();
+            let trouble = kernel_log::trouble(&domain.console());
             let blamed = !kernel_log::is_the_emulators(&trouble);
             let said = trouble.into_iter().filter(move |_| blamed);
             said.map(|line| format!("{}: {line}", domain.name))

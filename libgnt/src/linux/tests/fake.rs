@@ -79,6 +79,7 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
+    // SAFETY: as the trait says: the caller's pointer is to `len` bytes that suit the number.
     unsafe fn ioctl(
         &self,
         _fd: BorrowedFd<'_>,

@@ -77,6 +77,15 @@ fn grants(bench: &Bench, share: &Share) -> Vec<ForeignGrant> {
     grefs.map(|&gref| ForeignGrant { domid, gref }).collect()
 }
 
+/// A page whose first byte is 1, mapped by the peer; the byte and the bell are its notify.
+fn mapped_and_armed(bench: &Bench, bell: &Bell) -> Outcome<(Share, usize)> {
+    let share = Share::new(bench.platform(), bench.peer_id(), 1, RW)?;
+    share.pages()?.write(0, &[1]);
+    let map = bench.peer()?.map(grants(bench, &share), RW)?;
+    share.file()?.set_unmap_notify(share.index, both(bell))?;
+    Ok((share, map))
+}
+
 fn unknown_page(bench: &Bench) -> Outcome {
     let file = bench.platform().open_gntalloc()?;
     let nothing = file.set_unmap_notify(0, unbound());
@@ -117,10 +126,7 @@ fn not_for_the_peer(bench: &Bench) -> Outcome {
 fn waits_for_own_mapping(bench: &Bench) -> Outcome {
     let bell = Bell::new(bench.platform(), bench.own())?;
     let peer = bench.peer()?;
-    let mut share = Share::new(bench.platform(), bench.peer_id(), 1, RW)?;
-    share.pages()?.write(0, &[1]);
-    let map = peer.map(grants(bench, &share), RW)?;
-    share.file()?.set_unmap_notify(share.index, both(&bell))?;
+    let (mut share, map) = mapped_and_armed(bench, &bell)?;
     share.dealloc()?;
     bell.silent("the granter has the page mapped")?;
     same("the byte", peer.peek(Thing::Map(map), 0, 1)?, vec![1])?;
@@ -166,10 +172,7 @@ fn replaced(bench: &Bench) -> Outcome {
 fn with_close(bench: &Bench) -> Outcome {
     let bell = Bell::new(bench.platform(), bench.own())?;
     let peer = bench.peer()?;
-    let mut share = Share::new(bench.platform(), bench.peer_id(), 1, RW)?;
-    share.pages()?.write(0, &[1]);
-    let map = peer.map(grants(bench, &share), RW)?;
-    share.file()?.set_unmap_notify(share.index, both(&bell))?;
+    let (mut share, map) = mapped_and_armed(bench, &bell)?;
     share.munmap()?;
     share.file = None;
     bell.expect("the file was closed")?;
