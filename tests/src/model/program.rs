@@ -20,6 +20,17 @@ pub struct Law<V: 'static> {
     pub holds: Option<fn(&V) -> bool>,
 }
 
+impl<V> Law<V> {
+    /// A law about steps: no state shows whether it is kept.
+    pub(super) const fn of_steps(key: &'static str, says: &'static str) -> Law<V> {
+        Law {
+            key,
+            says,
+            holds: None,
+        }
+    }
+}
+
 impl<V> Clone for Law<V> {
     fn clone(&self) -> Self {
         *self
@@ -192,7 +203,7 @@ impl<V: 'static> Program<V> {
         until: impl Fn(&V) -> bool + Send + Sync + 'static,
         owners: impl Fn(&V) -> Vec<usize> + Send + Sync + 'static,
     ) -> Self {
-        self.waits(text, None, until, owners, |_| {})
+        self.waits(text, None, until, owners, |_| {}, None)
     }
 
     /// Waits for `until`, and in the same step does something: `did` says what.
@@ -204,7 +215,7 @@ impl<V: 'static> Program<V> {
         owners: impl Fn(&V) -> Vec<usize> + Send + Sync + 'static,
         effect: impl Fn(&mut Step<'_, V>) + Send + Sync + 'static,
     ) -> Self {
-        self.waits(text, Some(did), until, owners, effect)
+        self.waits(text, Some(did), until, owners, effect, None)
     }
 
     fn waits(
@@ -214,6 +225,7 @@ impl<V: 'static> Program<V> {
         until: impl Fn(&V) -> bool + Send + Sync + 'static,
         owners: impl Fn(&V) -> Vec<usize> + Send + Sync + 'static,
         effect: impl Fn(&mut Step<'_, V>) + Send + Sync + 'static,
+        rest: Option<Test<V>>,
     ) -> Self {
         self.op(Op::Wait {
             text,
@@ -221,7 +233,7 @@ impl<V: 'static> Program<V> {
             until: Arc::new(until),
             owners: Arc::new(owners),
             effect: Arc::new(effect),
-            rest: None,
+            rest,
         })
     }
 
@@ -236,14 +248,8 @@ impl<V: 'static> Program<V> {
         owners: impl Fn(&V) -> Vec<usize> + Send + Sync + 'static,
         effect: impl Fn(&mut Step<'_, V>) + Send + Sync + 'static,
     ) -> Self {
-        self.op(Op::Wait {
-            text,
-            did: Some(did),
-            until: Arc::new(until),
-            owners: Arc::new(owners),
-            effect: Arc::new(effect),
-            rest: Some(Arc::new(idle)),
-        })
+        let rest: Test<V> = Arc::new(idle);
+        self.waits(text, Some(did), until, owners, effect, Some(rest))
     }
 
     /// Looks at shared state: on if `test`, else to `or`.

@@ -40,6 +40,46 @@ impl Entry {
     }
 }
 
+/// What the variants of a system have in common.
+pub(super) struct Family {
+    pub system: &'static str,
+    pub kind: &'static str,
+    pub actors: (usize, usize),
+}
+
+impl Family {
+    pub(super) fn entry(
+        &self,
+        name: &'static str,
+        expected: Expected,
+        statement: &'static str,
+        story: &'static str,
+    ) -> Entry {
+        Entry {
+            system: self.system,
+            name,
+            expected,
+            statement,
+            story,
+            kind: self.kind,
+            actors: self.actors,
+        }
+    }
+}
+
+fn fails(laws: &'static [&'static str]) -> Expected {
+    Expected::Fails(laws)
+}
+
+/// A set with one member: an actor, or a table.
+fn bit(member: usize) -> u8 {
+    1 << member
+}
+
+fn members(set: u8) -> Vec<usize> {
+    (0..8).filter(|member| set & bit(*member) != 0).collect()
+}
+
 /// A system: a discussion, and what became of it.
 pub struct System {
     /// Short name.

@@ -3,7 +3,7 @@
 //! Each mapping's bounds live in a table in user memory, found through an entry of a directory in
 //! user memory. When the mapping goes, its table must go. Touching the directory can fault.
 
-use super::{Entry, System};
+use super::{Family, System, bit, fails};
 use crate::model::program::{Law, Program, Step};
 use crate::model::search::{LOCK_ORDER, NOBODY_WAITS, NOTHING_LEAKS};
 use crate::model::variant::{Expected, Expected::Holds, Variant};
@@ -43,16 +43,8 @@ const TABLE: &str = "entry-has-table";
 const IN_USE: &str = "used-table-kept";
 const ORDER: &str = "bd_sem-outermost";
 
-fn bit(table: usize) -> Set {
-    1 << table
-}
-
 fn laws() -> Vec<Law<Mpx>> {
-    let law = |key, says| Law {
-        key,
-        says,
-        holds: None,
-    };
+    let law = Law::of_steps;
     vec![
         Law {
             key: TABLE,
@@ -322,10 +314,6 @@ fn cast(how: Unmap, unmappers: usize, also: Option<Actor>) -> Vec<Actor> {
     actors
 }
 
-fn fails(laws: &'static [&'static str]) -> Expected {
-    Expected::Fails(laws)
-}
-
 fn entry(
     name: &'static str,
     expected: Expected,
@@ -333,28 +321,19 @@ fn entry(
     story: &'static str,
     how: Unmap,
 ) -> Variant {
-    named(name, expected, statement, story).model(move |b| {
-        let other = (how == Unmap::Inside || expected == Holds).then(bounds_fault);
-        world(init(b.actors), cast(how, b.actors, other))
-    })
+    FAMILY
+        .entry(name, expected, statement, story)
+        .model(move |b| {
+            let other = (how == Unmap::Inside || expected == Holds).then(bounds_fault);
+            world(init(b.actors), cast(how, b.actors, other))
+        })
 }
 
-fn named(
-    name: &'static str,
-    expected: Expected,
-    statement: &'static str,
-    story: &'static str,
-) -> Entry {
-    Entry {
-        system: "mpx",
-        name,
-        expected,
-        statement,
-        story,
-        kind: "munmap call",
-        actors: (3, 4),
-    }
-}
+const FAMILY: Family = Family {
+    system: "mpx",
+    kind: "munmap call",
+    actors: (3, 4),
+};
 
 /// The system and its variants.
 pub fn system() -> System {
@@ -489,21 +468,21 @@ fn the_rest() -> Vec<Variant> {
         }
     };
     vec![
-        named(
+        FAMILY.entry(
             "partly-covered",
             fails(&[IN_USE]),
             "the table also covers a neighbouring mapping, which loses its bounds",
             "Tables cover more than one mapping. Reaping the whole table takes the neighbour's bounds away.",
         )
         .model(neighbours(false)),
-        named(
+        FAMILY.entry(
             "partly-covered-kept",
             Holds,
             "a table that a neighbour uses is not marked",
             "As partly-covered, with a look at the neighbours first.",
         )
         .model(neighbours(true)),
-        named(
+        FAMILY.entry(
             "user-writes-entry",
             fails(&[TABLE, IN_USE]),
             "the directory is user memory: a thread can write the old entry back",

@@ -3,7 +3,7 @@
 //! One page of device memory, mapped by faults, walked by gup-fast without locks, and taken back
 //! by its owner, who gives it to somebody else.
 
-use super::{Entry, System};
+use super::{Family, System, bit, fails, members};
 use crate::model::program::{Law, Program};
 use crate::model::search::NOBODY_WAITS;
 use crate::model::variant::{Expected, Expected::Holds, Variant};
@@ -70,14 +70,6 @@ struct P2p {
     reused: bool,
 }
 
-fn bit(actor: usize) -> u8 {
-    1 << actor
-}
-
-fn members(mask: u8) -> Vec<usize> {
-    (0..8).filter(|actor| mask & bit(*actor) != 0).collect()
-}
-
 const FLAG_FIRST: &str = "flag-first";
 const NO_NEW: &str = "no-new-mapping";
 const REUSE: &str = "reuse-when-drained";
@@ -85,11 +77,7 @@ const STALE_REFERENCE: &str = "no-stale-reference";
 const STALE_USE: &str = "no-stale-use";
 
 fn laws() -> Vec<Law<P2p>> {
-    let law = |key, says| Law {
-        key,
-        says,
-        holds: None,
-    };
+    let law = Law::of_steps;
     vec![
         law(FLAG_FIRST, "the flag is cleared before the zap"),
         law(NO_NEW, "no new mapping after the zap"),
@@ -260,6 +248,12 @@ fn world(way: Way, n: usize) -> World<P2p> {
     })
 }
 
+const FAMILY: Family = Family {
+    system: "p2pdma",
+    kind: "walker",
+    actors: (3, 4),
+};
+
 fn entry(
     name: &'static str,
     expected: Expected,
@@ -267,16 +261,9 @@ fn entry(
     story: &'static str,
     way: Way,
 ) -> Variant {
-    Entry {
-        system: "p2pdma",
-        name,
-        expected,
-        statement,
-        story,
-        kind: "walker",
-        actors: (3, 4),
-    }
-    .model(move |b| world(way, b.actors))
+    FAMILY
+        .entry(name, expected, statement, story)
+        .model(move |b| world(way, b.actors))
 }
 
 /// The system and its variants.
@@ -306,10 +293,6 @@ const BASE: Way = Way {
 
 const fn order(steps: &'static [Do]) -> Way {
     Way { steps, ..BASE }
-}
-
-fn fails(laws: &'static [&'static str]) -> Expected {
-    Expected::Fails(laws)
 }
 
 fn naive() -> Vec<Variant> {

@@ -3,7 +3,7 @@
 //! A program suspends the virtual address behind a device mapping, replaces itself (exec), and
 //! registers an address again. Meanwhile a mediated device's driver may want to pin pages there.
 
-use super::{Entry, System};
+use super::{Family, System, bit, fails, members};
 use crate::model::program::{Law, Program};
 use crate::model::search::NOBODY_WAITS;
 use crate::model::variant::{Expected, Expected::Holds, Variant};
@@ -89,14 +89,6 @@ struct Type1 {
     closed: bool,
 }
 
-fn bit(actor: usize) -> u8 {
-    1 << actor
-}
-
-fn members(mask: u8) -> Vec<usize> {
-    (0..8).filter(|actor| mask & bit(*actor) != 0).collect()
-}
-
 const BOUND: &str = "no-wait-for-a-waiter";
 const EXCLUSION: &str = "suspended-means-detached";
 const PROVIDER: &str = "pins-find-a-page";
@@ -111,11 +103,10 @@ fn laws(exclusive: bool) -> Vec<Law<Type1>> {
                 !(waiting && v.user_waits)
             }),
         },
-        Law {
-            key: PROVIDER,
-            says: "a pin finds an address space or file that has the page",
-            holds: None,
-        },
+        Law::of_steps(
+            PROVIDER,
+            "a pin finds an address space or file that has the page",
+        ),
     ];
     if exclusive {
         laws.push(Law {
@@ -401,9 +392,11 @@ fn world(way: Way, drivers: usize) -> World<Type1> {
         })
 }
 
-fn fails(laws: &'static [&'static str]) -> Expected {
-    Expected::Fails(laws)
-}
+const FAMILY: Family = Family {
+    system: "type1",
+    kind: "driver thread",
+    actors: (3, 5),
+};
 
 fn entry(
     name: &'static str,
@@ -412,16 +405,9 @@ fn entry(
     story: &'static str,
     way: Way,
 ) -> Variant {
-    Entry {
-        system: "type1",
-        name,
-        expected,
-        statement,
-        story,
-        kind: "driver thread",
-        actors: (3, 5),
-    }
-    .model(move |b| world(way, b.actors))
+    FAMILY
+        .entry(name, expected, statement, story)
+        .model(move |b| world(way, b.actors))
 }
 
 /// The system and its variants.

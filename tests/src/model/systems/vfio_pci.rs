@@ -4,10 +4,10 @@
 //! off: then no mapping may exist, since an access would bring the machine down. Faults insert
 //! mappings; the disabler zaps them.
 
-use super::{Entry, System};
+use super::{Family, System, bit, fails};
 use crate::model::program::{Law, Program};
 use crate::model::search::{LOCK_ORDER, NOBODY_WAITS};
-use crate::model::variant::{Expected, Expected::Holds, Variant};
+use crate::model::variant::{Expected::Holds, Variant};
 use crate::model::world::World;
 
 type Actor = Program<Vfio>;
@@ -36,10 +36,6 @@ struct Vfio {
     found: bool,
 }
 
-fn bit(actor: usize) -> u8 {
-    1 << actor
-}
-
 const OFF: &str = "off-means-unmapped";
 const SIGBUS: &str = "sigbus-only-when-off";
 const NO_TOUCH: &str = "no-user-page-under-lock";
@@ -51,16 +47,11 @@ fn laws() -> Vec<Law<Vfio>> {
             says: "memory disabled means that no mapping exists",
             holds: Some(|v| v.enabled || v.mapped == 0),
         },
-        Law {
-            key: SIGBUS,
-            says: "an access gets SIGBUS only if memory is disabled",
-            holds: None,
-        },
-        Law {
-            key: NO_TOUCH,
-            says: "no user page is touched under memory_lock held for writing",
-            holds: None,
-        },
+        Law::of_steps(SIGBUS, "an access gets SIGBUS only if memory is disabled"),
+        Law::of_steps(
+            NO_TOUCH,
+            "no user page is touched under memory_lock held for writing",
+        ),
     ]
 }
 
@@ -356,26 +347,11 @@ fn cast(disable: Disable, fault: Fault, faults: usize, changes: bool) -> World<V
     world(actors)
 }
 
-fn fails(laws: &'static [&'static str]) -> Expected {
-    Expected::Fails(laws)
-}
-
-fn entry(
-    name: &'static str,
-    expected: Expected,
-    statement: &'static str,
-    story: &'static str,
-) -> Entry {
-    Entry {
-        system: "vfio-pci",
-        name,
-        expected,
-        statement,
-        story,
-        kind: "faulting thread",
-        actors: (3, 4),
-    }
-}
+const FAMILY: Family = Family {
+    system: "vfio-pci",
+    kind: "faulting thread",
+    actors: (3, 4),
+};
 
 /// The system and its variants.
 pub fn system() -> System {
@@ -397,7 +373,7 @@ pub fn system() -> System {
 fn first_patch() -> Vec<Variant> {
     use Disable::{Reversed, Touch};
     vec![
-        entry(
+        FAMILY.entry(
             "reversed",
             fails(&[NOBODY_WAITS, LOCK_ORDER]),
             "memory_lock then mmap_sem here, mmap_sem then memory_lock there",
@@ -406,7 +382,7 @@ fn first_patch() -> Vec<Variant> {
              has queued for it: the disabler must queue behind that.",
         )
         .model(|b| cast(Reversed, Fault::Wait, b.actors, true)),
-        entry(
+        FAMILY.entry(
             "reversed-no-writer",
             fails(&[LOCK_ORDER]),
             "without a writer of mmap_sem the same order cannot deadlock, but is still a cycle",
@@ -414,7 +390,7 @@ fn first_patch() -> Vec<Variant> {
              one thread may pass for years. The order of locks shows the cycle all the same.",
         )
         .model(|b| cast(Reversed, Fault::Wait, b.actors, false)),
-        entry(
+        FAMILY.entry(
             "user-page-under-lock",
             fails(&[NOBODY_WAITS, NO_TOUCH, LOCK_ORDER]),
             "a copy from the user under memory_lock faults, and wants mmap_sem",
@@ -428,7 +404,7 @@ fn first_patch() -> Vec<Variant> {
 fn try_lock() -> Vec<Variant> {
     use Disable::Reversed;
     vec![
-        entry(
+        FAMILY.entry(
             "try-lock-no-retry",
             fails(&[SIGBUS]),
             "a caller that cannot retry gets SIGBUS although the memory is on",
@@ -436,7 +412,7 @@ fn try_lock() -> Vec<Variant> {
              dies. (hmm_range_fault cannot retry.)",
         )
         .model(|b| cast(Reversed, Fault::TryOrSigbus, b.actors, true)),
-        entry(
+        FAMILY.entry(
             "try-lock-retry-once",
             fails(&[SIGBUS]),
             "one retry, as the fault flags of the time allowed, can be refused again",
@@ -454,7 +430,7 @@ fn try_lock() -> Vec<Variant> {
             actors.push(changer());
             world(actors)
         }),
-        entry(
+        FAMILY.entry(
             "try-lock-retry",
             Holds,
             "try, else drop mmap_sem, wait, and fault again, as often as it takes",
@@ -462,7 +438,7 @@ fn try_lock() -> Vec<Variant> {
              callers that can always retry.",
         )
         .model(|b| cast(Reversed, Fault::TryAndRetry { once: false }, b.actors, true)),
-        entry(
+        FAMILY.entry(
             "recursive-read",
             fails(&[NOBODY_WAITS, LOCK_ORDER]),
             "read() holds memory_lock and faults into it again, behind a queued writer",
@@ -479,7 +455,7 @@ fn try_lock() -> Vec<Variant> {
             }
             world(actors)
         }),
-        entry(
+        FAMILY.entry(
             "copy-outside-lock",
             Holds,
             "read() copies to the user after letting go of memory_lock",
@@ -503,7 +479,7 @@ fn later() -> Vec<Variant> {
     let retake = |look_again| Retake { look_again };
     let pause = |at_start| Pause { at_start };
     vec![
-        entry(
+        FAMILY.entry(
             "drop-and-retake",
             fails(&[OFF]),
             "between dropping and retaking vma_lock, a fault maps the device again",
@@ -512,14 +488,14 @@ fn later() -> Vec<Variant> {
              goes off under it.",
         )
         .model(move |b| cast(retake(false), Fault::VmaLock, b.actors, true)),
-        entry(
+        FAMILY.entry(
             "drop-and-look-again",
             Holds,
             "after retaking vma_lock, look again, and zap again if need be",
             "As drop-and-retake, in a loop that ends only when the list was empty under the lock.",
         )
         .model(move |b| cast(retake(true), Fault::VmaLock, b.actors, true)),
-        entry(
+        FAMILY.entry(
             "nested",
             Holds,
             "mmap_sem, vma_lock, memory_lock, in this order on both sides (merged)",
@@ -527,7 +503,7 @@ fn later() -> Vec<Variant> {
              and the lock, and the order has no cycle.",
         )
         .model(|b| cast(Nested, Fault::Nested, b.actors, true)),
-        entry(
+        FAMILY.entry(
             "pause-faults",
             Holds,
             "a flag under vma_lock pauses faults, set at the end of the zap",
@@ -537,7 +513,7 @@ fn later() -> Vec<Variant> {
         .model(move |b| {
             cast(pause(false), Fault::Pause { under_lock: true }, b.actors, true)
         }),
-        entry(
+        FAMILY.entry(
             "pause-faults-unlocked",
             fails(&[OFF]),
             "looked at outside vma_lock, the flag comes too late",
@@ -547,7 +523,7 @@ fn later() -> Vec<Variant> {
         .model(move |b| {
             cast(pause(false), Fault::Pause { under_lock: false }, b.actors, true)
         }),
-        entry(
+        FAMILY.entry(
             "pause-faults-at-start",
             fails(&[NOBODY_WAITS]),
             "set before the zap takes mmap_sem, the pause makes faults wait with mmap_sem held",
@@ -558,7 +534,7 @@ fn later() -> Vec<Variant> {
         .model(move |b| {
             cast(pause(true), Fault::Pause { under_lock: true }, b.actors, true)
         }),
-        entry(
+        FAMILY.entry(
             "pause-while-off",
             fails(&[NOBODY_WAITS]),
             "a pause as long as the memory is off makes faults wait for the program",
@@ -569,7 +545,7 @@ fn later() -> Vec<Variant> {
         .model(|b| {
             cast(PauseWhileOff, Fault::Pause { under_lock: true }, b.actors, false)
         }),
-        entry(
+        FAMILY.entry(
             "address-space",
             Holds,
             "zap through the device's address space, with no mmap_sem (what replaced the nesting)",

@@ -145,11 +145,7 @@ impl Gntdev {
 }
 
 pub fn laws() -> Vec<Law<Gntdev>> {
-    let law = |key, says| Law {
-        key,
-        says,
-        holds: None,
-    };
+    let law = Law::of_steps;
     vec![
         law("a", "no invalidation callback waits for page references"),
         law("b", "each handle is unmapped exactly once"),

@@ -4,30 +4,15 @@ use super::actors::*;
 use super::state::*;
 use crate::model::program::Program;
 use crate::model::search::{NOBODY_WAITS, NOTHING_LEAKS};
-use crate::model::systems::{Entry, System};
-use crate::model::variant::{Expected, Expected::Holds, Variant};
+use crate::model::systems::{Family, System, fails};
+use crate::model::variant::{Expected::Holds, Variant};
 use crate::model::world::World;
 
-fn fails(laws: &'static [&'static str]) -> Expected {
-    Expected::Fails(laws)
-}
-
-fn entry(
-    name: &'static str,
-    expected: Expected,
-    statement: &'static str,
-    story: &'static str,
-) -> Entry {
-    Entry {
-        system: "gntdev",
-        name,
-        expected,
-        statement,
-        story,
-        kind: "pinner",
-        actors: (3, 4),
-    }
-}
+const FAMILY: Family = Family {
+    system: "gntdev",
+    kind: "pinner",
+    actors: (3, 4),
+};
 
 fn world(init: Gntdev, actors: Vec<Program<Gntdev>>) -> World<Gntdev> {
     let names: Vec<String> = actors.iter().map(|a| a.name.clone()).collect();
@@ -115,7 +100,7 @@ fn synchronous() -> Vec<Variant> {
     let pv = sync(Guest::Pv);
     let hvm = sync(Guest::Hvm);
     vec![
-        entry(
+        FAMILY.entry(
             "sync",
             fails(&[NOBODY_WAITS, "a"]),
             "the notifier's callback waits for the pages, their pinner for the notifier",
@@ -125,7 +110,7 @@ fn synchronous() -> Vec<Variant> {
              frozen desktop of QubesOS/qubes-issues#7481.",
         )
         .model(move |b| usual(mapper(pv), b.actors, pv)),
-        entry(
+        FAMILY.entry(
             "sync-unpinned",
             Holds,
             "with nobody pinning, waiting for the references is over at once",
@@ -133,7 +118,7 @@ fn synchronous() -> Vec<Variant> {
              was the consumer that holds the page.",
         )
         .model(move |_| usual(mapper(pv), 0, pv)),
-        entry(
+        FAMILY.entry(
             "sync-consumer",
             fails(&[NOBODY_WAITS]),
             "the last close waits for a page that the consumer gives back only after the close",
@@ -145,7 +130,7 @@ fn synchronous() -> Vec<Variant> {
             let actors = cast(mapper(hvm), b.actors, LetsGo::Told, hvm, Trusts::Event);
             world(Gntdev::mapped(), actors)
         }),
-        entry(
+        FAMILY.entry(
             "sync-close-first",
             fails(&[NOBODY_WAITS]),
             "the last use ends in munmap, under the address-space lock that the pinner needs",
@@ -191,7 +176,7 @@ fn guards() -> Vec<Variant> {
         world(Gntdev::mapped(), actors)
     };
     vec![
-        entry(
+        FAMILY.entry(
             "handle-as-guard",
             fails(&["b", "h"]),
             "the handle becomes invalid only at the end, so a second invalidation unmaps again",
@@ -200,14 +185,14 @@ fn guards() -> Vec<Variant> {
              one up, finds the handle valid and queues the same unmap again.",
         )
         .model(move |b| usual(invalidated_twice(by_handle), b.actors, by_handle)),
-        entry(
+        FAMILY.entry(
             "removing-flag",
             Holds,
             "with a flag of its own for pages being unmapped, the second invalidation does nothing",
             "As handle-as-guard, with the flag that was merged.",
         )
         .model(move |b| usual(invalidated_twice(callback), b.actors, callback)),
-        entry(
+        FAMILY.entry(
             "no-map-reference",
             fails(&["c"]),
             "the last close frees the map that the queued unmap will use",
@@ -215,7 +200,7 @@ fn guards() -> Vec<Variant> {
              freed with its work pending.",
         )
         .model(move |b| usual(mapper(no_reference), b.actors, no_reference)),
-        entry(
+        FAMILY.entry(
             "put-resurrects",
             fails(&["c"]),
             "the last put unmaps, which takes a use again, and frees the map all the same",
@@ -223,7 +208,7 @@ fn guards() -> Vec<Variant> {
              does not look again, and frees the map.",
         )
         .model(move |b| usual(mapper(resurrecting), b.actors, resurrecting)),
-        entry(
+        FAMILY.entry(
             "shared-work-item",
             fails(&["h", NOBODY_WAITS]),
             "two partial unmaps share one work item: the first range is forgotten",
@@ -232,7 +217,7 @@ fn guards() -> Vec<Variant> {
              freed, and the granter waits for ever.",
         )
         .model(move |b| ranges(shared, b.actors)),
-        entry(
+        FAMILY.entry(
             "two-ranges",
             Holds,
             "two partial unmaps, each with a work item of its own",
@@ -266,7 +251,7 @@ fn error_path() -> Vec<Variant> {
         world(unmapped(), actors)
     };
     vec![
-        entry(
+        FAMILY.entry(
             "remap-while-live",
             fails(&["f", "e", NOTHING_LEAKS]),
             "mmap fails, its clean-up is still queued, and the next mmap maps the map again",
@@ -275,7 +260,7 @@ fn error_path() -> Vec<Variant> {
              mapped a second time while its grants live.",
         )
         .model(move |b| failing(naive, true, b.actors)),
-        entry(
+        FAMILY.entry(
             "remap-counted-too-early",
             fails(&[NOTHING_LEAKS, "e"]),
             "the counter falls with the hypercall, before the handles are invalid: they are lost",
@@ -284,14 +269,14 @@ fn error_path() -> Vec<Variant> {
              handles invalid: their grants are never unmapped. The counter must fall last.",
         )
         .model(move |b| failing(early, true, b.actors)),
-        entry(
+        FAMILY.entry(
             "remap-refused",
             Holds,
             "with a counter of live grants, the second mmap returns EAGAIN until the unmap is over",
             "As remap-while-live, with the counter that was merged.",
         )
         .model(move |b| failing(merged, true, b.actors)),
-        entry(
+        FAMILY.entry(
             "error-path-waits",
             Holds,
             "waiting on mmap's error path alone, if nobody can have pinned the page yet",
@@ -299,7 +284,7 @@ fn error_path() -> Vec<Variant> {
              pages yet. If that is so, it may.",
         )
         .model(move |_| failing(sync, false, 0)),
-        entry(
+        FAMILY.entry(
             "error-path-waits-gup",
             fails(&[NOBODY_WAITS]),
             "a lockless walker can have pinned the page even there, and then needs mmap's lock",
@@ -317,7 +302,7 @@ fn notifiers() -> Vec<Variant> {
         ..Way::MERGED
     };
     vec![
-        entry(
+        FAMILY.entry(
             "pv-deferral",
             fails(&["g"]),
             "on PV a deferred unmap leaves the entry to munmap, which must not touch it",
@@ -326,14 +311,14 @@ fn notifiers() -> Vec<Variant> {
              Linux now disagree (`Bad page map`).",
         )
         .model(move |b| usual(mapper(pv), b.actors, pv)),
-        entry(
+        FAMILY.entry(
             "pv-unpinned",
             Holds,
             "on PV, with nobody pinning, the queue unmaps at once, before the entries go",
             "As pv-deferral without a pinner: the first try is made in the callback itself.",
         )
         .model(move |_| usual(mapper(pv), 0, pv)),
-        entry(
+        FAMILY.entry(
             "release-ignores-pins",
             fails(&["d"]),
             "the notifier's release means that the address space ends, not that its pages are free",
@@ -341,7 +326,7 @@ fn notifiers() -> Vec<Variant> {
              space's, not the pages': a pinner's reference outlives the process.",
         )
         .model(move |b| usual(exit_with_release(merged), b.actors, merged)),
-        entry(
+        FAMILY.entry(
             "release-of-the-living",
             fails(&[NOBODY_WAITS]),
             "a process that lives on never releases what it has unmapped",
@@ -349,7 +334,7 @@ fn notifiers() -> Vec<Variant> {
              it sends the next request, and the mapper lives to serve that request.",
         )
         .model(move |_| usual(living_with_release(merged), 0, merged)),
-        entry(
+        FAMILY.entry(
             "byte-means-released",
             fails(&["e"]),
             "the notify byte tells that the unmap began; the granter reuses the page too early",
@@ -387,7 +372,7 @@ fn asynchronous() -> Vec<Variant> {
         world(partly_failed(), actors)
     };
     vec![
-        entry(
+        FAMILY.entry(
             "failed-handle-unmapped",
             fails(&["b"]),
             "a map that failed for one page unmaps that page's handle, which never was",
@@ -395,14 +380,14 @@ fn asynchronous() -> Vec<Variant> {
              never gave out.",
         )
         .model(move |_| close_failed(every_page)),
-        entry(
+        FAMILY.entry(
             "async-partly-failed",
             Holds,
             "a map that failed for one page unmaps the other, once",
             "As failed-handle-unmapped, as it was merged.",
         )
         .model(move |_| close_failed(merged)),
-        entry(
+        FAMILY.entry(
             "async",
             Holds,
             "pin, unmap, unpin, event: the unmap is queued, and nobody waits for the pinner",
@@ -410,7 +395,7 @@ fn asynchronous() -> Vec<Variant> {
              reference is gone; the event tells the granter.",
         )
         .model(move |b| usual(mapper(merged), b.actors, merged)),
-        entry(
+        FAMILY.entry(
             "async-callback",
             Holds,
             "the same, unmapped from the notifier's callback",
@@ -418,7 +403,7 @@ fn asynchronous() -> Vec<Variant> {
              the pinner lets go.",
         )
         .model(move |b| usual(mapper(callback), b.actors, callback)),
-        entry(
+        FAMILY.entry(
             "async-consumer",
             Holds,
             "the consumer gives the page back after the close, and the unmap follows it",
@@ -428,7 +413,7 @@ fn asynchronous() -> Vec<Variant> {
             let actors = cast(mapper(merged), b.actors, LetsGo::Told, merged, Trusts::Event);
             world(Gntdev::mapped(), actors)
         }),
-        entry(
+        FAMILY.entry(
             "async-close-pinned",
             Holds,
             "the file is closed first, and munmap ends the last use with pages pinned",
@@ -438,7 +423,7 @@ fn asynchronous() -> Vec<Variant> {
             let actors = cast(closer(merged), b.actors, LetsGo::MmapLock, merged, Trusts::Event);
             world(Gntdev::mapped(), actors)
         }),
-        entry(
+        FAMILY.entry(
             "async-fork",
             Holds,
             "a forked child inherits mapping and use; the unmap follows its exit",
