@@ -8,7 +8,7 @@ pub(crate) use run::chosen;
 use crate::agent::{self, Role};
 use crate::error::{Error, Result, closed_pipe_is_fine};
 use crate::holder::HoldName;
-use crate::lab::{self, LabArgs};
+use crate::lab::{self, LabCommand, LabError};
 use crate::model;
 use crate::remote::supervise;
 use crate::report::print_listing;
@@ -47,7 +47,11 @@ enum Command {
     /// Run just the simulated Xen, for agents started by hand
     Sim(sim::SimArgs),
     /// Boot a real Xen in QEMU and run there
-    Lab(LabArgs),
+    ///
+    /// Exit status: that of the suites, or of the command: 0 all as required, 1 a check failed, 2 it
+    /// could not run, or the machine was lost, 3 a deadlock, 4 packages cannot be had because no
+    /// mirror answers.
+    Lab(Box<LabCommand>),
     /// Run in a domain of a real Xen: start agents for a run in dom0, over the domain's console
     Supervise {
         /// The console; nobody else may use it
@@ -202,9 +206,14 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
             log_to_stderr(tracing_subscriber::filter::LevelFilter::WARN);
             xen::on(&domain, &command.join(" "), deadline)
         }
-        Some(Command::Lab(args)) => {
-            lab::run(&args).map_err(|error| Error::Usage(error.to_string()))
-        }
+        Some(Command::Lab(command)) => match lab::run(&command) {
+            Err(LabError::Run(error)) => Err(error),
+            Err(error) => {
+                complain(&error.to_string());
+                Ok(ExitCode::from(error.status()))
+            }
+            Ok(code) => Ok(code),
+        },
         Some(Command::Model { command }) => model::cli::run(command),
         Some(Command::Conform(args)) => crate::conform::cli::run(&args),
         Some(Command::ConformProcess { process }) => {

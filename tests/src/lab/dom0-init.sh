@@ -5,7 +5,7 @@ export PATH=$(echo /usr/lib/xen-*/bin):/lab/bin:/usr/bin:/bin LD_LIBRARY_PATH=/u
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-mkdir -p /dev/pts /dev/shm
+mkdir -p /results /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null
@@ -30,7 +30,7 @@ echo "LAB: dom0 ready"
 dmesg > /results/dom0.kernel.log
 xl dmesg > /results/xen.log
 cp /var/log/xen/*.log /var/log/xen/console/*.log /results/ 2>/dev/null
-tar -cz -C /results . | dd of=/dev/vda bs=64k 2>/dev/null
+tar -cz -C /results . | dd of=/dev/vda bs=64k conv=notrunc 2>/dev/null
 sync
-echo "LAB: results stored"
+echo "LAB: all done"
 poweroff -f

@@ -27,6 +27,16 @@ pub enum LabError {
         /// What to do.
         cure: String,
     },
+    /// No mirror answers: what the lab needs cannot be had, whatever else is right.
+    #[error(
+        "{doing}: the mirror is out of reach: {cause}; check the network, or name another mirror with --mirror URL"
+    )]
+    OutOfReach {
+        /// What was to be fetched.
+        doing: String,
+        /// What apt said.
+        cause: String,
+    },
     /// A file operation failed: a full disk, say.
     #[error("{path}: {error}{}", cure(.error))]
     File {
@@ -63,6 +73,14 @@ fn cure(error: &std::io::Error) -> &'static str {
 }
 
 impl LabError {
+    /// The exit status for this: 4 where only the network is missing, 2 for everything else.
+    pub fn status(&self) -> u8 {
+        match self {
+            LabError::OutOfReach { .. } => 4,
+            _ => 2,
+        }
+    }
+
     /// For `map_err` on a file operation.
     pub fn file(path: &Path) -> impl FnOnce(std::io::Error) -> LabError {
         let path = path.to_owned();

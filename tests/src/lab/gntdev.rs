@@ -2,9 +2,13 @@
 //! Linux's did before 5.19: built out of tree from Debian's kernel source and headers. The source
 //! is fetched, changed here in one place, and never kept in this project.
 
+use super::archive::Archive;
 use super::error::{LabError, Result};
 use super::kbuild::{compiler, make_tools_run};
-use super::packages::{Archive, run};
+use super::packages::{Choice, Packages, WHOLE};
+use super::parts::Parts;
+use super::process::{cannot_run, mortal, run};
+use super::tree;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,39 +22,71 @@ const WAITING: &str = "{ int waited = gnttab_unmap_refs_sync(&map->unmap_data); 
      map->unmap_data.data = map; COMPLETION(waited, &map->unmap_data); }";
 /// Before the call: the completion that the queue is told to run.
 const COMPLETION: &str = "map->unmap_data.done = ";
+const MODULE: &str = "xen-gntdev.ko";
 
-/// The changed module for a kernel, from the cache or built now.
+/// The changed module for a kernel, from the cache, or built now in `work`.
 ///
 /// # Errors
 /// A package or tool is missing, the source is not as expected, or the build fails.
-pub fn synchronous(
-    archive: &Archive,
-    kernel_release: &str,
-    tell: &mut dyn FnMut(&str),
-) -> Result<Vec<u8>> {
-    let dir = archive.path(&format!("gntdev-{kernel_release}"));
-    let module = dir.join("xen-gntdev.ko");
-    if !module.exists() {
-        build(archive, kernel_release, &dir, tell)?;
+pub fn synchronous(packages: &Packages<'_>, parts: &Parts, work: &Path) -> Result<Vec<u8>> {
+    let release = parts.kernel_release();
+    let change = &tree::Sum::of_bytes(WAITING.as_bytes()).sha256[..8];
+    let name = format!(
+        "gntdev-sync-{release}-{}-{change}",
+        parts.kernel_set.version
+    );
+    let dir = packages.cache.path("modules").join(name.replace(':', "_"));
+    if tree::damage(&dir).is_some() {
+        let built = build(packages, parts, work)?;
+        tree::complete(&dir, |to| {
+            let to = to.join(MODULE);
+            fs::copy(&built, &to).map(drop).map_err(LabError::file(&to))
+        })?;
+        tree::remove(work)?;
     }
+    let module = dir.join(MODULE);
     fs::read(&module).map_err(LabError::file(&module))
 }
 
-fn build(archive: &Archive, release: &str, dir: &Path, tell: &mut dyn FnMut(&str)) -> Result<()> {
+/// The kernel's headers and build tools with what these need, and its source.
+fn choose(archive: &Archive<'_>, release: &str) -> Result<Choice> {
     let headers = format!("linux-headers-{release}");
-    let mut packages = vec![headers.clone()];
+    let mut tools = vec![headers.clone()];
     for needed in archive.depends(&headers)? {
         if needed.starts_with("linux-headers-") || needed.starts_with("linux-kbuild-") {
-            packages.push(needed);
+            tools.push(needed);
         }
     }
-    // Debian's headers look for each other in one tree.
-    let tree = archive.unpack_together(&packages, &format!("headers-{release}"), tell)?;
-    let headers = tree.join("usr/src").join(&headers);
-    relocate(&headers.join("Makefile"), &tree)?;
-    make_tools_run(archive, &tree, &packages, tell)?;
-    fs::create_dir_all(dir).map_err(LabError::file(dir))?;
-    take_source(archive, release, dir, tell)?;
+    let mut packages = archive.with_libraries(&tools)?;
+    packages.push(source_package(release));
+    Ok(Choice {
+        packages,
+        chief: headers,
+        detail: release.to_owned(),
+    })
+}
+
+fn source_package(release: &str) -> String {
+    let series: Vec<&str> = release.splitn(3, '.').take(2).collect();
+    format!("linux-source-{}", series.join("."))
+}
+
+fn build(packages: &Packages<'_>, parts: &Parts, work: &Path) -> Result<PathBuf> {
+    let (progress, release) = (packages.progress, parts.kernel_release());
+    let name = format!("gntdev-{release}");
+    let set = packages.set(&name, parts.kernel_from, &|archive| {
+        choose(archive, release)
+    })?;
+    let (tools, dir) = (work.join("tools"), work.join("gntdev"));
+    packages.unpack(&set, &WHOLE, &tools)?;
+    let headers = tools
+        .join("usr/src")
+        .join(format!("linux-headers-{release}"));
+    relocate(&headers.join("Makefile"), &tools)?;
+    make_tools_run(&tools)?;
+    fs::create_dir_all(&dir).map_err(LabError::file(&dir))?;
+    progress.tell("taking gntdev out of the kernel's source");
+    take_source(&tools, &source_package(release), &dir)?;
     let source = dir.join("gntdev.c");
     let text = fs::read_to_string(&source).map_err(LabError::file(&source))?;
     let changed = make_synchronous(&text).map_err(|cause| LabError::Failed {
@@ -62,60 +98,50 @@ fn build(archive: &Archive, release: &str, dir: &Path, tell: &mut dyn FnMut(&str
     let makefile = dir.join("Makefile");
     let rules = "obj-m := xen-gntdev.o\nxen-gntdev-y := gntdev.o\n";
     fs::write(&makefile, rules).map_err(LabError::file(&makefile))?;
-    tell("building gntdev with a synchronous unmap");
-    let mut command = Command::new("make");
+    progress.tell("building gntdev with a synchronous unmap");
+    let mut command = mortal("make");
     command
         .arg("-C")
         .arg(&headers)
         .arg(format!("M={}", dir.display()));
-    let compiler = compiler(dir)?;
+    let compiler = compiler(&dir)?;
     command
         .arg(format!("CC={compiler}"))
         // Type information for BPF would take pahole.
         .args(["HOSTCC=gcc", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"]);
-    run(&mut command, "make", "apt-get install make gcc", || {
-        (
-            "building the gntdev module".into(),
-            format!(
-                "should it lie in this machine's gcc: run this on Debian {}, or with another --kernel",
-                archive.release.codename
-            ),
-        )
-    })?;
-    Ok(())
+    run(
+        progress,
+        &mut command,
+        "make",
+        "apt-get install make gcc",
+        || {
+            (
+                "building the gntdev module".into(),
+                format!(
+                    "should it lie in this machine's gcc: run this on {}, or with another --kernel",
+                    parts.kernel_from
+                ),
+            )
+        },
+    )?;
+    Ok(dir.join(MODULE))
 }
 
-/// Debian's headers name each other by absolute paths; and the cache may be in another place now
-/// than when this was done last.
+/// Debian's headers name each other by absolute paths.
 fn relocate(makefile: &Path, tree: &Path) -> Result<()> {
-    let original = makefile.with_extension("debian");
-    if !original.exists() {
-        fs::rename(makefile, &original).map_err(LabError::file(makefile))?;
-    }
-    let text = fs::read_to_string(&original).map_err(LabError::file(&original))?;
+    let text = fs::read_to_string(makefile).map_err(LabError::file(makefile))?;
     let text = text.replace("/usr/src/", &format!("{}/usr/src/", tree.display()));
     fs::write(makefile, text).map_err(LabError::file(makefile))
 }
 
 /// Takes gntdev's files out of the kernel's source package.
-fn take_source(
-    archive: &Archive,
-    release: &str,
-    dir: &Path,
-    tell: &mut dyn FnMut(&str),
-) -> Result<()> {
-    let series: Vec<&str> = release.splitn(3, '.').take(2).collect();
-    let package = format!("linux-source-{}", series.join("."));
-    let root = archive
-        .unpack(std::slice::from_ref(&package), &|_| true, tell)?
-        .remove(0);
-    let packed = root.join("usr/src").join(format!("{package}.tar.xz"));
-    tell("taking gntdev out of the kernel's source");
+fn take_source(tools: &Path, package: &str, dir: &Path) -> Result<()> {
+    let packed = tools.join("usr/src").join(format!("{package}.tar.xz"));
     let mut xz = Command::new("xz");
     xz.arg("-dc").arg(&packed).stdout(Stdio::piped());
     let mut xz = xz
         .spawn()
-        .map_err(|error| super::packages::cannot_run("xz", "apt-get install xz-utils", error))?;
+        .map_err(|error| cannot_run("xz", "apt-get install xz-utils", error))?;
     let taken = xz
         .stdout
         .take()

@@ -1,9 +1,11 @@
 //! The two initramfs images: dom0's, and the domains' inside it.
 
+use super::domains::Domains;
 use super::error::Result;
 use super::image::Image;
-use super::job::START_DOMAIN;
+use super::job::{LOAD_MODULES, START_DOMAIN};
 use super::parts::{DISK_MODULES, GUEST_MODULES, Parts, is_library, is_tool};
+use super::suite::Suite;
 use std::path::{Path, PathBuf};
 
 const DOM0_INIT: &str = include_str!("dom0-init.sh");
@@ -15,8 +17,14 @@ pub struct Contents<'a> {
     pub agent: &'a [u8],
     /// What dom0 does when it is up: shell, read by its init.
     pub job: &'a str,
-    /// Small files for dom0: name in `/lab`, and text.
-    pub configs: &'a [(String, String)],
+    /// The domains beside dom0.
+    pub domains: &'a Domains,
+    /// More words for their kernels' command lines.
+    pub kernel_words: &'a str,
+    /// What dom0 can run.
+    pub suites: &'a [Suite],
+    /// Kernel modules to bring along.
+    pub modules: &'a [String],
     /// Files of the user, for dom0 and the domains: content's place here, and its name in `/lab`.
     pub with: &'a [(PathBuf, String)],
     /// A gntdev module instead of the kernel's own.
@@ -48,22 +56,16 @@ pub fn build(parts: &Parts, contents: &Contents<'_>) -> Result<Vec<u8>> {
     image.link(Path::new("var/run"), Path::new("/run"))?;
     // Xen's programs look for each other below their version's directory.
     let tools = |path: &Path| is_tool(path);
-    for package in &parts.toolstack {
-        for (from, to) in [
-            ("usr/lib", "usr/lib"),
-            ("usr/bin", "usr/bin"),
-            ("usr/sbin", "usr/sbin"),
-        ] {
-            let from = package.join(from);
-            if from.is_dir() {
-                image.copy_tree(&from, Path::new(to), &tools)?;
-            }
+    for dir in ["usr/lib", "usr/bin", "usr/sbin"] {
+        let from = parts.toolstack.join(dir);
+        if from.is_dir() {
+            image.copy_tree(&from, Path::new(dir), &tools)?;
         }
-        for from in ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"] {
-            let from = package.join(from);
-            if from.is_dir() {
-                image.copy_tree(&from, Path::new("usr/lib/x86_64-linux-gnu"), &is_library)?;
-            }
+    }
+    for dir in ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"] {
+        let from = parts.toolstack.join(dir);
+        if from.is_dir() {
+            image.copy_tree(&from, Path::new("usr/lib/x86_64-linux-gnu"), &is_library)?;
         }
     }
     image.link(
@@ -76,8 +78,14 @@ pub fn build(parts: &Parts, contents: &Contents<'_>) -> Result<Vec<u8>> {
     )?;
     image.file(Path::new("lab/bin/start-domain"), START_DOMAIN.as_bytes())?;
     image.file(Path::new("lab/job"), contents.job.as_bytes())?;
-    for (name, text) in contents.configs {
-        image.file(&Path::new("lab").join(name), text.as_bytes())?;
+    for domain in &contents.domains.all {
+        let path = format!("lab/{}.cfg", domain.name);
+        let config = domain.config(contents.kernel_words);
+        image.file(Path::new(&path), config.as_bytes())?;
+    }
+    for suite in contents.suites {
+        let path = format!("lab/suites/{}", suite.name);
+        image.file(Path::new(&path), suite.script.as_bytes())?;
     }
     // xl complains about a missing one every time.
     image.file(Path::new("etc/xen/xl.conf"), b"")?;
@@ -110,5 +118,16 @@ fn base(parts: &Parts, contents: &Contents<'_>, modules: &[&str], init: &str) ->
         order.push('\n');
     }
     image.file(Path::new("lib/modules/order"), order.as_bytes())?;
+    for name in contents.modules {
+        let mut needs = String::new();
+        for (module, bytes) in parts.asked_modules(std::slice::from_ref(name))? {
+            image.file(Path::new(&format!("lib/modules/{module}.ko")), &bytes)?;
+            needs.push_str(&module);
+            needs.push('\n');
+        }
+        let path = format!("lib/modules/needs/{}", name.replace('-', "_"));
+        image.file(Path::new(&path), needs.as_bytes())?;
+    }
+    image.file(Path::new("lab/bin/load-modules"), LOAD_MODULES.as_bytes())?;
     Ok(image)
 }

@@ -1,172 +1,104 @@
-//! What dom0 does when it is up, as shell, and the two domains' configurations.
+//! What dom0 does when it is up, as shell.
 
-use super::options::{DEADLINE, Guest, LabArgs};
-use crate::settings::quote;
+use super::domains::Domains;
+use super::options::LabArgs;
+use super::suite::Suite;
 use std::fmt::Write;
 
-/// The names of the two domains.
-pub const DOMAINS: [&str; 2] = ["front", "back"];
 /// Where the user's input is, in dom0 and the domains.
 pub const INPUT: &str = "input";
+/// Where a suite's report is in dom0.
+pub const REPORT: &str = "/results/report";
+/// And the conformance suite's, in it.
+pub const CONFORM_REPORT: &str = "conform.json";
+/// The word of dom0's command line that names the suites to run, each with its place on the disk.
+const SUITES: &str = "lab.suites=";
 
 /// Starts one domain, given its name, and again if it does not come up: an emulated processor
 /// loses a guest now and then, as a triple fault or a standstill in its boot.
 pub const START_DOMAIN: &str = include_str!("start-domain.sh");
 
-/// Starts both domains, and says in `$slow` how many times as long each deadline is to be: once for
-/// every 15 s that they took. On two idle cores they take less than 30 s; a deadline that is right
-/// there is wrong on a busy machine, and a busy machine is no reason to fail.
-const START_BOTH: &str = "\
-begun=$(cut -d. -f1 /proc/uptime)
-start-domain front & start-domain back && wait
-slow=$((($(cut -d. -f1 /proc/uptime) - begun) / 15))
+/// Loads modules that were brought along.
+pub const LOAD_MODULES: &str = include_str!("load-modules.sh");
+
+/// Runs the suites that the command line names.
+const RUN_SUITES: &str = include_str!("run-suites.sh");
+
+/// dom0's script.
+pub fn job(args: &LabArgs, domains: &Domains) -> String {
+    let names: Vec<&str> = domains.names().collect();
+    let mut job = format!("cd /lab\ndomains='{}'\n{START_ALL}", names.join(" "));
+    if args.shell {
+        let _ = writeln!(
+            job,
+            "echo 'LAB: the domains are {}; exit ends the machine'",
+            names.join(", ")
+        );
+        job.push_str("setsid -c sh </dev/console >/dev/console 2>&1\n");
+    } else {
+        job.push_str(RUN_SUITES);
+    }
+    job
+}
+
+/// Starts all domains, and says in `$slow` how many times as long each deadline is to be: once for
+/// every 15 s that two of them took. On two idle cores they take less than 30 s; a deadline that is
+/// right there is wrong on a busy machine, and a busy machine is no reason to fail.
+const START_ALL: &str = "\
+begun=$(cut -d. -f1 /proc/uptime) many=0
+for domain in $domains; do
+    start-domain $domain &
+    many=$((many + 1))
+done
+wait
+slow=$((($(cut -d. -f1 /proc/uptime) - begun) * 2 / (many * 15)))
 [ $slow -ge 2 ] || slow=1
 [ $slow -le 8 ] || slow=8
 [ $slow = 1 ] || echo \"LAB: slow machine: $slow\"
 ";
-/// Where the report is in dom0.
-pub const REPORT: &str = "/results/report";
-/// And the conformance suite's, in it.
-pub const CONFORM_REPORT: &str = "conform.json";
-/// What a line begins with that says how many times as long deadlines are.
-pub const SLOW: &str = "slow machine: ";
 
-/// dom0's script. It leaves its status in `/results/status`.
-pub fn job(args: &LabArgs) -> String {
-    let mut job = format!("cd /lab\n{START_BOTH}");
-    if args.shell {
-        job.push_str("echo 'LAB: the domains are front and back; exit ends the machine'\n");
-        job.push_str("setsid -c sh </dev/console >/dev/console 2>&1\necho 0 >/results/status\n");
-        return job;
-    }
-    let command = match &args.run {
-        Some(command) => command.clone(),
-        None if args.conform => conform(),
-        None => scenarios(args),
+/// dom0's command line, for these of the suites.
+pub fn kernel_words(all: &[Suite], left: &[Suite], more: Option<&str>) -> String {
+    let place = |suite: &Suite| {
+        let place = all.iter().position(|other| other.name == suite.name);
+        format!("{}:{}", suite.name, slot(place.unwrap_or(0)))
     };
-    let _ = writeln!(job, "echo 'LAB: running'");
-    let _ = writeln!(
-        job,
-        "( slow=$slow sh -c {} 2>&1; echo $? >/results/status ) </dev/null | sed 's/^/LAB| /'",
-        quote(&command)
-    );
-    job
+    let left: Vec<String> = left.iter().map(place).collect();
+    let more = more.map_or(String::new(), |more| format!(" {more}"));
+    format!("console=hvc0 quiet {SUITES}{}{more}", left.join(","))
 }
 
-/// The conformance suite in the domains; then on the simulated Xen, with both answers in one table.
-fn conform() -> String {
-    format!(
-        "\
-mkdir -p {REPORT}
-front=$(xl domid front) back=$(xl domid back)
-pv-stress on --deadline 20m back \"pv-stress conform --platform xen --as-peer-of $front\" &
-pv-stress on --deadline 20m front \"pv-stress conform --platform xen --peer $back --json\" \
-    > {REPORT}/{CONFORM_REPORT}
-real=$?
-wait
-pv-stress conform --beside {REPORT}/{CONFORM_REPORT}
-simulated=$?
-[ $real -ge $simulated ] && exit $real
-exit $simulated"
-    )
-}
-
-/// The command that runs the scenarios.
-fn scenarios(args: &LabArgs) -> String {
-    let mut command = format!(
-        "pv-stress run --platform xen --front front --back back --log info --report {REPORT} --restart-domain start-domain",
-    );
-    let mut add = |option: &str, value: String| {
-        let _ = write!(command, " {option} {}", quote(&value));
-    };
-    if !args.scenario.is_empty() {
-        add("--scenario", args.scenario.join(","));
-    }
-    if let Some(hold) = args.hold {
-        add("--hold", hold.to_string());
-    }
-    if let Some(seed) = args.seed {
-        add("--seed", seed.to_string());
-    }
-    let input = match args.input {
-        Some(_) => format!("/lab/{INPUT}"),
-        None => "/bin/busybox".into(),
-    };
-    add("--input", input);
-    add("--machine", args.machine());
-    add("--hold-for", format!("{}ms", args.hold_for.as_millis()));
-    match args.deadline {
-        Some(deadline) => add("--deadline", format!("{}ms", deadline.as_millis())),
-        // Counted by the shell that starts it.
-        None => {
-            let seconds = DEADLINE.as_secs();
-            let _ = write!(command, " --deadline $(({seconds} * slow))s");
-        }
-    }
-    if args.allow_kernel_damage {
-        command.push_str(" --allow-kernel-damage");
-    }
-    command
-}
-
-/// A domain's configuration for `xl create`.
-pub fn config(name: &str, guest: Guest) -> String {
-    let kind = match guest {
-        Guest::Pvh => "pvh",
-        Guest::Pv => "pv",
-    };
-    // The boot's messages say where one stops that does not come up. The supervisor silences the
-    // kernel when it takes the console over, and reads everything else from the kernel's buffer.
-    let lines = [
-        format!("name=\"{name}\""),
-        format!("type=\"{kind}\""),
-        "memory=320".into(),
-        "vcpus=1".into(),
-        "kernel=\"/lab/vmlinuz\"".into(),
-        "ramdisk=\"/lab/domain.cpio\"".into(),
-        "extra=\"console=hvc0 loglevel=7 panic=1\"".into(),
-        "on_poweroff=\"destroy\"".into(),
-        "on_reboot=\"destroy\"".into(),
-        "on_crash=\"destroy\"\n".into(),
-    ];
-    lines.join("\n")
+/// The place of a suite's results on the disk; the machine's own come first.
+pub fn slot(suite: usize) -> u64 {
+    suite as u64 + 1
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::options::tests::args;
+    use super::super::suite::asked;
     use super::*;
 
     #[test]
-    fn options_reach_the_run() {
-        let job = job(&args(&[
-            "--scenario",
-            "copy",
-            "hold-unmap",
-            "--hold",
-            "fork",
-            "--seed",
-            "7",
-        ]));
-        assert!(
-            job.contains("--scenario copy,hold-unmap --hold fork --seed 7"),
-            "{job}"
+    fn every_domain_is_started_and_the_suites_that_are_left_are_named() {
+        let args = args(&["--suite", "scenarios,conform", "--domains", "3"]);
+        let domains = Domains::plan(&args).unwrap();
+        let job = job(&args, &domains);
+        assert!(job.contains("domains='front back domain3'"), "{job}");
+        let all = asked(&args).unwrap();
+        assert_eq!(
+            kernel_words(&all, &all[1..], Some("a=b")),
+            "console=hvc0 quiet lab.suites=conform:2 a=b"
         );
-        assert!(job.contains("--deadline $((180 * slow))s"), "{job}");
-        for domain in DOMAINS {
-            assert!(job.contains(&format!("start-domain {domain}")), "{job}");
-        }
-        let job = super::job(&args(&["--deadline", "90s"]));
-        assert!(job.contains("--deadline 90000ms"), "{job}");
     }
 
     #[test]
-    fn a_command_replaces_the_scenarios() {
-        let job = job(&args(&["--run", "echo \"it\""]));
-        assert!(job.contains("sh -c 'echo \"it\"'"), "{job}");
-        assert!(!job.contains("pv-stress run"), "{job}");
-        let conform = super::job(&args(&["--conform"]));
-        assert!(conform.contains("--as-peer-of $front"), "{conform}");
-        assert!(config("front", Guest::Pv).contains("type=\"pv\""));
+    fn a_shell_runs_no_suites() {
+        let args = args(&["--shell"]);
+        let job = job(&args, &Domains::plan(&args).unwrap());
+        assert!(
+            job.contains("setsid") && !job.contains("/lab/suites"),
+            "{job}"
+        );
     }
 }

@@ -2,8 +2,8 @@
 //! too old for them, and its gcc for the kernel's configuration.
 
 use super::error::{LabError, Result};
-use super::packages::{Archive, cannot_run};
-use super::parts::is_library;
+use super::parts::find;
+use super::process::cannot_run;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -18,51 +18,32 @@ const TOOLS: [&str; 3] = [
     "tools/bpf/resolve_btfids/resolve_btfids",
 ];
 
-/// Makes the tools run here: with the C library of their own release, where this machine's will not
-/// do.
+/// Makes the tools in this tree run here: with the C library of their own release, which is in the
+/// tree, where this machine's will not do.
 ///
 /// # Errors
-/// As [`Archive::unpack`]; a full disk.
-pub fn make_tools_run(
-    archive: &Archive,
-    tree: &Path,
-    packages: &[String],
-    tell: &mut dyn FnMut(&str),
-) -> Result<()> {
+/// A full disk; the tree has no C library.
+pub fn make_tools_run(tree: &Path) -> Result<()> {
     let below = tree.join("usr/lib");
     let entries = fs::read_dir(&below).map_err(LabError::file(&below))?;
     let tools: Vec<PathBuf> = entries
         .flatten()
         .flat_map(|entry| TOOLS.map(|tool| entry.path().join(tool)))
-        // One that was moved aside before: the cache may be in another place now.
-        .filter(|tool| moved_to(tool).exists() || (tool.exists() && lacks_libraries(tool)))
+        .filter(|tool| tool.exists() && lacks_libraries(tool))
         .collect();
     if tools.is_empty() {
         return Ok(());
     }
-    let mut libraries = archive.with_libraries(packages)?;
-    libraries.retain(|name| !packages.contains(name));
-    let roots = archive.unpack(&libraries, &is_library, tell)?;
-    let places: Vec<PathBuf> = roots
+    let loader = find(tree, &|path| path.ends_with("ld-linux-x86-64.so.2"))?;
+    let places: Vec<String> = ["usr/lib", "lib"]
+        .map(|lib| tree.join(lib).join("x86_64-linux-gnu"))
         .iter()
-        .flat_map(|root| ["usr/lib", "lib"].map(|lib| root.join(lib).join("x86_64-linux-gnu")))
         .filter(|place| place.exists())
+        .map(|place| place.display().to_string())
         .collect();
-    let loader = places
-        .iter()
-        .map(|place| place.join("ld-linux-x86-64.so.2"))
-        .find(|loader| loader.exists());
-    let loader = loader.ok_or_else(|| LabError::Failed {
-        doing: "looking for the kernel's release's C library".into(),
-        cause: "its package has no ld-linux-x86-64.so.2".into(),
-        cure: "build the module on a machine of that release".into(),
-    })?;
-    let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
     for tool in tools {
         let moved = moved_to(&tool);
-        if !moved.exists() {
-            fs::rename(&tool, &moved).map_err(LabError::file(&tool))?;
-        }
+        fs::rename(&tool, &moved).map_err(LabError::file(&tool))?;
         let script = format!(
             "#!/bin/sh\nexec '{}' --library-path '{}' '{}' \"$@\"\n",
             loader.display(),

@@ -1,233 +1,272 @@
-//! One QEMU process with Xen in it, in software emulation: started, watched by its serial log,
-//! ended by its own power-off or by the deadline, never left behind.
+//! One QEMU process with Xen in it, in software emulation: started on one processor, heard through
+//! its serial port, watched, ended by its own power-off or by us, never left behind.
 
+use super::emulator::Emulator;
 use super::error::{LabError, Result};
-use super::packages::cannot_run;
-use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use super::monitor;
+use super::process::{Heard, Lines, Running, mortal};
+use super::progress::Progress;
+use super::watch::{self, LOOK, Usage, Watch};
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
-
-const QEMU: &str = "qemu-system-x86_64";
-const INSTALL_QEMU: &str =
-    "apt-get install --no-install-recommends qemu-system-x86 seabios ipxe-qemu";
-
-/// Finds QEMU before anything else is done.
-///
-/// # Errors
-/// It is not there.
-pub fn check_installed() -> Result<()> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    if std::env::split_paths(&path).any(|dir| dir.join(QEMU).is_file()) {
-        Ok(())
-    } else {
-        Err(LabError::Missing {
-            program: QEMU,
-            install: INSTALL_QEMU,
-        })
-    }
-}
 
 /// What boots.
 pub struct Boot<'a> {
+    /// What emulates the machine.
+    pub emulator: &'a Emulator,
+    /// On which processor of this machine.
+    pub processor: usize,
+    /// In MiB.
+    pub memory: u32,
     /// The hypervisor: an ELF32 multiboot image.
     pub xen: &'a Path,
+    /// Its command line.
+    pub xen_words: String,
     /// dom0's kernel.
     pub kernel: &'a Path,
+    /// Its command line.
+    pub kernel_words: String,
     /// dom0's initramfs.
     pub initramfs: &'a Path,
     /// A raw disk that dom0 writes its results to.
     pub results: &'a Path,
     /// Where the serial port's output goes.
     pub serial: &'a Path,
-    /// True: standard input and output are dom0's console.
-    pub interactive: bool,
+    /// Where QEMU's monitor listens. A Unix socket's path is short.
+    pub monitor: &'a Path,
 }
 
-/// A machine that runs.
-pub struct Machine {
-    qemu: Child,
-    serial: PathBuf,
-    read: u64,
-    pending: Vec<u8>,
+impl Boot<'_> {
+    /// The words that start QEMU. The CPU model is the one in which PV dom0 and PVH domains both
+    /// come up without hardware virtualisation: nested paging for PVH, and no SMAP, which stops a PV
+    /// dom0.
+    ///
+    /// One emulated processor, because the emulation delivers an interrupt to a guest twice, which
+    /// kills it, when something else than an interrupt stops the processor after VMRUN has injected
+    /// one (`docs/findings/qemu-interrupt-twice.md`). With two, each stops the other for that often
+    /// enough to lose a domain in most runs.
+    fn words(&self, serial: &str) -> Vec<String> {
+        let text = |path: &Path| path.display().to_string();
+        let mut words = self.emulator.bound(self.processor);
+        let options = [
+            ("-accel", "tcg,thread=multi".into()),
+            ("-cpu", "qemu64,+svm,+npt,+nrip-save".into()),
+            ("-smp", "1".into()),
+            ("-m", self.memory.to_string()),
+            ("-display", "none".into()),
+            ("-nic", "none".into()),
+            ("-kernel", text(self.xen)),
+            ("-append", self.xen_words.clone()),
+            (
+                "-initrd",
+                format!(
+                    "{} {},{}",
+                    text(self.kernel),
+                    self.kernel_words,
+                    text(self.initramfs)
+                ),
+            ),
+            (
+                "-drive",
+                format!(
+                    "file={},if=virtio,format=raw,cache=unsafe",
+                    text(self.results)
+                ),
+            ),
+            (
+                "-chardev",
+                format!("{serial},id=com1,logfile={}", text(self.serial)),
+            ),
+            ("-serial", "chardev:com1".into()),
+            ("-monitor", "none".into()),
+            (
+                "-qmp",
+                format!("unix:{},server=on,wait=off", text(self.monitor)),
+            ),
+        ];
+        words.push("-no-reboot".into());
+        for (option, value) in options {
+            words.extend([option.to_owned(), value]);
+        }
+        words
+    }
 }
 
-impl Machine {
-    /// Starts QEMU. The CPU model is the one in which PV dom0 and PVH domains both come up without
-    /// hardware virtualisation: nested paging for PVH, and no SMAP, which stops a PV dom0.
-    ///
-    /// One processor, because its emulation delivers an interrupt to a guest twice, which kills it,
-    /// when something else than an interrupt stops the processor after VMRUN has injected one
-    /// (`helper_vmrun`, `target/i386/tcg/sysemu/svm_helper.c`, leaves `exception_index` set). With two,
-    /// each stops the other for that often enough to lose a domain in most runs.
-    ///
-    /// # Errors
-    /// QEMU is not installed.
-    pub fn start(boot: &Boot<'_>) -> Result<Machine> {
-        File::create(boot.serial).map_err(LabError::file(boot.serial))?;
-        // The kernel ends QEMU when we end, however that comes about.
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--pdeathsig", "KILL", QEMU])
-            .args([
-                "-accel",
-                "tcg,thread=multi",
-                "-cpu",
-                "qemu64,+svm,+npt,+nrip-save",
-            ])
-            .args([
-                "-smp",
-                "1",
-                "-m",
-                "3072",
-                "-display",
-                "none",
-                "-no-reboot",
-                "-nic",
-                "none",
-            ])
-            .arg("-kernel")
-            .arg(boot.xen)
-            .args([
-                "-append",
-                "console=com1 dom0_mem=1024M loglvl=warning guest_loglvl=warning conring_size=1M",
-            ])
-            .arg("-initrd")
-            .arg(format!(
-                "{} console=hvc0 quiet,{}",
-                boot.kernel.display(),
-                boot.initramfs.display()
-            ))
-            .arg("-drive")
-            .arg(format!(
-                "file={},if=virtio,format=raw,cache=unsafe",
-                boot.results.display()
-            ));
-        if boot.interactive {
-            command.arg("-chardev").arg(format!(
-                "stdio,id=com1,signal=off,logfile={}",
-                boot.serial.display()
-            ));
-            command.args(["-serial", "chardev:com1"]);
-        } else {
-            command
-                .arg("-serial")
-                .arg(format!("file:{}", boot.serial.display()));
-            command.stdin(Stdio::null()).stdout(Stdio::null());
-        }
-        command.arg("-monitor").arg("none").stderr(Stdio::piped());
-        let qemu = command
-            .spawn()
-            .map_err(|error| cannot_run("setpriv", "apt-get install util-linux", error))?;
-        Ok(Machine {
-            qemu,
-            serial: boot.serial.to_owned(),
-            read: 0,
-            pending: Vec::new(),
-        })
-    }
+/// How a machine was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// To the emulator or to this machine: not the fault of what ran in it.
+    Emulator(String),
+    /// To what ran in it.
+    Guest(String),
+}
 
-    /// The lines that the serial port said since the last call.
-    ///
-    /// # Errors
-    /// If the log cannot be read.
-    pub fn new_lines(&mut self) -> Result<Vec<String>> {
-        let mut file = File::open(&self.serial).map_err(LabError::file(&self.serial))?;
-        file.seek(SeekFrom::Start(self.read))
-            .map_err(LabError::file(&self.serial))?;
-        let n = file
-            .read_to_end(&mut self.pending)
-            .map_err(LabError::file(&self.serial))?;
-        self.read += n as u64;
-        let mut lines = Vec::new();
-        while let Some(end) = self.pending.iter().position(|&b| b == b'\n') {
-            let line: Vec<u8> = self.pending.drain(..=end).collect();
-            lines.push(String::from_utf8_lossy(&line).trim_end().to_owned());
+impl Loss {
+    /// Why.
+    pub fn cause(&self) -> &str {
+        match self {
+            Loss::Emulator(cause) | Loss::Guest(cause) => cause,
         }
-        Ok(lines)
     }
+}
 
-    /// True once QEMU has ended (dom0 powered off, or Xen gave up).
-    ///
-    /// # Errors
-    /// If the machine's processes cannot be asked.
-    pub fn has_ended(&mut self) -> Result<bool> {
-        let status = self
-            .qemu
-            .try_wait()
-            .map_err(LabError::file(Path::new("qemu")))?;
-        let Some(status) = status else {
-            return Ok(false);
-        };
-        if status.success() {
-            return Ok(true);
-        }
-        let mut said = String::new();
-        if let Some(stderr) = &mut self.qemu.stderr {
-            let _ = stderr.read_to_string(&mut said);
-        }
-        Err(LabError::Failed {
-            doing: format!("running {QEMU}"),
-            cause: format!("{status}: {}", said.trim()),
-            cure: "see its message".into(),
-        })
-    }
+/// Hears a machine's lines.
+pub trait Ear {
+    /// A line of the serial port. An error says why there is nothing more to wait for.
+    fn line(&mut self, line: &str) -> std::result::Result<(), String>;
+    /// How long the machine may go on as it does; `None`: for as long as it likes.
+    fn deadline(&self) -> Option<Instant>;
+    /// dom0 has said that it powers off.
+    fn is_done(&self) -> bool;
+}
 
-    /// Feeds lines to `each` until the machine ends or the deadline comes. `each` may give another
-    /// deadline.
-    ///
-    /// # Errors
-    /// [`LabError::Guest`] with the log's tail, at the deadline or when `each` says why.
-    pub fn watch(
-        &mut self,
-        mut deadline: Instant,
-        each: &mut dyn FnMut(&str) -> std::result::Result<Option<Instant>, String>,
-    ) -> Result<()> {
-        /// A file has no event that says it grew; QEMU's exit has none that comes with it.
-        const LOOK: Duration = Duration::from_millis(100);
-        loop {
-            let ended = self.has_ended()?;
-            for line in self.new_lines()? {
-                if let Some(other) = each(&line).map_err(|what| self.guest(what))? {
-                    deadline = other;
+/// Runs a machine to its end. `Ok(None)`: it has done all that it was to do.
+///
+/// # Errors
+/// QEMU cannot be started; we were interrupted. The loss of the machine is no error.
+pub fn run(boot: &Boot<'_>, ear: &mut dyn Ear) -> Result<Option<Loss>> {
+    let words = boot.words("file,path=/dev/stdout");
+    let mut command = mortal(&words[0]);
+    command.args(&words[1..]);
+    let mut qemu = Running::start(&mut command)?;
+    let mut watch = Watch::begin(Instant::now());
+    let (mut lines, mut said) = (Lines::default(), Vec::new());
+    loop {
+        match qemu.next(LOOK)? {
+            Heard::Out(bytes) => {
+                watch.heard(Instant::now());
+                for line in lines.push(&bytes) {
+                    if let Err(cause) = ear.line(&line) {
+                        return Ok(Some(Loss::Guest(cause)));
+                    }
                 }
             }
-            if ended {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(self.guest("the deadline passed and the machine still runs".into()));
-            }
-            std::thread::sleep(LOOK);
+            Heard::Err(bytes) => said.extend(bytes),
+            Heard::Ended(_) if ear.is_done() => return Ok(None),
+            Heard::Ended(status) => return ended(status, &said).map(Some),
+            Heard::Nothing => {}
         }
-    }
-
-    /// Waits for the machine's end, whenever it comes.
-    ///
-    /// # Errors
-    /// QEMU failed.
-    pub fn wait(&mut self) -> Result<()> {
-        self.qemu.wait().map_err(LabError::file(Path::new(QEMU)))?;
-        self.has_ended().map(|_| ())
-    }
-
-    fn guest(&self, what: String) -> LabError {
-        LabError::Guest {
-            what,
-            log: self.serial.clone(),
-            tail: tail(&self.serial, 25),
+        let now = Instant::now();
+        if let Some(usage) = watch::usage(qemu.pid())
+            && let Some(still) = watch.look(usage.used, now)
+        {
+            return Ok(Some(Loss::Emulator(stands_still(boot, still, usage))));
+        }
+        if ear.deadline().is_some_and(|deadline| now >= deadline) {
+            let cause = "it did not end in time, and the machine still runs";
+            return Ok(Some(Loss::Guest(cause.into())));
         }
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        if let Ok(None) = self.qemu.try_wait() {
-            let _ = self.qemu.kill();
+/// Runs a machine whose console is this terminal, to its end.
+///
+/// # Errors
+/// QEMU cannot be started, or fails; the machine stands still.
+pub fn interact(boot: &Boot<'_>, progress: &Progress) -> Result<()> {
+    let words = boot.words("stdio,signal=off");
+    let mut command = mortal(&words[0]);
+    // It stays in our process group, and with it in the terminal's foreground.
+    let spawned = command.args(&words[1..]).spawn();
+    let mut qemu = Terminal(spawned.map_err(LabError::file(Path::new("setpriv")))?);
+    let mut watch = Watch::begin(Instant::now());
+    let mut length = 0;
+    loop {
+        if let Some(status) = qemu
+            .0
+            .try_wait()
+            .map_err(LabError::file(Path::new("qemu")))?
+        {
+            return match status.success() {
+                true => Ok(()),
+                false => ended(status, &[]).and_then(|loss| Err(lost(boot, loss.cause()))),
+            };
         }
-        let _ = self.qemu.wait();
+        let now = Instant::now();
+        let log = fs::metadata(boot.serial).map_or(0, |meta| meta.len());
+        if log != length {
+            length = log;
+            watch.heard(now);
+        }
+        if let Some(usage) = watch::usage(qemu.0.id())
+            && let Some(still) = watch.look(usage.used, now)
+        {
+            return Err(lost(boot, &stands_still(boot, still, usage)));
+        }
+        progress.check()?;
+        // Its end has an event, but the processor time that it uses has none.
+        std::thread::sleep(LOOK);
     }
+}
+
+struct Terminal(Child);
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            let _ = self.0.kill();
+        }
+        let _ = self.0.wait();
+    }
+}
+
+/// An error that shows the end of the serial log.
+pub fn lost(boot: &Boot<'_>, cause: &str) -> LabError {
+    LabError::Guest {
+        what: cause.to_owned(),
+        log: boot.serial.to_owned(),
+        tail: tail(boot.serial, 25),
+    }
+}
+
+/// QEMU ended before its time.
+fn ended(status: ExitStatus, said: &[u8]) -> Result<Loss> {
+    let said = String::from_utf8_lossy(said);
+    let said = said.trim();
+    let cause = match (status.signal(), status.code()) {
+        (Some(signal), _) => {
+            format!("QEMU was ended by signal {signal}{}", name_of(signal))
+        }
+        (None, Some(0)) => "the machine switched itself off or reset itself before it was done (a triple fault, say)".into(),
+        // It refused to start, or gave up: nothing that starting again would change.
+        _ => {
+            return Err(LabError::Failed {
+                doing: "running QEMU".into(),
+                cause: format!("{status}: {said}"),
+                cure: "see its message; --qemu names another".into(),
+            });
+        }
+    };
+    let said = if said.is_empty() {
+        String::new()
+    } else {
+        format!("; it said: {said}")
+    };
+    Ok(Loss::Emulator(format!("{cause}{said}")))
+}
+
+fn name_of(signal: i32) -> &'static str {
+    match signal {
+        9 => " (SIGKILL: by somebody, or for want of memory)",
+        11 => " (SIGSEGV: a fault in QEMU)",
+        6 => " (SIGABRT: QEMU gave up)",
+        15 => " (SIGTERM)",
+        _ => "",
+    }
+}
+
+/// Why it stands still, as far as QEMU's monitor knows; its words are kept beside the serial log.
+fn stands_still(boot: &Boot<'_>, still: Duration, usage: Usage) -> String {
+    let asked = monitor::ask(boot.monitor);
+    if let Ok(processor) = &asked {
+        let path = boot.serial.with_extension("monitor");
+        // Without it the sentence is still there.
+        let _ = fs::write(path, &processor.words);
+    }
+    watch::told(still, usage, asked.ok().as_ref())
 }
 
 /// The last lines of a log.
@@ -236,4 +275,35 @@ pub fn tail(log: &Path, lines: usize) -> String {
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// A place for a socket whose path is short enough, whatever the cache's is.
+///
+/// # Errors
+/// No temporary directory can be made.
+pub fn socket_dir() -> Result<tempfile::TempDir> {
+    tempfile::Builder::new()
+        .prefix("pv-lab-")
+        .tempdir()
+        .map_err(LabError::file(&std::env::temp_dir()))
+}
+
+/// The name of the log of an earlier start.
+pub fn earlier(serial: &Path, start: usize) -> PathBuf {
+    serial.with_file_name(format!("serial.{start}.log"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_killed_qemu_and_one_that_refuses_are_told_apart() {
+        let killed = ended(ExitStatus::from_raw(9), b"").unwrap();
+        assert!(killed.cause().contains("SIGKILL"), "{killed:?}");
+        let off = ended(ExitStatus::from_raw(0), b"").unwrap();
+        assert!(off.cause().contains("triple fault"), "{off:?}");
+        let refused = ended(ExitStatus::from_raw(1 << 8), b"no such option\n").unwrap_err();
+        assert!(refused.to_string().contains("no such option"), "{refused}");
+    }
 }

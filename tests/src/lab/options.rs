@@ -1,5 +1,8 @@
 //! The options of `pv-stress lab`.
 
+use super::domains::Kind;
+use super::prune::PruneArgs;
+use super::suite::SuiteName;
 use crate::holder::HoldName;
 use crate::settings::{quote, spell};
 use clap::ValueEnum;
@@ -8,15 +11,6 @@ use std::time::Duration;
 
 /// A scenario's deadline on a machine that is not slow.
 pub const DEADLINE: Duration = Duration::from_secs(180);
-
-/// What the two domains of the agents are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Guest {
-    /// Hardware page tables: what to test on.
-    Pvh,
-    /// Paravirtualised: holding pages damages its kernel.
-    Pv,
-}
 
 /// When the domains' gntdev module unmaps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -27,10 +21,30 @@ pub enum GntdevKind {
     Sync,
 }
 
+/// `pv-stress lab`.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct LabCommand {
+    #[command(subcommand)]
+    pub(super) other: Option<Other>,
+    #[command(flatten)]
+    pub(super) lab: LabArgs,
+}
+
+/// What else `pv-stress lab` can do.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Other {
+    /// Remove from the cache what the next lab does not need
+    Prune(PruneArgs),
+}
+
 /// The options of `lab`.
 #[derive(Debug, clap::Args)]
 pub struct LabArgs {
-    /// Only these scenarios (default: all that make sense on a real Xen)
+    /// What to run, all in one boot, one after the other (default: scenarios)
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub suite: Vec<SuiteName>,
+    /// Of the scenarios only these (default: all that make sense on a real Xen)
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     pub scenario: Vec<String>,
     /// How the third consumer holds pages (default: pipe)
@@ -55,28 +69,53 @@ pub struct LabArgs {
     /// When the domains' gntdev unmaps
     #[arg(long, default_value = "async")]
     pub gntdev: GntdevKind,
-    /// The domains' and dom0's kernel: 6.1, 6.12 or 5.10
+    /// The domains' and dom0's kernel: 6.1, 6.12, 5.10 or sid, a Debian release's name, or a version
+    /// that is kept in the cache
     #[arg(long, value_name = "VERSION", default_value = "6.1")]
     pub kernel: String,
-    /// The hypervisor: 4.17, 4.20 or 4.14
+    /// The hypervisor: 4.17, 4.20, 4.14 or sid
     #[arg(long, value_name = "VERSION", default_value = "4.17")]
     pub xen: String,
-    /// What the two domains of the agents are
-    #[arg(long, default_value = "pvh")]
-    pub guest: Guest,
+    /// QEMU: the path of one, or 7.2, 10.0 or sid, which the lab brings
+    #[arg(long, value_name = "PATH|VERSION", default_value = "7.2")]
+    pub qemu: String,
+    /// What the domains beside dom0 are; NAME=KIND says it of one
+    #[arg(long, value_name = "[NAME=]pvh|pv", num_args = 1.., value_delimiter = ',', default_value = "pvh")]
+    pub guest: Vec<String>,
+    /// How many domains there are beside dom0: front, back, domain3, domain4 and so on
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=16))]
+    pub domains: u16,
+    /// Make this domain one that may serve devices to others (`driver_domain=1`)
+    #[arg(long, value_name = "NAME")]
+    pub driver_domain: Option<String>,
+    /// What dom0 is
+    #[arg(long, default_value = "pv")]
+    pub dom0: Kind,
+    /// The machine's memory, in MiB (default: 3072, or more if the domains need it)
+    #[arg(long, value_name = "MIB")]
+    pub memory: Option<u32>,
+    /// The memory of each domain beside dom0, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 320, value_parser = clap::value_parser!(u32).range(96..))]
+    pub domain_memory: u32,
+    /// Kernel modules to bring into all domains, with those that they need: in /lib/modules there,
+    /// for `load-modules NAME…` to load
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub modules: Vec<String>,
+    /// More words for Xen's command line, such as gnttab=max-ver:1
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub xen_args: Option<String>,
+    /// More words for the command line of every kernel
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    pub kernel_args: Option<String>,
     /// Hold pages even in PV domains, whose kernel that damages
     #[arg(long)]
     pub allow_kernel_damage: bool,
-    /// The conformance suite instead of the scenarios: `front` tests its devices with `back` as the
-    /// peer, and the simulated Xen's answers stand beside
-    #[arg(long, conflicts_with_all = ["run", "scenario", "shell"])]
-    pub conform: bool,
     /// Stay up, with a shell on dom0's console
-    #[arg(long, conflicts_with_all = ["run", "scenario"])]
+    #[arg(long, conflicts_with_all = ["run", "scenario", "suite"])]
     pub shell: bool,
-    /// Run this shell command in dom0 instead of the scenarios; `pv-stress on front COMMAND` and
-    /// `pv-stress on back COMMAND` run commands in the domains
-    #[arg(long, value_name = "COMMAND", conflicts_with = "scenario")]
+    /// Run this shell command in dom0 instead; `pv-stress on front COMMAND` and the like run commands
+    /// in the domains
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["scenario", "suite"])]
     pub run: Option<String>,
     /// Files for --run and --shell: in /lab, in dom0 and in the domains
     #[arg(long, value_name = "FILE", num_args = 1..)]
@@ -87,9 +126,12 @@ pub struct LabArgs {
     /// Fetch and build everything that a run needs, and stop before the machine starts
     #[arg(long)]
     pub prepare: bool,
-    /// Where packages, images and builds are kept
-    #[arg(long, value_name = "DIR", default_value = "target/lab")]
-    pub cache: PathBuf,
+    /// Look for newer packages than those that are kept in the cache
+    #[arg(long)]
+    pub update: bool,
+    /// Where packages and builds are kept (default: pv-stress in the user's cache directory)
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
     /// A statically linked pv-stress for the images (default: this one, or one that is built)
     #[arg(long, value_name = "FILE")]
     pub agent: Option<PathBuf>,
@@ -107,11 +149,36 @@ impl LabArgs {
         };
         add("--kernel", self.kernel.clone());
         add("--xen", self.xen.clone());
+        if self.qemu != "7.2" {
+            add("--qemu", self.qemu.clone());
+        }
         if let (GntdevKind::Sync, Some(value)) = (self.gntdev, self.gntdev.to_possible_value()) {
             add("--gntdev", value.get_name().to_owned());
         }
-        if let (Guest::Pv, Some(value)) = (self.guest, self.guest.to_possible_value()) {
-            add("--guest", value.get_name().to_owned());
+        if self.guest != ["pvh"] {
+            add("--guest", self.guest.join(","));
+        }
+        if self.domains != 2 {
+            add("--domains", self.domains.to_string());
+        }
+        for (option, value) in [
+            ("--driver-domain", self.driver_domain.clone()),
+            ("--memory", self.memory.map(|mib| mib.to_string())),
+            ("--xen-args", self.xen_args.clone()),
+            ("--kernel-args", self.kernel_args.clone()),
+        ] {
+            if let Some(value) = value {
+                add(option, value);
+            }
+        }
+        if self.domain_memory != 320 {
+            add("--domain-memory", self.domain_memory.to_string());
+        }
+        if self.dom0 == Kind::Pvh {
+            add("--dom0", "pvh".into());
+        }
+        if !self.modules.is_empty() {
+            add("--modules", self.modules.join(","));
         }
         if let Some(hold) = self.hold {
             add("--hold", hold.to_string());
@@ -164,11 +231,15 @@ pub(super) mod tests {
             "--input",
             "/tmp/it is",
             "--allow-kernel-damage",
+            "--domains",
+            "3",
+            "--xen-args",
+            "gnttab=max-ver:1 x",
         ];
         assert_eq!(
             args(&asked).machine(),
-            "pv-stress lab --kernel 6.12 --xen 4.17 --gntdev sync --guest pv --hold uring \
-             --hold-for 2s --deadline 1m30s --input '/tmp/it is' --allow-kernel-damage"
+            "pv-stress lab --kernel 6.12 --xen 4.17 --gntdev sync --guest pv --domains 3 \
+             --xen-args 'gnttab=max-ver:1 x' --hold uring --hold-for 2s --deadline 1m30s --input '/tmp/it is' --allow-kernel-damage"
         );
     }
 }

@@ -1,279 +1,303 @@
-//! Debian packages: resolved, downloaded and unpacked into a cache, without installing anything
-//! and without root.
-//!
-//! apt works on directories of our own, so that other releases than the machine's can be read. The
-//! mirror is the one that the machine is configured with, unless one is named.
+//! Sets of packages: chosen once, kept with every file's size and SHA-256, so that a result can be
+//! repeated; fetched, looked through, and unpacked into the cache.
 
+use super::archive::{Archive, INSTALL_APT, Package};
+use super::cache::Cache;
 use super::error::{LabError, Result};
+use super::process::cannot_run;
+use super::progress::Progress;
 use super::release::Release;
-use std::collections::{BTreeMap, BTreeSet};
+use super::tree::{self, Sum};
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const INSTALL_APT: &str =
-    "apt-get install apt dpkg debian-archive-keyring (the lab needs a Debian-like machine)";
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-
-/// One release's packages, as apt sees them.
-pub struct Archive {
-    /// Which.
-    pub release: Release,
-    root: PathBuf,
+/// Packages that belong together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Set {
+    /// What they are for, and of which release: `xen-bookworm`.
+    pub name: String,
+    /// The version of the package that matters most.
+    pub version: String,
+    /// Something else about them: the kernel's `uname -r`.
+    pub detail: String,
+    /// All of them.
+    pub packages: Vec<Package>,
 }
 
-impl Archive {
-    /// Opens (and on the first use, fetches) a release's package lists under `cache`.
-    ///
-    /// # Errors
-    /// apt or its keyring is missing, no mirror is known, or it cannot be reached.
-    pub fn open(
-        cache: &Path,
-        release: Release,
-        mirror: Option<&str>,
-        tell: &mut dyn FnMut(&str),
-    ) -> Result<Archive> {
-        let root = cache.join(release.codename);
-        let archive = Archive { release, root };
-        for dir in ["lists/partial", "archives/partial", "packages"] {
-            let dir = archive.root.join(dir);
-            fs::create_dir_all(&dir).map_err(LabError::file(&dir))?;
-        }
-        if !Path::new(KEYRING).exists() {
-            return Err(LabError::Missing {
-                program: "Debian's archive keyring",
-                install: "apt-get install debian-archive-keyring",
-            });
-        }
-        let mirrors = match mirror {
-            Some(mirror) => Mirrors {
-                debian: mirror.to_owned(),
-                security: None,
-            },
-            None => configured_mirrors()?,
-        };
-        let sources = archive.root.join("sources.list");
-        let line = mirrors.sources(release.codename);
-        let fresh = archive.lists_are_complete();
-        if fs::read_to_string(&sources).ok().as_ref() != Some(&line) || !fresh.exists() {
-            tell(&format!("fetching the package lists of {release}"));
-            // What came from elsewhere may be another version.
-            let _ = fs::remove_dir_all(archive.root.join("unpacked"));
-            let _ = fs::remove_file(&fresh);
-            fs::write(&sources, line).map_err(LabError::file(&sources))?;
-            archive.apt("apt-get", &["update"], "fetching package lists")?;
-            fs::write(&fresh, "").map_err(LabError::file(&fresh))?;
-        }
-        let unpacked = archive.root.join("unpacked");
-        fs::create_dir_all(&unpacked).map_err(LabError::file(&unpacked))?;
-        Ok(archive)
+impl Set {
+    /// The version of one of them.
+    pub fn version_of(&self, package: &str) -> Option<&str> {
+        let mut packages = self.packages.iter();
+        let found = packages.find(|p| p.name == package)?;
+        Some(&found.version)
     }
 
-    /// There when the package lists are.
-    fn lists_are_complete(&self) -> PathBuf {
-        self.root.join("lists.complete")
+    /// What it unpacks to: another set, another directory.
+    pub fn directory(&self, part: &Part) -> String {
+        format!("{}.{}", self.state(), part.label)
     }
 
-    fn apt(&self, program: &'static str, args: &[&str], doing: &str) -> Result<String> {
-        let root = self.root.display();
-        let options = [
-            format!("Dir::Etc::SourceList={root}/sources.list"),
-            "Dir::Etc::SourceParts=/dev/null".into(),
-            format!("Dir::State::Lists={root}/lists"),
-            format!("Dir::Cache={root}"),
-            "Dir::State::Status=/dev/null".into(),
-            "APT::Architecture=amd64".into(),
-            "APT::Sandbox::User=root".into(),
-            "Acquire::Retries=3".into(),
-            // An unreachable mirror is a warning otherwise.
-            "APT::Update::Error-Mode=any".into(),
-        ];
-        let mut command = Command::new(program);
-        command
-            .arg("-qq")
-            .args(options.iter().flat_map(|o| ["-o", o]))
-            .args(args);
-        command
-            .current_dir(self.root.join("packages"))
-            .env("LC_ALL", "C");
-        run(&mut command, program, INSTALL_APT, || {
-            (
-                format!("{doing} of {}", self.release),
-                "check the network, the mirror (--mirror URL) and the disk's room".into(),
-            )
-        })
+    /// Is this the name of a directory that a part of it unpacks to?
+    pub fn unpacks_to(&self, directory: &str) -> bool {
+        directory
+            .rsplit_once('.')
+            .is_some_and(|(state, _)| state == self.state())
     }
 
-    /// The newest package that a metapackage such as linux-image-amd64 stands for.
-    ///
-    /// # Errors
-    /// If it depends on no package with this prefix.
-    pub fn behind(&self, metapackage: &str, prefix: &str) -> Result<String> {
-        let found = self
-            .depends(metapackage)?
-            .into_iter()
-            .find(|name| name.starts_with(prefix));
-        found.ok_or_else(|| LabError::Failed {
-            doing: format!("looking up {metapackage} in {}", self.release),
-            cause: format!("it depends on no {prefix}*"),
-            cure: "name another version".into(),
-        })
-    }
-
-    /// What a package depends on.
-    ///
-    /// # Errors
-    /// If apt does not know it.
-    pub fn depends(&self, package: &str) -> Result<Vec<String>> {
-        let text = self.apt("apt-cache", &["depends", package], "resolving packages")?;
-        let depends = text
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("Depends: "));
-        Ok(depends.map(str::to_owned).collect())
-    }
-
-    /// A place of this release in the cache.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.root.join(name)
-    }
-
-    /// These packages, and every library that they need.
-    ///
-    /// # Errors
-    /// If apt does not know one of them.
-    pub fn with_libraries(&self, packages: &[String]) -> Result<Vec<String>> {
-        let mut args = vec!["depends", "--recurse", "--important"];
-        args.extend(packages.iter().map(String::as_str));
-        let text = self.apt("apt-cache", &args, "resolving packages")?;
-        Ok(closure(&text, packages))
-    }
-
-    /// Downloads what is not there yet, and unpacks what `wanted` says of each package, once.
-    /// Returns the directories, one a package, in the order of the names.
-    ///
-    /// # Errors
-    /// No network, a full disk, dpkg-deb missing.
-    pub fn unpack(
-        &self,
-        packages: &[String],
-        wanted: &dyn Fn(&Path) -> bool,
-        tell: &mut dyn FnMut(&str),
-    ) -> Result<Vec<PathBuf>> {
-        let dir = |package: &String| self.root.join("unpacked").join(package);
-        let missing: Vec<&str> = packages
+    fn state(&self) -> String {
+        let text: Vec<&str> = self
+            .packages
             .iter()
-            .filter(|p| !dir(p).exists())
-            .map(String::as_str)
+            .map(|p| p.sum.sha256.as_str())
             .collect();
-        self.download(&missing, tell)?;
-        for package in missing {
-            tell(&format!("unpacking {package}"));
-            self.unpack_as(package, &[package], wanted)?;
-        }
-        Ok(packages.iter().map(dir).collect())
-    }
-
-    /// Unpacks whole packages into one tree, once, and says where that is.
-    ///
-    /// # Errors
-    /// As [`Archive::unpack`].
-    pub fn unpack_together(
-        &self,
-        packages: &[String],
-        name: &str,
-        tell: &mut dyn FnMut(&str),
-    ) -> Result<PathBuf> {
-        let tree = self.root.join("unpacked").join(name);
-        if !tree.exists() {
-            let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
-            self.download(&packages, tell)?;
-            tell(&format!("unpacking {}", packages.join(", ")));
-            self.unpack_as(name, &packages, &|_| true)?;
-        }
-        Ok(tree)
-    }
-
-    fn download(&self, packages: &[&str], tell: &mut dyn FnMut(&str)) -> Result<()> {
-        if packages.is_empty() {
-            return Ok(());
-        }
-        let many = packages.len();
-        tell(&format!("fetching {many} packages of {}", self.release));
-        let args = [&["download"], packages].concat();
-        self.apt("apt-get", &args, "downloading packages")
-            .map(drop)
-            .inspect_err(|_| {
-                // The mirror may have newer packages by now: the next run looks.
-                let _ = fs::remove_file(self.lists_are_complete());
-            })
-    }
-
-    fn unpack_as(
-        &self,
-        name: &str,
-        packages: &[&str],
-        wanted: &dyn Fn(&Path) -> bool,
-    ) -> Result<()> {
-        // Unpacked beside and renamed, so that an interrupted run leaves no half package.
-        let dir = self.root.join("unpacked").join(name);
-        let partial = self.root.join("unpacked").join(format!(".{name}.partial"));
-        let _ = fs::remove_dir_all(&partial);
-        fs::create_dir_all(&partial).map_err(LabError::file(&partial))?;
-        for package in packages {
-            let deb = self.downloaded(package)?;
-            extract(&deb, &partial, wanted)?;
-            fs::remove_file(&deb).map_err(LabError::file(&deb))?;
-        }
-        fs::rename(&partial, &dir).map_err(LabError::file(&dir))
-    }
-
-    fn downloaded(&self, package: &str) -> Result<PathBuf> {
-        let downloads = self.root.join("packages");
-        let prefix = format!("{package}_");
-        let entries = fs::read_dir(&downloads).map_err(LabError::file(&downloads))?;
-        let is_it = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default();
-            name.to_string_lossy().starts_with(&prefix)
-        };
-        let mut paths = entries.flatten().map(|entry| entry.path());
-        paths.find(is_it).ok_or_else(|| LabError::Failed {
-            doing: format!("downloading {package}"),
-            cause: format!("apt-get left no file in {}", downloads.display()),
-            cure: "remove that directory and run again".into(),
-        })
+        let sum = Sum::of_bytes(text.join("\n").as_bytes());
+        format!("{}-{}", self.name, &sum.sha256[..12])
     }
 }
 
-/// From `apt-cache depends --recurse`: the packages themselves, and the libraries that they reach
-/// through libraries only.
-fn closure(text: &str, packages: &[String]) -> Vec<String> {
-    let is_library = |name: &str| name.starts_with("lib") || name == "zlib1g";
-    let mut depends: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let mut of = "";
-    for line in text.lines() {
-        if !line.starts_with([' ', '|']) {
-            of = line.trim();
-        } else if let Some((_, name)) = line.split_once("Depends: ")
-            && !name.starts_with('<')
-        {
-            depends.entry(of).or_default().push(name.trim());
-        }
+/// What a set is to consist of.
+pub struct Choice {
+    /// All packages.
+    pub packages: Vec<String>,
+    /// The one that matters most.
+    pub chief: String,
+    /// See [`Set::detail`].
+    pub detail: String,
+}
+
+/// What is taken out of packages. Another choice of files needs another label.
+pub struct Part {
+    /// In the directory's name.
+    pub label: &'static str,
+    /// Which files.
+    pub wanted: fn(&Path) -> bool,
+}
+
+/// Everything.
+pub const WHOLE: Part = Part {
+    label: "whole",
+    wanted: |_| true,
+};
+
+/// The packages that a lab uses.
+pub struct Packages<'a> {
+    /// Where they are kept.
+    pub cache: &'a Cache,
+    /// Where they come from; `None`: the mirror that apt is configured with.
+    pub mirror: Option<&'a str>,
+    /// Look for newer ones than are kept.
+    pub update: bool,
+    /// Who is told.
+    pub progress: &'a Progress,
+}
+
+impl Packages<'_> {
+    fn set_path(&self, name: &str) -> PathBuf {
+        self.cache.path("sets").join(format!("{name}.json"))
     }
-    let mut all: BTreeSet<&str> = packages.iter().map(String::as_str).collect();
-    let mut queue: Vec<&str> = all.iter().copied().collect();
-    while let Some(package) = queue.pop() {
-        for name in depends.get(package).into_iter().flatten() {
-            if is_library(name) && all.insert(name) {
-                queue.push(name);
+
+    /// The set that was chosen last under this name, or else one that `choose` chooses now. What it
+    /// replaces stays under its version.
+    ///
+    /// # Errors
+    /// No network, an unknown package, a full disk.
+    pub fn set(
+        &self,
+        name: &str,
+        release: Release,
+        choose: &dyn Fn(&Archive<'_>) -> Result<Choice>,
+    ) -> Result<Set> {
+        let kept = read_set(&self.set_path(name));
+        if let Some(set) = kept.as_ref().filter(|_| !self.update) {
+            match self.fetch(set, release) {
+                // What was chosen earlier is no longer there: choose again.
+                Err(LabError::Failed { cause, .. }) => {
+                    let version = &set.version;
+                    self.progress
+                        .tell(format_args!("{name} {version} cannot be had: {cause}"));
+                }
+                fetched => return fetched.map(|()| set.clone()),
             }
         }
+        let set = self.choose(name, release, choose)?;
+        self.fetch(&set, release)?;
+        if let Some(old) = kept.filter(|old| *old != set) {
+            let path = self.set_path(&format!("{name}@{}", file_name(&old.version)));
+            write_set(&path, &old)?;
+        }
+        write_set(&self.set_path(name), &set)?;
+        Ok(set)
     }
-    all.into_iter().map(str::to_owned).collect()
+
+    fn choose(
+        &self,
+        name: &str,
+        release: Release,
+        choose: &dyn Fn(&Archive<'_>) -> Result<Choice>,
+    ) -> Result<Set> {
+        let archive = Archive::open(self.cache, release, self.mirror, true, self.progress)?;
+        let choice = choose(&archive)?;
+        let mut set = Set {
+            name: name.into(),
+            version: String::new(),
+            detail: choice.detail,
+            packages: archive.files(&choice.packages)?,
+        };
+        set.version = set.version_of(&choice.chief).unwrap_or_default().to_owned();
+        Ok(set)
+    }
+
+    /// A set of this name that was kept under its version, or whose detail that is.
+    ///
+    /// # Errors
+    /// It was kept, but what it consists of can no longer be had.
+    pub fn kept(&self, name: &str, version: &str, release: Release) -> Result<Option<Set>> {
+        let of_this_name = |set: &Set| set.name == name;
+        let is_it = |set: &Set| set.version == version || set.detail == version;
+        let sets = sets(self.cache)?;
+        let mut all = sets.into_iter().map(|(_, set)| set).filter(of_this_name);
+        let Some(set) = all.find(is_it) else {
+            return Ok(None);
+        };
+        self.fetch(&set, release)?;
+        Ok(Some(set))
+    }
+
+    /// Downloads what is not there, or is not what it must be.
+    fn fetch(&self, set: &Set, release: Release) -> Result<()> {
+        let dir = self.cache.path("packages");
+        fs::create_dir_all(&dir).map_err(LabError::file(&dir))?;
+        let mut missing = Vec::new();
+        for package in &set.packages {
+            self.progress.check()?;
+            let path = dir.join(&package.file);
+            match package.sum.differs(&path) {
+                None => continue,
+                Some(damage) if path.exists() => {
+                    self.progress
+                        .tell(format_args!("fetching again, because {damage}"));
+                    fs::remove_file(&path).map_err(LabError::file(&path))?;
+                }
+                Some(_) => {}
+            }
+            missing.push(package);
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let bytes: u64 = missing.iter().map(|p| p.sum.bytes).sum();
+        self.progress.tell(format_args!(
+            "fetching {} of {} packages for {} {}, {:.1} MB",
+            missing.len(),
+            set.packages.len(),
+            set.name,
+            set.version,
+            bytes as f64 / 1e6
+        ));
+        let download = |fresh| {
+            let archive = Archive::open(self.cache, release, self.mirror, fresh, self.progress)?;
+            archive.download(&missing, &dir)
+        };
+        // The lists may be older than the mirror.
+        if let Err(error) = download(false) {
+            match error {
+                LabError::Failed { .. } => download(true)?,
+                other => return Err(other),
+            }
+        }
+        let wrong = missing
+            .iter()
+            .find_map(|p| p.sum.differs(&dir.join(&p.file)));
+        match wrong {
+            None => Ok(()),
+            Some(damage) => Err(LabError::Failed {
+                doing: format!("fetching packages of {release}"),
+                cause: damage,
+                cure: "name another mirror with --mirror URL".into(),
+            }),
+        }
+    }
+
+    /// Where a part of a set is unpacked, in the cache: as it was then, or anew.
+    ///
+    /// # Errors
+    /// A full disk; dpkg-deb is missing.
+    pub fn tree(&self, set: &Set, part: &Part) -> Result<PathBuf> {
+        let dir = self.cache.path("unpacked").join(set.directory(part));
+        if dir.exists() {
+            match tree::damage(&dir) {
+                None => return Ok(dir),
+                Some(damage) => self
+                    .progress
+                    .tell(format_args!("unpacking again, because {damage}")),
+            }
+        }
+        tree::complete(&dir, |to| self.unpack(set, part, to))?;
+        Ok(dir)
+    }
+
+    /// Unpacks a part of a set into a directory.
+    ///
+    /// # Errors
+    /// As [`Packages::tree`].
+    pub fn unpack(&self, set: &Set, part: &Part, to: &Path) -> Result<()> {
+        self.progress
+            .tell(format_args!("unpacking {} {}", set.name, set.version));
+        fs::create_dir_all(to).map_err(LabError::file(to))?;
+        for package in &set.packages {
+            self.progress.check()?;
+            let deb = self.cache.path("packages").join(&package.file);
+            extract(&deb, to, part.wanted)?;
+        }
+        Ok(())
+    }
+}
+
+/// Every set that is kept, and where.
+///
+/// # Errors
+/// If the cache cannot be read.
+pub fn sets(cache: &Cache) -> Result<Vec<(PathBuf, Set)>> {
+    let dir = cache.path("sets");
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(LabError::file(&dir)(error)),
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    // The newest of a name comes before those that it replaced.
+    paths.sort();
+    let sets = paths.into_iter();
+    Ok(sets
+        .filter_map(|path| Some((path.clone(), read_set(&path)?)))
+        .collect())
+}
+
+/// One that is damaged is none: it is chosen again.
+fn read_set(path: &Path) -> Option<Set> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+fn write_set(path: &Path, set: &Set) -> Result<()> {
+    let failed = |error: io::Error| LabError::file(path)(error);
+    let text = serde_json::to_vec_pretty(set).map_err(|error| failed(error.into()))?;
+    let partial = path.with_extension("partial");
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(failed)?;
+    }
+    fs::write(&partial, text).map_err(failed)?;
+    fs::rename(&partial, path).map_err(failed)
+}
+
+fn file_name(version: &str) -> String {
+    version.replace(['/', ':'], "_")
 }
 
 /// Takes the wanted files out of a package.
-fn extract(deb: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<()> {
+fn extract(deb: &Path, to: &Path, wanted: fn(&Path) -> bool) -> Result<()> {
     let mut command = Command::new("dpkg-deb");
     command
         .arg("--fsys-tarfile")
@@ -306,141 +330,68 @@ fn extract(deb: &Path, to: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<()> 
     }
 }
 
-/// Where packages come from.
-#[derive(Debug, PartialEq, Eq)]
-struct Mirrors {
-    debian: String,
-    security: Option<String>,
-}
-
-impl Mirrors {
-    /// The lines of a sources.list.
-    fn sources(&self, codename: &str) -> String {
-        let line =
-            |uri: &str, suite: &str| format!("deb [signed-by={KEYRING}] {uri} {suite} main\n");
-        let mut lines = line(&self.debian, codename);
-        if let Some(security) = &self.security {
-            lines.push_str(&line(security, &format!("{codename}-security")));
-        }
-        lines
-    }
-}
-
-/// The Debian mirrors of this machine's own configuration.
-fn configured_mirrors() -> Result<Mirrors> {
-    let mut command = Command::new("apt-get");
-    command.args([
-        "indextargets",
-        "--format",
-        "$(ORIGIN) $(LABEL) $(REPO_URI)",
-        "Created-By: Packages",
-    ]);
-    let text = run(&mut command, "apt-get", INSTALL_APT, || {
-        (
-            "reading apt's sources".into(),
-            "name a mirror with --mirror URL".into(),
-        )
-    })?;
-    mirrors(&text).ok_or_else(|| LabError::Failed {
-        doing: "looking for a Debian mirror in apt's sources".into(),
-        cause: "none is configured, or its lists were never fetched".into(),
-        cure: "run apt-get update, or name a mirror with --mirror URL".into(),
-    })
-}
-
-fn mirrors(indextargets: &str) -> Option<Mirrors> {
-    let of = |origin| {
-        indextargets
-            .lines()
-            .find_map(|line| line.strip_prefix(origin))
-    };
-    Some(Mirrors {
-        debian: of("Debian Debian ")?.to_owned(),
-        security: of("Debian Debian-Security ").map(str::to_owned),
-    })
-}
-
-/// Runs a program to its end and returns its standard output.
-pub(super) fn run(
-    command: &mut Command,
-    program: &'static str,
-    install: &'static str,
-    context: impl FnOnce() -> (String, String),
-) -> Result<String> {
-    let output = command
-        .output()
-        .map_err(|error| cannot_run(program, install, error))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let (doing, cure) = context();
-    let cause = cause(&String::from_utf8_lossy(&output.stderr));
-    Err(LabError::Failed { doing, cause, cure })
-}
-
-/// What of a program's last words says why: compilers begin with it, and make and cargo end with
-/// what followed from it.
-fn cause(stderr: &str) -> String {
-    let mut lines = stderr.lines().map(str::trim).filter(|l| !l.is_empty());
-    let compiler = |line: &&str| line.contains("error:") || line.contains("error[");
-    if let Some(first) = lines.clone().find(compiler) {
-        return first.to_owned();
-    }
-    let mut last: Vec<&str> = lines.by_ref().collect();
-    last.drain(..last.len().saturating_sub(3));
-    last.join("; ")
-}
-
-pub(super) fn cannot_run(
-    program: &'static str,
-    install: &'static str,
-    error: io::Error,
-) -> LabError {
-    if error.kind() == io::ErrorKind::NotFound {
-        LabError::Missing { program, install }
-    } else {
-        LabError::File {
-            path: program.into(),
-            error,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_first_error_of_a_compiler_is_the_cause_and_else_the_end() {
-        let make = "cc: note: x\ngcc: error: unrecognized command-line option\nmake: *** Error 1\n";
-        assert_eq!(cause(make), "gcc: error: unrecognized command-line option");
-        assert_eq!(
-            cause("a\nb\n\nE: c\nE: Some files failed.\n"),
-            "b; E: c; E: Some files failed."
-        );
+    fn package(name: &str, content: &str) -> Package {
+        Package {
+            name: name.into(),
+            version: "1:2".into(),
+            file: format!("{name}_1%3a2_all.deb"),
+            sum: Sum::of_bytes(content.as_bytes()),
+        }
+    }
+
+    fn set(name: &str, version: &str, content: &str) -> Set {
+        Set {
+            name: name.into(),
+            version: version.into(),
+            detail: format!("{version}-amd64"),
+            packages: vec![package("a", content)],
+        }
     }
 
     #[test]
-    fn mirrors_are_those_of_apt() {
-        let text =
-            "Other Thing http://a/\nDebian Debian-Security http://s/\nDebian Debian http://d/\n";
-        let found = mirrors(text).unwrap();
-        let sources = found.sources("trixie");
-        assert!(sources.contains("] http://d/ trixie main\n"), "{sources}");
-        assert!(
-            sources.contains("] http://s/ trixie-security main\n"),
-            "{sources}"
-        );
-        assert_eq!(mirrors("Ubuntu Ubuntu http://u/\n"), None);
+    fn other_packages_unpack_elsewhere() {
+        let one = set("k", "1", "x").directory(&WHOLE);
+        assert_ne!(one, set("k", "1", "y").directory(&WHOLE));
+        assert_eq!(one, set("k", "1", "x").directory(&WHOLE));
+        assert_eq!(set("k", "1", "x").version_of("a"), Some("1:2"));
     }
 
     #[test]
-    fn libraries_follow_from_libraries_and_other_packages_do_not() {
-        let text = "a\n  Depends: libx1\n  Depends: perl\n |Depends: libalt\n  Depends: <virtual>\n\
-                    perl\n  Depends: libperl\nlibx1\n  Depends: libc6\nlibc6\n";
-        assert_eq!(
-            closure(text, &["a".into()]),
-            ["a", "libalt", "libc6", "libx1"]
-        );
+    fn a_kept_set_needs_no_network_and_a_damaged_package_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let progress = Progress::begin().unwrap();
+        let packages = Packages {
+            cache: &cache,
+            // Nobody listens there.
+            mirror: Some("http://127.0.0.1:1/debian"),
+            update: false,
+            progress: &progress,
+        };
+        let release = Release::with_kernel("6.1").unwrap();
+        let never = |_: &Archive<'_>| -> Result<Choice> { panic!("nothing is to be chosen") };
+        let one = set("k", "1", "content");
+        write_set(&packages.set_path("k"), &one).unwrap();
+        write_set(&packages.set_path("k@0"), &set("k", "0", "content")).unwrap();
+        let deb = cache.path("packages").join("a_1%3a2_all.deb");
+        fs::create_dir_all(deb.parent().unwrap()).unwrap();
+        fs::write(&deb, "content").unwrap();
+        assert_eq!(packages.set("k", release, &never).unwrap(), one);
+        for version in ["0", "0-amd64"] {
+            let kept = packages.kept("k", version, release).unwrap().unwrap();
+            assert_eq!(kept.version, "0");
+        }
+        assert!(packages.kept("k", "2", release).unwrap().is_none());
+        // Another hash: fetched again, which is not possible here.
+        fs::write(&deb, "contenu").unwrap();
+        if Path::new("/usr/share/keyrings/debian-archive-keyring.gpg").exists() {
+            let error = packages.set("k", release, &never).unwrap_err();
+            assert!(matches!(error, LabError::OutOfReach { .. }), "{error}");
+        }
+        assert!(!deb.exists(), "nobody takes it for good");
     }
 }

@@ -1,11 +1,12 @@
 //! The hypervisor, kernel, modules and toolstack, out of the packages.
 
+use super::archive::Archive;
 use super::error::{LabError, Result};
-use super::packages::Archive;
-use super::release::Release;
+use super::packages::{Choice, Packages, Part, Set};
+use super::release::{Release, UnknownVersion};
 use flate2::read::GzDecoder;
 use std::fs::{self, File};
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// Modules of the guests, in the order in which they must be loaded: xenfs needs what privcmd
@@ -33,68 +34,89 @@ const TOOLS: [&str; 8] = [
     "test-xenstore",
 ];
 
+/// The hypervisor, its toolstack with libraries, and a busybox.
+const XEN: Part = Part {
+    label: "tools",
+    wanted: |path| {
+        is_tool(path) || is_library(path) || is_hypervisor(path) || path.ends_with("bin/busybox")
+    },
+};
+
+/// A kernel with its modules.
+const KERNEL: Part = Part {
+    label: "kernel",
+    wanted: |path| {
+        let name = name(path);
+        name.starts_with("vmlinuz") || name.contains(".ko")
+    },
+};
+
 /// What the images are made of.
 pub struct Parts {
-    /// An ELF32 multiboot image.
-    pub xen: PathBuf,
+    /// The hypervisor's packages.
+    pub xen_set: Set,
+    /// The kernel's packages; their detail is `uname -r`.
+    pub kernel_set: Set,
+    /// The kernel's release, from which its source and headers come.
+    pub kernel_from: Release,
     /// bzImage.
     pub kernel: PathBuf,
-    /// `uname -r`.
-    pub kernel_release: String,
     /// A static busybox.
     pub busybox: PathBuf,
     /// Where the toolstack's packages are unpacked.
-    pub toolstack: Vec<PathBuf>,
-    /// Where the kernel's package is unpacked.
-    kernel_package: PathBuf,
+    pub toolstack: PathBuf,
+    /// The hypervisor, compressed.
+    xen: PathBuf,
+    /// Where the kernel's packages are unpacked.
+    kernel_tree: PathBuf,
 }
 
 impl Parts {
-    /// Fetches what is not in the cache yet.
+    /// Fetches what is not in the cache yet. `kernel` is a series, a release's codename, or a
+    /// version that was kept.
     ///
     /// # Errors
-    /// No network, an unknown package, a full disk.
-    pub fn fetch(
-        cache: &Path,
-        xen: Release,
-        kernel: Release,
-        mirror: Option<&str>,
-        tell: &mut dyn FnMut(&str),
-    ) -> Result<Parts> {
-        let archive = Archive::open(cache, xen, mirror, tell)?;
-        let tools = archive.with_libraries(&xen.toolstack_packages())?;
-        let toolstack = archive.unpack(&tools, &is_tool_or_library, tell)?;
-        let hypervisor =
-            archive.unpack(&xen.hypervisor_packages(), &|p| is_below(p, "boot"), tell)?;
-        let busybox = archive.unpack(
-            &["busybox-static".into()],
-            &|p| p.ends_with("busybox"),
-            tell,
-        )?;
-        let archive = Archive::open(cache, kernel, mirror, tell)?;
-        let image = archive.behind("linux-image-amd64", "linux-image-")?;
-        let kernel_release = image.trim_start_matches("linux-image-").to_owned();
-        let kernel_package = archive
-            .unpack(&[image], &is_kernel_or_module, tell)?
-            .remove(0);
-
-        let packed = find(&hypervisor, &|name| {
-            name.starts_with("xen-") && name.ends_with(".gz")
-        })?;
-        let unpacked = packed.with_extension("elf");
-        if !unpacked.exists() {
-            gunzip(&packed, &unpacked)?;
-        }
+    /// No network, an unknown version or package, a full disk.
+    pub fn fetch(packages: &Packages<'_>, xen: Release, kernel: &str) -> Result<Parts> {
+        let name = format!("xen-{}", xen.codename);
+        let xen_set = packages.set(&name, xen, &choose_xen)?;
+        let (kernel_from, kernel_set) = kernel_set(packages, kernel)?;
+        let toolstack = packages.tree(&xen_set, &XEN)?;
+        let kernel_tree = packages.tree(&kernel_set, &KERNEL)?;
         Ok(Parts {
-            xen: unpacked,
-            kernel: find(std::slice::from_ref(&kernel_package), &|n| {
-                n.starts_with("vmlinuz-")
-            })?,
-            kernel_release,
-            busybox: find(&busybox, &|name| name == "busybox")?,
+            xen: find(&toolstack, &is_hypervisor)?,
+            busybox: find(&toolstack, &|path| path.ends_with("bin/busybox"))?,
+            kernel: find(&kernel_tree, &|path| name_of(path).starts_with("vmlinuz"))?,
+            xen_set,
+            kernel_set,
+            kernel_from,
             toolstack,
-            kernel_package,
+            kernel_tree,
         })
+    }
+
+    /// `uname -r` of the kernel.
+    pub fn kernel_release(&self) -> &str {
+        &self.kernel_set.detail
+    }
+
+    /// The hypervisor as the boot loader wants it: an ELF32 multiboot image.
+    ///
+    /// # Errors
+    /// It is damaged; a full disk.
+    pub fn write_xen(&self, to: &Path) -> Result<()> {
+        let packed = File::open(&self.xen).map_err(LabError::file(&self.xen))?;
+        let mut out = File::create(to).map_err(LabError::file(to))?;
+        io::copy(&mut GzDecoder::new(packed), &mut out).map_err(LabError::file(to))?;
+        Ok(())
+    }
+
+    /// Does this kernel take gntdev's pages as registered buffers of an io_uring? Before 6.5
+    /// `io_pin_pages` (`io_uring/rsrc.c`) refuses memory of a file (seen: 6.1 refuses, 6.12 does not).
+    pub fn registers_grants_with_io_uring(&self) -> bool {
+        let mut numbers = self.kernel_release().split(['.', '-', '+']);
+        let mut number = || numbers.next().and_then(|n| n.parse::<u32>().ok());
+        matches!((number(), number()), (Some(major), Some(minor)) if (major, minor) >= (6, 5))
     }
 
     /// These modules and those that they need, each after what it needs. Without a file a module
@@ -110,14 +132,34 @@ impl Parts {
         Ok(ordered)
     }
 
+    /// As [`Parts::modules`], for modules that somebody asked for.
+    ///
+    /// # Errors
+    /// This kernel has no such module.
+    pub fn asked_modules(&self, names: &[String]) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut ordered = Vec::new();
+        for name in names {
+            if self.module_file(name).is_none() {
+                return Err(LabError::Failed {
+                    doing: format!("looking for the module {name}"),
+                    cause: format!("Linux {} of Debian has none", self.kernel_release()),
+                    cure: "name another module, or another kernel with --kernel; what is built into the kernel needs no module".into(),
+                });
+            }
+            self.add_module(name, &mut ordered)?;
+        }
+        Ok(ordered)
+    }
+
     fn add_module(&self, name: &str, ordered: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
         let plain = name.replace('-', "_");
         if ordered.iter().any(|(there, _)| *there == plain) {
             return Ok(());
         }
-        let Some(bytes) = self.module(&plain)? else {
+        let Some(path) = self.module_file(&plain) else {
             return Ok(());
         };
+        let bytes = read_module(&path)?;
         for needed in needs(&bytes) {
             self.add_module(&needed, ordered)?;
         }
@@ -125,25 +167,90 @@ impl Parts {
         Ok(())
     }
 
-    fn module(&self, plain: &str) -> Result<Option<Vec<u8>>> {
-        let wanted = |file: &str| {
-            let stem = file.strip_suffix(".xz").unwrap_or(file).strip_suffix(".ko");
+    fn module_file(&self, name: &str) -> Option<PathBuf> {
+        let plain = name.replace('-', "_");
+        let wanted = |path: &Path| {
+            let file = name_of(path);
+            let stem = file
+                .strip_suffix(".xz")
+                .unwrap_or(&file)
+                .strip_suffix(".ko");
             stem.is_some_and(|stem| stem.replace('-', "_") == plain)
         };
-        let Ok(path) = find(std::slice::from_ref(&self.kernel_package), &wanted) else {
-            return Ok(None);
-        };
-        if path.extension().is_some_and(|e| e == "xz") {
-            let mut module = Vec::new();
-            let mut packed = BufReader::new(File::open(&path).map_err(LabError::file(&path))?);
-            lzma_rs::xz_decompress(&mut packed, &mut module).map_err(|error| LabError::File {
-                path,
-                error: io::Error::other(error.to_string()),
-            })?;
-            return Ok(Some(module));
-        }
-        fs::read(&path).map(Some).map_err(LabError::file(&path))
+        find(&self.kernel_tree, &wanted).ok()
     }
+}
+
+fn choose_xen(archive: &Archive<'_>) -> Result<Choice> {
+    // Its version is part of its packages' names.
+    let hypervisor = archive.behind("xen-system-amd64", "xen-hypervisor-")?;
+    let version = hypervisor
+        .trim_start_matches("xen-hypervisor-")
+        .trim_end_matches("-amd64");
+    let tools = [
+        format!("xen-utils-{version}"),
+        "xen-utils-common".into(),
+        "xenstore-utils".into(),
+    ];
+    let mut packages = archive.with_libraries(&tools)?;
+    packages.extend([hypervisor.clone(), "busybox-static".into()]);
+    Ok(Choice {
+        packages,
+        chief: hypervisor.clone(),
+        detail: version.to_owned(),
+    })
+}
+
+fn choose_kernel(archive: &Archive<'_>) -> Result<Choice> {
+    let image = archive.behind("linux-image-amd64", "linux-image-")?;
+    let release = image.trim_start_matches("linux-image-").to_owned();
+    let mut packages = vec![image.clone()];
+    // Debian 14's image is empty, and stands for these.
+    let parts = ["linux-binary-", "linux-modules-"];
+    let depends = archive.depends(&image)?;
+    packages.extend(
+        depends
+            .into_iter()
+            .filter(|name| parts.iter().any(|part| name.starts_with(part))),
+    );
+    Ok(Choice {
+        packages,
+        chief: image,
+        detail: release,
+    })
+}
+
+/// The kernel of a release, or one that was kept.
+fn kernel_set(packages: &Packages<'_>, asked: &str) -> Result<(Release, Set)> {
+    let name = |release: &Release| format!("kernel-{}", release.codename);
+    let unknown: UnknownVersion = match Release::with_kernel(asked) {
+        Ok(release) => {
+            let set = packages.set(&name(&release), release, &choose_kernel)?;
+            return Ok((release, set));
+        }
+        Err(unknown) => unknown,
+    };
+    for release in super::release::RELEASES {
+        if let Some(set) = packages.kept(&name(&release), asked, release)? {
+            return Ok((release, set));
+        }
+    }
+    Err(unknown.into())
+}
+
+fn read_module(path: &Path) -> Result<Vec<u8>> {
+    let mut file = BufReader::new(File::open(path).map_err(LabError::file(path))?);
+    let mut module = Vec::new();
+    if path.extension().is_some_and(|e| e == "xz") {
+        lzma_rs::xz_decompress(&mut file, &mut module).map_err(|error| LabError::File {
+            path: path.to_owned(),
+            error: io::Error::other(error.to_string()),
+        })?;
+    } else {
+        file.read_to_end(&mut module)
+            .map_err(LabError::file(path))?;
+    }
+    Ok(module)
 }
 
 /// What a module says that it depends on, in its `.modinfo`.
@@ -160,21 +267,24 @@ fn needs(module: &[u8]) -> Vec<String> {
         .collect()
 }
 
-fn is_below(path: &Path, dir: &str) -> bool {
-    path.strip_prefix(".").unwrap_or(path).starts_with(dir)
+fn name(path: &Path) -> std::borrow::Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
-fn name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
+fn name_of(path: &Path) -> String {
+    name(path).into_owned()
+}
+
+/// The hypervisor itself, and not one of its links or maps.
+fn is_hypervisor(path: &Path) -> bool {
+    let name = name(path);
+    is_in(path, "boot") && name.starts_with("xen-") && name.ends_with(".gz")
 }
 
 /// A program of the toolstack.
 pub(super) fn is_tool(path: &Path) -> bool {
     let name = name(path);
-    TOOLS.contains(&name.as_str()) || (name.starts_with("xenstore") && is_in(path, "bin"))
+    TOOLS.iter().any(|tool| *tool == name) || (name.starts_with("xenstore") && is_in(path, "bin"))
 }
 
 /// A shared library that the toolstack may load. libc's own converters and preloads are not.
@@ -192,26 +302,14 @@ fn is_in(path: &Path, dir: &str) -> bool {
         .is_some_and(|parent| parent == dir)
 }
 
-fn is_tool_or_library(path: &Path) -> bool {
-    is_tool(path) || is_library(path)
-}
-
-fn is_kernel_or_module(path: &Path) -> bool {
-    let name = name(path);
-    name.starts_with("vmlinuz-")
-        || name.starts_with("config-")
-        || name.starts_with("xen")
-        || (name.starts_with("virtio") && name.contains(".ko"))
-}
-
-/// The first file below these directories whose name is wanted.
-fn find(dirs: &[PathBuf], wanted: &dyn Fn(&str) -> bool) -> Result<PathBuf> {
-    let mut todo: Vec<PathBuf> = dirs.iter().rev().cloned().collect();
+/// The first file below a directory that is wanted.
+pub(super) fn find(tree: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<PathBuf> {
+    let mut todo = vec![tree.to_owned()];
     while let Some(dir) = todo.pop() {
         let entries = fs::read_dir(&dir).map_err(LabError::file(&dir))?;
         let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         paths.sort();
-        if let Some(found) = paths.iter().find(|p| p.is_file() && wanted(&name(p))) {
+        if let Some(found) = paths.iter().find(|p| p.is_file() && wanted(p)) {
             return Ok(found.clone());
         }
         todo.extend(
@@ -223,17 +321,9 @@ fn find(dirs: &[PathBuf], wanted: &dyn Fn(&str) -> bool) -> Result<PathBuf> {
     }
     Err(LabError::Failed {
         doing: "looking for a file in the packages".into(),
-        cause: format!("{dirs:?} have none"),
+        cause: format!("{} has none", tree.display()),
         cure: "remove that directory and run again".into(),
     })
-}
-
-fn gunzip(from: &Path, to: &Path) -> Result<()> {
-    let mut packed = GzDecoder::new(File::open(from).map_err(LabError::file(from))?);
-    let partial = to.with_extension("partial");
-    let mut out = File::create(&partial).map_err(LabError::file(&partial))?;
-    io::copy(&mut packed, &mut out).map_err(LabError::file(&partial))?;
-    fs::rename(&partial, to).map_err(LabError::file(to))
 }
 
 #[cfg(test)]
@@ -255,5 +345,7 @@ mod tests {
         assert!(!lib("libnss_dns.so.2") && !lib("gconv/UTF-16.so"));
         assert!(is_tool(Path::new("usr/bin/xenstore-read")));
         assert!(!is_tool(Path::new("usr/share/doc/xenstore-utils")));
+        assert!(is_hypervisor(Path::new("./boot/xen-4.17-amd64.gz")));
+        assert!(!is_hypervisor(Path::new("./boot/xen-4.17-amd64.config")));
     }
 }

@@ -1,20 +1,28 @@
 //! The statically linked pv-stress that runs in the images, where there are no libraries.
 
+use super::cache::Cache;
 use super::error::{LabError, Result};
-use super::packages::run;
+use super::process::{cause, hear, mortal};
+use super::progress::Progress;
+use super::tree;
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::{Duration, Instant};
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
-const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+/// Where the sources were when this was built.
+pub const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const PROGRAM: &str = "pv-stress";
+/// How often a build says what it does.
+const SAY: Duration = Duration::from_secs(5);
 
 /// The program for the images: the one that was named, or the one that runs if it is static, or
-/// one that is built now.
+/// one that is built now, or was for these very sources.
 ///
 /// # Errors
 /// It needs libraries, or cannot be built.
-pub fn agent(named: Option<&Path>, cache: &Path, tell: &mut dyn FnMut(&str)) -> Result<Vec<u8>> {
+pub fn agent(named: Option<&Path>, cache: &Cache, progress: &Progress) -> Result<Vec<u8>> {
     if let Some(path) = named {
         let bytes = fs::read(path).map_err(LabError::file(path))?;
         return if is_static(&bytes) {
@@ -30,56 +38,113 @@ pub fn agent(named: Option<&Path>, cache: &Path, tell: &mut dyn FnMut(&str)) -> 
             })
         };
     }
-    let own = std::env::current_exe().map_err(LabError::file(Path::new("pv-stress")))?;
+    let own = std::env::current_exe().map_err(LabError::file(Path::new(PROGRAM)))?;
     let bytes = fs::read(&own).map_err(LabError::file(&own))?;
     if is_static(&bytes) {
         return Ok(bytes);
     }
-    let built = build(cache, tell)?;
+    let built = built(cache, progress)?;
     fs::read(&built).map_err(LabError::file(&built))
 }
 
-fn build(cache: &Path, tell: &mut dyn FnMut(&str)) -> Result<PathBuf> {
+/// The directory of a source state's program, in the cache.
+pub fn directory(cache: &Cache, state: &str) -> PathBuf {
+    cache.path("programs").join(state)
+}
+
+fn built(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     let sources = Path::new(SOURCES);
+    let state = source_state(sources)?;
+    let dir = directory(cache, &state);
+    if dir.exists() {
+        match tree::damage(&dir) {
+            None => return Ok(dir.join(PROGRAM)),
+            Some(damage) => progress.tell(format_args!("building again, because {damage}")),
+        }
+    }
+    let built = build(sources, &cache.path("build"), progress)?;
+    tree::complete(&dir, |to| {
+        let to = to.join(PROGRAM);
+        fs::copy(&built, &to).map(drop).map_err(LabError::file(&to))
+    })?;
+    Ok(dir.join(PROGRAM))
+}
+
+/// A hash over all that the program is built from: the same for the same sources, wherever they
+/// are.
+///
+/// # Errors
+/// The sources are gone, or cannot be read.
+pub fn source_state(sources: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut add = |path: &Path| -> Result<()> {
+        let name = path.strip_prefix(sources).unwrap_or(path);
+        let content = fs::read(path).map_err(LabError::file(path))?;
+        hash.update(name.as_os_str().as_encoded_bytes());
+        hash.update([0]);
+        hash.update(tree::Sum::of_bytes(&content).sha256);
+        Ok(())
+    };
     if !sources.join("Cargo.toml").exists() {
         return Err(LabError::Failed {
             doing: "building a static pv-stress for the images".into(),
-            cause: format!("its sources are no longer in {SOURCES}"),
+            cause: format!("its sources are no longer in {}", sources.display()),
             cure: "name a static pv-stress with --agent FILE".into(),
         });
     }
-    tell("building a static pv-stress for the images");
-    let target = cache.join("build");
-    let mut command = Command::new("cargo");
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        add(&sources.join(file))?;
+    }
+    for package in ["libgnt", "xenstore", "frontend", "backend", "tests"] {
+        add(&sources.join(package).join("Cargo.toml"))?;
+        let mut todo = vec![sources.join(package).join("src")];
+        while let Some(dir) = todo.pop() {
+            let entries = fs::read_dir(&dir).map_err(LabError::file(&dir))?;
+            let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+            paths.sort();
+            for path in paths {
+                if path.is_dir() {
+                    todo.push(path);
+                } else {
+                    add(&path)?;
+                }
+            }
+        }
+    }
+    Ok(tree::hex(&hash.finalize())[..16].to_owned())
+}
+
+fn build(sources: &Path, target: &Path, progress: &Progress) -> Result<PathBuf> {
+    progress.tell("building a static pv-stress for the images, once for these sources");
+    let mut command = mortal("cargo");
     command
-        .args([
-            "build",
-            "--quiet",
-            "--package",
-            "pv-stress",
-            "--bin",
-            "pv-stress",
-        ])
+        .args(["build", "--release", "--package", PROGRAM, "--bin", PROGRAM])
         .args(["--target", TARGET])
-        // It mostly waits: lightly optimised it is built in a third of the time.
-        .args(["--config", "profile.dev.opt-level=1"])
-        .args(["--config", "profile.dev.debug=false"])
-        .args(["--config", "profile.dev.strip=true"])
+        // Half the size, in every image.
+        .args(["--config", "profile.release.strip=true"])
         .current_dir(sources)
-        .env("CARGO_TARGET_DIR", &target)
+        .env("CARGO_TARGET_DIR", target)
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    run(
-        &mut command,
-        "cargo",
-        "see https://rustup.rs, or name a static pv-stress with --agent FILE",
-        || {
-            (
-                "building a static pv-stress".into(),
-                "or name one with --agent FILE".into(),
-            )
-        },
-    )?;
-    Ok(target.join(TARGET).join("debug").join("pv-stress"))
+    let (mut crates, mut said) = (0, Instant::now());
+    let install = "see https://rustup.rs, or name a static pv-stress with --agent FILE";
+    let heard = hear(&mut command, "cargo", install, &mut |line| {
+        let Some(name) = line.trim().strip_prefix("Compiling ") else {
+            return;
+        };
+        crates += 1;
+        if said.elapsed() >= SAY || name.starts_with(PROGRAM) {
+            said = Instant::now();
+            progress.tell(format_args!("building: crate {crates}, {name}"));
+        }
+    })?;
+    if heard.status.success() {
+        return Ok(target.join(TARGET).join("release").join(PROGRAM));
+    }
+    Err(LabError::Failed {
+        doing: "building a static pv-stress".into(),
+        cause: cause(&heard.err),
+        cure: "or name one with --agent FILE".into(),
+    })
 }
 
 /// An x86_64 ELF executable that asks for no interpreter.
@@ -121,6 +186,30 @@ mod tests {
             elf.extend([0; 52]);
         }
         elf
+    }
+
+    #[test]
+    fn the_same_sources_have_the_same_state_and_others_another() {
+        let state = source_state(Path::new(SOURCES)).unwrap();
+        assert_eq!(state, source_state(Path::new(SOURCES)).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let of = |text: &str| {
+            for package in ["libgnt", "xenstore", "frontend", "backend", "tests"] {
+                let src = dir.path().join(package).join("src");
+                fs::create_dir_all(&src).unwrap();
+                fs::write(src.join("lib.rs"), text).unwrap();
+                fs::write(dir.path().join(package).join("Cargo.toml"), "").unwrap();
+            }
+            for file in ["Cargo.toml", "Cargo.lock"] {
+                fs::write(dir.path().join(file), "").unwrap();
+            }
+            source_state(dir.path()).unwrap()
+        };
+        assert_ne!(of("a"), of("b"));
+        assert_eq!(of("a"), of("a"));
+        fs::remove_file(dir.path().join("Cargo.toml")).unwrap();
+        let gone = source_state(dir.path()).unwrap_err().to_string();
+        assert!(gone.contains("--agent FILE"), "{gone}");
     }
 
     #[test]

@@ -1,36 +1,43 @@
-//! What dom0 brings back: a compressed tar archive on a raw disk.
+//! What dom0 brings back on a raw disk: a compressed tar archive for each suite, and one for the
+//! machine, each at its place.
 
 use super::error::{LabError, Result};
 use flate2::read::GzDecoder;
 use std::fs::{self, File};
-use std::io;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Room for an archive; the file is sparse.
-const DISK_BYTES: u64 = 512 << 20;
+/// The place of the machine's own logs.
+pub const MACHINE: u64 = 0;
+/// How far places are apart, as in `run-suites.sh`; the file is sparse.
+const PLACE_BYTES: u64 = 128 << 20;
 
-/// Makes an empty disk.
+/// Makes an empty disk with room for so many suites.
 ///
 /// # Errors
 /// What the file system says.
-pub fn make_disk(path: &Path) -> Result<()> {
+pub fn make_disk(path: &Path, suites: usize) -> Result<()> {
     let disk = File::create(path).map_err(LabError::file(path))?;
-    disk.set_len(DISK_BYTES).map_err(LabError::file(path))
+    disk.set_len(PLACE_BYTES * (suites as u64 + 1))
+        .map_err(LabError::file(path))
 }
 
-/// Unpacks what is on the disk. False: nothing is.
+/// Unpacks what is at a place of the disk. False: nothing is.
 ///
 /// # Errors
 /// If the archive is broken, or there is no room for it.
-pub fn unpack(disk: &Path, to: &Path) -> Result<bool> {
+pub fn unpack(disk: &Path, place: u64, to: &Path) -> Result<bool> {
     let mut file = File::open(disk).map_err(LabError::file(disk))?;
     let mut magic = [0; 2];
-    io::Read::read_exact(&mut file, &mut magic).map_err(LabError::file(disk))?;
+    let begin = SeekFrom::Start(place * PLACE_BYTES);
+    let read = file.seek(begin).and_then(|_| file.read_exact(&mut magic));
+    read.map_err(LabError::file(disk))?;
     if magic != [0x1f, 0x8b] {
         return Ok(false);
     }
     fs::create_dir_all(to).map_err(LabError::file(to))?;
-    let file = File::open(disk).map_err(LabError::file(disk))?;
+    file.seek(begin).map_err(LabError::file(disk))?;
+    let file = file.take(PLACE_BYTES);
     let mut archive = tar::Archive::new(GzDecoder::new(file));
     archive.set_preserve_permissions(false);
     archive.unpack(to).map_err(LabError::file(to))?;
@@ -38,20 +45,19 @@ pub fn unpack(disk: &Path, to: &Path) -> Result<bool> {
 }
 
 /// Puts what came back to its place in the report's directory: dom0's report itself, and everything
-/// else below `machine`.
+/// else below `machine` and this name.
 ///
 /// # Errors
 /// What the file system says.
-pub fn keep(results: &Path, report: &Path) -> Result<()> {
+pub fn keep(results: &Path, report: &Path, name: &str) -> Result<()> {
+    let machine = report.join("machine").join(name);
     for entry in fs::read_dir(results).map_err(LabError::file(results))? {
         let entry = entry.map_err(LabError::file(results))?;
         if entry.file_name() == "report" {
             copy_below(&entry.path(), report)?;
-        } else if entry.file_name() != "status" {
-            copy_below(
-                &entry.path(),
-                &report.join("machine").join(entry.file_name()),
-            )?;
+        } else {
+            fs::create_dir_all(&machine).map_err(LabError::file(&machine))?;
+            copy_below(&entry.path(), &machine.join(entry.file_name()))?;
         }
     }
     Ok(())
@@ -81,8 +87,8 @@ mod tests {
     fn an_archive_comes_back_and_an_empty_disk_is_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let disk = dir.path().join("disk");
-        make_disk(&disk).unwrap();
-        assert!(!unpack(&disk, &dir.path().join("none")).unwrap());
+        make_disk(&disk, 1).unwrap();
+        assert!(!unpack(&disk, 1, &dir.path().join("none")).unwrap());
         let gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         let mut tar = tar::Builder::new(gz);
         let mut header = tar::Header::new_gnu();
@@ -91,8 +97,16 @@ mod tests {
             .unwrap();
         let bytes = tar.into_inner().unwrap().finish().unwrap();
         let mut file = fs::OpenOptions::new().write(true).open(&disk).unwrap();
+        file.seek(SeekFrom::Start(PLACE_BYTES)).unwrap();
         file.write_all(&bytes).unwrap();
-        assert!(unpack(&disk, &dir.path().join("out")).unwrap());
-        assert_eq!(fs::read(dir.path().join("out/report/a")).unwrap(), b"hello");
+        assert!(!unpack(&disk, MACHINE, &dir.path().join("none")).unwrap());
+        let out = dir.path().join("out");
+        assert!(unpack(&disk, 1, &out).unwrap());
+        fs::write(out.join("x.log"), "").unwrap();
+        let report = dir.path().join("report");
+        keep(&out, &report, "suite").unwrap();
+        assert_eq!(fs::read(report.join("a")).unwrap(), b"hello");
+        assert!(report.join("machine/suite/x.log").exists());
+        assert!(unpack(&disk, 2, &out).is_err(), "beyond its end");
     }
 }

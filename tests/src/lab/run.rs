@@ -1,145 +1,288 @@
 //! A lab from nothing to its results.
 
+use super::cache::{Cache, default_root};
+use super::course::{Course, Next};
+use super::domains::Domains;
+use super::emulator::{Emulator, Processor};
 use super::error::{LabError, Result};
 use super::images::{self, Contents};
-use super::job::DOMAINS;
 use super::listener::Listener;
-use super::machine::{Boot, Machine, tail};
-use super::options::{DEADLINE, GntdevKind, LabArgs};
-use super::packages::Archive;
+use super::machine::{self, Boot};
+use super::options::{GntdevKind, LabArgs, LabCommand, Other};
+use super::packages::Packages;
 use super::parts::Parts;
+use super::progress::Progress;
 use super::release::Release;
+use super::report::{LabReport, Machine};
+use super::results;
+use super::suite::{self, Suite};
 use super::work::Work;
-use super::{gntdev, job, program, results};
+use super::{gntdev, job, program, prune};
 use crate::error::Error;
 use crate::holder::HoldName;
 use crate::report::ReportDir;
-use crate::settings::PlatformKind;
-use std::fs::{self, File, TryLockError};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Instant, SystemTime};
 
-/// For the boot of the machine and its domains, and for what follows the last scenario.
-const BOOT: Duration = Duration::from_secs(240);
-/// Beside each scenario's deadline: ending what hangs, and asking what is left.
-const BESIDE: Duration = Duration::from_secs(45);
-/// The conformance suite takes as long as so many scenarios.
-const CONFORM_RUNS: u32 = 5;
-/// A shell has as long as it likes.
-const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
-
-/// Runs the lab. The exit status is that of the run, or of the command.
+/// `pv-stress lab`. The exit status is that of the suites, or of the command.
 ///
 /// # Errors
 /// [`LabError`]: what was missing, or what went wrong before there was a result.
-pub fn run(args: &LabArgs) -> Result<ExitCode> {
-    let started = Instant::now();
-    let mut tell = |what: &str| {
-        let seconds = started.elapsed().as_secs();
-        // With standard error gone there is nobody to tell.
-        let _ = writeln!(anstream::stderr(), "lab {seconds:>4} s: {what}");
-    };
-    let (xen, kernel) = (
-        Release::with_xen(&args.xen)?,
-        Release::with_kernel(&args.kernel)?,
-    );
-    let limit = limit(args)?;
-    check_hold(args)?;
-    super::machine::check_installed()?;
-    let report = ReportDir::claim(&args.report)?;
-    let cache = std::path::absolute(&args.cache).map_err(LabError::file(&args.cache))?;
-    let work = Work::new(&cache)?;
-    let mut with = named_files(&args.with)?;
-    let input = named_files(args.input.as_slice())?;
-    with.extend(
-        input
-            .into_iter()
-            .map(|(path, _)| (path, job::INPUT.to_owned())),
-    );
-    let preparing = lock(&cache, &mut tell)?;
-    let parts = Parts::fetch(&cache, xen, kernel, args.mirror.as_deref(), &mut tell)?;
-    let agent = program::agent(args.agent.as_deref(), &cache, &mut tell)?;
-    let gntdev = match args.gntdev {
-        GntdevKind::Async => None,
-        GntdevKind::Sync => {
-            let archive = Archive::open(&cache, kernel, args.mirror.as_deref(), &mut tell)?;
-            Some(gntdev::synchronous(
-                &archive,
-                &parts.kernel_release,
-                &mut tell,
-            )?)
-        }
-    };
-    tell("building the images");
-    let configs = DOMAINS.map(|name| (format!("{name}.cfg"), job::config(name, args.guest)));
-    let contents = Contents {
-        agent: &agent,
-        job: &job::job(args),
-        configs: &configs,
-        with: &with,
-        gntdev: gntdev.as_deref(),
-    };
-    let initramfs = images::build(&parts, &contents)?;
-    drop(preparing);
-    if args.prepare {
-        tell("everything that a run needs is there");
-        return Ok(ExitCode::SUCCESS);
+pub fn run(command: &LabCommand) -> Result<ExitCode> {
+    match &command.other {
+        Some(Other::Prune(args)) => prune::run(args).map(|()| ExitCode::SUCCESS),
+        None => Lab::prepare(&command.lab)?.map_or(Ok(ExitCode::SUCCESS), Lab::run),
     }
-    let machine = report.path().join("machine");
-    fs::create_dir_all(&machine).map_err(LabError::file(&machine))?;
-    let boot = Boot {
-        xen: &parts.xen,
-        kernel: &parts.kernel,
-        initramfs: &work.path("dom0.cpio"),
-        results: &work.path("results.disk"),
-        serial: &machine.join("serial.log"),
-        interactive: args.shell,
-    };
-    fs::write(boot.initramfs, &initramfs).map_err(LabError::file(boot.initramfs))?;
-    results::make_disk(boot.results)?;
-    tell(&format!(
-        "booting Xen {} with Linux {} in QEMU",
-        xen.xen, parts.kernel_release
-    ));
-    let mut listener = Listener {
-        report: args.report.display().to_string(),
-        json: args.json,
-        tell: &mut tell,
-    };
-    boot_and_watch(&boot, limit, &mut listener)?;
-    let out = work.path("results");
-    if !results::unpack(boot.results, &out)? {
-        return Err(LabError::Guest {
-            what: "the machine ended without storing its results".into(),
-            log: boot.serial.to_owned(),
-            tail: tail(boot.serial, 25),
-        });
-    }
-    let status = out.join("status");
-    let status = fs::read_to_string(&status).map_err(LabError::file(&status))?;
-    let status = status.trim().parse().unwrap_or(2);
-    results::keep(&out, report.path())?;
-    let logs = args.report.display();
-    tell(&format!("done, status {status}; logs are in {logs}"));
-    if args.json {
-        print_json(report.path())?;
-    }
-    Ok(ExitCode::from(status))
 }
 
-/// Two labs may run at once, but not fill the cache at once.
-fn lock(cache: &Path, tell: &mut dyn FnMut(&str)) -> Result<File> {
-    let path = cache.join("lock");
-    let file = File::create(&path).map_err(LabError::file(&path))?;
-    match file.try_lock() {
-        Ok(()) => return Ok(file),
-        Err(TryLockError::WouldBlock) => tell("waiting for another lab to prepare the cache"),
-        Err(TryLockError::Error(error)) => return Err(LabError::file(&path)(error)),
+/// Everything that a machine needs.
+struct Lab<'a> {
+    args: &'a LabArgs,
+    progress: Progress,
+    cache: Cache,
+    work: Work,
+    report: ReportDir,
+    suites: Vec<Suite>,
+    domains: Domains,
+    parts: Parts,
+    emulator: Emulator,
+}
+
+impl Lab<'_> {
+    /// Checks what was asked for, fetches and builds. `None`: that was all that was asked for.
+    fn prepare(args: &LabArgs) -> Result<Option<Lab<'_>>> {
+        let progress = Progress::begin()?;
+        let xen = Release::with_xen(&args.xen)?;
+        check_hold(args)?;
+        let suites = suite::asked(args)?;
+        let domains = Domains::plan(args)?;
+        if !args.prepare {
+            domains.check_room()?;
+        }
+        let mut with = named_files(&args.with)?;
+        let input = named_files(args.input.as_slice())?;
+        with.extend(
+            input
+                .into_iter()
+                .map(|(path, _)| (path, job::INPUT.to_owned())),
+        );
+        let report = ReportDir::claim(&args.report)?;
+        let root = match &args.cache {
+            Some(root) => root.clone(),
+            None => default_root()?,
+        };
+        let cache = Cache::open(&root)?;
+        let work = Work::new(&cache)?;
+        let filling = cache.fill(&progress)?;
+        let packages = Packages {
+            cache: &cache,
+            mirror: args.mirror.as_deref(),
+            update: args.update,
+            progress: &progress,
+        };
+        let parts = Parts::fetch(&packages, xen, &args.kernel)?;
+        // Found out before anything is built.
+        parts.asked_modules(&args.modules)?;
+        if args.hold == Some(HoldName::Uring) && !parts.registers_grants_with_io_uring() {
+            return Err(LabError::Run(Error::Usage(format!(
+                "--hold uring needs a kernel that registers gntdev's pages with io_uring, and Linux {} refuses; add --kernel 6.12 or --kernel sid",
+                parts.kernel_release()
+            ))));
+        }
+        let emulator = Emulator::find(&args.qemu, &packages)?;
+        let agent = program::agent(args.agent.as_deref(), &cache, &progress)?;
+        let gntdev = match args.gntdev {
+            GntdevKind::Async => None,
+            GntdevKind::Sync => Some(gntdev::synchronous(
+                &packages,
+                &parts,
+                &work.path("gntdev"),
+            )?),
+        };
+        progress.tell("building the images");
+        let contents = Contents {
+            agent: &agent,
+            job: &job::job(args, &domains),
+            domains: &domains,
+            kernel_words: args.kernel_args.as_deref().unwrap_or_default(),
+            suites: &suites,
+            modules: &args.modules,
+            with: &with,
+            gntdev: gntdev.as_deref(),
+        };
+        let initramfs = images::build(&parts, &contents)?;
+        drop(filling);
+        if args.prepare {
+            progress.tell("everything that a run needs is there");
+            return Ok(None);
+        }
+        let path = work.path("dom0.cpio");
+        fs::write(&path, &initramfs).map_err(LabError::file(&path))?;
+        parts.write_xen(&work.path("xen"))?;
+        Ok(Some(Lab {
+            args,
+            progress,
+            work,
+            report,
+            suites,
+            domains,
+            parts,
+            emulator,
+            cache,
+        }))
     }
-    file.lock().map_err(LabError::file(&path))?;
-    Ok(file)
+
+    fn run(self) -> Result<ExitCode> {
+        let begun = Instant::now();
+        let started = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let processor = Processor::take(&self.cache)?;
+        if !processor.is_alone {
+            self.progress.tell(format_args!(
+                "other labs use all processors: this one shares processor {} and will be slow",
+                processor.number
+            ));
+        }
+        let sockets = machine::socket_dir()?;
+        let logs = self.report.path().join("machine");
+        fs::create_dir_all(&logs).map_err(LabError::file(&logs))?;
+        let serial = logs.join("serial.log");
+        let mut course = Course::of(self.suites.clone());
+        let mut lost = Vec::new();
+        let mut kept = 0;
+        loop {
+            let disk = self.work.path("results.disk");
+            results::make_disk(&disk, self.suites.len())?;
+            let boot = Boot {
+                emulator: &self.emulator,
+                processor: processor.number,
+                memory: self.domains.memory,
+                xen: &self.work.path("xen"),
+                xen_words: self.xen_words(),
+                kernel: &self.parts.kernel,
+                kernel_words: job::kernel_words(
+                    &self.suites,
+                    course.left(),
+                    self.args.kernel_args.as_deref(),
+                ),
+                initramfs: &self.work.path("dom0.cpio"),
+                results: &disk,
+                serial: &serial,
+                monitor: &sockets.path().join("monitor"),
+            };
+            let linux = self.parts.kernel_release();
+            self.progress.tell(format_args!(
+                "booting Xen {} with Linux {linux} in QEMU {} on processor {}",
+                self.parts.xen_set.detail, self.emulator.version, processor.number
+            ));
+            if self.args.shell {
+                machine::interact(&boot, &self.progress)?;
+                self.keep(&disk, results::MACHINE, "")?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            let loss = {
+                let name = self.args.report.display().to_string();
+                let json = self.args.json;
+                let mut ear = Listener::new(name, json, &self.progress, &mut course);
+                machine::run(&boot, &mut ear)?
+            };
+            for ended in &course.ended()[kept..] {
+                let place = self.suites.iter().position(|s| s.name == ended.suite);
+                if let (Some(place), true) = (place, ended.is_stored) {
+                    self.keep(&disk, job::slot(place), &ended.suite)?;
+                }
+            }
+            kept = course.ended().len();
+            let Some(loss) = loss else {
+                self.keep(&disk, results::MACHINE, "")?;
+                break;
+            };
+            let cause = loss.cause();
+            let on = course.is_on().map(|suite| format!(" in {suite}"));
+            self.progress.tell(format_args!(
+                "lost the machine{}: {cause}",
+                on.unwrap_or_default()
+            ));
+            let before = course.ended().len();
+            let next = course.lost(&loss, Instant::now());
+            if next == Next::Stop && before == 0 && lost.is_empty() {
+                // Nothing was shown at all: the log's end says more than a table.
+                self.write(&course, &lost, &processor, &started, begun)?;
+                return Err(machine::lost(&boot, cause));
+            }
+            if next == Next::Stop {
+                lost.push(cause.to_owned());
+                break;
+            }
+            let earlier = machine::earlier(&serial, lost.len() + 1);
+            fs::rename(&serial, &earlier).map_err(LabError::file(&earlier))?;
+            lost.push(cause.to_owned());
+            self.progress.tell("starting the machine again");
+        }
+        self.write(&course, &lost, &processor, &started, begun)?;
+        let status = course.status();
+        self.progress.tell(format_args!(
+            "done, status {status}; logs are in {}",
+            self.args.report.display()
+        ));
+        Ok(ExitCode::from(status))
+    }
+
+    fn xen_words(&self) -> String {
+        let mut words = format!(
+            "console=com1 dom0_mem={}M loglvl=warning guest_loglvl=warning conring_size=1M",
+            super::domains::DOM0_MEMORY
+        );
+        if self.args.dom0 == super::domains::Kind::Pvh {
+            words.push_str(" dom0=pvh");
+        }
+        if let Some(more) = &self.args.xen_args {
+            words.push(' ');
+            words.push_str(more);
+        }
+        words
+    }
+
+    /// Takes what is at a place of the disk into the report.
+    fn keep(&self, disk: &Path, place: u64, name: &str) -> Result<()> {
+        let out = self.work.path(&format!("results-{place}"));
+        if results::unpack(disk, place, &out)? {
+            results::keep(&out, self.report.path(), name)?;
+        }
+        Ok(())
+    }
+
+    /// Writes and prints the lab's own report.
+    fn write(
+        &self,
+        course: &Course,
+        lost: &[String],
+        processor: &Processor,
+        started: &str,
+        begun: Instant,
+    ) -> Result<()> {
+        let domain = |d: &super::domains::Domain| format!("{} {}", d.name, d.kind.word());
+        let domains = self.domains.all.iter().map(domain).collect();
+        let report = LabReport {
+            tool: concat!("pv-stress ", env!("CARGO_PKG_VERSION")).into(),
+            started: started.to_owned(),
+            command: self.args.machine(),
+            machine: Machine::of(&self.parts, &self.emulator, processor, domains),
+            lost: lost.to_vec(),
+            suites: course.ended(),
+            exit_status: course.status(),
+            duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        report.write(self.report.path())?;
+        // With standard output gone nobody reads it.
+        let _ = if self.args.json {
+            report.print_json(self.report.path(), &mut anstream::stdout())
+        } else {
+            report.print(&mut anstream::stdout())
+        };
+        Ok(())
+    }
 }
 
 /// Found out before anything is fetched.
@@ -152,29 +295,8 @@ fn check_hold(args: &LabArgs) -> Result<()> {
         Some(HoldName::Direct) => usage(
             "--hold direct needs a disk with O_DIRECT, and the lab's domains have none; use pipe, fork, uring or xdp, or run on a Xen machine".into(),
         ),
-        Some(HoldName::Uring) if args.kernel != "6.12" => usage(format!(
-            "--hold uring needs a kernel that registers gntdev's pages with io_uring, and Linux {} refuses; add --kernel 6.12",
-            args.kernel
-        )),
         _ => Ok(()),
     }
-}
-
-/// How long the machine may take.
-fn limit(args: &LabArgs) -> Result<Duration> {
-    if args.shell {
-        return Ok(FOR_EVER);
-    }
-    let runs = if args.run.is_some() {
-        1
-    } else if args.conform {
-        CONFORM_RUNS
-    } else {
-        let chosen = crate::cli::chosen(&args.scenario, PlatformKind::Xen)?;
-        u32::try_from(chosen.len()).unwrap_or(u32::MAX)
-    };
-    let each = args.deadline.unwrap_or(DEADLINE) + BESIDE;
-    Ok(BOOT + each.saturating_mul(runs))
 }
 
 /// Files and their names in the images.
@@ -192,30 +314,6 @@ fn named_files(files: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
             Ok((path.clone(), name.to_string_lossy().into_owned()))
         })
         .collect()
-}
-
-fn boot_and_watch(boot: &Boot<'_>, limit: Duration, listener: &mut Listener<'_>) -> Result<()> {
-    let begun = Instant::now();
-    let mut machine = Machine::start(boot)?;
-    if boot.interactive {
-        return machine.wait();
-    }
-    machine.watch(begun + limit, &mut |line| {
-        let slow = listener.line(line)?;
-        Ok(slow.map(|times| begun + limit.saturating_mul(times)))
-    })
-}
-
-/// The report that dom0 wrote, on standard output.
-fn print_json(report: &Path) -> Result<()> {
-    let found = ["report.json", job::CONFORM_REPORT].map(|name| report.join(name));
-    let Some(path) = found.iter().find(|path| path.exists()) else {
-        return Ok(());
-    };
-    let text = fs::read_to_string(path).map_err(LabError::file(path))?;
-    // With standard output gone nobody reads it.
-    let _ = writeln!(anstream::stdout(), "{}", text.trim_end());
-    Ok(())
 }
 
 #[cfg(test)]

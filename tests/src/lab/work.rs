@@ -1,6 +1,7 @@
 //! One run's own directory below the cache: removed with the run, and swept by the next one if it
 //! was killed.
 
+use super::cache::Cache;
 use super::error::{LabError, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,8 +18,8 @@ impl Work {
     ///
     /// # Errors
     /// If the cache cannot be written.
-    pub fn new(cache: &Path) -> Result<Work> {
-        fs::create_dir_all(cache).map_err(LabError::file(cache))?;
+    pub fn new(cache: &Cache) -> Result<Work> {
+        let cache = cache.root();
         for entry in fs::read_dir(cache)
             .map_err(LabError::file(cache))?
             .flatten()
@@ -59,7 +60,8 @@ mod tests {
         let living = cache.path().join("run-1");
         fs::create_dir(&dead).unwrap();
         fs::create_dir(&living).unwrap();
-        let work = Work::new(cache.path()).unwrap();
+        let opened = Cache::open(cache.path()).unwrap();
+        let work = Work::new(&opened).unwrap();
         assert!(!dead.exists() && living.exists());
         let own = work.path("x");
         fs::write(&own, "").unwrap();

@@ -1,0 +1,223 @@
+//! QEMU: the one that the lab brings, out of Debian's packages and with their own libraries, so that
+//! every lab runs on the same; or the one that somebody names.
+
+use super::archive::Archive;
+use super::cache::Cache;
+use super::error::{LabError, Result};
+use super::packages::{Choice, Packages, Part};
+use super::parts::find;
+use super::process::{self, mortal};
+use super::progress::Progress;
+use super::release::Release;
+use rustix::thread::{CpuSet, sched_getaffinity};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// QEMU's name for the machine that it emulates.
+const QEMU: &str = "qemu-system-x86_64";
+
+/// QEMU, its firmware and its libraries.
+const PART: Part = Part {
+    label: "qemu",
+    wanted: |path| {
+        let below = |dir: &str| path.strip_prefix(".").unwrap_or(path).starts_with(dir);
+        path.ends_with(QEMU)
+            || below("usr/share/qemu")
+            || below("usr/share/seabios")
+            || path.to_string_lossy().contains(".so")
+    },
+};
+
+/// A QEMU that can be started.
+pub struct Emulator {
+    /// The program and the arguments that come before all others.
+    words: Vec<String>,
+    /// What it says that it is.
+    pub version: String,
+    /// Where it comes from, for people.
+    pub origin: String,
+}
+
+impl Emulator {
+    /// The QEMU that was asked for: a path, or the series or release of one that the lab brings.
+    ///
+    /// # Errors
+    /// It is not there, cannot be fetched, or does not run.
+    pub fn find(asked: &str, packages: &Packages<'_>) -> Result<Emulator> {
+        let (words, origin) = if asked.contains('/') {
+            (named(asked)?, asked.to_owned())
+        } else {
+            brought(Release::with_qemu(asked)?, packages)?
+        };
+        let mut emulator = Emulator {
+            words,
+            version: String::new(),
+            origin,
+        };
+        emulator.version = emulator.ask_version(packages.progress)?;
+        Ok(emulator)
+    }
+
+    fn ask_version(&self, progress: &Progress) -> Result<String> {
+        let mut command = mortal(&self.words[0]);
+        command.args(&self.words[1..]).arg("--version");
+        let context = || {
+            (
+                format!("asking {} for its version", self.origin),
+                "name another QEMU with --qemu PATH".into(),
+            )
+        };
+        let said = process::run(progress, &mut command, "setpriv", INSTALL, context)?;
+        let first = said.lines().next().unwrap_or_default();
+        let version = first.trim_start_matches("QEMU emulator version ");
+        Ok(version.to_owned())
+    }
+
+    /// The words that start it on one processor of this machine.
+    ///
+    /// QEMU's `helper_vmrun` sets a bit of `interrupt_request` without QEMU's lock and in one
+    /// instruction that is not atomic between processors. Where the thread of the timers runs on
+    /// another processor, an interrupt can get lost between the two, and a machine that waits for
+    /// nothing else stands still for ever. On one processor nothing comes between the two halves of
+    /// an instruction. See `docs/findings/qemu-lost-interrupt.md`.
+    pub fn bound(&self, processor: usize) -> Vec<String> {
+        let mut words: Vec<String> = ["taskset", "-c", &processor.to_string()]
+            .map(str::to_owned)
+            .into();
+        words.extend(self.words.iter().cloned());
+        words
+    }
+}
+
+/// What has `setpriv` and `taskset`.
+const INSTALL: &str = "apt-get install util-linux";
+
+fn named(path: &str) -> Result<Vec<String>> {
+    if !Path::new(path).is_file() {
+        return Err(LabError::Failed {
+            doing: format!("looking for the QEMU {path}"),
+            cause: "there is no such file".into(),
+            cure: format!("name a {QEMU} with --qemu PATH, or leave it away: the lab brings one"),
+        });
+    }
+    Ok(vec![path.to_owned()])
+}
+
+fn brought(release: Release, packages: &Packages<'_>) -> Result<(Vec<String>, String)> {
+    let name = format!("qemu-{}", release.codename);
+    let set = packages.set(&name, release, &choose)?;
+    let tree = packages.tree(&set, &PART)?;
+    let program = find(&tree, &|path| path.ends_with(QEMU))?;
+    // It brings the C library of its release, and that comes with its own loader.
+    let loader = find(&tree, &|path| path.ends_with("ld-linux-x86-64.so.2"))?;
+    let firmware = ["usr/share/qemu", "usr/share/seabios"];
+    let text = |path: &Path| path.display().to_string();
+    let libraries: Vec<String> = ["usr/lib", "lib"]
+        .map(|lib| tree.join(lib).join("x86_64-linux-gnu"))
+        .iter()
+        .filter(|dir| dir.is_dir())
+        .map(|dir| text(dir))
+        .collect();
+    // Its accelerator is a module, which it looks for beside the program that the kernel started:
+    // the loader.
+    let modules = find(&tree, &|path| path.ends_with("accel-tcg-x86_64.so"))?;
+    let modules = modules.parent().unwrap_or(&tree);
+    let mut words = vec![
+        "env".into(),
+        format!("QEMU_MODULE_DIR={}", modules.display()),
+        text(&loader),
+        "--library-path".into(),
+        libraries.join(":"),
+        text(&program),
+    ];
+    for dir in firmware {
+        words.extend(["-L".into(), text(&tree.join(dir))]);
+    }
+    Ok((words, format!("{release}, brought by the lab")))
+}
+
+fn choose(archive: &Archive<'_>) -> Result<Choice> {
+    let packages = [
+        "qemu-system-x86",
+        "qemu-system-common",
+        "qemu-system-data",
+        "seabios",
+    ]
+    .map(str::to_owned);
+    Ok(Choice {
+        packages: archive.with_libraries(&packages)?,
+        chief: "qemu-system-x86".into(),
+        detail: archive.release.qemu.into(),
+    })
+}
+
+/// A processor of this machine for one QEMU, as long as this lives. Labs with one cache take
+/// different ones, if there are enough.
+#[derive(Debug)]
+pub struct Processor {
+    /// Its number.
+    pub number: usize,
+    /// Nobody else took it.
+    pub is_alone: bool,
+    _lock: Option<File>,
+}
+
+impl Processor {
+    /// Takes one that we may run on, the last first.
+    ///
+    /// # Errors
+    /// The kernel does not say which those are.
+    pub fn take(cache: &Cache) -> Result<Processor> {
+        let ours = sched_getaffinity(None)
+            .map_err(|errno| LabError::file(Path::new("sched_getaffinity"))(errno.into()))?;
+        let ours = (0..CpuSet::MAX_CPU).rev().filter(|cpu| ours.is_set(*cpu));
+        let mut last = None;
+        for number in ours {
+            last.get_or_insert(number);
+            let path: PathBuf = cache.path(format!("processor-{number}.lock"));
+            let lock = File::create(&path).map_err(LabError::file(&path))?;
+            if lock.try_lock().is_ok() {
+                return Ok(Processor {
+                    number,
+                    is_alone: true,
+                    _lock: Some(lock),
+                });
+            }
+        }
+        Ok(Processor {
+            number: last.unwrap_or(0),
+            is_alone: false,
+            _lock: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labs_take_different_processors_and_share_when_there_are_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::open(dir.path()).unwrap();
+        let all = sched_getaffinity(None).unwrap().count() as usize;
+        let taken: Vec<Processor> = (0..all).map(|_| Processor::take(&cache).unwrap()).collect();
+        let mut numbers: Vec<usize> = taken.iter().map(|p| p.number).collect();
+        numbers.dedup();
+        assert_eq!(numbers.len(), all);
+        assert!(taken.iter().all(|p| p.is_alone));
+        let more = Processor::take(&cache).unwrap();
+        assert!(!more.is_alone && more.number == taken[0].number);
+        drop(taken);
+        assert!(Processor::take(&cache).unwrap().is_alone);
+    }
+
+    #[test]
+    fn a_qemu_that_is_not_there_is_named() {
+        let error = named("/nonexistent/qemu").unwrap_err().to_string();
+        assert!(
+            error.contains("/nonexistent/qemu") && error.contains("--qemu"),
+            "{error}"
+        );
+    }
+}
