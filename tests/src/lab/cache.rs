@@ -34,7 +34,11 @@ impl Cache {
     /// It cannot be written; it is being pruned.
     pub fn open(root: &Path) -> Result<Cache> {
         let root = std::path::absolute(root).map_err(LabError::file(root))?;
-        fs::create_dir_all(&root).map_err(LabError::file(&root))?;
+        fs::create_dir_all(&root).map_err(|error| LabError::Failed {
+            doing: format!("making the cache {}", root.display()),
+            cause: error.to_string(),
+            cure: "name a directory that can be written with --cache".into(),
+        })?;
         let path = root.join("in-use");
         let in_use = open_lock(&path)?;
         match in_use.try_lock_shared() {

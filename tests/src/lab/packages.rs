@@ -9,6 +9,8 @@ use super::progress::Progress;
 use super::release::Release;
 use super::tree::{self, Sum};
 use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -92,6 +94,8 @@ pub struct Packages<'a> {
     pub update: bool,
     /// Who is told.
     pub progress: &'a Progress,
+    /// Releases whose lists are as new as this run.
+    pub fresh: RefCell<BTreeSet<&'static str>>,
 }
 
 impl Packages<'_> {
@@ -130,6 +134,16 @@ impl Packages<'_> {
         }
         write_set(&self.set_path(name), &set)?;
         Ok(set)
+    }
+
+    /// A release's lists, fetched in this run if they are to be `fresh`.
+    fn archive(&self, release: Release, fresh: bool) -> Result<Archive<'_>> {
+        let fetch = fresh && !self.fresh.borrow().contains(release.codename);
+        let archive = Archive::open(self.cache, release, self.mirror, fetch, self.progress)?;
+        if fetch {
+            self.fresh.borrow_mut().insert(release.codename);
+        }
+        Ok(archive)
     }
 
     fn choose(
@@ -197,10 +211,7 @@ impl Packages<'_> {
             set.version,
             bytes as f64 / 1e6
         ));
-        let download = |fresh| {
-            let archive = Archive::open(self.cache, release, self.mirror, fresh, self.progress)?;
-            archive.download(&missing, &dir)
-        };
+        let download = |fresh| self.archive(release, fresh)?.download(&missing, &dir);
         // The lists may be older than the mirror.
         if let Err(error) = download(false) {
             match error {
@@ -371,6 +382,7 @@ mod tests {
             mirror: Some("http://127.0.0.1:1/debian"),
             update: false,
             progress: &progress,
+            fresh: RefCell::default(),
         };
         let release = Release::with_kernel("6.1").unwrap();
         let never = |_: &Archive<'_>| -> Result<Choice> { panic!("nothing is to be chosen") };

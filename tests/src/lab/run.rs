@@ -81,6 +81,7 @@ impl Lab<'_> {
             mirror: args.mirror.as_deref(),
             update: args.update,
             progress: &progress,
+            fresh: Default::default(),
         };
         let parts = Parts::fetch(&packages, xen, &args.kernel)?;
         // Found out before anything is built.
