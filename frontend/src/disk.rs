@@ -38,7 +38,6 @@ impl Reply {
 enum Command {
     Io(Io, Reply),
     Info(Sender<(DiskInfo, Counters)>),
-    Close,
 }
 
 /// What the thread and its callers tell each other.
@@ -46,6 +45,9 @@ enum Command {
 struct Flags {
     /// The thread was woken and has not looked yet: one wake-up serves many commands.
     woken: AtomicBool,
+    /// The device is to be closed when everything that was sent before is done. Not a command: it
+    /// must arrive when the inbox is full and stays so, too.
+    closing: AtomicBool,
     /// The thread has ended.
     dead: AtomicBool,
 }
@@ -66,6 +68,13 @@ impl Mailbox {
         {
             tracing::warn!(%error, "wake the front end");
         }
+    }
+
+    /// Asks the thread to finish what was sent, and to close.
+    fn close(&self) {
+        // Release: what was sent before is in the inbox for whoever sees this.
+        self.flags.closing.store(true, Ordering::Release);
+        self.wake();
     }
 
     /// Waits for room in the thread's queue, at most an I/O's deadline.
@@ -227,7 +236,7 @@ impl Disk {
     /// # Errors
     /// As [`Frontend::close`], or what ended the thread before.
     pub fn close(mut self) -> Result<Counters, FrontError> {
-        let _ = self.mailbox.send(Command::Close);
+        self.mailbox.close();
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
             _ => Err(FrontError::ThreadGone("it panicked".into())),
@@ -240,8 +249,7 @@ impl Drop for Disk {
         // `close` has taken the thread; without it the thread closes by itself, and the process's
         // end closes it in any case.
         if self.thread.is_some() {
-            drop(self.mailbox.commands.try_send(Command::Close));
-            self.mailbox.wake();
+            self.mailbox.close();
         }
     }
 }
@@ -377,6 +385,8 @@ impl Worker {
 
     fn take_commands(&mut self) {
         while self.front.pending() < self.queue && !self.closing {
+            // Looked at before the inbox: nothing that was sent before the close is left there then.
+            let closing = self.flags.closing.load(Ordering::Acquire);
             match self.inbox.try_recv() {
                 Ok(Command::Io(io, reply)) => {
                     let tag = self.replies.insert(reply);
@@ -390,8 +400,11 @@ impl Worker {
                     // The asker may have gone.
                     let _ = sender.try_send((self.front.info(), self.front.counters()));
                 }
-                Ok(Command::Close) | Err(TryRecvError::Disconnected) => self.closing = true,
-                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => self.closing = true,
+                Err(TryRecvError::Empty) => {
+                    self.closing = closing;
+                    break;
+                }
             }
         }
     }

@@ -21,6 +21,23 @@ pub(crate) struct Pool {
     write: Option<Vec<GrantRef>>,
 }
 
+/// The pages for one direction, while they are being granted.
+struct Half {
+    access: Access,
+    grants: Vec<GrantRef>,
+    places: Vec<(u16, u32)>,
+}
+
+impl Half {
+    fn new(access: Access) -> Self {
+        Half {
+            access,
+            grants: Vec::new(),
+            places: Vec::new(),
+        }
+    }
+}
+
 impl Pool {
     /// Grants `pages` to `peer`, or as many as the machine's quota gives, but enough for one
     /// request each way. With `persistent` all are writable; without, half of them.
@@ -41,14 +58,39 @@ impl Pool {
             write: None,
         };
         let each = if persistent { pages } else { pages.div_ceil(2) }.max(MAX_SEGMENTS);
-        pool.read = pool.grow(granter, peer, each, Access::ReadWrite, patience)?;
+        let mut halves = vec![Half::new(Access::ReadWrite)];
         if !persistent {
-            pool.write = Some(pool.grow(granter, peer, each, Access::ReadOnly, patience)?);
+            halves.push(Half::new(Access::ReadOnly));
         }
-        let got = pool.places.len();
-        if got < if persistent { each } else { 2 * each } {
+        let patiently = Retry {
+            deadline: patience,
+            ..Retry::default()
+        };
+        // First what each cannot do without, then more by turns, for as long as there is some.
+        for half in &mut halves {
+            pool.grow(granter, peer, half, MAX_SEGMENTS, patiently)?;
+        }
+        let mut is_used_up = false;
+        while !is_used_up && halves.iter().any(|half| half.grants.len() < each) {
+            for half in &mut halves {
+                let count = (each - half.grants.len()).min(CHUNK_PAGES);
+                match pool.grow(granter, peer, half, count, Retry::ONCE) {
+                    Err(error) if error.errno() == Some(Errno::NOSPC) => is_used_up = true,
+                    other => other?,
+                }
+            }
+        }
+        // Pages are numbered through: those for reads first.
+        for half in halves {
+            pool.places.extend(half.places);
+            match half.access {
+                Access::ReadWrite => pool.read = half.grants,
+                Access::ReadOnly => pool.write = Some(half.grants),
+            }
+        }
+        if is_used_up {
             tracing::warn!(
-                got,
+                got = pool.places.len(),
                 pages,
                 "fewer pages than asked: gntalloc's quota is used up; raise xen_gntalloc.limit"
             );
@@ -56,43 +98,25 @@ impl Pool {
         Ok(pool)
     }
 
+    /// Grants `count` pages more.
     fn grow(
         &mut self,
         granter: &Granter,
         peer: DomId,
-        pages: usize,
-        access: Access,
-        patience: Duration,
-    ) -> Result<Vec<GrantRef>> {
-        let mut grants = Vec::new();
-        while grants.len() < pages {
-            let left = pages - grants.len();
-            let enough = grants.len() >= MAX_SEGMENTS;
-            let (count, retry) = match enough {
-                true => (left.min(CHUNK_PAGES), Retry::ONCE),
-                false => {
-                    let retry = Retry {
-                        deadline: patience,
-                        ..Retry::default()
-                    };
-                    (
-                        (MAX_SEGMENTS - grants.len()).max(left.min(CHUNK_PAGES)),
-                        retry,
-                    )
-                }
-            };
-            let share = match granter.share_patiently(peer, count, access, retry) {
-                Ok(share) => share,
-                Err(error) if enough && error.errno() == Some(Errno::NOSPC) => break,
-                Err(error) => return Err(error),
-            };
-            let number = self.shares.len() as u16;
-            self.places
-                .extend((0..count).map(|n| (number, (n * PAGE_SIZE) as u32)));
-            grants.extend_from_slice(share.grefs());
-            self.shares.push(share);
+        half: &mut Half,
+        count: usize,
+        retry: Retry,
+    ) -> Result<()> {
+        if count == 0 {
+            return Ok(());
         }
-        Ok(grants)
+        let share = granter.share_patiently(peer, count, half.access, retry)?;
+        let number = self.shares.len() as u16;
+        half.places
+            .extend((0..count).map(|n| (number, (n * PAGE_SIZE) as u32)));
+        half.grants.extend_from_slice(share.grefs());
+        self.shares.push(share);
+        Ok(())
     }
 
     /// What the back end may write to.

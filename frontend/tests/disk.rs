@@ -4,8 +4,10 @@
 
 mod common;
 
-use common::{Back, DISK_BYTES, PATIENCE, World};
+use common::{Back, DISK_BYTES, FRONT, PATIENCE, World};
+use libgnt::grant::{Granter, Ledger};
 use libgnt::proto::blkif::{Response, Status};
+use libgnt::{Access, DomId};
 use pv_frontend::agent::WaitsFor;
 use pv_frontend::{
     DeviceError, Disk, FrontConfig, FrontError, FrontEvent, FrontEventKind, Io, IoError,
@@ -225,6 +227,61 @@ fn no_back_end_comes_back() {
     let left = read_error(&world.store, &world.front_dir()).expect("read");
     assert!(left.is_some_and(|text| text.contains("no back end")));
     disk.close().expect("close");
+    assert_eq!(world.granted_pages(), 0);
+}
+
+/// Another program of the domain has granted nearly all that its kernel allows.
+#[test]
+fn what_is_left_of_the_quota_is_shared_between_reads_and_writes() {
+    let world = World::new();
+    let other = Granter::open(world.platform(FRONT, "other"), Ledger::new()).expect("open");
+    let share = |_| {
+        other
+            .share(DomId(0), 125, Access::ReadWrite)
+            .expect("share")
+    };
+    // 24 of 1024 are left: the ring, and 11 for each way.
+    let others: Vec<_> = (0..8).map(share).collect();
+    let back = world.back(serve);
+    let disk = Disk::open(world.config()).expect("open");
+    let data = pattern(100_352, 3);
+    disk.write_at(0, &data).expect("write");
+    let mut seen = vec![0; data.len()];
+    disk.read_at(0, &mut seen).expect("read");
+    assert!(seen == data);
+    disk.close().expect("close");
+    back.join().expect("back end");
+    drop(others);
+    assert_eq!(world.granted_pages(), 0);
+}
+
+/// The inbox is full for longer than a caller waits for room in it.
+#[test]
+fn a_close_arrives_when_the_inbox_is_full() {
+    let world = World::new();
+    let back = world.back(|back| {
+        back.connect();
+        back.next();
+    });
+    let config = FrontConfig {
+        queue: 1,
+        deadline: Duration::from_millis(200),
+        reconnect: Duration::from_secs(2),
+        ..world.config()
+    };
+    let disk = Disk::open(config).expect("open");
+    let taken = disk.submit(Io::write(0, vec![1; 512])).expect("taken");
+    back.join().expect("back end");
+    let waiting = disk
+        .submit(Io::write(0, vec![2; 512]))
+        .expect("in the inbox");
+    let (sender, closed) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(disk.close()));
+    let closed = closed.recv_timeout(PATIENCE).expect("close returns");
+    closed.expect("closed");
+    for ticket in [taken, waiting] {
+        ticket.wait().expect_err("nobody was there to do it");
+    }
     assert_eq!(world.granted_pages(), 0);
 }
 

@@ -279,8 +279,24 @@ impl SharedPages {
             (from as usize).abs_diff(to as usize) >= len,
             "overlapping shared copy"
         );
-        // SAFETY: both ranges were checked to be inside their mappings and apart.
-        unsafe { copy_volatile(from, to, len, Side::Source) }
+        if (from as usize) % WORD == (to as usize) % WORD {
+            // SAFETY: both ranges were checked to be inside their mappings and apart; of one phase,
+            // both sides' accesses are volatile.
+            return unsafe { copy_volatile(from, to, len, Side::Source) };
+        }
+        // Of another phase one side's words would not be aligned, and so not volatile: through
+        // private memory.
+        let mut private = [0; PRIVATE];
+        let mut done = 0;
+        while done < len {
+            let n = (len - done).min(PRIVATE);
+            // SAFETY: as above, below `len`; a private array overlaps neither.
+            unsafe {
+                copy_volatile(from.add(done), private.as_mut_ptr(), n, Side::Source);
+                copy_volatile(private.as_ptr(), to.add(done), n, Side::Destination);
+            }
+            done += n;
+        }
     }
 
     /// Sets a range to one value.
@@ -491,6 +507,8 @@ unsafe fn put_bytes<const N: usize>(to: *mut u8, bytes: [u8; N]) {
     unsafe { copy_volatile(bytes.as_ptr(), to, N, Side::Destination) }
 }
 
+/// What a copy between two shared places of different alignment goes through at a time.
+const PRIVATE: usize = 512;
 /// Up to this length a copy of aligned words is inlined: a ring's slot.
 const SMALL: usize = 128;
 
@@ -626,6 +644,20 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_long_copy_between_places_of_other_alignment_is_whole() {
+        let (a, b) = (SharedPages::anonymous(1), SharedPages::anonymous(1));
+        let (a, b) = (a.expect("memory"), b.expect("memory"));
+        let pattern: Vec<u8> = (0..3 * PRIVATE + 7).map(|n| (n % 251) as u8).collect();
+        a.write(1, &pattern);
+        a.copy_to(1, &b, 18, pattern.len());
+        let mut back = vec![0; pattern.len()];
+        b.read(18, &mut back);
+        assert!(back == pattern);
+        assert_eq!(b.load_u8(17, Ordering::Relaxed), 0);
+        assert_eq!(b.load_u8(18 + pattern.len(), Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -164,6 +164,34 @@ fn xen_virq() -> u32 {
     1
 }
 
+/// A notify races with the other end's unbind, so that the closed port is raised and taken. The next
+/// port of the same number is pending from its bind on, and must be heard.
+#[test]
+fn a_ports_number_used_again_loses_nothing() {
+    const ROUNDS: u32 = 300;
+    let xen = Xen::start();
+    let near = xen.join(0, "near").open_evtchn().unwrap();
+    let front = xen.join(5, "far");
+    for round in 0..ROUNDS {
+        let far = front.open_evtchn().unwrap();
+        let far_port = far.bind_unbound(DomId(0)).unwrap();
+        let port = near.bind_interdomain(DomId(5), far_port).unwrap();
+        let heard = receive(&*near);
+        assert_eq!(heard, [port], "round {round}");
+        std::thread::scope(|scope| {
+            scope.spawn(|| far.notify(far_port).unwrap());
+            // Somewhere in the notifier's question where its port leads.
+            for _ in 0..(round * 37) % 2000 {
+                std::hint::spin_loop();
+            }
+            near.unbind(port).unwrap();
+        });
+        // The port is closed: what is still read of it is nobody's, and nobody writes it back.
+        let mut ports = Vec::new();
+        while near.read(&mut ports).unwrap() > 0 {}
+    }
+}
+
 /// Several raisers and several receivers on one file: every raise is followed by a delivery that
 /// sees its data.
 #[test]

@@ -119,6 +119,17 @@ pub fn take(words: &impl Words, ports: &mut Vec<EvtchnPort>) -> usize {
         // the clearing finds the mask, and waits for the unmask.
         words.fetch_or(MASK + word, ready, Ordering::AcqRel);
         let mut due = words.fetch_and(PENDING + word, !ready, Ordering::AcqRel) & ready;
+        let closed = ready & !due;
+        if closed != 0 {
+            // `clear` came between our look and the clearing: these ports were closed, and the mask
+            // that we set would keep the next ports of their numbers silent.
+            words.fetch_and(MASK + word, !closed, Ordering::AcqRel);
+            // Mask bit before pending bit. Partner: the fence in `raise`.
+            words.fence();
+            if words.load(PENDING + word, Ordering::Acquire) & closed != 0 {
+                selected |= 1 << word;
+            }
+        }
         while due != 0 {
             let port = word * BITS + due.trailing_zeros() as usize;
             due &= due - 1;
@@ -138,6 +149,15 @@ pub fn unmask(words: &impl Words, port: EvtchnPort) -> bool {
     // Mask bit before pending bit. Partner: the fence in `raise`.
     words.fence();
     words.load(PENDING + word, Ordering::Acquire) & bit != 0 && select(words, word)
+}
+
+/// Forgets what there was of a port of this number: it was closed, or is about to be bound anew. A
+/// raiser that knew the former port may come after its end, so both clear.
+pub fn clear(words: &impl Words, port: EvtchnPort) {
+    if let Some((word, bit)) = place(port) {
+        words.fetch_and(PENDING + word, !bit, Ordering::AcqRel);
+        words.fetch_and(MASK + word, !bit, Ordering::AcqRel);
+    }
 }
 
 /// One evtchn file's page and eventfd, in a process that receives there, raises there, or is the host.
@@ -193,12 +213,9 @@ impl EventPage {
         })
     }
 
-    /// Forgets a closed port's bits.
+    /// Forgets what there was of a port; see [`clear`].
     pub fn clear(&self, port: EvtchnPort) {
-        if let Some((word, bit)) = place(port) {
-            self.pages.fetch_and(PENDING + word, !bit, Ordering::AcqRel);
-            self.pages.fetch_and(MASK + word, !bit, Ordering::AcqRel);
-        }
+        clear(&self.pages, port);
     }
 
     /// The word that changes with the port's other end; 0 for a port outside the table.
@@ -290,6 +307,18 @@ mod tests {
         assert_eq!(taken(&page), [7]);
         assert!(!unmask(&page, EvtchnPort(7)), "nothing came meanwhile");
         assert!(raise(&page, EvtchnPort(7)));
+    }
+
+    #[test]
+    fn a_number_used_again_starts_without_a_past() {
+        let page = page();
+        raise(&page, EvtchnPort(7));
+        assert_eq!(taken(&page), [7]);
+        raise(&page, EvtchnPort(7));
+        clear(&page, EvtchnPort(7));
+        assert_eq!(taken(&page), [0; 0], "the former port's event");
+        assert!(raise(&page, EvtchnPort(7)), "the former port's mask");
+        assert_eq!(taken(&page), [7]);
     }
 
     #[test]
@@ -440,6 +469,51 @@ mod loom_tests {
         second_event_is_seen(true, |model| {
             model.mask.fetch_and(!(1 << PORT.0), Ordering::AcqRel);
         });
+    }
+
+    /// An event of a port is being taken while the host closes that port and binds its number
+    /// again; nobody writes the closed port back. The new port's event must be seen.
+    fn a_number_is_used_again(take_closed: bool, clears: bool) {
+        loom::model(move || {
+            let model = Model::new(true);
+            let mut seen = 0;
+            // A raiser that knew the former port.
+            model.send(1);
+            if take_closed {
+                assert!(model.receive(&mut seen));
+            }
+            let host = {
+                let model = model.clone();
+                thread::spawn(move || {
+                    if clears {
+                        clear(&*model, PORT);
+                    }
+                    model.send(2);
+                })
+            };
+            if model.receive(&mut seen) && seen == 2 {
+                model.write_back();
+            }
+            host.join().expect("host");
+            while model.eventfd.load(Ordering::Acquire) > 0 {
+                if model.receive(&mut seen) && seen == 2 {
+                    model.write_back();
+                }
+            }
+            assert_eq!(seen, 2, "lost wake-up");
+        });
+    }
+
+    #[test]
+    fn loom_no_event_is_lost_when_a_number_is_used_again() {
+        a_number_is_used_again(false, true);
+        a_number_is_used_again(true, true);
+    }
+
+    #[test]
+    #[should_panic(expected = "lost wake-up")]
+    fn loom_catches_a_number_used_again_without_a_clear() {
+        a_number_is_used_again(true, false);
     }
 
     /// A raiser, and a receiver that is woken at any moment: nothing is left behind.

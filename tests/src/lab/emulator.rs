@@ -58,6 +58,16 @@ impl Emulator {
         Ok(emulator)
     }
 
+    /// A program in QEMU's place.
+    #[cfg(test)]
+    pub fn fake(program: &Path) -> Emulator {
+        Emulator {
+            words: vec![program.display().to_string()],
+            version: "0".into(),
+            origin: "a test".into(),
+        }
+    }
+
     fn ask_version(&self, progress: &Progress) -> Result<String> {
         let mut command = mortal(&self.words[0]);
         command.args(&self.words[1..]).arg("--version");
@@ -107,9 +117,11 @@ fn brought(release: Release, packages: &Packages<'_>) -> Result<(Vec<String>, St
     let name = format!("qemu-{}", release.codename);
     let set = packages.set(&name, release, &choose)?;
     let tree = packages.tree(&set, &PART)?;
-    let program = find(&tree, &|path| path.ends_with(QEMU))?;
+    let program = find(&tree, QEMU, &|path| path.ends_with(QEMU))?;
     // It brings the C library of its release, and that comes with its own loader.
-    let loader = find(&tree, &|path| path.ends_with("ld-linux-x86-64.so.2"))?;
+    let loader = find(&tree, "the loader", &|path| {
+        path.ends_with("ld-linux-x86-64.so.2")
+    })?;
     let firmware = ["usr/share/qemu", "usr/share/seabios"];
     let text = |path: &Path| path.display().to_string();
     let libraries: Vec<String> = ["usr/lib", "lib"]
@@ -118,10 +130,9 @@ fn brought(release: Release, packages: &Packages<'_>) -> Result<(Vec<String>, St
         .filter(|dir| dir.is_dir())
         .map(|dir| text(dir))
         .collect();
-    // Its accelerator is a module, which it looks for beside the program that the kernel started:
-    // the loader.
-    let modules = find(&tree, &|path| path.ends_with("accel-tcg-x86_64.so"))?;
-    let modules = modules.parent().unwrap_or(&tree);
+    // Its accelerator may be a module, which it looks for beside the program that the kernel
+    // started: the loader.
+    let modules = tree.join("usr/lib/x86_64-linux-gnu/qemu");
     let mut words = vec![
         "env".into(),
         format!("QEMU_MODULE_DIR={}", modules.display()),

@@ -65,7 +65,7 @@ pub fn kernel_words(all: &[Suite], left: &[Suite], more: Option<&str>) -> String
     };
     let left: Vec<String> = left.iter().map(place).collect();
     let more = more.map_or(String::new(), |more| format!(" {more}"));
-    format!("console=hvc0 quiet {SUITES}{}{more}", left.join(","))
+    format!("console=hvc0 quiet {SUITES}{}{more}", left.join("+"))
 }
 
 /// The place of a suite's results on the disk; the machine's own come first.
@@ -90,6 +90,8 @@ mod tests {
             kernel_words(&all, &all[1..], Some("a=b")),
             "console=hvc0 quiet lab.suites=conform:2 a=b"
         );
+        let both = kernel_words(&all, &all, None);
+        assert!(both.ends_with("lab.suites=scenarios:1+conform:2"), "{both}");
     }
 
     #[test]

@@ -34,7 +34,9 @@ pub fn make_tools_run(tree: &Path) -> Result<()> {
     if tools.is_empty() {
         return Ok(());
     }
-    let loader = find(tree, &|path| path.ends_with("ld-linux-x86-64.so.2"))?;
+    let loader = find(tree, "the loader", &|path| {
+        path.ends_with("ld-linux-x86-64.so.2")
+    })?;
     let places: Vec<String> = ["usr/lib", "lib"]
         .map(|lib| tree.join(lib).join("x86_64-linux-gnu"))
         .iter()

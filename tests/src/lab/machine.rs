@@ -50,6 +50,8 @@ impl Boot<'_> {
     /// enough to lose a domain in most runs.
     fn words(&self, serial: &str) -> Vec<String> {
         let text = |path: &Path| path.display().to_string();
+        // In most of QEMU's options a comma begins the next part, and two are one.
+        let part = |text: &str| text.replace(',', ",,");
         let mut words = self.emulator.bound(self.processor);
         let options = [
             ("-accel", "tcg,thread=multi".into()),
@@ -64,27 +66,27 @@ impl Boot<'_> {
                 "-initrd",
                 format!(
                     "{} {},{}",
-                    text(self.kernel),
-                    self.kernel_words,
-                    text(self.initramfs)
+                    part(&text(self.kernel)),
+                    part(&self.kernel_words),
+                    part(&text(self.initramfs))
                 ),
             ),
             (
                 "-drive",
                 format!(
                     "file={},if=virtio,format=raw,cache=unsafe",
-                    text(self.results)
+                    part(&text(self.results))
                 ),
             ),
             (
                 "-chardev",
-                format!("{serial},id=com1,logfile={}", text(self.serial)),
+                format!("{serial},id=com1,logfile={}", part(&text(self.serial))),
             ),
             ("-serial", "chardev:com1".into()),
             ("-monitor", "none".into()),
             (
                 "-qmp",
-                format!("unix:{},server=on,wait=off", text(self.monitor)),
+                format!("unix:{},server=on,wait=off", part(&text(self.monitor))),
             ),
         ];
         words.push("-no-reboot".into());
@@ -225,7 +227,12 @@ pub fn lost(boot: &Boot<'_>, cause: &str) -> LabError {
 /// QEMU ended before its time.
 fn ended(status: ExitStatus, said: &[u8]) -> Result<Loss> {
     let said = String::from_utf8_lossy(said);
-    let said = said.trim();
+    // It warns of a processor's feature that it does not emulate, at every start.
+    let said: Vec<&str> = said
+        .lines()
+        .filter(|line| !line.contains("warning: "))
+        .collect();
+    let said = said.join("; ");
     let cause = match (status.signal(), status.code()) {
         (Some(signal), _) => {
             format!("QEMU was ended by signal {signal}{}", name_of(signal))
@@ -296,6 +303,109 @@ pub fn earlier(serial: &Path, start: usize) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A listener that waits for `done` or `wrong`.
+    #[derive(Default)]
+    struct Listener {
+        lines: Vec<String>,
+        deadline: Option<Instant>,
+    }
+
+    impl Ear for Listener {
+        fn line(&mut self, line: &str) -> std::result::Result<(), String> {
+            self.lines.push(line.to_owned());
+            match line {
+                "wrong" => Err("it said so".into()),
+                _ => Ok(()),
+            }
+        }
+
+        fn deadline(&self) -> Option<Instant> {
+            self.deadline
+        }
+
+        fn is_done(&self) -> bool {
+            self.lines.iter().any(|line| line == "done")
+        }
+    }
+
+    /// How a machine ends whose emulator is this shell script.
+    fn run_script(script: &str, ear: &mut Listener) -> Result<Option<Loss>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qemu");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let emulator = Emulator::fake(&path);
+        let processors = rustix::thread::sched_getaffinity(None).unwrap();
+        let boot = Boot {
+            emulator: &emulator,
+            processor: (0..1024).find(|n| processors.is_set(*n)).unwrap(),
+            memory: 1,
+            xen: &path,
+            xen_words: String::new(),
+            kernel: &path,
+            kernel_words: String::new(),
+            initramfs: &path,
+            results: &path,
+            serial: &dir.path().join("serial.log"),
+            monitor: &dir.path().join("monitor"),
+        };
+        run(&boot, ear)
+    }
+
+    #[test]
+    fn a_machine_that_does_all_and_one_that_is_killed_are_told_apart() {
+        let mut ear = Listener::default();
+        assert_eq!(run_script("echo one; echo done", &mut ear).unwrap(), None);
+        assert_eq!(ear.lines, ["one", "done"]);
+        let loss = |script: &str| {
+            run_script(script, &mut Listener::default())
+                .unwrap()
+                .unwrap()
+        };
+        let killed = loss("echo one; kill -9 $$");
+        assert!(
+            matches!(&killed, Loss::Emulator(why) if why.contains("SIGKILL")),
+            "{killed:?}"
+        );
+        let early = loss("echo one");
+        assert!(matches!(&early, Loss::Emulator(why) if why.contains("before it was done")));
+        assert_eq!(
+            loss("echo wrong; sleep 1000"),
+            Loss::Guest("it said so".into())
+        );
+        let refused = run_script("echo no such option >&2; exit 1", &mut Listener::default());
+        assert!(refused.unwrap_err().to_string().contains("no such option"));
+    }
+
+    #[test]
+    fn a_machine_that_stands_still_is_noticed_within_20_seconds() {
+        let begun = Instant::now();
+        let loss = run_script("echo one; exec sleep 1000", &mut Listener::default()).unwrap();
+        let why = loss.unwrap();
+        assert!(
+            matches!(&why, Loss::Emulator(why) if why.contains("stood still")),
+            "{why:?}"
+        );
+        // No more than the machine itself may be late.
+        assert!(begun.elapsed() >= watch::STILL);
+    }
+
+    #[test]
+    fn a_busy_machine_has_until_its_deadline() {
+        let mut ear = Listener {
+            deadline: Some(Instant::now() + Duration::from_secs(2)),
+            ..Listener::default()
+        };
+        let loss = run_script("while :; do :; done", &mut ear)
+            .unwrap()
+            .unwrap();
+        assert!(
+            matches!(&loss, Loss::Guest(why) if why.contains("in time")),
+            "{loss:?}"
+        );
+    }
 
     #[test]
     fn a_killed_qemu_and_one_that_refuses_are_told_apart() {

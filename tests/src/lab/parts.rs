@@ -84,9 +84,11 @@ impl Parts {
         let toolstack = packages.tree(&xen_set, &XEN)?;
         let kernel_tree = packages.tree(&kernel_set, &KERNEL)?;
         Ok(Parts {
-            xen: find(&toolstack, &is_hypervisor)?,
-            busybox: find(&toolstack, &|path| path.ends_with("bin/busybox"))?,
-            kernel: find(&kernel_tree, &|path| name_of(path).starts_with("vmlinuz"))?,
+            xen: find(&toolstack, "the hypervisor", &is_hypervisor)?,
+            busybox: find(&toolstack, "busybox", &|path| path.ends_with("bin/busybox"))?,
+            kernel: find(&kernel_tree, "the kernel", &|path| {
+                name_of(path).starts_with("vmlinuz")
+            })?,
             xen_set,
             kernel_set,
             kernel_from,
@@ -177,7 +179,7 @@ impl Parts {
                 .strip_suffix(".ko");
             stem.is_some_and(|stem| stem.replace('-', "_") == plain)
         };
-        find(&self.kernel_tree, &wanted).ok()
+        find(&self.kernel_tree, name, &wanted).ok()
     }
 }
 
@@ -303,7 +305,10 @@ fn is_in(path: &Path, dir: &str) -> bool {
 }
 
 /// The first file below a directory that is wanted.
-pub(super) fn find(tree: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<PathBuf> {
+///
+/// # Errors
+/// There is none: `what` says what was looked for.
+pub(super) fn find(tree: &Path, what: &str, wanted: &dyn Fn(&Path) -> bool) -> Result<PathBuf> {
     let mut todo = vec![tree.to_owned()];
     while let Some(dir) = todo.pop() {
         let entries = fs::read_dir(&dir).map_err(LabError::file(&dir))?;
@@ -320,7 +325,7 @@ pub(super) fn find(tree: &Path, wanted: &dyn Fn(&Path) -> bool) -> Result<PathBu
         );
     }
     Err(LabError::Failed {
-        doing: "looking for a file in the packages".into(),
+        doing: format!("looking for {what} in the packages"),
         cause: format!("{} has none", tree.display()),
         cure: "remove that directory and run again".into(),
     })

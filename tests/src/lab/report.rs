@@ -68,7 +68,7 @@ pub struct LabReport<'a> {
     pub command: String,
     /// What ran it.
     pub machine: Machine,
-    /// Why each start of the machine but the last ended.
+    /// Why starts of the machine were lost, the first first.
     pub lost: Vec<String>,
     /// How each suite ended.
     pub suites: &'a [Ended],

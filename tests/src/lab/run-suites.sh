@@ -1,14 +1,14 @@
-# Runs the suites of `lab.suites=NAME:PLACE,…`, one after the other. What each leaves in /results goes
+# Runs the suites of `lab.suites=NAME:PLACE+…`, one after the other. What each leaves in /results goes
 # to its place on the disk at once: should the machine be lost later, that is kept.
 store() { # PLACE
     for console in /var/log/xen/console/*.log; do
         cp "$console" /results/ 2>/dev/null
     done
-    # 128 MiB a place, in blocks of 64 KiB.
-    tar -cz -C /results . | dd of=/dev/vda bs=64k seek=$(($1 * 2048)) conv=notrunc 2>/dev/null
+    # 128 MiB a place, in blocks of 64 KiB; what does not fit must not reach the next one.
+    tar -cz -C /results . | head -c 134217728 | dd of=/dev/vda bs=64k seek=$(($1 * 2048)) conv=notrunc 2>/dev/null
     sync
 }
-for entry in $(sed -n 's/.*lab\.suites=\([^ ]*\).*/\1/p' /proc/cmdline | tr , ' '); do
+for entry in $(sed -n 's/.*lab\.suites=\([^ ]*\).*/\1/p' /proc/cmdline | tr + ' '); do
     suite=${entry%:*}
     rm -rf /results && mkdir -p /results
     for domain in $domains; do

@@ -58,6 +58,8 @@ impl Lab<'_> {
         check_hold(args)?;
         let suites = suite::asked(args)?;
         let domains = Domains::plan(args)?;
+        check_words("--kernel-args", args.kernel_args.as_deref())?;
+        check_words("--xen-args", args.xen_args.as_deref())?;
         if !args.prepare {
             domains.check_room()?;
         }
@@ -300,6 +302,17 @@ fn check_hold(args: &LabArgs) -> Result<()> {
     }
 }
 
+/// Words that go into a domain's configuration and on command lines.
+fn check_words(option: &str, words: Option<&str>) -> Result<()> {
+    let cannot = |c: char| c == '"' || c == '\\' || c.is_control();
+    match words.filter(|words| words.contains(cannot)) {
+        Some(words) => Err(LabError::Run(Error::Usage(format!(
+            "{option} {words:?}: quotation marks, backslashes and control characters cannot be passed on; leave them away"
+        )))),
+        None => Ok(()),
+    }
+}
+
 /// Files and their names in the images.
 fn named_files(files: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
     files
@@ -320,6 +333,18 @@ fn named_files(files: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_that_would_break_a_configuration_are_refused() {
+        assert!(check_words("--kernel-args", Some("a=b,c d")).is_ok());
+        assert!(check_words("--kernel-args", None).is_ok());
+        for words in ["a=\"b\"", "a\nb", "a\\b"] {
+            assert!(
+                check_words("--kernel-args", Some(words)).is_err(),
+                "{words}"
+            );
+        }
+    }
 
     #[test]
     fn only_files_are_taken_along() {

@@ -170,8 +170,9 @@ fn event_page(client: &Client, answer: &mut Answer) -> Result<Arc<EventPage>> {
 
 impl Route {
     fn raise(&self) {
-        // A route that went stale just now raises a port of somebody who is gone, or at worst a
-        // new one with the old number: an event without cause, which every receiver expects.
+        // A route that went stale just now raises a port of somebody who is gone: the host clears
+        // that when the number is bound again. Or at worst a new one with the old number: an event
+        // without cause, which every receiver expects.
         if let Some((page, port)) = &self.to {
             page.raise(*port);
         }

@@ -100,6 +100,11 @@ impl Machine {
         if let Some(domain) = self.domains.get_mut(&domid) {
             domain.ports.insert(port, new);
         }
+        // A notifier that learned where the number led may have raised it after its last port was
+        // closed, and a receiver may have masked it then. A new port has no past: Xen clears the
+        // pending bit when it frees one (`evtchn_free`), and Linux unmasks what it binds
+        // (`bind_evtchn_to_irqhandler`, by the interrupt's start-up).
+        self.out.push(Output::ClearPort { file, port });
         self.peer_changed(domid, port);
     }
 

@@ -42,6 +42,12 @@ pub(super) const RULES: &[Rule] = &[
         masked,
     ),
     Rule::new(
+        "number-used-again-starts-without-a-past",
+        "A new port that gets the number of a closed one is pending and not masked, whatever the closed one was.",
+        "xen/common/event_channel.c: evtchn_free; drivers/xen/evtchn.c: evtchn_bind_to_user",
+        used_again,
+    ),
+    Rule::new(
         "unmask-delivers-what-came-meanwhile",
         "An event that came while the port was masked is delivered after the unmask, once.",
         DELIVER,
@@ -150,6 +156,28 @@ fn masked(bench: &Bench) -> Outcome {
     same("the event", heard(&*bell.file, PATIENCE)?, vec![bell.far])?;
     bell.file.notify(bell.near)?;
     same("while masked", heard(&*bell.file, QUIET)?, vec![])
+}
+
+fn used_again(bench: &Bench) -> Outcome {
+    let own = bench.own();
+    let bell = Bell::new(bench.platform(), own)?;
+    for _ in 0..20 {
+        let far = bell.file.bind_unbound(own)?;
+        let near = bell.file.bind_interdomain(own, far)?;
+        same("the new port", heard(&*bell.file, PATIENCE)?, vec![near])?;
+        // One is closed masked, the other masked and pending.
+        bell.file.notify(near)?;
+        same("the event", heard(&*bell.file, PATIENCE)?, vec![far])?;
+        bell.file.notify(near)?;
+        bell.file.unbind(near)?;
+        bell.file.unbind(far)?;
+        same(
+            "after the unbind",
+            heard(&*bell.file, Duration::ZERO)?,
+            vec![],
+        )?;
+    }
+    Ok(())
 }
 
 fn meanwhile(bench: &Bench) -> Outcome {

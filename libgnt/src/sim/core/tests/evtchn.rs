@@ -237,6 +237,16 @@ fn only_the_file_that_bound_a_port_has_it() {
 }
 
 #[test]
+fn a_new_port_has_no_past() {
+    let mut w = World::new();
+    let (one, _) = pair(&mut w);
+    w.out.clear();
+    let port = unbound(&mut w, one, DOM0);
+    let clear = Output::ClearPort { file: one.1, port };
+    assert!(w.out.contains(&clear), "{:?}", w.out);
+}
+
+#[test]
 fn virqs_are_bound_once_in_a_domain() {
     let mut w = World::new();
     let (one, two) = pair(&mut w);
