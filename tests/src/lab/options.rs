@@ -88,7 +88,7 @@ pub struct LabArgs {
     /// Make this domain one that may serve devices to others (`driver_domain=1`)
     #[arg(long, value_name = "NAME")]
     pub driver_domain: Option<String>,
-    /// What dom0 is
+    /// What dom0 is; the emulation carries pv only, and pvh is refused with the reason
     #[arg(long, default_value = "pv")]
     pub dom0: Kind,
     /// The machine's memory, in MiB (default: 3072, or more if the domains need it)
@@ -173,9 +173,6 @@ impl LabArgs {
         }
         if self.domain_memory != 320 {
             add("--domain-memory", self.domain_memory.to_string());
-        }
-        if self.dom0 == Kind::Pvh {
-            add("--dom0", "pvh".into());
         }
         if !self.modules.is_empty() {
             add("--modules", self.modules.join(","));
