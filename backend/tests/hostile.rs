@@ -138,6 +138,25 @@ fn a_read_only_device_refuses_writes_and_reads_go_on() {
 }
 
 #[test]
+fn a_flush_may_name_any_sector() {
+    let image = tempfile::NamedTempFile::new().expect("image");
+    image.as_file().set_len(1 << 20).expect("size");
+    for backing in [
+        Backing::Memory { bytes: 1 << 20 },
+        Backing::File(image.path().into()),
+    ] {
+        let world = World::new();
+        let _running = Running::start(&world, |config| config.backing = backing);
+        let mut front = Front::new(&world);
+        front.connect(&world);
+        for sector in [2048, u64::MAX / 512 + 1, u64::MAX - 7, u64::MAX] {
+            let flush = front.request(Operation::Flush, 1, sector, &[]);
+            assert_eq!(front.one(flush).status, Status::Okay, "{sector}");
+        }
+    }
+}
+
+#[test]
 fn nonsense_in_the_fronts_nodes_is_refused_with_a_reason() {
     for (node, value) in [
         ("ring-ref", "31000"),

@@ -326,7 +326,11 @@ impl DataPath {
         if mode == Some(DataMode::Copy) && op == DiskOp::Read && self.bounce(tag).is_none() {
             return failed;
         }
-        let mut at = request.sector * SECTOR_SIZE as u64;
+        let mut at = match op {
+            DiskOp::Read | DiskOp::Write => request.sector * SECTOR_SIZE as u64,
+            // It has no place, and its sector is any number that the front likes.
+            DiskOp::Flush => 0,
+        };
         let Some(pool) = &self.pool else {
             let Store::Memory(memory) = &self.store else {
                 return failed;
