@@ -82,7 +82,7 @@ impl Backend {
         restrict(&events, front)?;
         let mut mapper = Mapper::open(Arc::clone(&platform), Ledger::new())?;
         let mut bus = Bus::open(&*platform, front, device, &disk, mode)?;
-        mapper.refuse_grants_of(bus.own())?;
+        mapper.refuse_grants_of(bus.own());
         let registry = poll.registry();
         let register = system("epoll_ctl");
         registry
