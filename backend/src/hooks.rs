@@ -114,7 +114,7 @@ pub enum EventKind {
         /// Unmaps outstanding.
         zombies: usize,
     },
-    /// The disk failed a request; the device goes on.
+    /// The disk failed a request; the device goes on. After a failed flush it only reads.
     DiskFailed {
         /// The image, the operation, the cause.
         error: String,

@@ -6,7 +6,7 @@ use common::{DEVICE, FRONT, Front, PATIENCE, Running, World};
 use libgnt::proto::blkif::{Operation, Request, Segment, Status};
 use libgnt::ring::layout;
 use libgnt::{Access, GrantRef};
-use pv_backend::disk::Backing;
+use pv_backend::disk::{Backing, Disk};
 use pv_backend::driver::{BackendError, LIVENESS_NODE, Mode};
 use pv_backend::hooks::EventKind;
 use pv_xenstore::XenbusState;
@@ -135,6 +135,100 @@ fn a_read_only_device_refuses_writes_and_reads_go_on() {
     assert_eq!(front.one(write).status, Status::Error);
     let read = front.request(Operation::Read, 2, 0, &[0]);
     assert_eq!(front.one(read).status, Status::Okay);
+}
+
+#[test]
+fn a_flush_may_name_any_sector() {
+    let image = tempfile::NamedTempFile::new().expect("image");
+    image.as_file().set_len(1 << 20).expect("size");
+    for backing in [
+        Backing::Memory { bytes: 1 << 20 },
+        Backing::File(image.path().into()),
+    ] {
+        let world = World::new();
+        let _running = Running::start(&world, |config| config.backing = backing);
+        let mut front = Front::new(&world);
+        front.connect(&world);
+        for sector in [2048, u64::MAX / 512 + 1, u64::MAX - 7, u64::MAX] {
+            let flush = front.request(Operation::Flush, 1, sector, &[]);
+            assert_eq!(front.one(flush).status, Status::Okay, "{sector}");
+        }
+    }
+}
+
+/// What a front sees of its right to write: `info`, and the answers to a write, a flush, a read.
+fn judged(world: &World, front: &mut Front) -> (u32, [Status; 3]) {
+    let info = world
+        .store
+        .read_parsed(&format!("{}/info", world.back_dir()));
+    let answers = [
+        front.request(Operation::Write, 1, 0, &[0]),
+        front.request(Operation::Flush, 2, 0, &[]),
+        front.request(Operation::Read, 3, 0, &[0]),
+    ]
+    .map(|request| front.one(request).status);
+    (info.expect("info"), answers)
+}
+
+// VDISK_READONLY, `xen/include/public/io/blkif.h`.
+const MAY_READ: (u32, [Status; 3]) = (4, [Status::Error, Status::Okay, Status::Okay]);
+const MAY_WRITE: (u32, [Status; 3]) = (0, [Status::Okay; 3]);
+
+#[test]
+fn the_toolstack_s_mode_is_obeyed_and_left_as_it_is() {
+    for (mode, expected) in [
+        (Some("r"), MAY_READ),
+        (Some("r\0"), MAY_READ),
+        (Some(" r\n"), MAY_READ),
+        (Some(""), MAY_READ),
+        (Some("tea"), MAY_READ),
+        (Some("w"), MAY_WRITE),
+        (Some("w\n\0\0"), MAY_WRITE),
+        (None, MAY_WRITE),
+    ] {
+        let world = World::new();
+        let image = tempfile::NamedTempFile::new().expect("image");
+        image.as_file().set_len(1 << 20).expect("size");
+        let backing = Backing::File(image.path().into());
+        let node = format!("{}/mode", world.back_dir());
+        match mode {
+            Some(mode) => world.write(&node, mode),
+            None => world.store.rm(&node).expect("rm"),
+        }
+        let _running = Running::start(&world, |config| config.backing = backing.clone());
+        let mut front = Front::new(&world);
+        front.connect(&world);
+        assert_eq!(judged(&world, &mut front), expected, "{mode:?}");
+        let left = world.store.try_read(&node).expect("read");
+        assert_eq!(left.as_deref(), mode.map(str::as_bytes));
+        // As with --read-only, others may read the image.
+        let shared = Disk::open(&backing, true).is_ok();
+        assert_eq!(shared, expected == MAY_READ, "{mode:?}");
+    }
+}
+
+#[test]
+fn the_toolstack_s_mode_is_asked_anew_for_each_front() {
+    let world = World::new();
+    let _running = Running::start(&world, |_| {});
+    for (mode, expected) in [("w", MAY_WRITE), ("r", MAY_READ), ("w", MAY_WRITE)] {
+        world.write(&format!("{}/mode", world.back_dir()), mode);
+        let mut front = Front::new(&world);
+        front.state(XenbusState::Initialising);
+        front.connect(&world);
+        assert_eq!(judged(&world, &mut front), expected, "{mode}");
+        close(&front, &world);
+    }
+}
+
+#[test]
+fn a_back_end_that_was_told_to_only_read_does_so_whatever_the_toolstack_says() {
+    let world = World::new();
+    world.write(&format!("{}/mode", world.back_dir()), "w");
+    let _running = Running::start(&world, |config| config.read_only = true);
+    let mut front = Front::new(&world);
+    front.connect(&world);
+    assert_eq!(judged(&world, &mut front), MAY_READ);
 }
 
 #[test]

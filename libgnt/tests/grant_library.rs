@@ -10,7 +10,10 @@ use libgnt::grant::{
     EndAccess, EntryKind, Granter, Ledger, MAX_UNMAPPING, Map, Mapper, Retry, UnmapRefused,
     UnmapState,
 };
-use libgnt::platform::{CopySegment, CopySide, HoldKind, Platform, SimMemoryManager};
+use libgnt::platform::{
+    CopySegment, CopySide, Evtchn, Gntalloc, Gntdev, GuestType, HoldKind, Platform,
+    SimMemoryManager, not_available,
+};
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
 use libgnt::types::{Access, DomId, ForeignGrant, GrantRef, GrantStatus, PAGE_SIZE};
@@ -18,6 +21,7 @@ use libgnt::{Error, SharedPages};
 use mio::{Interest, Poll, Token};
 use rustix::io::Errno;
 use sim_common::{PATIENCE, Xen, byte, eventually, grants};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -399,25 +403,57 @@ fn quota_is_waited_for_with_a_deadline() {
     assert_eq!(waiter.join().unwrap().unwrap(), 2);
 }
 
+/// A container: the devices are there, and `/sys/hypervisor` is not.
+#[derive(Debug)]
+struct Container(Arc<dyn Platform>);
+
+impl Platform for Container {
+    fn name(&self) -> String {
+        self.0.name()
+    }
+    fn guest_type(&self) -> libgnt::Result<GuestType> {
+        Err(not_available("the guest type", "no /sys/hypervisor", "-"))
+    }
+    fn open_gntdev(&self) -> libgnt::Result<Box<dyn Gntdev>> {
+        self.0.open_gntdev()
+    }
+    fn open_gntalloc(&self) -> libgnt::Result<Box<dyn Gntalloc>> {
+        self.0.open_gntalloc()
+    }
+    fn open_evtchn(&self) -> libgnt::Result<Box<dyn Evtchn>> {
+        self.0.open_evtchn()
+    }
+    fn open_xenstore(&self) -> libgnt::Result<OwnedFd> {
+        self.0.open_xenstore()
+    }
+    fn grants_in_use(&self, grefs: &[GrantRef]) -> libgnt::Result<Option<Vec<GrantRef>>> {
+        self.0.grants_in_use(grefs)
+    }
+}
+
 #[test]
 fn a_domains_own_grants_are_refused_once_it_is_known() {
     let pair = Pair::new();
     let front = pair.xen.join(FRONT, "front-mapper");
-    let mapper = Mapper::open(front, Ledger::new()).unwrap();
     let own = pair.granter.share(DomId(FRONT), 1, Access::ReadWrite);
     let own = own.unwrap();
     let own = grants(FRONT, own.grefs());
-    // The simulator maps it, as a PV guest does: what is refused below is refused by us.
-    mapper.map(&own, Access::ReadWrite).unwrap();
-    mapper.refuse_grants_of(DomId(FRONT)).unwrap();
-    let error = mapper.map(&own, Access::ReadWrite).unwrap_err();
-    assert!(error.to_string().contains("domain 5, itself"), "{error}");
-    let of_self = ForeignGrant {
-        domid: DomId::SELF,
-        ..own[0]
-    };
-    mapper.map(&[of_self], Access::ReadWrite).unwrap_err();
-    pair.mapper.refuse_grants_of(DomId::DOM0).unwrap();
+    // What is not known to be PV is taken for what a map would crash.
+    let container = Container(front.clone());
+    for platform in [front as Arc<dyn Platform>, Arc::new(container)] {
+        let mapper = Mapper::open(platform, Ledger::new()).unwrap();
+        // The simulator maps it, as a PV guest does: what is refused below is refused by us.
+        mapper.map(&own, Access::ReadWrite).unwrap();
+        mapper.refuse_grants_of(DomId(FRONT));
+        let error = mapper.map(&own, Access::ReadWrite).unwrap_err();
+        assert!(error.to_string().contains("domain 5, itself"), "{error}");
+        let of_self = ForeignGrant {
+            domid: DomId::SELF,
+            ..own[0]
+        };
+        mapper.map(&[of_self], Access::ReadWrite).unwrap_err();
+    }
+    pair.mapper.refuse_grants_of(DomId::DOM0);
     let theirs = pair.share(1, Access::ReadWrite);
     pair.map(theirs.grefs());
 }

@@ -6,7 +6,8 @@ mod common;
 use common::World;
 use libgnt::DomId;
 use pv_xenstore::toolstack::{
-    BlockDevice, clear_error, create_domain, read_error, remove_domain, report_error,
+    BlockDevice, Mode, clear_error, create_domain, read_error, read_mode, remove_domain,
+    report_error,
 };
 use pv_xenstore::{Error, XenbusState};
 use std::time::{Duration, Instant};
@@ -73,6 +74,34 @@ fn both_ends_find_what_they_need_and_may_use_it() {
     assert_eq!(front.read_string(&format!("{BACK}/sectors")).unwrap(), "8");
     assert!(front.write(&format!("{BACK}/state"), "6").is_err());
     assert!(back.write(&format!("{FRONT}/state"), "6").is_err());
+}
+
+#[test]
+fn only_a_w_allows_to_write() {
+    let world = world();
+    let dom0 = world.dom0();
+    assert_eq!(read_mode(&dom0, BACK).unwrap(), None);
+    let read_only = BlockDevice {
+        mode: Mode::ReadOnly,
+        ..device()
+    };
+    for device in [device(), read_only] {
+        device.create(&dom0).unwrap();
+        assert_eq!(read_mode(&dom0, BACK).unwrap(), Some(device.mode));
+        device.remove(&dom0, Duration::ZERO).unwrap();
+    }
+    for (value, mode) in [
+        ("w\0", Mode::ReadWrite),
+        (" w!\n", Mode::ReadWrite),
+        ("r\0\0", Mode::ReadOnly),
+        ("\tr", Mode::ReadOnly),
+        ("", Mode::ReadOnly),
+        ("\0", Mode::ReadOnly),
+        ("W", Mode::ReadOnly),
+        ("rw", Mode::ReadOnly),
+    ] {
+        assert_eq!(Mode::parse(value.as_bytes()), mode, "{value:?}");
+    }
 }
 
 /// A watcher of the whole tree never sees a value before its permissions, and `state` comes last.

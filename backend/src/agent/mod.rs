@@ -72,6 +72,8 @@ pub struct Agent {
     config: AgentConfig,
     phase: Phase,
     mode: DataMode,
+    /// The current front may only read.
+    read_only: bool,
     jobs: Slab<Job>,
     cache: Cache,
     /// Taken and not answered yet, this front's only.
@@ -92,6 +94,7 @@ impl Agent {
             config,
             phase: Phase::Draining,
             mode: DataMode::Map,
+            read_only: false,
             jobs: Slab::new(),
             in_flight: 0,
             active: 0,
@@ -99,14 +102,16 @@ impl Agent {
         }
     }
 
-    /// Begins to serve a front. False, and no change, unless [`Agent::is_drained`].
+    /// Begins to serve a front, whose writes are refused if it may only read. False, and no change,
+    /// unless [`Agent::is_drained`].
     #[must_use]
-    pub fn open(&mut self, mode: DataMode) -> bool {
+    pub fn open(&mut self, mode: DataMode, read_only: bool) -> bool {
         if !self.is_drained() {
             return false;
         }
         self.forget_front();
         self.mode = mode;
+        self.read_only = read_only;
         self.phase = Phase::Open;
         true
     }
@@ -242,7 +247,7 @@ impl Agent {
             Operation::Flush if request.segments.is_empty() => return Ok(()),
             // The codec lets none through. To acknowledge it would lose its data.
             Operation::Flush => return Err(Status::Error),
-            Operation::Write if self.config.read_only => return Err(Status::Error),
+            Operation::Write if self.read_only => return Err(Status::Error),
             Operation::Read | Operation::Write => {}
         }
         let sectors = (request.data_len() / libgnt::proto::blkif::SECTOR_SIZE) as u64;

@@ -88,7 +88,6 @@ impl World {
     fn new(seed: u64, policy: Policy) -> Self {
         let config = AgentConfig {
             sectors: SECTORS,
-            read_only: policy.read_only,
             cache: 0,
             sabotage: policy.sabotage,
             ..AgentConfig::default()
@@ -109,7 +108,10 @@ impl World {
     }
 
     fn live(&mut self) -> Verdict {
-        check(self.agent.open(self.policy.mode), || {
+        let Policy {
+            mode, read_only, ..
+        } = self.policy;
+        check(self.agent.open(mode, read_only), || {
             "a fresh agent refused a front".into()
         })?;
         let mut asked = 0;

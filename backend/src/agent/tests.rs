@@ -134,7 +134,7 @@ fn opened(mode: DataMode) -> Agent {
         sectors: SECTORS,
         ..AgentConfig::default()
     });
-    assert!(agent.open(mode));
+    assert!(agent.open(mode, false));
     agent
 }
 
@@ -236,7 +236,7 @@ fn zombies_of_a_dead_front_count_against_the_next() {
     }
     step(&mut agent, Input::PeerGone);
     assert!(
-        !agent.open(DataMode::Map),
+        !agent.open(DataMode::Map, false),
         "opened with maps of the last front"
     );
     for &key in &keys {
@@ -246,7 +246,7 @@ fn zombies_of_a_dead_front_count_against_the_next() {
             [Action::Unmap { key }]
         );
     }
-    assert!(agent.is_drained() && agent.open(DataMode::Map));
+    assert!(agent.is_drained() && agent.open(DataMode::Map, false));
     assert!(
         !agent.can_take(),
         "took a request with {DEFAULT_MAX_ZOMBIES} zombies"

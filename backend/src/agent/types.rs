@@ -154,8 +154,6 @@ pub enum Sabotage {
 pub struct AgentConfig {
     /// The disk's size, in sectors of 512 bytes.
     pub sectors: u64,
-    /// Refuse writes.
-    pub read_only: bool,
     /// Slots of the ring: requests in flight never exceed it.
     pub ring_size: usize,
     /// Unmaps that may be outstanding before no more requests are taken.
@@ -178,7 +176,6 @@ impl Default for AgentConfig {
     fn default() -> Self {
         AgentConfig {
             sectors: 0,
-            read_only: false,
             ring_size: RING_SIZE,
             max_zombies: DEFAULT_MAX_ZOMBIES,
             cache: DEFAULT_CACHE,

@@ -103,7 +103,8 @@ struct ServeArgs {
     device: DeviceId,
     #[command(flatten)]
     backing: BackingArgs,
-    /// Refuse writes. The image is then opened for reading only, and may be shared with readers.
+    /// Refuse writes, as for a device that the toolstack has made read-only (`mode` in xenstore). The
+    /// image is then opened for reading only, and may be shared with readers.
     #[arg(long)]
     read_only: bool,
     /// How data travels: persistent grants if the front has them, else a map for each request
@@ -146,7 +147,7 @@ struct BackingArgs {
 struct AttachArgs {
     #[command(flatten)]
     device: DeviceArgs,
-    /// Announce a read-only device.
+    /// Create a read-only device: `serve` refuses its writes.
     #[arg(long)]
     read_only: bool,
 }

@@ -6,8 +6,8 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded, unbounded};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// Threads, unless the configuration says otherwise: enough for a disk with a queue, few enough
@@ -36,7 +36,7 @@ pub struct Done {
 
 /// A failed disk operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} of {len} bytes at byte {at}: {}", verb(.op), self.cause())]
+#[error("{} of {len} bytes at byte {at}: {}", verb(.op), self.reason())]
 pub struct Fault {
     /// What was tried.
     pub op: DiskOp,
@@ -44,8 +44,19 @@ pub struct Fault {
     pub at: u64,
     /// How many bytes were left to do.
     pub len: usize,
-    /// What the kernel said; `None`: the image ends early.
-    pub errno: Option<Errno>,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// Why a disk operation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// What the kernel said.
+    System(Errno),
+    /// The image ends early.
+    Cut,
+    /// A flush failed before this one, or before this write, which was not tried.
+    FlushFailed,
 }
 
 fn verb(op: &DiskOp) -> &'static str {
@@ -57,13 +68,18 @@ fn verb(op: &DiskOp) -> &'static str {
 }
 
 impl Fault {
-    fn cause(&self) -> String {
-        match self.errno {
-            Some(Errno::NOSPC | Errno::DQUOT) => {
+    fn reason(&self) -> String {
+        match self.cause {
+            Cause::System(errno) if self.op == DiskOp::Flush => format!(
+                "{errno}; what was written may be lost, so every write and flush fails from now on; \
+                 see what is wrong with the image's disk, then serve the device anew"
+            ),
+            Cause::System(Errno::NOSPC | Errno::DQUOT) => {
                 "no space left on its file system; free some, and the device works again".into()
             }
-            Some(errno) => errno.to_string(),
-            None => "the image ends there; somebody has cut it".into(),
+            Cause::System(errno) => errno.to_string(),
+            Cause::Cut => "the image ends there; somebody has cut it".into(),
+            Cause::FlushFailed => "an earlier flush failed; serve the device anew".into(),
         }
     }
 }
@@ -73,6 +89,11 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 struct Shared {
     file: Arc<File>,
+    /// A flush failed. The kernel says so once, and forgets what it could not write: the next flush
+    /// would succeed, and the front would take for safe what is lost.
+    flush_failed: AtomicBool,
+    /// Held by a flush: of several at once the kernel would tell only one that it failed.
+    flushing: Mutex<()>,
     /// A wake-up is under way that has not been answered by [`Pool::drain`].
     signalled: AtomicBool,
     wake: Wake,
@@ -101,6 +122,8 @@ impl Pool {
         let (finished, done) = unbounded();
         let shared = Arc::new(Shared {
             file,
+            flush_failed: AtomicBool::new(false),
+            flushing: Mutex::new(()),
             signalled: AtomicBool::new(false),
             wake,
         });
@@ -162,7 +185,7 @@ impl std::fmt::Debug for Pool {
 
 fn serve(queue: &Receiver<Work>, finished: &Sender<Done>, shared: &Shared) {
     for Work { token, op, pieces } in queue {
-        let result = perform(&shared.file, op, &pieces);
+        let result = perform(shared, op, &pieces);
         // The pages first: the loop may unmap them as soon as it hears of the end.
         drop(pieces);
         if finished.send(Done { token, result }).is_err() {
@@ -176,15 +199,24 @@ fn serve(queue: &Receiver<Work>, finished: &Sender<Done>, shared: &Shared) {
 }
 
 /// Does all of it, or says where it stopped.
-fn perform(file: &File, op: DiskOp, pieces: &[Piece]) -> Result<(), Fault> {
+fn perform(shared: &Shared, op: DiskOp, pieces: &[Piece]) -> Result<(), Fault> {
+    let file = &shared.file;
     if op == DiskOp::Flush {
-        let fault = |errno| Fault {
+        return flush(shared).map_err(|cause| Fault {
             op,
             at: 0,
             len: 0,
-            errno: Some(errno),
-        };
-        return retry_interrupted(|| rustix::fs::fdatasync(file)).map_err(fault);
+            cause,
+        });
+    }
+    // Partner: the store in `flush`.
+    if op == DiskOp::Write && shared.flush_failed.load(Ordering::Acquire) {
+        return Err(Fault {
+            op,
+            at: pieces.first().map_or(0, |piece| piece.at),
+            len: pieces.iter().map(|piece| piece.len).sum(),
+            cause: Cause::FlushFailed,
+        });
     }
     for piece in pieces {
         let mut done = 0;
@@ -204,7 +236,7 @@ fn perform(file: &File, op: DiskOp, pieces: &[Piece]) -> Result<(), Fault> {
                         op,
                         at,
                         len,
-                        errno: None,
+                        cause: Cause::Cut,
                     });
                 }
                 Ok(n) => done += n,
@@ -213,13 +245,29 @@ fn perform(file: &File, op: DiskOp, pieces: &[Piece]) -> Result<(), Fault> {
                         op,
                         at,
                         len,
-                        errno: Some(errno),
+                        cause: Cause::System(errno),
                     });
                 }
             }
         }
     }
     Ok(())
+}
+
+/// Makes durable what was written, unless that failed once.
+fn flush(shared: &Shared) -> Result<(), Cause> {
+    let _alone = shared
+        .flushing
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if shared.flush_failed.load(Ordering::Acquire) {
+        return Err(Cause::FlushFailed);
+    }
+    retry_interrupted(|| rustix::fs::fdatasync(&shared.file)).map_err(|errno| {
+        // Partner: the loads here and in `perform`.
+        shared.flush_failed.store(true, Ordering::Release);
+        Cause::System(errno)
+    })
 }
 
 fn retry_interrupted<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
@@ -326,8 +374,8 @@ mod tests {
             .one(DiskOp::Write, piece(&pages(), 4096, 8192))
             .expect_err("full");
         assert_eq!(
-            (fault.errno, fault.at, fault.len),
-            (Some(Errno::NOSPC), 8192, 4096)
+            (fault.cause, fault.at, fault.len),
+            (Cause::System(Errno::NOSPC), 8192, 4096)
         );
         assert!(fault.to_string().contains("no space left"), "{fault}");
     }
@@ -339,7 +387,67 @@ mod tests {
         let fault = Rig::on(file)
             .one(DiskOp::Read, piece(&pages(), 4096, 0))
             .expect_err("cut");
-        assert_eq!((fault.errno, fault.at, fault.len), (None, 1000, 3096));
+        assert_eq!((fault.cause, fault.at, fault.len), (Cause::Cut, 1000, 3096));
+    }
+
+    /// Reads and writes work, a flush does not.
+    fn unflushable() -> File {
+        File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/zero")
+            .expect("/dev/zero")
+    }
+
+    #[test]
+    fn after_a_failed_flush_nothing_is_written_or_called_safe() {
+        let rig = Rig::on(unflushable());
+        let pages = pages();
+        let write = || rig.one(DiskOp::Write, piece(&pages, 4096, 8192));
+        let flush = || rig.one(DiskOp::Flush, Vec::new());
+        let read = || rig.one(DiskOp::Read, piece(&pages, 4096, 8192));
+        assert_eq!(write(), Ok(()));
+        let first = flush().expect_err("it cannot be flushed");
+        assert!(matches!(first.cause, Cause::System(_)), "{first}");
+        assert!(first.to_string().contains("may be lost"), "{first}");
+        for _ in 0..2 {
+            let refused = write().expect_err("a flush failed");
+            let expected = Fault {
+                op: DiskOp::Write,
+                at: 8192,
+                len: 4096,
+                cause: Cause::FlushFailed,
+            };
+            assert_eq!(refused, expected);
+            let refused = flush().expect_err("a flush failed");
+            assert_eq!(refused.cause, Cause::FlushFailed);
+            assert_eq!(read(), Ok(()), "reads go on");
+        }
+        // A device that is served anew begins anew.
+        let again = Rig::on(unflushable());
+        assert_eq!(again.one(DiskOp::Write, piece(&pages, 4096, 8192)), Ok(()));
+    }
+
+    #[test]
+    fn of_flushes_at_once_the_kernel_is_asked_one_after_the_other() {
+        for _ in 0..50 {
+            let rig = Rig::on(unflushable());
+            for token in 0..8 {
+                let work = Work {
+                    token,
+                    op: DiskOp::Flush,
+                    pieces: Vec::new(),
+                };
+                rig.pool.submit(work).expect("room");
+            }
+            let done = rig.collect(8);
+            let refused = done.iter().filter(|done| {
+                let fault = done.result.expect_err("it cannot be flushed");
+                fault.cause == Cause::FlushFailed
+            });
+            // It would have told the others that all is well.
+            assert_eq!(refused.count(), 7, "{done:?}");
+        }
     }
 
     #[test]

@@ -48,6 +48,10 @@ pub(super) struct Bus {
     machine: Handshake,
     features: Vec<(&'static str, String)>,
     sizes: Vec<(&'static str, String)>,
+    /// The disk was opened for reading only.
+    disk_read_only: bool,
+    /// The front may only read: for that reason, or by the toolstack's word.
+    read_only: bool,
     orders: VecDeque<Order>,
     /// When the front's time to close is over.
     abandon_at: Option<Instant>,
@@ -57,7 +61,7 @@ pub(super) struct Bus {
 }
 
 impl Bus {
-    /// Connects, finds the device's directories, and watches them.
+    /// Connects, and finds the device's directories. Nothing is written before [`Bus::start`].
     ///
     /// # Errors
     /// [`BackendError::NoDevice`] if the toolstack has not created the device.
@@ -65,8 +69,6 @@ impl Bus {
         platform: &dyn Platform,
         front: DomId,
         device: DeviceId,
-        disk: &Disk,
-        mode: Mode,
     ) -> Result<Self, BackendError> {
         let client = Client::connect(platform)?;
         let own = DomId(client.read_parsed("domid")?);
@@ -85,29 +87,11 @@ impl Bus {
             Err(error) if error.is_gone() => return Err(no_device(&frontend)),
             Err(error) => return Err(error.into()),
         }
-        let persistent = matches!(mode, Mode::Auto | Mode::Persistent);
-        let flag = |on: bool| u8::from(on).to_string();
-        let read_only = disk.is_read_only();
-        let mut bus = Bus {
-            features: vec![
-                ("feature-flush-cache", flag(true)),
-                ("feature-persistent", flag(persistent)),
-                ("max-ring-page-order", flag(false)),
-                (LIVENESS_NODE, BACK_LIVENESS.to_string()),
-            ],
-            sizes: vec![
-                ("sectors", disk.sectors().to_string()),
-                ("sector-size", "512".into()),
-                (
-                    "physical-sector-size",
-                    disk.physical_sector_size().to_string(),
-                ),
-                (
-                    "info",
-                    if read_only { VDISK_READONLY } else { 0 }.to_string(),
-                ),
-                ("mode", if read_only { "r" } else { "w" }.into()),
-            ],
+        Ok(Bus {
+            features: Vec::new(),
+            sizes: Vec::new(),
+            disk_read_only: false,
+            read_only: false,
             client,
             front,
             own,
@@ -117,12 +101,28 @@ impl Bus {
             abandon_at: None,
             broken: false,
             over: false,
-        };
-        bus.start()?;
-        Ok(bus)
+        })
     }
 
-    fn start(&mut self) -> Result<(), BackendError> {
+    /// Offers the disk, and watches both directories.
+    pub fn start(&mut self, disk: &Disk, mode: Mode) -> Result<(), BackendError> {
+        let persistent = matches!(mode, Mode::Auto | Mode::Persistent);
+        let flag = |on: bool| u8::from(on).to_string();
+        self.features = vec![
+            ("feature-flush-cache", flag(true)),
+            ("feature-persistent", flag(persistent)),
+            ("max-ring-page-order", flag(false)),
+            (LIVENESS_NODE, BACK_LIVENESS.to_string()),
+        ];
+        self.sizes = vec![
+            ("sectors", disk.sectors().to_string()),
+            ("sector-size", "512".into()),
+            (
+                "physical-sector-size",
+                disk.physical_sector_size().to_string(),
+            ),
+        ];
+        self.disk_read_only = disk.is_read_only();
         let DevicePaths { front, back } = &self.paths;
         self.client.watch(&format!("{front}/state"), "front")?;
         self.client.watch(&format!("{back}/state"), "own")?;
@@ -150,6 +150,17 @@ impl Bus {
     /// The domain that this process runs in.
     pub fn own(&self) -> DomId {
         self.own
+    }
+
+    /// The toolstack lets the front only read: its node `mode`, which is never written here (XSA-142).
+    pub fn toolstack_forbids_writes(&self) -> Result<bool, BackendError> {
+        let mode = toolstack::read_mode(&self.client, &self.paths.back)?;
+        Ok(mode == Some(toolstack::Mode::ReadOnly))
+    }
+
+    /// The front that connects may only read.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// The device is gone, or we were stopped and have closed it.
@@ -265,7 +276,11 @@ impl Bus {
                 self.publish()?;
             }
             Action::ReadPeerAndConnect => match self.read_front()? {
-                Ok(nodes) => self.orders.push_back(Order::Connect(nodes)),
+                Ok(nodes) => {
+                    // Asked anew for each front: the device may have been made anew before it.
+                    self.read_only = self.disk_read_only || self.toolstack_forbids_writes()?;
+                    self.orders.push_back(Order::Connect(nodes));
+                }
                 Err(bad) => return Ok(Some(Input::ConnectFailed(bad.to_string()))),
             },
             Action::SwitchState(switch) => return self.switch(switch),
@@ -308,14 +323,15 @@ impl Bus {
 
     fn switch(&mut self, switch: SwitchState) -> Result<Option<Input>, BackendError> {
         let SwitchState { to, while_peer } = switch;
-        let nodes = if to == XenbusState::Connected {
-            &self.sizes[..]
-        } else {
-            &[]
-        };
+        let mut nodes = Vec::new();
+        if to == XenbusState::Connected {
+            let info = if self.read_only { VDISK_READONLY } else { 0 };
+            nodes.extend_from_slice(&self.sizes);
+            nodes.push(("info", info.to_string()));
+        }
         let DevicePaths { front, back } = &self.paths;
         let peer = while_peer.map(|state| (front.as_str(), state));
-        match node::switch_state(&self.client, back, to, peer, nodes)? {
+        match node::switch_state(&self.client, back, to, peer, &nodes)? {
             Switched::Done => {}
             Switched::OwnGone => return Ok(Some(Input::Own(None))),
             Switched::PeerMoved(state) => return Ok(Some(Input::PeerMoved(state))),

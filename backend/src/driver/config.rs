@@ -33,7 +33,8 @@ pub struct BackendConfig {
     pub device: DeviceId,
     /// Where the sectors are.
     pub backing: Backing,
-    /// Refuse writes.
+    /// Refuse writes, whatever the device's node `mode` says. If that says read-only, they are refused
+    /// in any case.
     pub read_only: bool,
     /// How data travels.
     pub mode: Mode,

@@ -1,7 +1,7 @@
 //! Performs what the agent asks for: maps, copies, disk work, unmaps, responses.
 
 use crate::agent::{Action, Agent, DataMode, DiskOp, Input, MapKey, Tag};
-use crate::disk::pool::{Done, Pool, Work};
+use crate::disk::pool::{Cause, Done, Fault, Pool, Work};
 use crate::disk::{Backing, Piece, Store};
 use crate::hooks::{EventKind, Hooks, RequestInfo};
 use libgnt::grant::{Map, Mapper, UnmapId, UnmapRefused};
@@ -113,14 +113,7 @@ impl DataPath {
         for Done { token, result } in done {
             let ok = result.is_ok();
             if let Err(fault) = result {
-                let error = format!("{}: {fault}", self.backing);
-                if let Some(missed) = self.disk_errors.may_speak() {
-                    tracing::error!(
-                        missed,
-                        "{error}; the front got an error, the device goes on"
-                    );
-                }
-                self.hooks.tell(EventKind::DiskFailed { error });
+                self.tell_of(&fault);
             }
             let Some(tag) = Tag::from_token(token) else {
                 continue;
@@ -128,6 +121,25 @@ impl DataPath {
             self.feed(Input::DiskDone { tag, ok }, answers);
         }
         any
+    }
+
+    fn tell_of(&mut self, fault: &Fault) {
+        let error = format!("{}: {fault}", self.backing);
+        match fault.cause {
+            // The flush that failed was told of.
+            Cause::FlushFailed => {}
+            // Comes once, and must not be missed.
+            Cause::System(_) if fault.op == DiskOp::Flush => tracing::error!("{error}"),
+            Cause::System(_) | Cause::Cut => {
+                if let Some(missed) = self.disk_errors.may_speak() {
+                    tracing::error!(
+                        missed,
+                        "{error}; the front got an error, the device goes on"
+                    );
+                }
+            }
+        }
+        self.hooks.tell(EventKind::DiskFailed { error });
     }
 
     /// Takes in which unmaps are over. True if there was one.
@@ -326,7 +338,11 @@ impl DataPath {
         if mode == Some(DataMode::Copy) && op == DiskOp::Read && self.bounce(tag).is_none() {
             return failed;
         }
-        let mut at = request.sector * SECTOR_SIZE as u64;
+        let mut at = match op {
+            DiskOp::Read | DiskOp::Write => request.sector * SECTOR_SIZE as u64,
+            // It has no place, and its sector is any number that the front likes.
+            DiskOp::Flush => 0,
+        };
         let Some(pool) = &self.pool else {
             let Store::Memory(memory) = &self.store else {
                 return failed;

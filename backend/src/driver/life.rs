@@ -26,7 +26,8 @@ impl Backend {
                 Order::Connect(nodes) => self.connect(&nodes)?,
                 Order::Serve => {
                     let mode = self.data.agent.mode();
-                    tracing::info!(front = %self.bus.front(), ?mode, "connected");
+                    let read_only = self.bus.is_read_only();
+                    tracing::info!(front = %self.bus.front(), ?mode, read_only, "connected");
                     self.data.hooks.tell(EventKind::Connected { mode });
                 }
                 Order::Free { answer_first: true } => self.drain(),
@@ -70,7 +71,7 @@ impl Backend {
                     return self.bus.connect_failed(why.into());
                 }
                 // The machine asks only when the last front's things are freed.
-                if !self.data.agent.open(mode) {
+                if !self.data.agent.open(mode, self.bus.is_read_only()) {
                     link.disconnect();
                     return self
                         .bus

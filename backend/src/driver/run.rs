@@ -74,15 +74,16 @@ impl Backend {
             ..
         } = config;
         let claim = Claim::take(&platform.name(), front, device)?;
-        let disk = Disk::open(&backing, read_only)?;
+        let mut bus = Bus::open(&*platform, front, device)?;
+        let disk = Disk::open(&backing, read_only || bus.toolstack_forbids_writes()?)?;
         let poll = mio::Poll::new().map_err(system("epoll_create"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?;
         let waker = Arc::new(waker);
         let mut events = Events::open(&*platform)?;
         restrict(&events, front)?;
         let mut mapper = Mapper::open(Arc::clone(&platform), Ledger::new())?;
-        let mut bus = Bus::open(&*platform, front, device, &disk, mode)?;
-        mapper.refuse_grants_of(bus.own())?;
+        bus.start(&disk, mode)?;
+        mapper.refuse_grants_of(bus.own());
         let registry = poll.registry();
         let register = system("epoll_ctl");
         registry
@@ -96,7 +97,6 @@ impl Backend {
             .map_err(&register)?;
         let agent = Agent::new(AgentConfig {
             sectors: disk.sectors(),
-            read_only,
             ring_size: RING_SIZE,
             max_zombies: config.max_zombies,
             cache: config.cache,

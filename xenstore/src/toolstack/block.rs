@@ -18,6 +18,31 @@ pub enum Mode {
     ReadWrite,
 }
 
+impl Mode {
+    /// What the node's value means. Its first letter counts, whatever white space or NULs are around
+    /// it. Only `w` allows to write: a word that nobody knows is no permission.
+    pub fn parse(value: &[u8]) -> Mode {
+        if value.trim_ascii_start().starts_with(b"w") {
+            Mode::ReadWrite
+        } else {
+            Mode::ReadOnly
+        }
+    }
+}
+
+/// The `mode` of a back end's directory; `None` if the toolstack has not written one, or if the
+/// directory is gone.
+///
+/// # Errors
+/// The connection's.
+pub fn read_mode(client: &Client, back_directory: &str) -> Result<Option<Mode>> {
+    match client.read(&format!("{back_directory}/mode")) {
+        Ok(value) => Ok(Some(Mode::parse(&value))),
+        Err(error) if error.is_gone() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// A block device as the toolstack describes it to both ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockDevice {

@@ -6,7 +6,7 @@ mod device_id;
 mod domain;
 mod errors;
 
-pub use block::{BlockDevice, DevicePaths, Mode, Removed};
+pub use block::{BlockDevice, DevicePaths, Mode, Removed, read_mode};
 pub use device_id::{BadDeviceId, DeviceId};
 pub use domain::{create_domain, domain_nodes, remove_domain};
 pub(crate) use domain::{domain_requests, remove_request};
