@@ -11,7 +11,7 @@ use pv_xenstore::toolstack::{self, DeviceId};
 use pv_xenstore::xenbus::front::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{Switched, read_online, read_state, switch_state};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
-use pv_xenstore::{Client, Error as StoreError};
+use pv_xenstore::{Client, Error as StoreError, value};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -90,16 +90,17 @@ impl Bus {
         let read = |node: &str| {
             let path = format!("{front}/{node}");
             match client.try_read(&path)? {
-                Some(value) => Ok(String::from_utf8_lossy(&value).into_owned()),
+                Some(value) => Ok(value),
                 None => Err(no_device(format!("this domain's xenstore has no {path}"))),
             }
         };
         let back = read("backend")?;
+        let back = String::from_utf8_lossy(value::trimmed(&back)).into_owned();
         let id = read("backend-id")?;
-        let back_domid = id.parse().map(DomId).map_err(|_| {
+        let back_domid = value::number(&id).map(DomId).ok_or_else(|| {
             no_device(format!(
-                "{front}/backend-id is {:?}, which is no domain",
-                id.escape_debug()
+                "{front}/backend-id is \"{}\", which is no domain",
+                value::shown(&id)
             ))
         })?;
         let mut bus = Bus {

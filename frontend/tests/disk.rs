@@ -381,6 +381,40 @@ fn no_device_is_an_error_that_says_what_to_do() {
 }
 
 #[test]
+fn values_as_other_toolstacks_write_them_are_read() {
+    let world = World::new();
+    for (directory, node) in [
+        (world.front_dir(), "backend"),
+        (world.front_dir(), "backend-id"),
+        (world.front_dir(), "state"),
+        (world.back_dir(), "online"),
+    ] {
+        let path = format!("{directory}/{node}");
+        let mut value = world.store.read(&path).expect("read");
+        value.push(0);
+        world.store.write(&path, value).expect("write");
+    }
+    let back = world.back(|back| {
+        back.sectors.push('\0');
+        serve(back);
+    });
+    let disk = Disk::open(world.config()).expect("open");
+    disk.write_at(0, &[9; 512]).expect("write");
+    disk.close().expect("close");
+    back.join().expect("back end");
+}
+
+#[test]
+fn a_back_end_that_is_no_domain_is_told_as_it_is() {
+    let world = World::new();
+    let node = format!("{}/backend-id", world.front_dir());
+    world.store.write(&node, b"1\x1bz").expect("write");
+    let error = Disk::open(world.config()).map(drop).expect_err("nonsense");
+    let error = error.to_string();
+    assert!(error.contains(r#"backend-id is "1\x1bz", which"#), "{error}");
+}
+
+#[test]
 fn a_removed_device_is_closed_in_order() {
     let world = World::new();
     let back = world.back(serve);

@@ -37,6 +37,7 @@ mod explore;
 #[cfg(test)]
 mod tables;
 
+use crate::value;
 use std::fmt;
 
 /// Write the own `state` node.
@@ -91,11 +92,8 @@ impl XenbusState {
 
     /// From a `state` node's value; anything odd is [`XenbusState::Unknown`].
     pub fn parse(value: &[u8]) -> XenbusState {
-        let text = value.trim_ascii();
-        match text {
-            [digit @ b'0'..=b'8'] => Self::ALL[usize::from(digit - b'0')],
-            _ => XenbusState::Unknown,
-        }
+        let state = value::number::<usize>(value).and_then(|number| Self::ALL.get(number));
+        state.copied().unwrap_or_default()
     }
 
     /// The node's value.
@@ -122,6 +120,8 @@ mod tests {
         for odd in [&b""[..], b"9", b"44", b"-1", b"four", b"\xff"] {
             assert_eq!(XenbusState::parse(odd), XenbusState::Unknown);
         }
-        assert_eq!(XenbusState::parse(b"4\n"), XenbusState::Connected);
+        for other in [&b"4\n"[..], b"4\0", b" 4 \0", b"04"] {
+            assert_eq!(XenbusState::parse(other), XenbusState::Connected);
+        }
     }
 }
