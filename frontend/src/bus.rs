@@ -320,14 +320,25 @@ impl Bus {
             ("feature-persistent", u8::from(live.persistent).to_string()),
             (LIVENESS_NODE, FRONT_ALIVE_BYTE.to_string()),
         ];
-        // A front end before this one may have announced more rings.
-        for old in ["ring-page-order", "ring-ref0", "multi-queue-num-queues"] {
-            match self.client.rm(&format!("{}/{old}", self.front)) {
+        self.remove_leftovers()?;
+        self.feed(Input::RingReady)
+    }
+
+    /// Takes away what a front end before this one announced in another form: a back end that
+    /// reads it would look for rings that are gone.
+    fn remove_leftovers(&self) -> Result<(), FrontError> {
+        let names = match self.client.directory(&self.front) {
+            // The handshake finds out by itself.
+            Err(error) if error.is_gone() => return Ok(()),
+            names => names?,
+        };
+        for name in names.iter().filter(|name| is_other_form(name)) {
+            match self.client.rm(&format!("{}/{name}", self.front)) {
                 Err(error) if !error.is_gone() => return Err(error.into()),
                 _ => {}
             }
         }
-        self.feed(Input::RingReady)
+        Ok(())
     }
 
     /// To [`BusEvent::Share`]: there is none.
@@ -420,6 +431,24 @@ impl Bus {
             self.back_domid
         )
     }
+}
+
+/// Does a node of a front end's announce rings, or requests, that this one does not have: of
+/// several pages, in several queues, in other units than 512 bytes
+/// (`xen/include/public/io/blkif.h`)?
+fn is_other_form(node: &str) -> bool {
+    let numbered = |prefix: &str| {
+        let number = node.strip_prefix(prefix);
+        number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    matches!(
+        node,
+        "ring-page-order"
+            | "num-ring-pages"
+            | "multi-queue-num-queues"
+            | "feature-large-sector-size"
+    ) || numbered("ring-ref")
+        || numbered("queue-")
 }
 
 /// How people call it.

@@ -4,13 +4,14 @@
 
 mod common;
 
-use common::{Back, DISK_BYTES, PATIENCE, World};
+use common::{Back, DISK_BYTES, FRONT, PATIENCE, World};
 use libgnt::proto::blkif::{Response, Status};
 use pv_frontend::agent::WaitsFor;
 use pv_frontend::{
     DeviceError, Disk, FrontConfig, FrontError, FrontEvent, FrontEventKind, Io, IoError,
     ProtocolError,
 };
+use pv_xenstore::Client;
 use pv_xenstore::toolstack::read_error;
 use pv_xenstore::xenbus::XenbusState;
 use std::sync::atomic::Ordering;
@@ -381,6 +382,46 @@ fn no_device_is_an_error_that_says_what_to_do() {
 }
 
 #[test]
+fn what_an_earlier_front_end_left_is_taken_away() {
+    let world = World::new();
+    let platform = world.platform(FRONT, "earlier");
+    let earlier = Client::connect(&*platform).expect("xenstore");
+    for node in [
+        "ring-page-order",
+        "num-ring-pages",
+        "ring-ref0",
+        "ring-ref15",
+        "multi-queue-num-queues",
+        "queue-0/ring-ref",
+        "queue-1/event-channel",
+        "feature-large-sector-size",
+    ] {
+        let path = format!("{}/{node}", world.front_dir());
+        earlier.write(&path, "1").expect("write");
+    }
+    let back = world.back(serve);
+    let disk = Disk::open(world.config()).expect("open");
+    let mut nodes = world.store.directory(&world.front_dir()).expect("nodes");
+    nodes.sort_unstable();
+    let ours = [
+        "backend",
+        "backend-id",
+        "device-type",
+        "event-channel",
+        "feature-persistent",
+        "protocol",
+        "pvpair-liveness",
+        "ring-ref",
+        "state",
+        "virtual-device",
+    ];
+    assert_eq!(nodes, ours);
+    disk.write_at(0, &[2; 512]).expect("write");
+    disk.close().expect("close");
+    back.join().expect("back end");
+}
+
+#[test]
 fn values_as_other_toolstacks_write_them_are_read() {
     let world = World::new();
     for (directory, node) in [
@@ -411,7 +452,10 @@ fn a_back_end_that_is_no_domain_is_told_as_it_is() {
     world.store.write(&node, b"1\x1bz").expect("write");
     let error = Disk::open(world.config()).map(drop).expect_err("nonsense");
     let error = error.to_string();
-    assert!(error.contains(r#"backend-id is "1\x1bz", which"#), "{error}");
+    assert!(
+        error.contains(r#"backend-id is "1\x1bz", which"#),
+        "{error}"
+    );
 }
 
 #[test]

@@ -59,22 +59,27 @@ impl FrontNodes {
             let what = format!("protocol {}", value::shown(&protocol));
             return Err(NodeError::NotOffered(what).into());
         }
-        for (node, most) in [("ring-page-order", 0), ("multi-queue-num-queues", 1)] {
-            if let Some(value) = read(node)?
-                && number(node, &value)? > most
+        let order = read("ring-page-order")?;
+        let queues = read("multi-queue-num-queues")?;
+        for (node, value, most) in [
+            ("ring-page-order", &order, 0),
+            ("multi-queue-num-queues", &queues, 1),
+        ] {
+            if let Some(value) = value
+                && number(node, value)? > most
             {
-                let what = format!("{node} {}", value::shown(&value));
+                let what = format!("{node} {}", value::shown(value));
                 return Err(NodeError::NotOffered(what).into());
             }
         }
-        let ring_ref = match read("ring-ref")? {
-            Some(value) => number("ring-ref", &value)?,
-            // A front that knows larger rings names even the only page so.
-            None => match read("ring-ref0")? {
-                Some(value) => number("ring-ref0", &value)?,
-                None => return Err(NodeError::Missing("ring-ref").into()),
-            },
+        // A front that speaks of the ring's order numbers even the only page. The other name may
+        // be an earlier front's, of a page that is gone; Linux' back end decides alike.
+        let node = match order {
+            Some(_) => "ring-ref0",
+            None => "ring-ref",
         };
+        let value = read(node)?.ok_or(NodeError::Missing(node))?;
+        let ring_ref = number(node, &value)?;
         let port = read("event-channel")?.ok_or(NodeError::Missing("event-channel"))?;
         let event_channel = number("event-channel", &port)?;
         if event_channel == 0 {
@@ -172,6 +177,21 @@ mod tests {
             ("event-channel", "1"),
         ];
         assert_eq!(read(&order_zero).map(|n| n.ring_ref), Ok(GrantRef(9)));
+    }
+
+    #[test]
+    fn what_an_earlier_front_left_does_not_mislead() {
+        let both = [
+            ("ring-ref", "8"),
+            ("ring-ref0", "9"),
+            ("event-channel", "1"),
+            ("ring-page-order", "0"),
+        ];
+        assert_eq!(read(&both).map(|n| n.ring_ref), Ok(GrantRef(9)));
+        assert_eq!(read(&both[..3]).map(|n| n.ring_ref), Ok(GrantRef(8)));
+        let stale = [both[0], both[2], both[3]];
+        assert_eq!(read(&stale), Err(NodeError::Missing("ring-ref0")));
+        assert_eq!(read(&both[1..3]), Err(NodeError::Missing("ring-ref")));
     }
 
     #[test]
