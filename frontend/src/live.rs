@@ -53,6 +53,11 @@ impl Live {
         ring_share
             .pages()
             .store_u8(FRONT_ALIVE_BYTE, 1, Ordering::Release);
+        // Alive until somebody clears it: the announcement may be left by an earlier back end, and
+        // this one may know nothing of the byte.
+        ring_share
+            .pages()
+            .store_u8(BACK_ALIVE_BYTE, 1, Ordering::Release);
         ring_share.set_unmap_notify(Some(FRONT_ALIVE_BYTE), Some(channel.port()))?;
         let pool = Pool::share(granter, back, config.pool_pages, persistent, patience)?;
         Ok(Live {

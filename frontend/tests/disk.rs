@@ -422,6 +422,23 @@ fn what_an_earlier_front_end_left_is_taken_away() {
 }
 
 #[test]
+fn a_liveness_byte_that_an_earlier_back_end_announced_does_not_mislead() {
+    let world = World::new();
+    let node = format!("{}/pvpair-liveness", world.back_dir());
+    world.store.write(&node, "63").expect("write");
+    let back = world.back(|back| {
+        back.liveness = false;
+        serve(back);
+    });
+    let (disk, events) = observed(world.config());
+    disk.write_at(0, &[4; 512]).expect("write");
+    disk.close().expect("close");
+    back.join().expect("back end");
+    let gone = |event: &FrontEventKind| matches!(event, FrontEventKind::BackendGone { .. });
+    assert_eq!(count(&events, gone), 0);
+}
+
+#[test]
 fn values_as_other_toolstacks_write_them_are_read() {
     let world = World::new();
     for (directory, node) in [

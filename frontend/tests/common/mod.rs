@@ -156,6 +156,8 @@ pub struct Back {
     image: Image,
     /// Offer persistent grants.
     pub persistent: bool,
+    /// Announce a liveness byte, and keep it.
+    pub liveness: bool,
     /// Say how large the disk is.
     pub sectors: String,
     /// Maps that a script keeps.
@@ -182,6 +184,7 @@ impl Back {
             sectors: (DISK_BYTES / 512).to_string(),
             image,
             persistent: false,
+            liveness: true,
             kept: Vec::new(),
         }
     }
@@ -265,11 +268,12 @@ impl Back {
         match action {
             Action::PublishFeatures => {
                 let persistent = if self.persistent { "1" } else { "0" };
-                for (node, value) in [
+                let liveness = self.liveness.then_some(("pvpair-liveness", "63"));
+                let features = [
                     ("feature-flush-cache", "1"),
                     ("feature-persistent", persistent),
-                    ("pvpair-liveness", "63"),
-                ] {
+                ];
+                for (node, value) in features.into_iter().chain(liveness) {
                     self.client
                         .write(&format!("{back}/{node}"), value)
                         .expect("write");
@@ -308,9 +312,11 @@ impl Back {
                 let page = self.mapper.map(&[ring], Access::ReadWrite).expect("ring");
                 let port = EvtchnPort(number("event-channel"));
                 let channel = self.events.bind_interdomain(FRONT, port).expect("channel");
-                page.set_unmap_notify(Some(BACK_ALIVE_BYTE), Some(channel.port()))
-                    .expect("notify");
-                page.pages().store_u8(BACK_ALIVE_BYTE, 1, Ordering::Release);
+                if self.liveness {
+                    page.set_unmap_notify(Some(BACK_ALIVE_BYTE), Some(channel.port()))
+                        .expect("notify");
+                    page.pages().store_u8(BACK_ALIVE_BYTE, 1, Ordering::Release);
+                }
                 let ring = BackRing::attach(Arc::clone(page.pages()), X86_64);
                 self.link = Some(Link {
                     ring,
