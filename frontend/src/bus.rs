@@ -4,7 +4,7 @@
 use crate::agent::DiskInfo;
 use crate::error::FrontError;
 use crate::live::{FRONT_ALIVE_BYTE, Live};
-use crate::nodes::{BackNodes, LIVENESS_NODE, NodeError, PROTOCOL, flag};
+use crate::nodes::{BackNodes, LIVENESS_NODE, NodeError, PROTOCOL};
 use libgnt::{DomId, Platform};
 use mio::event::Source;
 use pv_xenstore::toolstack::{self, DeviceId};
@@ -26,7 +26,7 @@ const ATTEMPTS_MAX: u32 = 8;
 #[derive(Debug)]
 pub(crate) enum BusEvent {
     /// A back end waits for a ring: make a fresh one, then [`Bus::ring_ready`].
-    Share { back: DomId, persistent: bool },
+    Share { back: DomId },
     /// It uses that ring now.
     Connected {
         disk: DiskInfo,
@@ -52,7 +52,6 @@ pub(crate) struct Bus {
     back: String,
     back_domid: DomId,
     handle: u16,
-    want_persistent: bool,
     handshake: Handshake,
     /// The back end's state and `online`, as last read.
     peer: Option<XenbusState>,
@@ -75,11 +74,7 @@ impl Bus {
     ///
     /// # Errors
     /// [`FrontError::NoDevice`]; xenstore is not there.
-    pub(crate) fn open(
-        platform: &dyn Platform,
-        device: DeviceId,
-        want_persistent: bool,
-    ) -> Result<Self, FrontError> {
+    pub(crate) fn open(platform: &dyn Platform, device: DeviceId) -> Result<Self, FrontError> {
         let client = Client::connect(platform)?;
         let front = format!("device/vbd/{device}");
         let no_device = |cause: String| FrontError::NoDevice {
@@ -111,7 +106,6 @@ impl Bus {
             back_domid,
             // The slot's field has 16 bits, as Linux's `blkif_vdev_t`.
             handle: device.0 as u16,
-            want_persistent,
             handshake: Handshake::new(Some(ATTEMPTS_MAX)),
             peer: None,
             online: false,
@@ -215,16 +209,11 @@ impl Bus {
     fn perform(&mut self, action: Action) -> Result<Option<Input>, FrontError> {
         tracing::debug!(device = %name(self.device), ?action, "handshake");
         match action {
-            Action::PrepareRing => {
-                let offered = self.back_node("feature-persistent")?;
-                // Nonsense there shows again, with its name, at the connection.
-                let offered = flag("feature-persistent", offered).unwrap_or(false);
-                let persistent = self.want_persistent && offered;
-                self.news.push_back(BusEvent::Share {
-                    back: self.back_domid,
-                    persistent,
-                });
-            }
+            // No feature of the back end's is asked for yet: some publish them only with the
+            // switch to Connected, and what is there may be an earlier one's.
+            Action::PrepareRing => self.news.push_back(BusEvent::Share {
+                back: self.back_domid,
+            }),
             Action::ReadPeerAndConnect => {
                 return match BackNodes::read(|node| self.back_node(node)) {
                     Ok(nodes) => {

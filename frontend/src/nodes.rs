@@ -80,7 +80,7 @@ impl BackNodes {
 }
 
 /// A feature: 0 or 1, absent is 0.
-pub(crate) fn flag(node: &'static str, value: Option<Vec<u8>>) -> Result<bool, NodeError> {
+fn flag(node: &'static str, value: Option<Vec<u8>>) -> Result<bool, NodeError> {
     value.map_or(Ok(false), |value| {
         value::boolean(&value).ok_or_else(|| bad(node, &value, "neither 0 nor 1"))
     })

@@ -53,7 +53,7 @@ fn count(events: &Events, what: impl Fn(&FrontEventKind) -> bool) -> usize {
 fn round_trip(persistent: bool) {
     let world = World::new();
     let back = world.back(move |back| {
-        back.persistent = persistent;
+        back.persistent = [Some(persistent), None];
         serve(back);
     });
     let disk = Disk::open(FrontConfig {
@@ -93,6 +93,50 @@ fn data_goes_there_and_back() {
 #[test]
 fn data_goes_there_and_back_over_persistent_grants() {
     round_trip(true);
+}
+
+#[test]
+fn persistent_grants_are_what_the_back_end_says_when_it_is_connected() {
+    for (offers, agreed) in [
+        // Linux' back end says so only then.
+        ([None, Some(true)], true),
+        ([Some(false), Some(true)], true),
+        ([Some(true), None], true),
+        ([Some(true), Some(false)], false),
+        ([None, None], false),
+    ] {
+        let world = World::new();
+        let back = world.back(move |back| {
+            back.persistent = offers;
+            back.connect();
+            // Keeps the page mapped beyond the answer.
+            let request = back.next();
+            let map = back.perform_request(&request);
+            back.kept.extend(map);
+            back.answer(&request, Status::Okay);
+            back.serve_until_closed();
+        });
+        let disk = Disk::open(FrontConfig {
+            persistent: true,
+            ..world.config()
+        })
+        .expect("open");
+        let info = disk.info().expect("info");
+        assert_eq!(info.persistent, agreed, "{offers:?}");
+        let node = format!("{}/feature-persistent", world.front_dir());
+        assert_eq!(world.store.read_string(&node).expect("node"), "1");
+        match disk.read_at(0, &mut [0; 4096]) {
+            Ok(()) => assert!(agreed, "{offers:?}: kept without a word"),
+            Err(error) => {
+                let error = protocol_error(error);
+                let refused = matches!(error, ProtocolError::StillMapped { .. });
+                assert!(refused && !agreed, "{offers:?}: {error}");
+            }
+        }
+        disk.close().expect("close");
+        back.join().expect("back end");
+        assert_eq!(world.granted_pages(), 0, "{offers:?}: grants are left");
+    }
 }
 
 #[test]

@@ -15,6 +15,9 @@
 //! | closed | sees 6; unmaps → 6 | sees 6; frees its ring |
 //! | again | sees 1 → features → 2 | 1, if `online` is still 1 |
 //!
+//! Linux' back end publishes `feature-persistent` only with its sizes, so a front end believes what
+//! it reads at 4.
+//!
 //! Either end may vanish and come back at any point. What makes that safe:
 //!
 //! - Each end reads the other's state again after each own write (`ReadPeer`): of two that write
