@@ -4,14 +4,14 @@
 use crate::agent::DiskInfo;
 use crate::error::FrontError;
 use crate::live::{FRONT_ALIVE_BYTE, Live};
-use crate::nodes::{BackNodes, LIVENESS_NODE, NodeError, PROTOCOL, flag};
+use crate::nodes::{BackNodes, LIVENESS_NODE, NodeError, PROTOCOL};
 use libgnt::{DomId, Platform};
 use mio::event::Source;
 use pv_xenstore::toolstack::{self, DeviceId};
 use pv_xenstore::xenbus::front::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{Switched, read_online, read_state, switch_state};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
-use pv_xenstore::{Client, Error as StoreError};
+use pv_xenstore::{Client, Error as StoreError, value};
 use std::collections::VecDeque;
 use std::time::Instant;
 
@@ -26,7 +26,7 @@ const ATTEMPTS_MAX: u32 = 8;
 #[derive(Debug)]
 pub(crate) enum BusEvent {
     /// A back end waits for a ring: make a fresh one, then [`Bus::ring_ready`].
-    Share { back: DomId, persistent: bool },
+    Share { back: DomId },
     /// It uses that ring now.
     Connected {
         disk: DiskInfo,
@@ -52,7 +52,6 @@ pub(crate) struct Bus {
     back: String,
     back_domid: DomId,
     handle: u16,
-    want_persistent: bool,
     handshake: Handshake,
     /// The back end's state and `online`, as last read.
     peer: Option<XenbusState>,
@@ -75,11 +74,7 @@ impl Bus {
     ///
     /// # Errors
     /// [`FrontError::NoDevice`]; xenstore is not there.
-    pub(crate) fn open(
-        platform: &dyn Platform,
-        device: DeviceId,
-        want_persistent: bool,
-    ) -> Result<Self, FrontError> {
+    pub(crate) fn open(platform: &dyn Platform, device: DeviceId) -> Result<Self, FrontError> {
         let client = Client::connect(platform)?;
         let front = format!("device/vbd/{device}");
         let no_device = |cause: String| FrontError::NoDevice {
@@ -90,16 +85,17 @@ impl Bus {
         let read = |node: &str| {
             let path = format!("{front}/{node}");
             match client.try_read(&path)? {
-                Some(value) => Ok(String::from_utf8_lossy(&value).into_owned()),
+                Some(value) => Ok(value),
                 None => Err(no_device(format!("this domain's xenstore has no {path}"))),
             }
         };
         let back = read("backend")?;
+        let back = String::from_utf8_lossy(value::trimmed(&back)).into_owned();
         let id = read("backend-id")?;
-        let back_domid = id.parse().map(DomId).map_err(|_| {
+        let back_domid = value::number(&id).map(DomId).ok_or_else(|| {
             no_device(format!(
-                "{front}/backend-id is {:?}, which is no domain",
-                id.escape_debug()
+                "{front}/backend-id is \"{}\", which is no domain",
+                value::shown(&id)
             ))
         })?;
         let mut bus = Bus {
@@ -110,7 +106,6 @@ impl Bus {
             back_domid,
             // The slot's field has 16 bits, as Linux's `blkif_vdev_t`.
             handle: device.0 as u16,
-            want_persistent,
             handshake: Handshake::new(Some(ATTEMPTS_MAX)),
             peer: None,
             online: false,
@@ -214,16 +209,11 @@ impl Bus {
     fn perform(&mut self, action: Action) -> Result<Option<Input>, FrontError> {
         tracing::debug!(device = %name(self.device), ?action, "handshake");
         match action {
-            Action::PrepareRing => {
-                let offered = self.back_node("feature-persistent")?;
-                // Nonsense there shows again, with its name, at the connection.
-                let offered = flag("feature-persistent", offered).unwrap_or(false);
-                let persistent = self.want_persistent && offered;
-                self.news.push_back(BusEvent::Share {
-                    back: self.back_domid,
-                    persistent,
-                });
-            }
+            // No feature of the back end's is asked for yet: some publish them only with the
+            // switch to Connected, and what is there may be an earlier one's.
+            Action::PrepareRing => self.news.push_back(BusEvent::Share {
+                back: self.back_domid,
+            }),
             Action::ReadPeerAndConnect => {
                 return match BackNodes::read(|node| self.back_node(node)) {
                     Ok(nodes) => {
@@ -319,14 +309,25 @@ impl Bus {
             ("feature-persistent", u8::from(live.persistent).to_string()),
             (LIVENESS_NODE, FRONT_ALIVE_BYTE.to_string()),
         ];
-        // A front end before this one may have announced more rings.
-        for old in ["ring-page-order", "ring-ref0", "multi-queue-num-queues"] {
-            match self.client.rm(&format!("{}/{old}", self.front)) {
+        self.remove_leftovers()?;
+        self.feed(Input::RingReady)
+    }
+
+    /// Takes away what a front end before this one announced in another form: a back end that
+    /// reads it would look for rings that are gone.
+    fn remove_leftovers(&self) -> Result<(), FrontError> {
+        let names = match self.client.directory(&self.front) {
+            // The handshake finds out by itself.
+            Err(error) if error.is_gone() => return Ok(()),
+            names => names?,
+        };
+        for name in names.iter().filter(|name| is_other_form(name)) {
+            match self.client.rm(&format!("{}/{name}", self.front)) {
                 Err(error) if !error.is_gone() => return Err(error.into()),
                 _ => {}
             }
         }
-        self.feed(Input::RingReady)
+        Ok(())
     }
 
     /// To [`BusEvent::Share`]: there is none.
@@ -419,6 +420,24 @@ impl Bus {
             self.back_domid
         )
     }
+}
+
+/// Does a node of a front end's announce rings, or requests, that this one does not have: of
+/// several pages, in several queues, in other units than 512 bytes
+/// (`xen/include/public/io/blkif.h`)?
+fn is_other_form(node: &str) -> bool {
+    let numbered = |prefix: &str| {
+        let number = node.strip_prefix(prefix);
+        number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+    };
+    matches!(
+        node,
+        "ring-page-order"
+            | "num-ring-pages"
+            | "multi-queue-num-queues"
+            | "feature-large-sector-size"
+    ) || numbered("ring-ref")
+        || numbered("queue-")
 }
 
 /// How people call it.

@@ -16,10 +16,11 @@ pub struct FrontConfig {
     /// The device.
     pub device: DeviceId,
     /// Ask for persistent grants: pages stay mapped between requests, which saves two hypercalls
-    /// a request and leaves them open to the back end for the device's life.
+    /// a request and leaves them open to the back end for the device's life. Used if the back end
+    /// offers them by the time it is connected.
     pub persistent: bool,
-    /// Pages granted for data. Without persistent grants one half is for reads, granted
-    /// writable, the other for writes, granted read-only.
+    /// Pages granted for data. All are writable if persistent grants are asked for; else one half
+    /// is for reads, granted writable, the other for writes, granted read-only.
     pub pool_pages: usize,
     /// I/Os accepted and not completed.
     pub queue: usize,

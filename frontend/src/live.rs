@@ -24,6 +24,7 @@ pub(crate) struct Live {
     pub(crate) channel: Channel,
     pub(crate) pool: Pool,
     pub(crate) back: DomId,
+    /// Before the connection: asked for by this side. After it: agreed.
     pub(crate) persistent: bool,
     /// The back end keeps its byte: zero means gone.
     watch_back: bool,
@@ -40,7 +41,6 @@ impl Live {
         granter: &Granter,
         events: &Events,
         back: DomId,
-        persistent: bool,
         patience: Duration,
     ) -> Result<Self> {
         let retry = Retry {
@@ -53,7 +53,13 @@ impl Live {
         ring_share
             .pages()
             .store_u8(FRONT_ALIVE_BYTE, 1, Ordering::Release);
+        // Alive until somebody clears it: the announcement may be left by an earlier back end, and
+        // this one may know nothing of the byte.
+        ring_share
+            .pages()
+            .store_u8(BACK_ALIVE_BYTE, 1, Ordering::Release);
         ring_share.set_unmap_notify(Some(FRONT_ALIVE_BYTE), Some(channel.port()))?;
+        let persistent = config.persistent;
         let pool = Pool::share(granter, back, config.pool_pages, persistent, patience)?;
         Ok(Live {
             ring,
@@ -69,6 +75,12 @@ impl Live {
     /// The ring page's grant, to be named in `ring-ref`.
     pub(crate) fn ring_grant(&self) -> GrantRef {
         self.ring_share.grefs()[0]
+    }
+
+    /// Whether the back end, connected, offers persistent grants. Without its word each page is
+    /// to be unmapped before the answer, though all were granted as for persistent ones.
+    pub(crate) fn agree(&mut self, offered: bool) {
+        self.persistent &= offered;
     }
 
     /// The back end said that it keeps its byte.

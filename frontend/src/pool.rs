@@ -40,7 +40,8 @@ impl Half {
 
 impl Pool {
     /// Grants `pages` to `peer`, or as many as the machine's quota gives, but enough for one
-    /// request each way. With `persistent` all are writable; without, half of them.
+    /// request each way. All are writable if persistent grants may come of it (`persistent`), half
+    /// of them if not.
     ///
     /// # Errors
     /// The quota had too little for as long as `patience`.
@@ -124,7 +125,7 @@ impl Pool {
         self.read.clone()
     }
 
-    /// What it may only read; `None` with persistent grants.
+    /// What it may only read; `None` where persistent grants were asked for.
     pub(crate) fn write_grants(&self) -> Option<Vec<GrantRef>> {
         self.write.clone()
     }

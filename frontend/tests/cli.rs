@@ -95,6 +95,54 @@ fn write_then_read() {
     assert!(read[18..].iter().all(|&byte| byte == 0) && read.len() == 512);
 }
 
+/// As a process of its own, for what it prints: status, JSON and error.
+fn bench(world: &World, args: &[&str]) -> (Option<i32>, serde_json::Value, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pv-frontend"));
+    command.arg(format!("--platform=sim:{}", world.dir.path().display()));
+    command.args(["--domain", "1", "bench", "--json", "--depth", "8"]);
+    let output = command.args(args).output().expect("pv-frontend");
+    let error = String::from_utf8(output.stderr).expect("text");
+    let report = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {:?}; {error}", output.stdout));
+    (output.status.code(), report, error)
+}
+
+#[test]
+fn bench_says_what_a_lost_disk_never_answered() {
+    // Lost for good within the time of the measurement, and when that time is over.
+    for (seconds, reconnect) in [("60", "0.3"), ("0.3", "1")] {
+        let world = World::new();
+        let back = world.back(|back| {
+            back.connect();
+            back.serve(50);
+        });
+        let times = ["--seconds", seconds, "--reconnect", reconnect];
+        let (status, report, error) = bench(&world, &times);
+        back.join().expect("back end");
+        assert_eq!(status, Some(1), "{report}");
+        assert_eq!(report["never_ended"], 8, "{report}");
+        assert!(
+            report["ios"].as_u64().is_some_and(|ios| ios <= 50),
+            "{report}"
+        );
+        assert!(error.contains("process died"), "{error}");
+        assert!(error.contains("never ended: 8"), "{error}");
+    }
+}
+
+#[test]
+fn bench_waits_for_the_last_answers() {
+    let world = World::new();
+    let back = world.back(|back| {
+        back.connect();
+        back.serve_until_closed();
+    });
+    let (status, report, error) = bench(&world, &["--seconds", "0.2"]);
+    back.join().expect("back end");
+    assert_eq!(status, Some(0), "{error}");
+    assert_eq!(report["never_ended"], 0, "{report}");
+}
+
 #[test]
 fn a_file_larger_than_the_disk_is_refused_before_anything_is_written() {
     let world = World::new();

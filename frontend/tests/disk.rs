@@ -13,6 +13,7 @@ use pv_frontend::{
     DeviceError, Disk, FrontConfig, FrontError, FrontEvent, FrontEventKind, Io, IoError,
     ProtocolError,
 };
+use pv_xenstore::Client;
 use pv_xenstore::toolstack::read_error;
 use pv_xenstore::xenbus::XenbusState;
 use std::sync::atomic::Ordering;
@@ -54,7 +55,7 @@ fn count(events: &Events, what: impl Fn(&FrontEventKind) -> bool) -> usize {
 fn round_trip(persistent: bool) {
     let world = World::new();
     let back = world.back(move |back| {
-        back.persistent = persistent;
+        back.persistent = [Some(persistent), None];
         serve(back);
     });
     let disk = Disk::open(FrontConfig {
@@ -94,6 +95,50 @@ fn data_goes_there_and_back() {
 #[test]
 fn data_goes_there_and_back_over_persistent_grants() {
     round_trip(true);
+}
+
+#[test]
+fn persistent_grants_are_what_the_back_end_says_when_it_is_connected() {
+    for (offers, agreed) in [
+        // Linux' back end says so only then.
+        ([None, Some(true)], true),
+        ([Some(false), Some(true)], true),
+        ([Some(true), None], true),
+        ([Some(true), Some(false)], false),
+        ([None, None], false),
+    ] {
+        let world = World::new();
+        let back = world.back(move |back| {
+            back.persistent = offers;
+            back.connect();
+            // Keeps the page mapped beyond the answer.
+            let request = back.next();
+            let map = back.perform_request(&request);
+            back.kept.extend(map);
+            back.answer(&request, Status::Okay);
+            back.serve_until_closed();
+        });
+        let disk = Disk::open(FrontConfig {
+            persistent: true,
+            ..world.config()
+        })
+        .expect("open");
+        let info = disk.info().expect("info");
+        assert_eq!(info.persistent, agreed, "{offers:?}");
+        let node = format!("{}/feature-persistent", world.front_dir());
+        assert_eq!(world.store.read_string(&node).expect("node"), "1");
+        match disk.read_at(0, &mut [0; 4096]) {
+            Ok(()) => assert!(agreed, "{offers:?}: kept without a word"),
+            Err(error) => {
+                let error = protocol_error(error);
+                let refused = matches!(error, ProtocolError::StillMapped { .. });
+                assert!(refused && !agreed, "{offers:?}: {error}");
+            }
+        }
+        disk.close().expect("close");
+        back.join().expect("back end");
+        assert_eq!(world.granted_pages(), 0, "{offers:?}: grants are left");
+    }
 }
 
 #[test]
@@ -433,6 +478,100 @@ fn no_device_is_an_error_that_says_what_to_do() {
         .to_string();
     assert!(
         error.contains("xvda") && error.contains("pv-backend attach"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_an_earlier_front_end_left_is_taken_away() {
+    let world = World::new();
+    let platform = world.platform(FRONT, "earlier");
+    let earlier = Client::connect(&*platform).expect("xenstore");
+    for node in [
+        "ring-page-order",
+        "num-ring-pages",
+        "ring-ref0",
+        "ring-ref15",
+        "multi-queue-num-queues",
+        "queue-0/ring-ref",
+        "queue-1/event-channel",
+        "feature-large-sector-size",
+    ] {
+        let path = format!("{}/{node}", world.front_dir());
+        earlier.write(&path, "1").expect("write");
+    }
+    let back = world.back(serve);
+    let disk = Disk::open(world.config()).expect("open");
+    let mut nodes = world.store.directory(&world.front_dir()).expect("nodes");
+    nodes.sort_unstable();
+    let ours = [
+        "backend",
+        "backend-id",
+        "device-type",
+        "event-channel",
+        "feature-persistent",
+        "protocol",
+        "pvpair-liveness",
+        "ring-ref",
+        "state",
+        "virtual-device",
+    ];
+    assert_eq!(nodes, ours);
+    disk.write_at(0, &[2; 512]).expect("write");
+    disk.close().expect("close");
+    back.join().expect("back end");
+}
+
+#[test]
+fn a_liveness_byte_that_an_earlier_back_end_announced_does_not_mislead() {
+    let world = World::new();
+    let node = format!("{}/pvpair-liveness", world.back_dir());
+    world.store.write(&node, "63").expect("write");
+    let back = world.back(|back| {
+        back.liveness = false;
+        serve(back);
+    });
+    let (disk, events) = observed(world.config());
+    disk.write_at(0, &[4; 512]).expect("write");
+    disk.close().expect("close");
+    back.join().expect("back end");
+    let gone = |event: &FrontEventKind| matches!(event, FrontEventKind::BackendGone { .. });
+    assert_eq!(count(&events, gone), 0);
+}
+
+#[test]
+fn values_as_other_toolstacks_write_them_are_read() {
+    let world = World::new();
+    for (directory, node) in [
+        (world.front_dir(), "backend"),
+        (world.front_dir(), "backend-id"),
+        (world.front_dir(), "state"),
+        (world.back_dir(), "online"),
+    ] {
+        let path = format!("{directory}/{node}");
+        let mut value = world.store.read(&path).expect("read");
+        value.push(0);
+        world.store.write(&path, value).expect("write");
+    }
+    let back = world.back(|back| {
+        back.sectors.push('\0');
+        serve(back);
+    });
+    let disk = Disk::open(world.config()).expect("open");
+    disk.write_at(0, &[9; 512]).expect("write");
+    disk.close().expect("close");
+    back.join().expect("back end");
+}
+
+#[test]
+fn a_back_end_that_is_no_domain_is_told_as_it_is() {
+    let world = World::new();
+    let node = format!("{}/backend-id", world.front_dir());
+    world.store.write(&node, b"1\x1bz").expect("write");
+    let error = Disk::open(world.config()).map(drop).expect_err("nonsense");
+    let error = error.to_string();
+    assert!(
+        error.contains(r#"backend-id is "1\x1bz", which"#),
         "{error}"
     );
 }

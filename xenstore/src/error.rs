@@ -47,11 +47,11 @@ pub enum Error {
         what: String,
     },
     /// A node holds something else than it should.
-    #[error("xenstore node {path} holds {value:?}, which is no {expected}")]
+    #[error("xenstore node {path} holds \"{value}\", which is no {expected}")]
     BadValue {
         /// The node.
         path: String,
-        /// What is there.
+        /// What is there, as [`crate::value::shown`].
         value: String,
         /// What was expected.
         expected: &'static str,

@@ -1,7 +1,7 @@
 //! A xenstore client, an embedded xenstore server, and the xenbus handshake.
 //!
-//! Layers, each using only what is above it: [`wire`], [`path`], [`perms`] and [`quota`]; the
-//! tree ([`store`], [`access`], [`transaction`], [`watch`]); [`server`], a state machine without
+//! Layers, each using only what is above it: [`wire`], [`path`], [`perms`], [`quota`] and [`value`];
+//! the tree ([`store`], [`access`], [`transaction`], [`watch`]); [`server`], a state machine without
 //! I/O, and [`server::service`], its thread. For clients: [`client`]; on top of it [`xenbus`]
 //! (the handshake of both ends, without I/O) and [`toolstack`] (creating and removing devices).
 
@@ -18,6 +18,7 @@ pub mod store;
 pub mod toolstack;
 pub mod transaction;
 mod transport;
+pub mod value;
 pub mod watch;
 pub mod wire;
 pub mod xenbus;

@@ -73,6 +73,23 @@ fn nodes_permissions_and_errors() {
 }
 
 #[test]
+fn values_are_read_whatever_stands_around_them() {
+    let world = World::new();
+    let dom0 = world.dom0();
+    dom0.write("/x", b" 012 \0").unwrap();
+    assert_eq!(dom0.read_parsed::<u64>("/x").unwrap(), 12);
+    assert_eq!(dom0.read_string("/x").unwrap(), " 012 ");
+    dom0.write("/x", b"\xff12").unwrap();
+    for error in [
+        dom0.read_parsed::<u64>("/x").unwrap_err(),
+        dom0.read_string("/x").unwrap_err(),
+    ] {
+        let text = error.to_string();
+        assert!(text.contains(r#"holds "\xff12""#), "escaped once: {text}");
+    }
+}
+
+#[test]
 fn long_directories_come_whole() {
     let world = World::new();
     let dom0 = world.dom0();

@@ -333,6 +333,33 @@ fn nothing_is_written_where_nothing_is_or_for_a_peer_that_moved() {
 }
 
 #[test]
+fn values_of_other_toolstacks_are_read() {
+    let (world, _, paths) = world();
+    let dom0 = world.dom0();
+    let online = format!("{}/online", paths.back);
+    for (value, expected) in [
+        (&b"1\0"[..], true),
+        (b" 01\n", true),
+        (b"0\0", false),
+        (b"yes", false),
+        (b"", false),
+    ] {
+        dom0.write(&online, value).unwrap();
+        let read = read_online(&world.client(2), &paths.back).unwrap();
+        assert_eq!(read, expected, "{}", value.escape_ascii());
+    }
+    dom0.write(&format!("{}/state", paths.back), b"2\0")
+        .unwrap();
+    let front = world.client(2);
+    let guard = Some((paths.back.as_str(), XenbusState::InitWait));
+    let to = XenbusState::Initialised;
+    assert_eq!(
+        switch_state(&front, &paths.front, to, guard, &[]).unwrap(),
+        Switched::Done
+    );
+}
+
+#[test]
 fn a_back_end_in_a_domain_of_its_own_may_be_told_of_dead_domains() {
     let (world, _, _) = world();
     let reads = [

@@ -2,6 +2,7 @@
 
 use libgnt::ring::layout;
 use libgnt::{EvtchnPort, GrantRef};
+use pv_xenstore::value;
 
 /// Our own liveness byte in the ring page's reserved header: cleared by the kernel when we go.
 pub const BACK_LIVENESS: usize = 63;
@@ -9,8 +10,6 @@ pub const BACK_LIVENESS: usize = 63;
 pub const LIVENESS_NODE: &str = "pvpair-liveness";
 /// The only slot layout that is served.
 pub const PROTOCOL: &str = "x86_64-abi";
-/// Nobody needs more for a number.
-const MAX_VALUE: usize = 64;
 
 /// How to reach the front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +31,11 @@ pub enum NodeError {
     #[error("the front end's node {0} is missing")]
     Missing(&'static str),
     /// There, but nonsense.
-    #[error("the front end's node {node} is {value:?}, which is {what}")]
+    #[error("the front end's node {node} is \"{value}\", which is {what}")]
     Bad {
         /// Which.
         node: &'static str,
-        /// What it says, shortened.
+        /// What it says, as [`value::shown`].
         value: String,
         /// What is wrong.
         what: &'static str,
@@ -55,33 +54,40 @@ impl FrontNodes {
         mut read: impl FnMut(&'static str) -> Result<Option<Vec<u8>>, E>,
     ) -> Result<Self, E> {
         if let Some(protocol) = read("protocol")?
-            && protocol != PROTOCOL.as_bytes()
+            && value::trimmed(&protocol) != PROTOCOL.as_bytes()
         {
-            return Err(NodeError::NotOffered(format!("protocol {}", shorten(&protocol))).into());
+            let what = format!("protocol {}", value::shown(&protocol));
+            return Err(NodeError::NotOffered(what).into());
         }
-        for (node, most) in [("ring-page-order", 0), ("multi-queue-num-queues", 1)] {
-            if let Some(value) = read(node)?
-                && number(node, &value)? > most
+        let order = read("ring-page-order")?;
+        let queues = read("multi-queue-num-queues")?;
+        for (node, value, most) in [
+            ("ring-page-order", &order, 0),
+            ("multi-queue-num-queues", &queues, 1),
+        ] {
+            if let Some(value) = value
+                && number(node, value)? > most
             {
-                let what = format!("{node} {}", shorten(&value));
+                let what = format!("{node} {}", value::shown(value));
                 return Err(NodeError::NotOffered(what).into());
             }
         }
-        let ring_ref = match read("ring-ref")? {
-            Some(value) => number("ring-ref", &value)?,
-            // A front that knows larger rings names even the only page so.
-            None => match read("ring-ref0")? {
-                Some(value) => number("ring-ref0", &value)?,
-                None => return Err(NodeError::Missing("ring-ref").into()),
-            },
+        // A front that speaks of the ring's order numbers even the only page. The other name may
+        // be an earlier front's, of a page that is gone; Linux' back end decides alike.
+        let node = match order {
+            Some(_) => "ring-ref0",
+            None => "ring-ref",
         };
+        let value = read(node)?.ok_or(NodeError::Missing(node))?;
+        let ring_ref = number(node, &value)?;
         let port = read("event-channel")?.ok_or(NodeError::Missing("event-channel"))?;
         let event_channel = number("event-channel", &port)?;
         if event_channel == 0 {
             return Err(bad("event-channel", &port, "no port").into());
         }
         let persistent = match read("feature-persistent")? {
-            Some(value) => number("feature-persistent", &value)? != 0,
+            Some(value) => value::boolean(&value)
+                .ok_or_else(|| bad("feature-persistent", &value, "neither 0 nor 1"))?,
             None => false,
         };
         let liveness = read(LIVENESS_NODE)?
@@ -110,28 +116,15 @@ fn liveness(value: &[u8]) -> Result<usize, NodeError> {
 }
 
 fn number(node: &'static str, value: &[u8]) -> Result<u32, NodeError> {
-    let text = value
-        .get(..value.len().min(MAX_VALUE))
-        .and_then(|v| std::str::from_utf8(v).ok());
-    // `parse` alone would take a sign.
-    text.filter(|text| text.bytes().all(|b| b.is_ascii_digit()))
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| bad(node, value, "no number of 32 bits"))
+    value::number(value).ok_or_else(|| bad(node, value, "no number of 32 bits"))
 }
 
 fn bad(node: &'static str, value: &[u8], what: &'static str) -> NodeError {
     NodeError::Bad {
         node,
-        value: shorten(value),
+        value: value::shown(value),
         what,
     }
-}
-
-/// A peer's value for a message: printable, and not long.
-fn shorten(value: &[u8]) -> String {
-    let shown = &value[..value.len().min(MAX_VALUE)];
-    let dots = if value.len() > shown.len() { "…" } else { "" };
-    format!("{}{dots}", shown.escape_ascii())
 }
 
 #[cfg(test)]
@@ -170,12 +163,35 @@ mod tests {
             ..expected
         };
         assert_eq!(read(&ours), Ok(expected));
+        let others = [
+            ("ring-ref", "8\0"),
+            ("event-channel", " 017\n"),
+            ("protocol", "x86_64-abi\0"),
+            (LIVENESS_NODE, "62\0"),
+            ("feature-persistent", "0\0"),
+        ];
+        assert_eq!(read(&others), Ok(expected));
         let order_zero = [
             ("ring-page-order", "0"),
             ("ring-ref0", "9"),
             ("event-channel", "1"),
         ];
         assert_eq!(read(&order_zero).map(|n| n.ring_ref), Ok(GrantRef(9)));
+    }
+
+    #[test]
+    fn what_an_earlier_front_left_does_not_mislead() {
+        let both = [
+            ("ring-ref", "8"),
+            ("ring-ref0", "9"),
+            ("event-channel", "1"),
+            ("ring-page-order", "0"),
+        ];
+        assert_eq!(read(&both).map(|n| n.ring_ref), Ok(GrantRef(9)));
+        assert_eq!(read(&both[..3]).map(|n| n.ring_ref), Ok(GrantRef(8)));
+        let stale = [both[0], both[2], both[3]];
+        assert_eq!(read(&stale), Err(NodeError::Missing("ring-ref0")));
+        assert_eq!(read(&both[1..3]), Err(NodeError::Missing("ring-ref")));
     }
 
     #[test]
@@ -186,7 +202,7 @@ mod tests {
             ("ring-ref", "-1"),
             ("ring-ref", "+1"),
             ("ring-ref", "4294967296"),
-            ("ring-ref", " 8"),
+            ("ring-ref", "8 8"),
             ("event-channel", "0"),
             ("event-channel", "x\u{1b}[2J"),
             ("feature-persistent", "yes"),

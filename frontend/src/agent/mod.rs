@@ -56,7 +56,8 @@ pub struct Session {
     pub handle: u16,
     /// Granted writable: the back end fills them.
     pub read_pages: Vec<GrantRef>,
-    /// Granted read-only; `None` with persistent grants, where every page serves both ways.
+    /// Granted read-only; `None` where persistent grants were asked for: every page serves both
+    /// ways.
     pub write_pages: Option<Vec<GrantRef>>,
 }
 

@@ -102,7 +102,7 @@ impl Bench {
         let granter = Granter::open(Arc::clone(&front), ledger.clone()).expect("gntalloc");
         let front_events = Events::open(&*front).expect("evtchn");
         let mut live =
-            Live::prepare(&config, &granter, &front_events, BACK, false, PATIENCE).expect("live");
+            Live::prepare(&config, &granter, &front_events, BACK, PATIENCE).expect("live");
         let mapper = Mapper::open(Arc::clone(&back), Ledger::new()).expect("gntdev");
         let ring_grant = ForeignGrant {
             domid: FRONT,

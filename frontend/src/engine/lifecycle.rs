@@ -29,8 +29,8 @@ impl Frontend {
 
     fn on_bus(&mut self, event: BusEvent) -> Result<(), FrontError> {
         match event {
-            BusEvent::Share { back, persistent } => {
-                self.wanted = Some((back, persistent));
+            BusEvent::Share { back } => {
+                self.wanted = Some(back);
                 self.share()?;
             }
             BusEvent::Connected {
@@ -46,6 +46,7 @@ impl Frontend {
                 }
                 let again = self.connections > 0;
                 self.connections += 1;
+                live.agree(disk.persistent);
                 let disk = DiskInfo {
                     persistent: live.persistent,
                     ..disk
@@ -132,7 +133,7 @@ impl Frontend {
     /// Grants a fresh ring to a back end that waits for one. What an old back end still holds may
     /// use up the quota: then again later, until `reconnect` is over.
     pub(super) fn share(&mut self) -> Result<(), FrontError> {
-        let Some((back, persistent)) = self.wanted else {
+        let Some(back) = self.wanted else {
             return Ok(());
         };
         let patience = if self.connections == 0 {
@@ -141,7 +142,7 @@ impl Frontend {
             Duration::ZERO
         };
         let (config, granter) = (&self.config, &self.granter);
-        match Live::prepare(config, granter, &self.events, back, persistent, patience) {
+        match Live::prepare(config, granter, &self.events, back, patience) {
             Ok(live) => {
                 self.wanted = None;
                 self.bus.ring_ready(&live)?;

@@ -80,7 +80,7 @@ pub struct Frontend {
     service: Service,
     disk: Option<DiskInfo>,
     /// A back end waits for a ring that could not be granted yet.
-    wanted: Option<(DomId, bool)>,
+    wanted: Option<DomId>,
     connections: u64,
     next_housekeeping: Instant,
     /// When to look at `set_aside` again: each look is a call to the platform for each share.
@@ -110,7 +110,7 @@ impl Frontend {
             Waker::new(poll.registry(), WAKER).map_err(|e| FrontError::System("eventfd", e))?;
         let mut events = Events::open(&*config.platform)?;
         let granter = Granter::open(Arc::clone(&config.platform), config.ledger.clone())?;
-        let mut bus = Bus::open(&*config.platform, config.device, config.persistent)?;
+        let mut bus = Bus::open(&*config.platform, config.device)?;
         let register = |source: &mut dyn mio::event::Source, token, what| {
             let done = poll.registry().register(source, token, Interest::READABLE);
             done.map_err(|e| FrontError::System(what, e))

@@ -139,6 +139,10 @@ impl World {
     }
 }
 
+fn offer(persistent: bool) -> (&'static str, String) {
+    ("feature-persistent", u8::from(persistent).to_string())
+}
+
 struct Link {
     ring: BackRing<X86_64>,
     page: Map,
@@ -154,8 +158,10 @@ pub struct Back {
     client: Client,
     paths: (String, String),
     image: Image,
-    /// Offer persistent grants.
-    pub persistent: bool,
+    /// `feature-persistent`, as written with the other features, and with the disk's size.
+    pub persistent: [Option<bool>; 2],
+    /// Announce a liveness byte, and keep it.
+    pub liveness: bool,
     /// Say how large the disk is.
     pub sectors: String,
     /// Maps that a script keeps.
@@ -181,7 +187,8 @@ impl Back {
             paths,
             sectors: (DISK_BYTES / 512).to_string(),
             image,
-            persistent: false,
+            persistent: [Some(false), None],
+            liveness: true,
             kept: Vec::new(),
         }
     }
@@ -264,12 +271,10 @@ impl Back {
         let (front, back) = self.paths.clone();
         match action {
             Action::PublishFeatures => {
-                let persistent = if self.persistent { "1" } else { "0" };
-                for (node, value) in [
-                    ("feature-flush-cache", "1"),
-                    ("feature-persistent", persistent),
-                    ("pvpair-liveness", "63"),
-                ] {
+                let persistent = self.persistent[0].map(offer);
+                let liveness = self.liveness.then(|| ("pvpair-liveness", "63".into()));
+                let flush = ("feature-flush-cache", "1".into());
+                for (node, value) in [flush].into_iter().chain(persistent).chain(liveness) {
                     self.client
                         .write(&format!("{back}/{node}"), value)
                         .expect("write");
@@ -279,11 +284,14 @@ impl Back {
             Action::ReadPeer => Some(Input::Peer(read_state(&self.client, &front).expect("read"))),
             Action::SwitchState(switch) => {
                 let nodes = match switch.to {
-                    XenbusState::Connected => vec![
+                    XenbusState::Connected => [
                         ("sectors", self.sectors.clone()),
                         ("sector-size", "512".into()),
                         ("info", "0".into()),
-                    ],
+                    ]
+                    .into_iter()
+                    .chain(self.persistent[1].map(offer))
+                    .collect(),
                     _ => Vec::new(),
                 };
                 let peer = switch.while_peer.map(|state| (front.as_str(), state));
@@ -308,9 +316,11 @@ impl Back {
                 let page = self.mapper.map(&[ring], Access::ReadWrite).expect("ring");
                 let port = EvtchnPort(number("event-channel"));
                 let channel = self.events.bind_interdomain(FRONT, port).expect("channel");
-                page.set_unmap_notify(Some(BACK_ALIVE_BYTE), Some(channel.port()))
-                    .expect("notify");
-                page.pages().store_u8(BACK_ALIVE_BYTE, 1, Ordering::Release);
+                if self.liveness {
+                    page.set_unmap_notify(Some(BACK_ALIVE_BYTE), Some(channel.port()))
+                        .expect("notify");
+                    page.pages().store_u8(BACK_ALIVE_BYTE, 1, Ordering::Release);
+                }
                 let ring = BackRing::attach(Arc::clone(page.pages()), X86_64);
                 self.link = Some(Link {
                     ring,

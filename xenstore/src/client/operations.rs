@@ -3,6 +3,7 @@
 use super::{About, Client, Transaction, text_of};
 use crate::error::{Error, Result};
 use crate::perms::Permission;
+use crate::value;
 use crate::wire::{Kind, strings};
 use rustix::io::Errno;
 use std::str::FromStr;
@@ -107,18 +108,28 @@ fn set_perms(to: &impl Call, path: &str, perms: &[Permission]) -> Result<()> {
     Ok(())
 }
 
-fn parsed<T: FromStr>(path: &str, value: String) -> Result<T> {
-    match value.trim().parse() {
-        Ok(parsed) => Ok(parsed),
-        Err(_) => {
-            let expected = std::any::type_name::<T>();
-            Err(Error::BadValue {
-                path: path.to_owned(),
-                value,
-                expected,
-            })
-        }
+fn bad_value(path: &str, value: &[u8], expected: &'static str) -> Error {
+    Error::BadValue {
+        path: path.to_owned(),
+        value: value::shown(value),
+        expected,
     }
+}
+
+/// White space may belong to a text; NULs behind it never do.
+fn text(path: &str, mut value: Vec<u8>) -> Result<String> {
+    while value.last() == Some(&0) {
+        value.pop();
+    }
+    String::from_utf8(value).map_err(|error| bad_value(path, error.as_bytes(), "text"))
+}
+
+fn parsed<T: FromStr>(path: &str, value: &[u8]) -> Result<T> {
+    let text = std::str::from_utf8(value::trimmed(value)).ok();
+    // `parse` alone would take a number's plus sign, which no node has.
+    text.filter(|text| !text.starts_with('+'))
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| bad_value(path, value, std::any::type_name::<T>()))
 }
 
 macro_rules! operations {
@@ -151,24 +162,21 @@ macro_rules! operations {
                 }
             }
 
-            /// A node's value as text.
+            /// A node's value as text, without the NUL bytes that some toolstacks write behind it.
             ///
             /// # Errors
             /// As `read`; [`Error::BadValue`] if it is no UTF-8.
             pub fn read_string(&self, path: &str) -> Result<String> {
-                String::from_utf8(self.read(path)?).map_err(|error| Error::BadValue {
-                    path: path.to_owned(),
-                    value: error.into_bytes().escape_ascii().to_string(),
-                    expected: "text",
-                })
+                text(path, self.read(path)?)
             }
 
-            /// A node's value as a number or whatever else can be parsed.
+            /// A node's value as a number or whatever else can be parsed, without what
+            /// [`value::trimmed`] takes away.
             ///
             /// # Errors
             /// As `read`; [`Error::BadValue`] if it does not parse.
             pub fn read_parsed<T: FromStr>(&self, path: &str) -> Result<T> {
-                parsed(path, self.read_string(path)?)
+                parsed(path, &self.read(path)?)
             }
 
             /// As `read_parsed`; `None` if there is no such node.

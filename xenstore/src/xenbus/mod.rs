@@ -15,6 +15,9 @@
 //! | closed | sees 6; unmaps → 6 | sees 6; frees its ring |
 //! | again | sees 1 → features → 2 | 1, if `online` is still 1 |
 //!
+//! Linux' back end publishes `feature-persistent` only with its sizes, so a front end believes what
+//! it reads at 4.
+//!
 //! Either end may vanish and come back at any point. What makes that safe:
 //!
 //! - Each end reads the other's state again after each own write (`ReadPeer`): of two that write
@@ -37,6 +40,7 @@ mod explore;
 #[cfg(test)]
 mod tables;
 
+use crate::value;
 use std::fmt;
 
 /// Write the own `state` node.
@@ -91,11 +95,8 @@ impl XenbusState {
 
     /// From a `state` node's value; anything odd is [`XenbusState::Unknown`].
     pub fn parse(value: &[u8]) -> XenbusState {
-        let text = value.trim_ascii();
-        match text {
-            [digit @ b'0'..=b'8'] => Self::ALL[usize::from(digit - b'0')],
-            _ => XenbusState::Unknown,
-        }
+        let state = value::number::<usize>(value).and_then(|number| Self::ALL.get(number));
+        state.copied().unwrap_or_default()
     }
 
     /// The node's value.
@@ -122,6 +123,8 @@ mod tests {
         for odd in [&b""[..], b"9", b"44", b"-1", b"four", b"\xff"] {
             assert_eq!(XenbusState::parse(odd), XenbusState::Unknown);
         }
-        assert_eq!(XenbusState::parse(b"4\n"), XenbusState::Connected);
+        for other in [&b"4\n"[..], b"4\0", b" 4 \0", b"04"] {
+            assert_eq!(XenbusState::parse(other), XenbusState::Connected);
+        }
     }
 }

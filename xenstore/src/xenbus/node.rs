@@ -3,6 +3,7 @@
 use super::XenbusState;
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::value;
 
 /// How a [`switch_state`] went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +28,19 @@ pub fn read_state(client: &Client, directory: &str) -> Result<Option<XenbusState
     }
 }
 
-/// The back end's `online`: false if the toolstack is taking the device away, or has.
+/// The back end's `online`: false if the toolstack is taking the device away, or has, or wrote what
+/// is no boolean, as Linux' drivers take it.
 ///
 /// # Errors
 /// The connection's.
 pub fn read_online(client: &Client, back_directory: &str) -> Result<bool> {
-    match client.read(&format!("{back_directory}/online")) {
-        Ok(value) => Ok(value.trim_ascii() == b"1"),
+    let path = format!("{back_directory}/online");
+    match client.read(&path) {
+        Ok(value) => Ok(value::boolean(&value).unwrap_or_else(|| {
+            let value = value::shown(&value);
+            tracing::debug!(path, value, "no boolean, taken as 0");
+            false
+        })),
         Err(error) if error.is_gone() => Ok(false),
         Err(error) => Err(error),
     }
