@@ -100,24 +100,22 @@ impl Cache {
     pub fn fill(&self, progress: &Progress) -> Result<File> {
         let path = self.path("lock");
         let lock = open_lock(&path)?;
-        match lock.try_lock() {
-            Ok(()) => return Ok(lock),
-            Err(TryLockError::WouldBlock) => {
-                progress.tell("waiting for another lab to prepare the cache");
-            }
-            Err(TryLockError::Error(error)) => return Err(LabError::file(&path)(error)),
-        }
+        let mut told = false;
         // `flock` starts again after a signal whose handler returns: asked in turns, so that Ctrl-C
         // ends it.
         loop {
-            progress.check()?;
             match lock.try_lock() {
                 Ok(()) => return Ok(lock),
-                Err(TryLockError::WouldBlock) => {
+                Err(TryLockError::WouldBlock) if told => {
                     std::thread::sleep(std::time::Duration::from_millis(200));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    progress.tell("waiting for another lab to prepare the cache");
+                    told = true;
                 }
                 Err(TryLockError::Error(error)) => return Err(LabError::file(&path)(error)),
             }
+            progress.check()?;
         }
     }
 }

@@ -78,8 +78,8 @@ impl Parts {
     /// # Errors
     /// No network, an unknown version or package, a full disk.
     pub fn fetch(packages: &Packages<'_>, xen: Release, kernel: &str) -> Result<Parts> {
-        let name = format!("xen-{}", xen.codename);
-        let xen_set = packages.set(&name, xen, &choose_xen)?;
+        let set = format!("xen-{}", xen.codename);
+        let xen_set = packages.set(&set, xen, &choose_xen)?;
         let (kernel_from, kernel_set) = kernel_set(packages, kernel)?;
         let toolstack = packages.tree(&xen_set, &XEN)?;
         let kernel_tree = packages.tree(&kernel_set, &KERNEL)?;
@@ -87,7 +87,7 @@ impl Parts {
             xen: find(&toolstack, "the hypervisor", &is_hypervisor)?,
             busybox: find(&toolstack, "busybox", &|path| path.ends_with("bin/busybox"))?,
             kernel: find(&kernel_tree, "the kernel", &|path| {
-                name_of(path).starts_with("vmlinuz")
+                name(path).starts_with("vmlinuz")
             })?,
             xen_set,
             kernel_set,
@@ -169,17 +169,17 @@ impl Parts {
         Ok(())
     }
 
-    fn module_file(&self, name: &str) -> Option<PathBuf> {
-        let plain = name.replace('-', "_");
+    fn module_file(&self, module: &str) -> Option<PathBuf> {
+        let plain = module.replace('-', "_");
         let wanted = |path: &Path| {
-            let file = name_of(path);
+            let file = name(path);
             let stem = file
                 .strip_suffix(".xz")
                 .unwrap_or(&file)
                 .strip_suffix(".ko");
             stem.is_some_and(|stem| stem.replace('-', "_") == plain)
         };
-        find(&self.kernel_tree, name, &wanted).ok()
+        find(&self.kernel_tree, module, &wanted).ok()
     }
 }
 
@@ -271,10 +271,6 @@ fn needs(module: &[u8]) -> Vec<String> {
 
 fn name(path: &Path) -> std::borrow::Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
-}
-
-fn name_of(path: &Path) -> String {
-    name(path).into_owned()
 }
 
 /// The hypervisor itself, and not one of its links or maps.
