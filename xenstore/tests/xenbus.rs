@@ -156,7 +156,7 @@ impl Back {
                     let node = format!("{}/feature-persistent", self.paths.back);
                     self.client.write(&node, "1").unwrap();
                 }
-                Action::ReadPeerAndConnect => {
+                Action::ReadPeerAndConnect { .. } => {
                     let ring = self
                         .client
                         .read_parsed(&format!("{}/ring-ref", self.paths.front));

@@ -275,7 +275,7 @@ impl Bus {
                 self.broken = false;
                 self.publish()?;
             }
-            Action::ReadPeerAndConnect => match self.read_front()? {
+            Action::ReadPeerAndConnect { take_over: _ } => match self.read_front()? {
                 Ok(nodes) => {
                     // Asked anew for each front: the device may have been made anew before it.
                     self.read_only = self.disk_read_only || self.toolstack_forbids_writes()?;

@@ -25,7 +25,7 @@ pub enum Input {
     Own(Option<XenbusState>),
     /// The own `online` node.
     Online(bool),
-    /// To [`Action::ReadPeerAndConnect`]: the ring is mapped.
+    /// To [`Action::ReadPeerAndConnect`]: the ring is mapped. Nothing is taken from it yet.
     Connected,
     /// To [`Action::ReadPeerAndConnect`]: it did not work, and nothing stays mapped.
     ConnectFailed(String),
@@ -50,7 +50,11 @@ pub enum Action {
     PublishFeatures,
     /// Read the ring's nodes, map the ring, bind the event channel; then say
     /// [`Input::Connected`] or [`Input::ConnectFailed`].
-    ReadPeerAndConnect,
+    ReadPeerAndConnect {
+        /// An earlier back end was in service on this ring and left without closing: go on where
+        /// it was, or fail. The front end has noticed nothing.
+        take_over: bool,
+    },
     /// Write the own state. The switch to Connected takes the disk's size with it; requests are
     /// taken from the ring only after it.
     SwitchState(SwitchState),
@@ -85,6 +89,8 @@ pub struct Handshake {
     /// The answer to a `ReadPeer` is awaited.
     looking: bool,
     started: bool,
+    /// The own node says Connected, but it was an earlier back end that wrote it.
+    inherited: bool,
     removed: bool,
     stop: bool,
     /// Free without waiting for the front end to close.
@@ -112,6 +118,7 @@ impl Handshake {
             task: None,
             looking: false,
             started: false,
+            inherited: false,
             removed: false,
             stop: false,
             force: false,
@@ -127,7 +134,7 @@ impl Handshake {
 
     /// Is the device in service?
     pub fn is_connected(&self) -> bool {
-        self.own == Connected
+        self.own == Connected && !self.inherited
     }
 
     /// Is anything of the front end's mapped, or about to be?
@@ -177,6 +184,12 @@ impl Handshake {
                 self.online = online;
                 match own {
                     None => self.own_gone = true,
+                    // Another back end's ring may be in service, or half closed: look first.
+                    Some(own @ (Connected | Closing | Closed)) if online => {
+                        self.own = own;
+                        self.inherited = own == Connected;
+                        self.look(actions);
+                    }
                     Some(own) if online => {
                         self.own = own;
                         self.offer(actions);
@@ -205,20 +218,13 @@ impl Handshake {
             }
             Input::Own(Some(Closing)) => {
                 self.own = Closing;
+                self.inherited = false;
             }
             Input::Own(Some(_)) => return Err("somebody else has written the back end's state"),
             Input::Online(online) => self.online = online,
             Input::Connected if self.task == Some(Task::Connect) => {
                 self.held = true;
                 self.task = None;
-                if self.may_serve() {
-                    self.task = Some(Task::Switch(Connected));
-                    let while_peer = Some(Initialised);
-                    actions.push(Action::SwitchState(SwitchState {
-                        to: Connected,
-                        while_peer,
-                    }));
-                }
             }
             Input::ConnectFailed(text) if self.task == Some(Task::Connect) => {
                 self.task = None;
@@ -229,6 +235,7 @@ impl Handshake {
                 (Some(Task::Switch(to)), Input::Switched) => {
                     self.task = None;
                     self.own = to;
+                    self.inherited = false;
                 }
                 (Some(Task::Switch(_)), Input::PeerMoved(peer)) => {
                     self.task = None;
@@ -271,15 +278,28 @@ impl Handshake {
             return false;
         }
         let front_is_out = matches!(self.peer, None | Some(Initialising | InitWait | Closed));
+        let front_offers = matches!(self.peer, Some(Initialised | Connected));
         match self.own {
-            // A ring was mapped, but the front end had moved on.
-            InitWait if self.held => self.free(actions),
+            InitWait | Connected if self.held && !self.is_connected() => {
+                if front_offers && self.may_serve() {
+                    self.commit(actions);
+                } else {
+                    // A ring was mapped, but the front end had moved on.
+                    self.free(actions);
+                }
+            }
+            Connected if self.inherited => match self.peer {
+                _ if !self.may_serve() => self.switch(Closing, actions),
+                Some(Initialised | Connected) => self.connect(actions),
+                Some(Closing) => self.switch(Closing, actions),
+                // That front end is no more, and a new one knows no ring.
+                _ if front_is_out => self.offer(actions),
+                _ => return false,
+            },
             InitWait if !self.may_serve() => self.switch(Closing, actions),
             InitWait => match self.peer {
-                Some(Initialised) => {
-                    self.task = Some(Task::Connect);
-                    actions.push(Action::ReadPeerAndConnect);
-                }
+                // Some go straight to Connected, and xen-blkback connects to those, too.
+                Some(Initialised | Connected) => self.connect(actions),
                 Some(Closing) => self.switch(Closing, actions),
                 Some(Closed) | None => self.switch(Closed, actions),
                 _ => return false,
@@ -308,10 +328,6 @@ impl Handshake {
             (_, Unknown) => Some("the front end's state is no state"),
             (_, Reconfiguring | Reconfigured) => Some("block devices are not reconfigured"),
             (_, InitWait) => Some("a front end does not wait for a front end"),
-            (InitWait, Connected) if self.task.is_none() => {
-                Some("the front end believes in an earlier connection; it has to close first")
-            }
-            (InitWait, Connected) => Some("the front end is connected before we are"),
             (Closed, Initialised | Connected) => {
                 Some("the front end offers a ring to a closed back end; it has to close first")
             }
@@ -340,13 +356,32 @@ impl Handshake {
         self.force = true;
     }
 
+    fn connect(&mut self, actions: &mut Vec<Action>) {
+        self.task = Some(Task::Connect);
+        let take_over = self.inherited;
+        actions.push(Action::ReadPeerAndConnect { take_over });
+    }
+
+    fn commit(&mut self, actions: &mut Vec<Action>) {
+        self.task = Some(Task::Switch(Connected));
+        actions.push(Action::SwitchState(SwitchState {
+            to: Connected,
+            while_peer: self.peer,
+        }));
+    }
+
     fn switch(&mut self, to: XenbusState, actions: &mut Vec<Action>) {
         self.own = to;
+        self.inherited = false;
         actions.push(Action::SwitchState(SwitchState {
             to,
             while_peer: None,
         }));
-        // What was read of the peer before our own last write does not count.
+        self.look(actions);
+    }
+
+    /// What was read of the peer before our own last write does not count.
+    fn look(&mut self, actions: &mut Vec<Action>) {
         self.looking = true;
         actions.push(Action::ReadPeer);
     }

@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | start | 1 → features → 2 | 1 |
 //! | ring | | sees 2; ring's nodes → 3 |
-//! | connect | sees 3; maps; sizes → 4 | sees 4; reads sizes → 4 |
+//! | connect | sees 3, or 4; maps; sizes → 4 | sees 4; reads sizes → 4 |
 //! | close | 5 (asked, or sees 5) | sees 5 → 5 → 6 |
 //! | closed | sees 6; unmaps → 6 | sees 6; frees its ring |
 //! | again | sees 1 → features → 2 | 1, if `online` is still 1 |
@@ -27,9 +27,15 @@
 //! - The steps that commit to the other end (front's 3 and 4, back's 4) are transactions that
 //!   also check the other's state ([`SwitchState::while_peer`]): nobody commits to an end that has
 //!   moved on.
-//! - A back end that starts goes to InitWait whatever its node says; a front end in service takes
-//!   that as "it was restarted", closes, and comes back. Unanswered requests are the front end's
-//!   to keep.
+//! - A back end that starts and finds its own node at 4 was in service: it takes the ring of a
+//!   front end at 3 or 4 over as it stands, and its node stays at 4. Front ends of other makes
+//!   know no other way back: Linux' marks its disk dead at 5, and ignores a 2 while it is at 4. If
+//!   the ring cannot be taken over, it closes. One that was left at 5 or 6 goes on closing; any
+//!   other goes to 2.
+//! - A front end in service that sees its back end at 2 takes that as "it was restarted", closes,
+//!   and comes back. Unanswered requests are the front end's to keep.
+//!
+//! Front ends of other makes (OVMF, U-Boot, Mini-OS) go to 4 without waiting for the back end's.
 
 pub mod back;
 pub mod front;

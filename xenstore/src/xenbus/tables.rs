@@ -2,7 +2,7 @@
 //!
 //! Cells: `.` nothing to do, `!` refused with a reason, a digit a switch to that state (a
 //! following `c` says: on condition), `f` features, `p` prepare a ring, `r` read the peer and
-//! connect, `s` stop requests, `-` free resources, `e` report an error, `x` the end. Each switch
+//! connect, `t` the same for a ring that is in service, `s` stop requests, `-` free resources, `e` report an error, `x` the end. Each switch
 //! without a condition is followed by a fresh look at the peer.
 
 use super::{SwitchState, XenbusState, back, front};
@@ -67,7 +67,8 @@ fn back_cell(actions: Vec<back::Action>) -> String {
     use back::Action::*;
     let text = |action: &back::Action| match action {
         PublishFeatures => "f".into(),
-        ReadPeerAndConnect => "r".into(),
+        ReadPeerAndConnect { take_over: false } => "r".into(),
+        ReadPeerAndConnect { take_over: true } => "t".into(),
         SwitchState(s) => switch(*s),
         ReadPeer => "?".into(),
         FreeResources => "-".into(),
@@ -215,9 +216,20 @@ fn front_end() {
 fn back_end() {
     use back::Input as I;
     let peer = |state| I::Peer(Some(state));
+    let started = |own| I::Start {
+        own: Some(own),
+        online: true,
+    };
     let mut found = Vec::new();
     let places = [
         ("init-wait", back_way(2, &[])),
+        ("inherited", back_after(&[started(Connected)])),
+        (
+            "taking over",
+            back_after(&[started(Connected), peer(Connected)]),
+        ),
+        ("left closing", back_after(&[started(Closing)])),
+        ("left closed", back_after(&[started(Closed)])),
         ("connecting", back_way(3, &[])),
         ("connected", back_way(6, &[])),
         (
@@ -233,8 +245,12 @@ fn back_end() {
     }
     let expected = "
         place                   gone 0    1    2    3    4    5    6    7    8
-        init-wait               6    !    .    !    r    !    5    6    !    !
-        connecting              .    !    .    !    .    !    .    .    !    !
+        init-wait               6    !    .    !    r    r    5    6    !    !
+        inherited               f2   !    f2   f2   t    t    5    f2   !    !
+        taking over             .    !    .    !    .    .    .    .    !    !
+        left closing            6    !    6    6    .    .    .    6    !    !
+        left closed             .    !    f2   !    !    !    .    .    !    !
+        connecting              .    !    .    !    .    .    .    .    !    !
         connected               5    !    5    5    .    .    5    5    !    !
         closing, holding        -    !    -    -    .    .    .    -    !    !
         closing                 6    !    6    6    .    .    .    6    !    !

@@ -3,7 +3,10 @@
 
 use super::XenbusState::{self, Closed, Closing, Connected, Initialised, Initialising};
 use super::{SwitchState, back, front};
-use std::collections::HashMap;
+use search::{Finding, Rules, search};
+
+mod search;
+mod strangers;
 
 /// Broken on purpose: the exploration must see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,11 +66,10 @@ struct World {
     trouble_left: u8,
 }
 
-/// What is wrong, and the steps that led to it.
-type Finding = String;
-
 struct Explorer {
     sabotage: Sabotage,
+    /// A back end that starts takes no ring over: it goes to InitWait, whatever its node says.
+    back_offers_always: bool,
     finding: Option<Finding>,
 }
 
@@ -279,7 +281,7 @@ impl Explorer {
         world.back = Some(machine);
         for action in actions {
             match action {
-                back::Action::ReadPeerAndConnect => {
+                back::Action::ReadPeerAndConnect { .. } => {
                     self.check(world.back_task.is_none(), "two tasks at once in back");
                     self.check(!world.ring_mapped, "the back end maps a second ring");
                     world.back_task = Some(BackTask::Connect);
@@ -373,7 +375,10 @@ impl Explorer {
                     return None;
                 }
                 w.back = Some(back::Handshake::new());
-                let (own, online) = (w.back_state, w.online);
+                let (mut own, online) = (w.back_state, w.online);
+                if self.back_offers_always && online && own.is_some() {
+                    own = Some(Initialising);
+                }
                 self.tell_back(w, back::Input::Start { own, online });
             }
             FrontSeesPeer => {
@@ -538,81 +543,68 @@ impl Explorer {
     }
 }
 
-/// Explores everything reachable; the number of worlds, or what is wrong and how to get there.
-fn explore(sabotage: Sabotage, limit: u8, trouble: &[Step]) -> Result<usize, Finding> {
-    let mut explorer = Explorer {
-        sabotage,
-        finding: None,
-    };
-    let mut index: HashMap<World, usize> = HashMap::from([(created(limit), 0)]);
-    let mut worlds = vec![created(limit)];
-    let mut from: Vec<Option<(usize, Step)>> = vec![None];
-    // Progress edges, backwards.
-    let mut reached_from: Vec<Vec<usize>> = vec![Vec::new()];
-    let path = |from: &[Option<(usize, Step)>], mut at: usize| {
-        let mut steps = Vec::new();
-        while let Some((before, step)) = from[at] {
-            steps.push(format!("{step:?}"));
-            at = before;
-        }
-        steps.reverse();
-        steps.join(", ")
-    };
-    let mut at = 0;
-    while at < worlds.len() {
-        let world = worlds[at].clone();
-        let trouble = if world.trouble_left > 0 { trouble } else { &[] };
-        for step in PROGRESS.iter().chain(trouble) {
-            let Some(mut next) = explorer.step(&world, *step) else {
-                continue;
-            };
-            if !PROGRESS.contains(step) {
-                next.trouble_left -= 1;
-            }
-            if let Some(finding) = explorer.finding.take() {
-                return Err(format!(
-                    "{finding}: {}, {step:?}\n{next:#?}",
-                    path(&from, at)
-                ));
-            }
-            let to = *index.entry(next).or_insert_with_key(|next| {
-                worlds.push(next.clone());
-                from.push(Some((at, *step)));
-                reached_from.push(Vec::new());
-                worlds.len() - 1
-            });
-            if PROGRESS.contains(step) {
-                reached_from[to].push(at);
-            }
-        }
-        at += 1;
+struct Pair<'a> {
+    sabotage: Sabotage,
+    back_offers_always: bool,
+    trouble: &'a [Step],
+}
+
+impl Rules for Pair<'_> {
+    type World = World;
+    type Step = Step;
+
+    const PROGRESS: &'static [Step] = PROGRESS;
+
+    fn step(&self, world: &World, step: Step) -> Result<Option<World>, Finding> {
+        let mut explorer = Explorer {
+            sabotage: self.sabotage,
+            back_offers_always: self.back_offers_always,
+            finding: None,
+        };
+        let next = explorer.step(world, step);
+        explorer.finding.map_or(Ok(next), Err)
     }
-    let mut alive: Vec<bool> = worlds.iter().map(World::is_goal).collect();
-    let mut todo: Vec<usize> = (0..worlds.len()).filter(|n| alive[*n]).collect();
-    while let Some(at) = todo.pop() {
-        for before in &reached_from[at] {
-            if !std::mem::replace(&mut alive[*before], true) {
-                todo.push(*before);
-            }
+
+    fn is_goal(&self, world: &World) -> bool {
+        world.is_goal()
+    }
+
+    fn trouble(&self, world: &World) -> &[Step] {
+        if world.trouble_left > 0 {
+            self.trouble
+        } else {
+            &[]
         }
     }
-    match alive.iter().position(|alive| !alive) {
-        Some(dead) => Err(format!(
-            "dead end: {}\n{:#?}",
-            path(&from, dead),
-            worlds[dead]
-        )),
-        None => Ok(worlds.len()),
+
+    fn spend(&self, world: &mut World) {
+        world.trouble_left -= 1;
     }
 }
 
+fn explore(
+    sabotage: Sabotage,
+    back_offers_always: bool,
+    limit: u8,
+    trouble: &[Step],
+) -> Result<usize, Finding> {
+    let pair = Pair {
+        sabotage,
+        back_offers_always,
+        trouble,
+    };
+    search(&pair, created(limit))
+}
+
 fn good(limit: u8, trouble: &[Step]) {
-    match explore(Sabotage::None, limit, trouble) {
-        Ok(worlds) => assert!(
-            worlds > 200,
-            "only {worlds} worlds: the exploration is broken"
-        ),
-        Err(finding) => panic!("{finding}"),
+    for back_offers_always in [false, true] {
+        match explore(Sabotage::None, back_offers_always, limit, trouble) {
+            Ok(worlds) => assert!(
+                worlds > 200,
+                "only {worlds} worlds: the exploration is broken"
+            ),
+            Err(finding) => panic!("{finding}"),
+        }
     }
 }
 
@@ -644,17 +636,16 @@ fn no_dead_end_when_a_device_is_removed_and_made_again_under_crashes() {
 #[test]
 fn broken_handshakes_are_found() {
     let broken = [
-        Sabotage::StaleLooks,
-        Sabotage::FrontForgets,
-        Sabotage::FreesEarly,
-        Sabotage::BackWaits,
+        (Sabotage::StaleLooks, true),
+        (Sabotage::FrontForgets, false),
+        (Sabotage::FrontForgets, true),
+        (Sabotage::FreesEarly, false),
+        (Sabotage::FreesEarly, true),
+        (Sabotage::BackWaits, false),
     ];
-    for sabotage in broken {
-        let finding = explore(
-            sabotage,
-            3,
-            &[FrontDies, BackDies, BackFatal, FrontTaskFails],
-        );
+    for (sabotage, back_offers_always) in broken {
+        let trouble = [FrontDies, BackDies, BackFatal, FrontTaskFails];
+        let finding = explore(sabotage, back_offers_always, 3, &trouble);
         assert!(finding.is_err(), "{sabotage:?} went unnoticed");
     }
 }
