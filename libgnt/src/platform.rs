@@ -84,6 +84,10 @@ pub trait Platform: Send + Sync + fmt::Debug {
     /// `linux` or `sim:DIR`, for messages and reports.
     fn name(&self) -> String;
 
+    /// Where this domain's programs keep what has to outlive them, but not the domain: `/run` on a
+    /// real Xen. A simulated one has a place for each domain beside its socket.
+    fn run_dir(&self) -> PathBuf;
+
     /// The guest type.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use crate::types::{Access, PAGE_SIZE};
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::io::Errno;
 use std::fmt;
+use std::fs::File;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -99,6 +100,19 @@ impl SharedPages {
                 )
             })?;
         Ok(Self::new(map.into(), Access::ReadWrite, None))
+    }
+
+    /// The first pages of a file, shared with whoever else maps it. What is written there outlives the
+    /// process.
+    ///
+    /// # Errors
+    /// What mmap says: EACCES if the file is not open for reading and writing. A file that is shorter,
+    /// or becomes it, ends the process with SIGBUS on the first access past its end.
+    pub fn of_file(file: &File, pages: usize) -> Result<Self> {
+        let raw = MmapOptions::new().len(pages * PAGE_SIZE).map_raw(file);
+        let raw = raw
+            .map_err(|e| Error::device("a file", "mmap", errno_of(&e), format!("{pages} pages")))?;
+        Ok(Self::new(raw, Access::ReadWrite, None))
     }
 
     /// Unmaps now, and waits where the platform's munmap waits.

@@ -411,6 +411,9 @@ impl Platform for Container {
     fn name(&self) -> String {
         self.0.name()
     }
+    fn run_dir(&self) -> std::path::PathBuf {
+        self.0.run_dir()
+    }
     fn guest_type(&self) -> libgnt::Result<GuestType> {
         Err(not_available("the guest type", "no /sys/hypervisor", "-"))
     }

@@ -55,7 +55,8 @@ enum Command {
     /// Serve a device until it is removed, or until Ctrl-C.
     ///
     /// The device must be in xenstore: `attach` puts it there, as a toolstack does. Ctrl-C or
-    /// SIGTERM closes the device; a second one ends the process at once.
+    /// SIGTERM closes the device; a second one ends the process at once. After a crash, or SIGKILL,
+    /// start it again: it takes over the ring of a front end that waits.
     #[command(after_help = EXAMPLES)]
     Serve(ServeArgs),
     /// Create a device in xenstore, as a toolstack does.
@@ -127,9 +128,19 @@ struct ServeArgs {
     #[arg(long, default_value_t = 50, value_name = "MICROSECONDS",
           value_parser = clap::value_parser!(u64).range(..=10_000))]
     spin: u64,
-    /// How long requests in flight may take when the device closes, in seconds.
-    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
-    close_deadline: u64,
+    /// How long the front end may take to close after Ctrl-C or SIGTERM; then it is left alone.
+    #[arg(long, default_value = "0.5", value_name = "SECONDS", value_parser = values::seconds)]
+    close_deadline: Duration,
+    /// At Ctrl-C or SIGTERM leave a ring in service as it is, for the next back end to go on with: for
+    /// an upgrade, or `systemctl restart`. The guest notices a pause. Until somebody serves the
+    /// device again, its requests wait.
+    #[arg(long)]
+    hand_over: bool,
+    /// Where the device is claimed, and requests in flight are recorded, so that a back end that is
+    /// started again after a crash goes on where this one was. All back ends of a domain must have
+    /// the same: in a container, mount the host's. Default: /run.
+    #[arg(long, value_name = "DIR")]
+    run_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -254,7 +265,9 @@ fn serve(args: ServeArgs, mut hooks: Hooks) -> Result<(), Failure> {
         cache: args.cache,
         disk_threads: args.disk_threads,
         spin: Duration::from_micros(args.spin),
-        close_deadline: Duration::from_secs(args.close_deadline),
+        close_deadline: args.close_deadline,
+        hand_over: args.hand_over,
+        run_dir: args.run_dir,
         hooks,
         ..BackendConfig::new(DomId(args.front), args.device, backing)
     };

@@ -1,5 +1,7 @@
 //! Values as people write them.
 
+use std::time::Duration;
+
 /// Bytes, with an optional K, M, G or T (powers of 1024).
 pub fn size(text: &str) -> Result<u64, String> {
     let bad = || format!("{text:?} is no size: use a number of bytes, or one with K, M, G or T");
@@ -17,6 +19,13 @@ pub fn size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = number.parse().map_err(|_| bad())?;
     number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+/// Seconds, with a fraction if need be.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let bad = || format!("{text:?} is no time: use a number of seconds, like 2 or 0.5");
+    let seconds: f64 = text.parse().map_err(|_| bad())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| bad())
 }
 
 #[cfg(test)]
@@ -37,6 +46,15 @@ mod tests {
             ("99999999T", None),
         ] {
             assert_eq!(size(text).ok(), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!(seconds("600"), Ok(Duration::from_secs(600)));
+        for bad in ["", "-1", "1e300", "nan", "two"] {
+            assert!(seconds(bad).is_err(), "{bad}");
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use super::Piece;
 use crate::agent::DiskOp;
-use crossbeam::channel::{Receiver, Sender, TrySendError, bounded, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Threads, unless the configuration says otherwise: enough for a disk with a queue, few enough
 /// for one device of many.
@@ -84,6 +85,26 @@ impl Fault {
     }
 }
 
+/// Where it stands that a flush failed: as long as this says so, no write and no flush succeeds.
+pub trait FailedFlush: Send + Sync {
+    /// Did one?
+    fn is_noted(&self) -> bool;
+    /// One did. What this notes is visible to whoever learns of the flush's end.
+    fn note(&self);
+}
+
+/// Forgotten with the process.
+impl FailedFlush for AtomicBool {
+    fn is_noted(&self) -> bool {
+        self.load(Ordering::Acquire)
+    }
+
+    fn note(&self) {
+        // Partner: the load in `is_noted`.
+        self.store(true, Ordering::Release);
+    }
+}
+
 /// Wakes the event loop.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
@@ -91,7 +112,7 @@ struct Shared {
     file: Arc<File>,
     /// A flush failed. The kernel says so once, and forgets what it could not write: the next flush
     /// would succeed, and the front would take for safe what is lost.
-    flush_failed: AtomicBool,
+    flush_failed: Arc<dyn FailedFlush>,
     /// Held by a flush: of several at once the kernel would tell only one that it failed.
     flushing: Mutex<()>,
     /// A wake-up is under way that has not been answered by [`Pool::drain`].
@@ -116,13 +137,14 @@ impl Pool {
         file: Arc<File>,
         threads: usize,
         depth: usize,
+        flush_failed: Arc<dyn FailedFlush>,
         wake: Wake,
     ) -> std::io::Result<Self> {
         let (work, queue) = bounded::<Work>(depth.max(1));
         let (finished, done) = unbounded();
         let shared = Arc::new(Shared {
             file,
-            flush_failed: AtomicBool::new(false),
+            flush_failed,
             flushing: Mutex::new(()),
             signalled: AtomicBool::new(false),
             wake,
@@ -133,7 +155,7 @@ impl Pool {
                 let shared = Arc::clone(&shared);
                 std::thread::Builder::new()
                     .name(format!("disk-{n}"))
-                    .spawn(move || serve(&queue, &finished, &shared))
+                    .spawn(move || serve(&queue, finished, &shared))
             })
             .collect::<Result<_, _>>()?;
         Ok(Pool {
@@ -161,14 +183,25 @@ impl Pool {
         self.done.try_iter()
     }
 
-    /// Ends the threads and waits for them: nobody writes to the image any more.
-    pub fn join(self) {
+    /// Ends the threads and waits for them: nobody writes to the image any more. False: the time is
+    /// over, and some still do.
+    pub fn join(self, patience: Duration) -> bool {
         drop(self.work);
+        let until = Instant::now() + patience;
+        // Each thread holds an end of the channel until it is over.
+        loop {
+            match self.done.recv_deadline(until) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => return false,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a disk thread panicked");
             }
         }
+        true
     }
 }
 
@@ -183,7 +216,7 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-fn serve(queue: &Receiver<Work>, finished: &Sender<Done>, shared: &Shared) {
+fn serve(queue: &Receiver<Work>, finished: Sender<Done>, shared: &Shared) {
     for Work { token, op, pieces } in queue {
         let result = perform(shared, op, &pieces);
         // The pages first: the loop may unmap them as soon as it hears of the end.
@@ -209,8 +242,7 @@ fn perform(shared: &Shared, op: DiskOp, pieces: &[Piece]) -> Result<(), Fault> {
             cause,
         });
     }
-    // Partner: the store in `flush`.
-    if op == DiskOp::Write && shared.flush_failed.load(Ordering::Acquire) {
+    if op == DiskOp::Write && shared.flush_failed.is_noted() {
         return Err(Fault {
             op,
             at: pieces.first().map_or(0, |piece| piece.at),
@@ -260,12 +292,11 @@ fn flush(shared: &Shared) -> Result<(), Cause> {
         .flushing
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    if shared.flush_failed.load(Ordering::Acquire) {
+    if shared.flush_failed.is_noted() {
         return Err(Cause::FlushFailed);
     }
     retry_interrupted(|| rustix::fs::fdatasync(&shared.file)).map_err(|errno| {
-        // Partner: the loads here and in `perform`.
-        shared.flush_failed.store(true, Ordering::Release);
+        shared.flush_failed.note();
         Cause::System(errno)
     })
 }
@@ -283,7 +314,6 @@ fn retry_interrupted<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T,
 mod tests {
     use super::*;
     use libgnt::SharedPages;
-    use std::time::Duration;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -301,7 +331,14 @@ mod tests {
             let (wake, woken) = unbounded();
             let wake: Wake = Arc::new(move || wake.send(()).expect("the test listens"));
             Rig {
-                pool: Pool::start(Arc::new(file), 2, 32, wake).expect("threads"),
+                pool: Pool::start(
+                    Arc::new(file),
+                    2,
+                    32,
+                    Arc::new(AtomicBool::new(false)),
+                    wake,
+                )
+                .expect("threads"),
                 woken,
             }
         }
@@ -359,7 +396,7 @@ mod tests {
         // Nobody holds the pages when the last completion is seen.
         assert_eq!(Arc::strong_count(&pages), 1);
         assert_eq!(rig.one(DiskOp::Flush, Vec::new()), Ok(()));
-        rig.pool.join();
+        assert!(rig.pool.join(PATIENCE));
     }
 
     #[test]
@@ -442,7 +479,7 @@ mod tests {
         while !rig.pool.work.is_empty() {
             std::thread::yield_now();
         }
-        rig.pool.shared.flush_failed.store(true, Ordering::Release);
+        rig.pool.shared.flush_failed.note();
         drop(first);
         let fault = rig.collect(1)[0].result.expect_err("the first failed");
         // The kernel would have told it that all is well.
@@ -464,7 +501,7 @@ mod tests {
             };
             rig.pool.submit(work).expect("room");
         }
-        rig.pool.join();
+        assert!(rig.pool.join(PATIENCE));
         assert_eq!(check.metadata().expect("stat").len(), 32 * 512);
     }
 }

@@ -1,31 +1,39 @@
-//! xenstore's side of the device: performs what the handshake's machine asks for, and turns what
-//! concerns the ring into orders for the loop.
+//! xenstore's side of the device: performs what the handshake's machine asks for, on a thread of its
+//! own, and turns what concerns the ring into orders for the loop.
 
 use super::config::{BackendError, Mode};
 use super::nodes::{BACK_LIVENESS, FrontNodes, LIVENESS_NODE, NodeError};
 use crate::disk::Disk;
 use libgnt::{DomId, Platform};
+use pv_xenstore::keeper::{Keep, Keeper};
+use pv_xenstore::steady::{Brake, Steady};
 use pv_xenstore::toolstack::{self, DeviceId, DevicePaths};
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
-use pv_xenstore::{Client, Error};
-use std::collections::VecDeque;
+use pv_xenstore::{Client, Error, Result, value};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// `VDISK_READONLY` in the node `info` (`xen/include/public/io/blkif.h`).
 const VDISK_READONLY: u32 = 4;
+
+/// The watches' tokens.
+const FRONT: &str = "front";
+const OWN: &str = "own";
+const ONLINE: &str = "online";
 
 /// What the loop has to do, or to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     /// Features are announced; no front yet.
     Waiting,
-    /// Map the ring, bind the channel; then [`Bus::connected`] or [`Bus::connect_failed`].
-    Connect(FrontNodes),
+    /// Map the ring, bind the channel; then [`Report::Connected`] or [`Report::ConnectFailed`].
+    Connect(Offer),
     /// Both sides know: take requests.
     Serve,
-    /// Let everything of the front's go; then [`Bus::freed`].
+    /// Let everything of the front's go; then [`Report::Freed`].
     Free {
         /// The front is still there: what is in flight may be answered first.
         answer_first: bool,
@@ -38,16 +46,45 @@ pub(super) enum Order {
     Closed,
 }
 
-/// The connection to xenstore, the two directories, and the handshake.
+/// A ring to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Offer {
+    pub nodes: FrontNodes,
+    /// It is in service: an earlier back end took requests from it.
+    pub take_over: bool,
+    /// The front may use persistent grants: we offer them, and so did the back end before us.
+    pub persistent: bool,
+    /// The front may only read.
+    pub read_only: bool,
+}
+
+/// What the loop has done, or learned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    /// To [`Order::Connect`]: it worked.
+    Connected,
+    /// To [`Order::Connect`]: it did not, and nothing is left of the attempt.
+    ConnectFailed(String),
+    /// To [`Order::Free`]: nothing of the front's is mapped any more.
+    Freed,
+    /// The front broke the ring's rules, or we cannot go on.
+    Fatal(String),
+    /// The front's process is gone.
+    FrontDied(String),
+    /// Close the device and end. After that time, without the front's consent.
+    Stop(Duration),
+}
+
+/// The two directories, and the handshake.
 #[derive(Debug)]
 pub(super) struct Bus {
-    client: Client,
     front: DomId,
     own: DomId,
     paths: DevicePaths,
     machine: Handshake,
     features: Vec<(&'static str, String)>,
     sizes: Vec<(&'static str, String)>,
+    persistent: bool,
     /// The disk was opened for reading only.
     disk_read_only: bool,
     /// The front may only read: for that reason, or by the toolstack's word.
@@ -60,6 +97,13 @@ pub(super) struct Bus {
     over: bool,
 }
 
+/// The device was new when we began: whatever an earlier back end left is not of this one.
+pub(super) struct Found {
+    pub bus: Bus,
+    pub client: Client,
+    pub is_new: bool,
+}
+
 impl Bus {
     /// Connects, and finds the device's directories. Nothing is written before [`Bus::start`].
     ///
@@ -69,7 +113,7 @@ impl Bus {
         platform: &dyn Platform,
         front: DomId,
         device: DeviceId,
-    ) -> Result<Self, BackendError> {
+    ) -> Result<Found, BackendError> {
         let client = Client::connect(platform)?;
         let own = DomId(client.read_parsed("domid")?);
         let mut paths = DevicePaths::new(front, own, device);
@@ -87,12 +131,13 @@ impl Bus {
             Err(error) if error.is_gone() => return Err(no_device(&frontend)),
             Err(error) => return Err(error.into()),
         }
-        Ok(Bus {
+        let state = node::read_state(&client, &paths.back)?;
+        let bus = Bus {
             features: Vec::new(),
             sizes: Vec::new(),
+            persistent: false,
             disk_read_only: false,
             read_only: false,
-            client,
             front,
             own,
             paths,
@@ -101,13 +146,28 @@ impl Bus {
             abandon_at: None,
             broken: false,
             over: false,
+        };
+        Ok(Found {
+            bus,
+            client,
+            is_new: state == Some(XenbusState::Initialising),
         })
     }
 
-    /// Offers the disk, and watches both directories.
-    pub fn start(&mut self, disk: &Disk, mode: Mode) -> Result<(), BackendError> {
+    /// Offers the disk, and starts the thread.
+    ///
+    /// # Errors
+    /// The kernel gives no thread.
+    pub fn start(
+        mut self,
+        client: Client,
+        platform: Arc<dyn Platform>,
+        (disk, mode): (&Disk, Mode),
+        wake: impl Fn() + Send + 'static,
+    ) -> std::io::Result<Keeper<Bus>> {
         let persistent = matches!(mode, Mode::Auto | Mode::Persistent);
         let flag = |on: bool| u8::from(on).to_string();
+        self.persistent = persistent;
         self.features = vec![
             ("feature-flush-cache", flag(true)),
             ("feature-persistent", flag(persistent)),
@@ -123,28 +183,10 @@ impl Bus {
             ),
         ];
         self.disk_read_only = disk.is_read_only();
-        let DevicePaths { front, back } = &self.paths;
-        self.client.watch(&format!("{front}/state"), "front")?;
-        self.client.watch(&format!("{back}/state"), "own")?;
-        self.client.watch(&format!("{back}/online"), "online")?;
-        match self.client.watch("@releaseDomain", "front") {
-            // Only privileged domains hear of it; the others see the front's directory go.
-            Err(Error::Refused { .. }) => {}
-            other => other?,
-        }
-        let own = node::read_state(&self.client, back)?;
-        let online = node::read_online(&self.client, back)?;
-        self.feed(Input::Start { own, online })
-    }
-
-    /// For the event loop to register.
-    pub fn source(&mut self) -> &mut Client {
-        &mut self.client
-    }
-
-    /// Whose device.
-    pub fn front(&self) -> DomId {
-        self.front
+        let brake = Brake::default();
+        let open = Box::new(move || Client::connect(&*platform));
+        let store = Steady::new(client, open, brake.clone());
+        Keeper::start("xenstore", self, store, brake, wake)
     }
 
     /// The domain that this process runs in.
@@ -153,63 +195,16 @@ impl Bus {
     }
 
     /// The toolstack lets the front only read: its node `mode`, which is never written here (XSA-142).
-    pub fn toolstack_forbids_writes(&self) -> Result<bool, BackendError> {
-        let mode = toolstack::read_mode(&self.client, &self.paths.back)?;
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn toolstack_forbids_writes(&self, client: &Client) -> Result<bool> {
+        let mode = toolstack::read_mode(client, &self.paths.back)?;
         Ok(mode == Some(toolstack::Mode::ReadOnly))
     }
 
-    /// The front that connects may only read.
-    pub fn is_read_only(&self) -> bool {
-        self.read_only
-    }
-
-    /// The device is gone, or we were stopped and have closed it.
-    pub fn is_over(&self) -> bool {
-        self.over
-    }
-
-    /// Takes in xenstore's news; returns one thing to do.
-    pub fn next_order(&mut self) -> Result<Option<Order>, BackendError> {
-        loop {
-            if let Some(order) = self.orders.pop_front() {
-                return Ok(Some(order));
-            }
-            if self.over {
-                return Ok(None);
-            }
-            if self.abandon_at.is_some_and(|at| Instant::now() >= at) {
-                self.abandon_at = None;
-                tracing::warn!(front = %self.front, "the front end does not close; left alone");
-                self.feed(Input::Abandon)?;
-                continue;
-            }
-            match self.client.next_watch_event() {
-                Ok(Some(event)) => self.look(&event.token)?,
-                Ok(None) => return Ok(None),
-                Err(Error::EventsLost { .. }) => {
-                    for token in ["own", "online", "front"] {
-                        self.look(token)?;
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Reads again what a watch was about: the event says where, never what.
-    fn look(&mut self, token: &str) -> Result<(), BackendError> {
-        let back = &self.paths.back;
-        let input = match token {
-            "front" => self.read_peer()?,
-            "own" => Input::Own(node::read_state(&self.client, back)?),
-            "online" => Input::Online(node::read_online(&self.client, back)?),
-            _ => return Ok(()),
-        };
-        self.feed(input)
-    }
-
-    fn read_peer(&mut self) -> Result<Input, BackendError> {
-        let state = node::read_state(&self.client, &self.paths.front)?;
+    fn read_peer(&mut self, store: &mut Steady) -> Result<Input> {
+        let state = store.run(|client| node::read_state(client, &self.paths.front))?;
         if state.is_none() && self.machine.is_holding() && !self.broken {
             self.news_of_death("its directory is gone from xenstore".into());
         }
@@ -221,77 +216,49 @@ impl Bus {
         self.orders.push_back(Order::FrontGone(how));
     }
 
-    /// To [`Order::Connect`]: it worked.
-    pub fn connected(&mut self) -> Result<(), BackendError> {
-        self.feed(Input::Connected)
-    }
-
-    /// To [`Order::Connect`]: it did not, and nothing is left of the attempt.
-    pub fn connect_failed(&mut self, why: String) -> Result<(), BackendError> {
-        self.feed(Input::ConnectFailed(why))
-    }
-
-    /// To [`Order::Free`]: nothing of the front's is mapped any more.
-    pub fn freed(&mut self) -> Result<(), BackendError> {
-        self.feed(Input::Freed)
-    }
-
-    /// The front broke the ring's rules.
-    pub fn fatal(&mut self, why: String) -> Result<(), BackendError> {
-        self.feed(Input::Fatal(why))
-    }
-
-    /// The front's process is gone.
-    pub fn front_died(&mut self, how: String) -> Result<(), BackendError> {
-        self.news_of_death(how);
-        self.feed(Input::PeerDied)
-    }
-
-    /// Close the device and end. After the deadline, without the front's consent.
-    pub fn stop(&mut self, deadline: Duration) -> Result<(), BackendError> {
-        self.abandon_at = Some(Instant::now() + deadline);
-        self.feed(Input::CloseRequested)
-    }
-
-    /// When [`Bus::next_order`] has to be called at the latest.
-    pub fn timeout(&self, now: Instant) -> Option<Duration> {
-        self.abandon_at.map(|at| at.saturating_duration_since(now))
-    }
-
-    fn feed(&mut self, input: Input) -> Result<(), BackendError> {
+    fn feed(&mut self, store: &mut Steady, input: Input) -> Result<()> {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let abandoned = input == Input::Abandon;
             for action in self.machine.handle(input) {
-                inputs.extend(self.perform(action, abandoned)?);
+                inputs.extend(self.perform(store, action, abandoned)?);
             }
         }
         Ok(())
     }
 
-    fn perform(&mut self, action: Action, abandoned: bool) -> Result<Option<Input>, BackendError> {
+    fn perform(
+        &mut self,
+        store: &mut Steady,
+        action: Action,
+        abandoned: bool,
+    ) -> Result<Option<Input>> {
         match action {
             Action::PublishFeatures => {
                 self.broken = false;
-                self.publish()?;
+                store.run(|client| self.publish(client))?;
             }
-            Action::ReadPeerAndConnect { take_over: _ } => match self.read_front()? {
-                Ok(nodes) => {
-                    // Asked anew for each front: the device may have been made anew before it.
-                    self.read_only = self.disk_read_only || self.toolstack_forbids_writes()?;
-                    self.orders.push_back(Order::Connect(nodes));
-                }
-                Err(bad) => return Ok(Some(Input::ConnectFailed(bad.to_string()))),
-            },
-            Action::SwitchState(switch) => return self.switch(switch),
-            Action::ReadPeer => return self.read_peer().map(Some),
+            Action::ReadPeerAndConnect { take_over } => {
+                return match store.run(|client| self.read_offer(client, take_over))? {
+                    Ok(offer) => {
+                        self.read_only = offer.read_only;
+                        self.orders.push_back(Order::Connect(offer));
+                        Ok(None)
+                    }
+                    Err(bad) => Ok(Some(Input::ConnectFailed(bad.to_string()))),
+                };
+            }
+            Action::SwitchState(switch) => return self.switch(store, switch),
+            Action::ReadPeer => return self.read_peer(store).map(Some),
             Action::FreeResources => {
                 let answer_first = abandoned && !self.broken;
                 self.orders.push_back(Order::Free { answer_first });
             }
             Action::ReportError(text) => {
                 self.broken = true;
-                if let Err(error) = toolstack::report_error(&self.client, &self.paths.back, &text) {
+                let back = &self.paths.back;
+                let reported = store.run(|client| toolstack::report_error(client, back, &text));
+                if let Err(error) = reported {
                     tracing::warn!(%error, "the reason cannot be left in xenstore");
                 }
                 self.orders.push_back(Order::Fatal(text));
@@ -303,9 +270,9 @@ impl Bus {
     }
 
     /// Writes the features, unless the toolstack has just taken the directory away.
-    fn publish(&self) -> Result<(), BackendError> {
+    fn publish(&self, client: &Client) -> Result<()> {
         let back = &self.paths.back;
-        self.client.transaction(|tx| {
+        client.transaction(|tx| {
             if !tx.exists(&format!("{back}/state"))? {
                 return Ok(());
             }
@@ -315,13 +282,13 @@ impl Bus {
             Ok(())
         })?;
         // What an earlier front's fault left there would mislead.
-        if let Err(error) = toolstack::clear_error(&self.client, back) {
+        if let Err(error) = toolstack::clear_error(client, back) {
             tracing::debug!(%error, "the last error stays in xenstore");
         }
         Ok(())
     }
 
-    fn switch(&mut self, switch: SwitchState) -> Result<Option<Input>, BackendError> {
+    fn switch(&mut self, store: &mut Steady, switch: SwitchState) -> Result<Option<Input>> {
         let SwitchState { to, while_peer } = switch;
         let mut nodes = Vec::new();
         if to == XenbusState::Connected {
@@ -331,7 +298,16 @@ impl Bus {
         }
         let DevicePaths { front, back } = &self.paths;
         let peer = while_peer.map(|state| (front.as_str(), state));
-        match node::switch_state(&self.client, back, to, peer, &nodes)? {
+        let mut again = false;
+        let switched = store.run(|client| {
+            // The answer to the first try may be what was lost, and not the write.
+            let tried = std::mem::replace(&mut again, true);
+            if tried && node::read_state(client, back)? == Some(to) {
+                return Ok(Switched::Done);
+            }
+            node::switch_state(client, back, to, peer, &nodes)
+        })?;
+        match switched {
             Switched::Done => {}
             Switched::OwnGone => return Ok(Some(Input::Own(None))),
             Switched::PeerMoved(state) => return Ok(Some(Input::PeerMoved(state))),
@@ -340,13 +316,24 @@ impl Bus {
         self.orders.extend(match to {
             XenbusState::InitWait => Some(Order::Waiting),
             XenbusState::Connected => Some(Order::Serve),
-            XenbusState::Closed => Some(Order::Closed),
+            XenbusState::Closed => {
+                self.remove_own(store);
+                Some(Order::Closed)
+            }
             _ => None,
         });
         Ok(while_peer.map(|_| Input::Switched))
     }
 
-    fn read_front(&self) -> Result<Result<FrontNodes, NodeError>, BackendError> {
+    /// What would speak for a back end of another make that serves the device after us.
+    fn remove_own(&self, store: &Steady) {
+        let node = format!("{}/{LIVENESS_NODE}", self.paths.back);
+        if let Some(Err(error)) = store.client().map(|client| client.rm(&node)) {
+            tracing::debug!(%error, "{node} stays in xenstore");
+        }
+    }
+
+    fn read_offer(&self, client: &Client, take_over: bool) -> Result<Result<Offer, NodeError>> {
         enum Stop {
             Bad(NodeError),
             Store(Error),
@@ -356,15 +343,99 @@ impl Bus {
                 Stop::Bad(bad)
             }
         }
-        let read = |name: &str| match self.client.read(&format!("{}/{name}", self.paths.front)) {
+        let DevicePaths { front, back } = &self.paths;
+        let read = |name: &str| match client.read(&format!("{front}/{name}")) {
             Ok(value) => Ok(Some(value)),
             Err(error) if error.is_gone() => Ok(None),
             Err(error) => Err(Stop::Store(error)),
         };
-        match FrontNodes::read(read) {
-            Ok(nodes) => Ok(Ok(nodes)),
-            Err(Stop::Bad(bad)) => Ok(Err(bad)),
-            Err(Stop::Store(error)) => Err(error.into()),
+        let nodes = match FrontNodes::read(read) {
+            Ok(nodes) => nodes,
+            Err(Stop::Bad(bad)) => return Ok(Err(bad)),
+            Err(Stop::Store(error)) => return Err(error),
+        };
+        let mut persistent = self.persistent && nodes.persistent;
+        if take_over {
+            // A front that was told otherwise takes its grants back after each request.
+            let offered = client.try_read(&format!("{back}/feature-persistent"))?;
+            persistent &= offered.is_some_and(|value| value::boolean(&value) == Some(true));
         }
+        Ok(Ok(Offer {
+            nodes,
+            take_over,
+            persistent,
+            // Asked anew for each front: the device may have been made anew before it.
+            read_only: self.disk_read_only || self.toolstack_forbids_writes(client)?,
+        }))
+    }
+}
+
+impl Keep for Bus {
+    type Command = Report;
+    type News = Order;
+
+    fn begin(&mut self, store: &mut Steady) -> Result<()> {
+        let DevicePaths { front, back } = self.paths.clone();
+        store.watch(&format!("{front}/state"), FRONT)?;
+        store.watch(&format!("{back}/state"), OWN)?;
+        store.watch(&format!("{back}/online"), ONLINE)?;
+        // Only privileged domains hear of it; the others see the front's directory go.
+        store.watch_if_allowed("@releaseDomain", FRONT)?;
+        let own = store.run(|client| node::read_state(client, &back))?;
+        let online = store.run(|client| node::read_online(client, &back))?;
+        self.feed(store, Input::Start { own, online })
+    }
+
+    fn obey(&mut self, store: &mut Steady, report: Report) -> Result<()> {
+        let input = match report {
+            Report::Connected => Input::Connected,
+            Report::ConnectFailed(why) => Input::ConnectFailed(why),
+            Report::Freed => Input::Freed,
+            Report::Fatal(why) => Input::Fatal(why),
+            Report::FrontDied(how) => {
+                self.news_of_death(how);
+                Input::PeerDied
+            }
+            Report::Stop(deadline) => {
+                self.abandon_at = Instant::now().checked_add(deadline);
+                Input::CloseRequested
+            }
+        };
+        self.feed(store, input)
+    }
+
+    /// The event says where, never what: all is read again.
+    fn look(&mut self, store: &mut Steady, fired: &BTreeSet<String>) -> Result<()> {
+        let back = self.paths.back.clone();
+        for token in [ONLINE, OWN, FRONT] {
+            if !fired.contains(token) || self.over {
+                continue;
+            }
+            let input = match token {
+                FRONT => self.read_peer(store)?,
+                OWN => Input::Own(store.run(|client| node::read_state(client, &back))?),
+                _ => Input::Online(store.run(|client| node::read_online(client, &back))?),
+            };
+            self.feed(store, input)?;
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.abandon_at
+    }
+
+    fn late(&mut self, store: &mut Steady) -> Result<()> {
+        self.abandon_at = None;
+        tracing::warn!(front = %self.front, "the front end does not close; left alone");
+        self.feed(store, Input::Abandon)
+    }
+
+    fn news(&mut self) -> Option<Order> {
+        self.orders.pop_front()
+    }
+
+    fn is_over(&self) -> bool {
+        self.over
     }
 }

@@ -1,76 +1,130 @@
-//! One back end for one device: a name that the kernel gives to one process and takes back when
-//! that dies, however it dies. xenstore cannot tell: a killed back end leaves its state behind.
+//! One back end for one device: a file that is locked as long as the device is served. The kernel
+//! takes the lock back when the process dies, however it dies. xenstore cannot tell: a killed back
+//! end leaves its state behind. In the file is what the next back end has to know
+//! ([`record`](super::record)).
 
 use libgnt::DomId;
 use pv_xenstore::toolstack::DeviceId;
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
-/// Held as long as the device is served. An abstract Unix socket: no file is left behind.
-#[derive(Debug)]
-pub struct Claim {
-    _socket: UnixListener,
-}
+/// Below the directory for such things.
+const DIRECTORY: &str = "pv-backend";
 
-/// Somebody else serves the device.
+/// Why a device cannot be claimed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
-    /// The name is taken.
+    /// Somebody else serves it.
     #[error(
-        "device {device} of {front} is served by another back end on {platform}; \
-         stop that one first (`pv-backend status` shows its state)"
+        "device {device} of {front} is served by another back end, which holds {}; \
+         stop that one first (`pv-backend status` shows its state)", path.display()
     )]
     Taken {
         /// The device.
         device: DeviceId,
         /// Whose.
         front: DomId,
-        /// Where.
-        platform: String,
+        /// The file that it has locked.
+        path: PathBuf,
     },
-    /// The kernel refused for another reason.
-    #[error("cannot claim device {device} of {front}: {cause}")]
+    /// The file that is locked for it cannot be made.
+    #[error("cannot claim device {device} of {front}: {what} {}: {cause}{}", path.display(), cure(*cause))]
     System {
         /// The device.
         device: DeviceId,
         /// Whose.
         front: DomId,
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
         /// What the kernel said.
         cause: Errno,
     },
 }
 
+fn cure(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => {
+            "; run as root, or name a directory of your own with --run-dir"
+        }
+        Errno::NOSPC | Errno::DQUOT => "; free some space there, or name another with --run-dir",
+        Errno::LOOP | Errno::NOTDIR => "; somebody has put something else there: remove it",
+        _ => "",
+    }
+}
+
+/// A locked file. Held as long as the device is served.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub file: File,
+    path: PathBuf,
+}
+
 impl Claim {
-    /// Claims a device of a front on a platform ([`libgnt::Platform::name`]).
+    /// Claims a device of a front. All back ends of a domain must be given the same directory
+    /// ([`libgnt::Platform::run_dir`]): in a container, mount the host's there.
     ///
     /// # Errors
     /// [`ClaimError::Taken`] at once if somebody has it.
-    pub fn take(platform: &str, front: DomId, device: DeviceId) -> Result<Self, ClaimError> {
-        // A socket's name has 107 bytes, a directory's may have more: the hash, and its tail for people.
-        let mut hash = std::hash::DefaultHasher::new();
-        std::hash::Hash::hash(platform, &mut hash);
-        let hash = std::hash::Hasher::finish(&hash);
-        let tail: String = {
-            let mut last: Vec<char> = platform.chars().rev().take(12).collect();
-            last.reverse();
-            last.into_iter().collect()
-        };
-        let name = format!("pv-backend/{hash:016x}{tail}/{}/{device}", front.0);
-        let system = |error: &std::io::Error| ClaimError::System {
-            device,
-            front,
-            cause: Errno::from_io_error(error).unwrap_or(Errno::INVAL),
-        };
-        let address = SocketAddr::from_abstract_name(name).map_err(|e| system(&e))?;
-        match UnixListener::bind_addr(&address) {
-            Ok(socket) => Ok(Claim { _socket: socket }),
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(ClaimError::Taken {
+    pub fn take(run_dir: &Path, front: DomId, device: DeviceId) -> Result<Self, ClaimError> {
+        let directory = run_dir.join(DIRECTORY);
+        let path = directory.join(format!("vbd-{}-{device}", front.0));
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |cause| ClaimError::System {
                 device,
                 front,
-                platform: platform.into(),
-            }),
-            Err(error) => Err(system(&error)),
+                what,
+                path,
+                cause,
+            }
+        };
+        for new in [run_dir, &directory] {
+            match rustix::fs::mkdir(new, Mode::RWXU) {
+                Err(Errno::EXIST) => {}
+                other => other.map_err(failed("create", new))?,
+            }
+        }
+        loop {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(CWD, &path, flags, Mode::RUSR | Mode::WUSR)
+                .map_err(failed("open", &path))?;
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::AGAIN) => {
+                    let path = path.clone();
+                    return Err(ClaimError::Taken {
+                        device,
+                        front,
+                        path,
+                    });
+                }
+                other => other.map_err(failed("lock", &path))?,
+            }
+            // Whoever had it may have removed it between our opening and our locking.
+            let locked = rustix::fs::fstat(&file).map_err(failed("look at", &path))?;
+            match rustix::fs::lstat(&path) {
+                Ok(there) if (there.st_dev, there.st_ino) == (locked.st_dev, locked.st_ino) => {
+                    let file = File::from(file);
+                    return Ok(Claim { file, path });
+                }
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(cause) => return Err(failed("look at", &path)(cause)),
+            }
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Gives the device back, and leaves nothing.
+    pub fn remove(self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "the claim's file stays");
         }
     }
 }
@@ -83,17 +137,34 @@ mod tests {
 
     #[test]
     fn a_device_is_claimed_once_and_given_back() {
-        let place = format!("sim:/test/{}/{}", std::process::id(), "long/".repeat(40));
-        let first = Claim::take(&place, DomId(1), XVDA).expect("first");
-        let second = Claim::take(&place, DomId(1), XVDA);
-        assert!(
-            matches!(second, Err(ClaimError::Taken { .. })),
-            "{second:?}"
-        );
-        let _other_device = Claim::take(&place, DomId(1), DeviceId(51728)).expect("another device");
-        let _other_front = Claim::take(&place, DomId(2), XVDA).expect("another front");
-        let _other_place = Claim::take(&format!("{place}x"), DomId(1), XVDA).expect("place");
+        let dir = tempfile::tempdir().expect("directory");
+        let (here, there) = (dir.path().join("a"), dir.path().join("b"));
+        let first = Claim::take(&here, DomId(1), XVDA).expect("first");
+        let second = Claim::take(&here, DomId(1), XVDA);
+        let text = second.expect_err("taken").to_string();
+        assert!(text.contains("vbd-1-51712"), "{text}");
+        let _other_device = Claim::take(&here, DomId(1), DeviceId(51728)).expect("another device");
+        let _other_front = Claim::take(&here, DomId(2), XVDA).expect("another front");
+        let _other_place = Claim::take(&there, DomId(1), XVDA).expect("place");
         drop(first);
-        Claim::take(&place, DomId(1), XVDA).expect("given back");
+        let again = Claim::take(&here, DomId(1), XVDA).expect("given back");
+        let path = again.path().to_owned();
+        assert!(path.exists());
+        again.remove();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_named_with_a_cure() {
+        let dir = tempfile::tempdir().expect("directory");
+        let place = dir.path().join(DIRECTORY);
+        std::fs::create_dir(&place).expect("directory");
+        std::os::unix::fs::symlink("/etc/passwd", place.join("vbd-1-51712")).expect("link");
+        let error = Claim::take(dir.path(), DomId(1), XVDA).expect_err("a link");
+        let text = error.to_string();
+        assert!(
+            text.contains("vbd-1-51712") && text.contains("remove it"),
+            "{text}"
+        );
     }
 }

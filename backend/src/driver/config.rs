@@ -6,9 +6,14 @@ use crate::disk::{Backing, DiskError, pool};
 use crate::hooks::Hooks;
 use libgnt::DomId;
 use pv_xenstore::toolstack::DeviceId;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// How long a front may take to close, unless the configuration says otherwise: so that Ctrl-C ends
+/// a back end within a second.
+pub const DEFAULT_CLOSE_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Which ways of moving data a front may choose from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -46,8 +51,16 @@ pub struct BackendConfig {
     pub disk_threads: usize,
     /// How long to look for more work before sleeping, at most. Zero: never.
     pub spin: Duration,
-    /// How long requests may take to be answered when the device closes; then the front is left alone.
+    /// How long the front may take to close when the back end is stopped; then it is left alone.
     pub close_deadline: Duration,
+    /// When the back end is stopped, leave a ring in service as it is, for the next back end to go on
+    /// with: the front notices nothing but a pause.
+    pub hand_over: bool,
+    /// Where the device is claimed, and requests in flight are recorded; [`Platform::run_dir`] if it is
+    /// not given. All back ends of a domain must have the same.
+    ///
+    /// [`Platform::run_dir`]: libgnt::Platform::run_dir
+    pub run_dir: Option<PathBuf>,
     /// Who is told, and who is lent pages.
     pub hooks: Hooks,
     #[doc(hidden)]
@@ -67,7 +80,9 @@ impl BackendConfig {
             cache: DEFAULT_CACHE,
             disk_threads: pool::DEFAULT_THREADS,
             spin: Duration::from_micros(50),
-            close_deadline: Duration::from_secs(5),
+            close_deadline: DEFAULT_CLOSE_DEADLINE,
+            hand_over: false,
+            run_dir: None,
             hooks: Hooks::default(),
             sabotage: Sabotage::None,
         }
@@ -98,6 +113,9 @@ pub enum BackendError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// Another back end serves the front's ring.
+    #[error("{0}")]
+    Served(String),
     /// The device is not there.
     #[error("{0}")]
     NoDevice(String),

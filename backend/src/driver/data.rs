@@ -11,7 +11,7 @@ use libgnt::types::GrantStatus;
 use libgnt::{Access, DomId, ForeignGrant, GrantRef, PAGE_SIZE, SharedPages};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where responses go.
 pub(super) trait Answers {
@@ -187,10 +187,13 @@ impl DataPath {
         }
     }
 
-    /// Ends the disk's threads; waits for what they do.
-    pub fn finish(mut self) {
-        if let Some(pool) = self.pool.take() {
-            pool.join();
+    /// Ends the disk's threads; waits for what they do, but not for ever.
+    pub fn finish(mut self, patience: Duration) {
+        if let Some(pool) = self.pool.take()
+            && !pool.join(patience)
+        {
+            let backing = &self.backing;
+            tracing::warn!("{backing}: what the disk is at is not waited for any longer");
         }
     }
 

@@ -1,93 +1,135 @@
 //! How connections begin and end.
 
-use super::bus::Order;
+use super::bus::{Offer, Order, Report};
 use super::config::{BackendError, Mode};
 use super::data::Nobody;
-use super::link::Link;
-use super::nodes::FrontNodes;
+use super::link::{Link, LinkError};
 use super::pace::Storm;
 use super::run::Backend;
 use crate::agent::{DataMode, Input};
 use crate::hooks::EventKind;
+use pv_xenstore::keeper::News;
 use std::time::{Duration, Instant};
 
 /// How long requests in flight may take when we leave a front that does not close.
-const DRAIN: Duration = Duration::from_secs(1);
+const DRAIN: Duration = Duration::from_millis(250);
+/// How much longer than the front's time to close xenstore may take.
+const STORE_BESIDE: Duration = Duration::from_millis(250);
+/// How long a back end that cannot go on tries to say so.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 impl Backend {
     /// Takes in xenstore's news and does what follows.
     pub(super) fn obey_xenstore(&mut self) -> Result<(), BackendError> {
-        while let Some(order) = self.bus.next_order()? {
-            match order {
-                Order::Waiting => {
-                    tracing::info!(front = %self.bus.front(), "waiting for a front end");
-                    self.data.hooks.tell(EventKind::Waiting);
+        loop {
+            match self.bus.news() {
+                Ok(News::Piece(order)) => self.obey(order)?,
+                Ok(News::Nothing) => return Ok(()),
+                Ok(News::Over) => {
+                    self.over = true;
+                    return Ok(());
                 }
-                Order::Connect(nodes) => self.connect(&nodes)?,
-                Order::Serve => {
-                    let mode = self.data.agent.mode();
-                    let read_only = self.bus.is_read_only();
-                    tracing::info!(front = %self.bus.front(), ?mode, read_only, "connected");
-                    self.data.hooks.tell(EventKind::Connected { mode });
+                // It was asked to end, and told how long it may try.
+                Err(error) if self.stopping => {
+                    tracing::warn!(front = %self.front, %error, "xenstore was not told of the end");
+                    self.over = true;
+                    return Ok(());
                 }
-                Order::Free { answer_first: true } => self.drain(),
-                Order::Free {
-                    answer_first: false,
-                } => self.cut_link(),
-                Order::FrontGone(how) => {
-                    tracing::warn!(front = %self.bus.front(), "the front end is gone: {how}");
-                    self.data.hooks.tell(EventKind::FrontGone { how });
+                Err(error) => {
+                    self.over = true;
+                    return Err(error.into());
                 }
-                Order::Fatal(reason) => {
-                    tracing::error!(front = %self.bus.front(), "the device closes: {reason}");
-                    self.data.hooks.tell(EventKind::Fatal { reason });
-                }
-                Order::Closed => {
-                    let zombies = self.data.agent.zombies();
-                    tracing::info!(front = %self.bus.front(), zombies, "closed");
-                    self.data.hooks.tell(EventKind::Closed { zombies });
-                }
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) -> Result<(), BackendError> {
+        match order {
+            Order::Waiting => {
+                tracing::info!(front = %self.front, "waiting for a front end");
+                self.data.hooks.tell(EventKind::Waiting);
+            }
+            Order::Connect(offer) => self.connect(&offer)?,
+            Order::Serve => self.begin_service(),
+            Order::Free { answer_first: true } => self.drain(),
+            Order::Free {
+                answer_first: false,
+            } => self.cut_link(),
+            Order::FrontGone(how) => {
+                tracing::warn!(front = %self.front, "the front end is gone: {how}");
+                self.data.hooks.tell(EventKind::FrontGone { how });
+            }
+            Order::Fatal(reason) => {
+                tracing::error!(front = %self.front, "the device closes: {reason}");
+                self.data.hooks.tell(EventKind::Fatal { reason });
+            }
+            Order::Closed => {
+                let zombies = self.data.agent.zombies();
+                tracing::info!(front = %self.front, zombies, "closed");
+                self.data.hooks.tell(EventKind::Closed { zombies });
             }
         }
         Ok(())
     }
 
-    fn connect(&mut self, nodes: &FrontNodes) -> Result<(), BackendError> {
+    fn connect(&mut self, offer: &Offer) -> Result<(), BackendError> {
         let mode = match self.mode {
             Mode::Map => DataMode::Map,
             Mode::Copy => DataMode::Copy,
-            Mode::Auto | Mode::Persistent if nodes.persistent => DataMode::Persistent,
+            Mode::Auto | Mode::Persistent if offer.persistent => DataMode::Persistent,
             Mode::Auto => DataMode::Map,
             Mode::Persistent => {
                 tracing::warn!("the front end does not want persistent grants: maps instead");
                 DataMode::Map
             }
         };
-        match Link::connect(&self.mapper, &self.events, self.bus.front(), nodes) {
-            Ok(link) => {
-                if !link.front_is_alive() {
-                    link.disconnect();
-                    let why = "its liveness byte is clear: the process died before it connected";
-                    return self.bus.connect_failed(why.into());
-                }
-                // The machine asks only when the last front's things are freed.
-                if !self.data.agent.open(mode, self.bus.is_read_only()) {
-                    link.disconnect();
-                    return self
-                        .bus
-                        .connect_failed("the last connection is not closed".into());
+        // Both are there: the machine asks only when the last front's things are freed.
+        let record = self.record.take();
+        let Some(record) = record.filter(|_| self.data.agent.open(mode, offer.read_only)) else {
+            let why = "the last connection is not closed";
+            self.bus.tell(Report::ConnectFailed(why.into()));
+            return Ok(());
+        };
+        match Link::connect(&self.mapper, &self.events, self.front, offer, record) {
+            Ok((link, left)) => {
+                if offer.take_over {
+                    tracing::info!(front = %self.front, requests = left.len(), "took over a ring in service");
                 }
                 // The first look at the ring is ours: requests may be there, an event need not be.
                 (self.masked, self.notified, self.storm) = (false, false, Storm::default());
                 self.link = Some(link);
-                self.bus.connected()
+                self.left = left;
+                self.read_only = offer.read_only;
+                self.bus.tell(Report::Connected);
+                Ok(())
             }
-            // Not the front's fault, and nothing works any more.
-            Err(error @ libgnt::Error::HostGone { .. }) => Err(error.into()),
-            Err(error) => self
-                .bus
-                .connect_failed(format!("cannot connect to its ring: {error}")),
+            Err((error, record)) => {
+                self.record = Some(record);
+                self.data.feed(Input::PeerGone, &mut Nobody);
+                match error {
+                    // Not the front's fault, and nothing works any more.
+                    LinkError::Xen(error @ libgnt::Error::HostGone { .. }) => Err(error.into()),
+                    LinkError::Served => Err(BackendError::Served(error.to_string())),
+                    error => {
+                        self.bus.tell(Report::ConnectFailed(error.to_string()));
+                        Ok(())
+                    }
+                }
+            }
         }
+    }
+
+    fn begin_service(&mut self) {
+        let mode = self.data.agent.mode();
+        let read_only = self.read_only;
+        tracing::info!(front = %self.front, ?mode, read_only, "connected");
+        self.data.hooks.tell(EventKind::Connected { mode });
+        let Some(link) = &mut self.link else { return };
+        self.serving = true;
+        for request in self.left.drain(..) {
+            self.data.feed(Input::Request(request), link);
+        }
+        link.publish();
     }
 
     /// We leave, and the front is still there: what is in flight is answered first.
@@ -101,32 +143,37 @@ impl Backend {
         link.publish();
     }
 
-    pub(super) fn front_died(&mut self, how: &str) -> Result<(), BackendError> {
-        self.bus.front_died(how.into())?;
-        self.obey_xenstore()
+    pub(super) fn front_died(&mut self, how: &str) {
+        if std::mem::take(&mut self.serving) {
+            self.bus.tell(Report::FrontDied(how.into()));
+        }
     }
 
     /// The front broke the rules. The device closes, with the reason in xenstore; we live on.
-    pub(super) fn fatal(&mut self, reason: String) -> Result<(), BackendError> {
-        self.bus.fatal(reason)?;
-        self.obey_xenstore()
+    pub(super) fn fatal(&mut self, reason: String) {
+        // Nothing more of this ring, however long xenstore takes to hear of it.
+        if std::mem::take(&mut self.serving) {
+            self.bus.tell(Report::Fatal(reason));
+        }
     }
 
     /// Nobody is answered any more; the ring goes at once, the maps when the disk is done.
     pub(super) fn cut_link(&mut self) {
         self.draining_until = None;
         self.freeing = true;
+        self.serving = false;
+        self.left.clear();
         self.data.feed(Input::PeerGone, &mut Nobody);
         if let Some(link) = self.link.take() {
-            link.disconnect();
+            self.record = Some(link.disconnect());
         }
     }
 
-    pub(super) fn proceed_with_closing(&mut self) -> Result<(), BackendError> {
+    pub(super) fn proceed_with_closing(&mut self) {
         if let Some(deadline) = self.draining_until {
             let left = self.data.agent.in_flight();
             if left > 0 && Instant::now() < deadline {
-                return Ok(());
+                return;
             }
             if left > 0 {
                 tracing::warn!(left, "closing with requests that are not answered");
@@ -135,9 +182,68 @@ impl Backend {
         }
         if self.freeing && self.data.agent.is_drained() {
             self.freeing = false;
-            self.bus.freed()?;
-            self.obey_xenstore()?;
+            self.bus.tell(Report::Freed);
         }
-        Ok(())
+    }
+
+    /// Somebody wants us to end.
+    pub(super) fn begin_to_stop(&mut self) {
+        self.stopping = true;
+        if self.hand_over && self.serving {
+            self.handing_over_until = Some(Instant::now() + DRAIN);
+            return;
+        }
+        let now = Instant::now();
+        let whole = self.close_deadline.saturating_add(STORE_BESIDE);
+        if let Some(at) = now.checked_add(whole) {
+            self.bus.stop_at(at);
+        }
+        self.bus.tell(Report::Stop(self.close_deadline));
+    }
+
+    /// Leaves the ring to the next back end. True when what is in flight is answered, or recorded.
+    pub(super) fn has_handed_over(&mut self) -> bool {
+        let Some(deadline) = self.handing_over_until else {
+            return false;
+        };
+        let left = self.data.agent.in_flight();
+        if self.link.is_some() && left > 0 && Instant::now() < deadline {
+            return false;
+        }
+        if let Some(mut link) = self.link.take() {
+            link.publish();
+            tracing::info!(front = %self.front, left, "handed over");
+            // Dropped: the lock goes with the process, the record stays.
+            drop(link.hand_over());
+        }
+        true
+    }
+
+    /// We cannot go on. The front is told, if anybody can be told: a state 4 with nobody behind it
+    /// lets a guest hang.
+    pub(super) fn say_farewell(&mut self, reason: &BackendError) {
+        if self.over {
+            return;
+        }
+        let until = Instant::now() + FAREWELL;
+        self.stopping = true;
+        self.bus.stop_at(until);
+        self.bus.tell(Report::Fatal(reason.to_string()));
+        self.bus.tell(Report::Stop(Duration::ZERO));
+        while !self.over {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                tracing::warn!(front = %self.front, "the front end could not be told of the end");
+                return;
+            }
+            self.data.disk_completions(&mut Nobody);
+            if self.obey_xenstore().is_err() {
+                return;
+            }
+            self.proceed_with_closing();
+            if self.over || self.nap(left).is_err() {
+                return;
+            }
+        }
     }
 }

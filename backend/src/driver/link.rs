@@ -1,12 +1,15 @@
 //! The connection to one front: its ring page, mapped, and its event channel.
 
+use super::bus::Offer;
 use super::data::Answers;
-use super::nodes::{BACK_LIVENESS, FrontNodes};
+use super::nodes::BACK_LIVENESS;
+use super::record::{Record, RingName};
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Map, Mapper};
 use libgnt::proto::blkif::{Request, Response, X86_64};
 use libgnt::ring::{BackRing, RingError};
-use libgnt::{Access, DomId, ForeignGrant, Result};
+use libgnt::{Access, DomId, ForeignGrant};
+use rustix::io::Errno;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -17,6 +20,7 @@ const PUBLISH_EVERY: u32 = 8;
 #[derive(Debug)]
 pub(super) struct Link {
     ring: BackRing<X86_64>,
+    record: Record,
     /// Unmapped before the channel goes: its unmap raises the channel.
     page: Map,
     channel: Channel,
@@ -25,37 +29,92 @@ pub(super) struct Link {
     notify_failed: bool,
 }
 
+/// Why a ring cannot be connected to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    /// A reference or a port that is not the front's to name, say.
+    #[error("cannot connect to its ring: {0}")]
+    Xen(#[from] libgnt::Error),
+    /// The ring is in service, and its port is bound: not by an earlier back end that is gone.
+    #[error(
+        "the event channel of the front end's ring is in use: another back end serves it, perhaps in \
+         a container with a directory for claims of its own; stop that one, or give both the same --run-dir"
+    )]
+    Served,
+    /// Nobody knows what the earlier back end took.
+    #[error(
+        "an earlier back end left requests without an answer, and there is no record of which; \
+         the front end has to connect anew"
+    )]
+    Unrecorded,
+    /// The record and the ring do not fit.
+    #[error("the record of requests in flight does not fit the ring: {0}")]
+    Misfit(RingError),
+}
+
 impl Link {
     /// Maps the ring, binds the channel, and arms the kernel's notice to the front for the case
-    /// that this process dies.
+    /// that this process dies. With it come the requests that an earlier back end took off the ring
+    /// and did not answer.
     ///
     /// # Errors
-    /// A reference or a port that is not the front's to name. Nothing is left behind.
+    /// [`LinkError`], and the record back. Nothing else is left behind.
     pub fn connect(
         mapper: &Mapper,
         events: &Events,
         front: DomId,
-        nodes: &FrontNodes,
-    ) -> Result<Self> {
-        let grant = ForeignGrant {
-            domid: front,
-            gref: nodes.ring_ref,
+        offer: &Offer,
+        mut record: Record,
+    ) -> Result<(Self, Vec<Request>), (LinkError, Record)> {
+        let (page, channel) = match bind(mapper, events, front, offer) {
+            Ok(bound) => bound,
+            Err(error) => return Err((error, record)),
         };
-        let page = mapper.map(&[grant], Access::ReadWrite)?;
-        let channel = events.bind_interdomain(front, nodes.event_channel)?;
-        page.set_unmap_notify(Some(BACK_LIVENESS), Some(channel.port()))?;
+        let name = RingName {
+            ring_ref: offer.nodes.ring_ref,
+            port: offer.nodes.event_channel,
+        };
+        let known = offer.take_over && record.knows(name);
+        let mut left = Vec::new();
+        let pages = Arc::clone(page.pages());
+        let mut ring = BackRing::resume(pages, X86_64, |rsp_prod| {
+            if known {
+                left = record.inherit(rsp_prod);
+            }
+            u32::try_from(left.len()).unwrap_or(u32::MAX)
+        });
+        if offer.take_over {
+            let refused = match ring.available() {
+                Ok(waiting) if waiting > 0 && !known => Some(LinkError::Unrecorded),
+                Ok(_) => None,
+                Err(error) => Some(LinkError::Misfit(error)),
+            };
+            if let Some(refused) = refused {
+                return Err((refused, record));
+            }
+        }
+        if !known {
+            record.begin(name);
+        }
         // The front looks at it when it sees us connected, which comes later, through xenstore.
         page.pages().store_u8(BACK_LIVENESS, 1, Ordering::Release);
-        let ring = BackRing::attach(Arc::clone(page.pages()), X86_64);
-        let liveness = nodes.liveness;
-        Ok(Link {
+        // A byte that nobody has set is not this front's: an earlier one of ours left the node.
+        let is_set = |place: &usize| page.pages().load_u8(*place, Ordering::Relaxed) != 0;
+        let liveness = offer.nodes.liveness.filter(is_set);
+        let mut link = Link {
             ring,
+            record,
             page,
             channel,
             liveness,
             unpublished: 0,
             notify_failed: false,
-        })
+        };
+        if offer.take_over {
+            // The earlier back end may have died between an answer and its event.
+            link.notify();
+        }
+        Ok((link, left))
     }
 
     /// The local port.
@@ -63,7 +122,8 @@ impl Link {
         &self.channel
     }
 
-    /// False when the kernel has cleared the front's byte: the process that granted is gone.
+    /// False when the kernel has cleared the front's byte: the process that granted is gone. A front
+    /// without such a byte is always alive.
     pub fn front_is_alive(&self) -> bool {
         // Nothing is ordered by it: it only ever goes from alive to dead.
         self.liveness
@@ -75,23 +135,34 @@ impl Link {
     /// # Errors
     /// The front broke the ring's rules.
     #[inline]
-    pub fn pop(&mut self) -> std::result::Result<Option<Request>, RingError> {
-        self.ring.pop()
+    pub fn pop(&mut self) -> Result<Option<Request>, RingError> {
+        let request = self.ring.pop()?;
+        if let Some(request) = &request {
+            self.record.take(request);
+        }
+        Ok(request)
     }
 
     /// Asks for an event at the next request; true: there is one already.
     ///
     /// # Errors
     /// As [`Link::pop`].
-    pub fn final_check(&mut self) -> std::result::Result<bool, RingError> {
+    pub fn final_check(&mut self) -> Result<bool, RingError> {
         self.ring.final_check()
     }
 
     /// Shows the front what was pushed, and wakes it if it sleeps.
     pub fn publish(&mut self) {
         self.unpublished = 0;
-        if self.ring.publish()
-            && let Err(error) = self.channel.notify()
+        let sleeps = self.ring.publish();
+        self.record.published();
+        if sleeps {
+            self.notify();
+        }
+    }
+
+    fn notify(&mut self) {
+        if let Err(error) = self.channel.notify()
             && !std::mem::replace(&mut self.notify_failed, true)
         {
             // The front's death shows elsewhere; anything else would be ours.
@@ -99,10 +170,18 @@ impl Link {
         }
     }
 
-    /// Lets the ring go: unmaps, then closes the channel.
-    pub fn disconnect(self) {
+    /// Lets the ring go: unmaps, then closes the channel. What is unanswered stays so.
+    pub fn disconnect(self) -> Record {
+        let mut record = self.hand_over();
+        record.end();
+        record
+    }
+
+    /// The same, but the next back end finds in the record what it needs to go on.
+    pub fn hand_over(self) -> Record {
         let Link {
             ring,
+            record,
             page,
             channel,
             ..
@@ -112,12 +191,35 @@ impl Link {
             tracing::warn!(error = %refused, "the ring page is let go without a notice");
         }
         drop(channel);
+        record
     }
+}
+
+fn bind(
+    mapper: &Mapper,
+    events: &Events,
+    front: DomId,
+    offer: &Offer,
+) -> Result<(Map, Channel), LinkError> {
+    let grant = ForeignGrant {
+        domid: front,
+        gref: offer.nodes.ring_ref,
+    };
+    let page = mapper.map(&[grant], Access::ReadWrite)?;
+    let channel = match events.bind_interdomain(front, offer.nodes.event_channel) {
+        Err(error) if offer.take_over && error.errno() == Some(Errno::INVAL) => {
+            return Err(LinkError::Served);
+        }
+        other => other?,
+    };
+    page.set_unmap_notify(Some(BACK_LIVENESS), Some(channel.port()))?;
+    Ok((page, channel))
 }
 
 impl Answers for Link {
     #[inline]
     fn push(&mut self, response: &Response) {
+        self.record.answer(response.id, self.ring.next_response());
         self.ring.push(response);
         self.unpublished += 1;
         if self.unpublished >= PUBLISH_EVERY {

@@ -8,9 +8,10 @@ mod life;
 mod link;
 mod nodes;
 mod pace;
+mod record;
 mod run;
 
 pub use claim::ClaimError;
-pub use config::{BackendConfig, BackendError, Mode, StopHandle};
+pub use config::{BackendConfig, BackendError, DEFAULT_CLOSE_DEADLINE, Mode, StopHandle};
 pub use nodes::{FrontNodes, LIVENESS_NODE, NodeError};
 pub use run::Backend;

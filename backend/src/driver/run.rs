@@ -1,31 +1,35 @@
 //! The event loop: the ring, the disk's threads, released mappings, xenstore, and the stop switch.
 
-use super::bus::Bus;
-use super::claim::Claim;
+use super::bus::{Bus, Found};
+use super::claim::{Claim, ClaimError};
 use super::config::{BackendConfig, BackendError, Mode, StopHandle};
 use super::data::{DataPath, Nobody};
 use super::link::Link;
 use super::pace::{Spin, Storm};
+use super::record::Record;
 use crate::agent::{Agent, AgentConfig, Input, RING_SIZE};
 use crate::disk::{Disk, Store, pool::Pool};
 use crate::hooks::EventKind;
 use libgnt::event::Events;
 use libgnt::grant::{Ledger, Mapper};
-use libgnt::{EvtchnPort, Platform};
+use libgnt::proto::blkif::Request;
+use libgnt::{DomId, EvtchnPort, Platform};
 use mio::{Interest, Token, Waker};
+use pv_xenstore::keeper::Keeper;
 use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const EVENTS: Token = Token(0);
-const XENSTORE: Token = Token(1);
-const RELEASES: Token = Token(2);
-const WAKER: Token = Token(3);
+const RELEASES: Token = Token(1);
+const WAKER: Token = Token(2);
 
 /// Requests taken in one turn, before everything else gets its turn (XSA-391).
 const TURN: usize = 2 * RING_SIZE;
 /// Busy turns before the other sources are looked at, whatever the front keeps sending.
 const TURNS_BETWEEN_POLLS: u32 = 16;
+/// How long the disk may take for what it is at when we end.
+const END_OF_DISK: Duration = Duration::from_millis(500);
 /// Nothing announces that a refused unmap would work now.
 const RETRY_UNMAPS: Duration = Duration::from_millis(10);
 
@@ -37,16 +41,31 @@ pub struct Backend {
     platform: Arc<dyn Platform>,
     pub(super) events: Events,
     pub(super) mapper: Mapper,
-    pub(super) bus: Bus,
+    pub(super) front: DomId,
+    /// xenstore's side, on a thread of its own.
+    pub(super) bus: Keeper<Bus>,
     pub(super) data: DataPath,
     pub(super) link: Option<Link>,
+    /// While there is no link, which has it else.
+    pub(super) record: Option<Record>,
+    /// What an earlier back end took off the link's ring and did not answer.
+    pub(super) left: Vec<Request>,
+    /// Both sides know of the link: requests are taken from it.
+    pub(super) serving: bool,
+    /// The link's front may only read.
+    pub(super) read_only: bool,
     pub(super) mode: Mode,
-    close_deadline: Duration,
+    pub(super) close_deadline: Duration,
+    pub(super) hand_over: bool,
+    /// The link is left to the next back end when this has passed.
+    pub(super) handing_over_until: Option<Instant>,
     /// The link is cut when this has passed.
     pub(super) draining_until: Option<Instant>,
     /// xenstore's machine waits for the end of the disk's work on a front's pages.
     pub(super) freeing: bool,
-    stopping: bool,
+    pub(super) stopping: bool,
+    /// xenstore's side has ended.
+    pub(super) over: bool,
     spin: Spin,
     pub(super) storm: Storm,
     /// The ring's port was delivered, and is masked until we write it back.
@@ -55,7 +74,7 @@ pub struct Backend {
     pub(super) notified: bool,
     pressed: bool,
     ports: Vec<EvtchnPort>,
-    _claim: Claim,
+    claim: Claim,
 }
 
 impl Backend {
@@ -73,16 +92,32 @@ impl Backend {
             hooks,
             ..
         } = config;
-        let claim = Claim::take(&platform.name(), front, device)?;
-        let mut bus = Bus::open(&*platform, front, device)?;
-        let disk = Disk::open(&backing, read_only || bus.toolstack_forbids_writes()?)?;
+        let run_dir = config.run_dir.unwrap_or_else(|| platform.run_dir());
+        let claim = Claim::take(&run_dir, front, device)?;
+        let Found {
+            bus,
+            client,
+            is_new,
+        } = Bus::open(&*platform, front, device)?;
+        let mut record =
+            Record::open(&claim.file, front, device).map_err(|error| ClaimError::System {
+                device,
+                front,
+                what: "make room in",
+                path: claim.path().to_owned(),
+                cause: Errno::from_io_error(&error).unwrap_or(Errno::IO),
+            })?;
+        if is_new {
+            record.forget();
+        }
+        let read_only = read_only || bus.toolstack_forbids_writes(&client)?;
+        let disk = Disk::open(&backing, read_only)?;
         let poll = mio::Poll::new().map_err(system("epoll_create"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?;
         let waker = Arc::new(waker);
         let mut events = Events::open(&*platform)?;
         restrict(&events, front)?;
         let mut mapper = Mapper::open(Arc::clone(&platform), Ledger::new())?;
-        bus.start(&disk, mode)?;
         mapper.refuse_grants_of(bus.own());
         let registry = poll.registry();
         let register = system("epoll_ctl");
@@ -92,9 +127,6 @@ impl Backend {
         registry
             .register(&mut mapper, RELEASES, Interest::READABLE)
             .map_err(&register)?;
-        registry
-            .register(bus.source(), XENSTORE, Interest::READABLE)
-            .map_err(&register)?;
         let agent = Agent::new(AgentConfig {
             sectors: disk.sectors(),
             ring_size: RING_SIZE,
@@ -102,19 +134,26 @@ impl Backend {
             cache: config.cache,
             sabotage: config.sabotage,
         });
+        let wake = {
+            let waker = Arc::clone(&waker);
+            move || {
+                if let Err(error) = waker.wake() {
+                    tracing::error!(%error, "cannot wake the event loop");
+                }
+            }
+        };
         let pool = match disk.store() {
             Store::Memory(_) => None,
             Store::File(file) => {
-                let waker = Arc::clone(&waker);
-                let wake = Arc::new(move || {
-                    if let Err(error) = waker.wake() {
-                        tracing::error!(%error, "cannot wake the event loop");
-                    }
-                });
-                let started = Pool::start(Arc::clone(file), config.disk_threads, RING_SIZE, wake);
+                let (file, failed) = (Arc::clone(file), record.failed_flush());
+                let wake = Arc::new(wake.clone());
+                let started = Pool::start(file, config.disk_threads, RING_SIZE, failed, wake);
                 Some(started.map_err(system("starting the disk's threads"))?)
             }
         };
+        let bus = bus
+            .start(client, Arc::clone(&platform), (&disk, mode), wake)
+            .map_err(system("starting xenstore's thread"))?;
         let store = (disk.backing().clone(), disk.store().clone(), pool);
         Ok(Backend {
             data: DataPath::new(agent, hooks, front, mapper.clone(), store),
@@ -123,20 +162,28 @@ impl Backend {
             platform,
             events,
             mapper,
+            front,
             bus,
             link: None,
+            record: Some(record),
+            left: Vec::new(),
+            serving: false,
+            read_only: false,
             mode,
             close_deadline: config.close_deadline,
+            hand_over: config.hand_over,
+            handing_over_until: None,
             draining_until: None,
             freeing: false,
             stopping: false,
+            over: false,
             spin: Spin::new(config.spin),
             storm: Storm::default(),
             masked: false,
             notified: false,
             pressed: false,
             ports: Vec::new(),
-            _claim: claim,
+            claim,
         })
     }
 
@@ -158,24 +205,29 @@ impl Backend {
     pub fn run(mut self, stop: &StopHandle) -> Result<(), BackendError> {
         stop.register(Arc::clone(&self.waker));
         let result = self.serve(stop);
+        match &result {
+            Ok(()) | Err(BackendError::Served(_)) => {}
+            Err(reason) => self.say_farewell(reason),
+        }
+        let handed_over = self.handing_over_until.is_some();
         // However it ended: nothing that the disk still does may outlive the maps.
         self.cut_link();
-        self.data.finish();
+        self.data.finish(END_OF_DISK);
+        if !handed_over && result.is_ok() {
+            self.claim.remove();
+        }
         result
     }
 
     fn serve(&mut self, stop: &StopHandle) -> Result<(), BackendError> {
-        let mut ready = mio::Events::with_capacity(8);
         let mut busy_turns = 0;
-        self.obey_xenstore()?;
         loop {
             if stop.is_stopped() && !self.stopping {
-                self.stopping = true;
-                self.bus.stop(self.close_deadline)?;
-                self.obey_xenstore()?;
+                self.begin_to_stop();
             }
-            self.proceed_with_closing()?;
-            if self.bus.is_over() {
+            self.obey_xenstore()?;
+            self.proceed_with_closing();
+            if self.over || self.has_handed_over() {
                 return Ok(());
             }
             let busy = self.turn()? || self.spin()?;
@@ -192,20 +244,36 @@ impl Backend {
                 }
             };
             busy_turns = 0;
-            match self.poll.poll(&mut ready, timeout) {
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                other => other.map_err(system("epoll_wait"))?,
-            }
-            for event in &ready {
-                match event.token() {
-                    EVENTS => self.take_events()?,
-                    RELEASES => self.take_releases(),
-                    // The xenstore connection and the disk are looked at below, in any case.
-                    _ => {}
-                }
-            }
-            self.obey_xenstore()?;
+            self.wait(timeout)?;
         }
+    }
+
+    /// Waits for anything to happen. xenstore's news and the disk's are looked at in any case.
+    fn wait(&mut self, timeout: Option<Duration>) -> Result<(), BackendError> {
+        let mut ready = mio::Events::with_capacity(8);
+        match self.poll.poll(&mut ready, timeout) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(()),
+            other => other.map_err(system("epoll_wait"))?,
+        }
+        for event in &ready {
+            match event.token() {
+                EVENTS => self.take_events()?,
+                RELEASES => self.take_releases(),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for what the end of a device may still need: the disk, unmaps, xenstore.
+    pub(super) fn nap(&mut self, timeout: Duration) -> std::io::Result<()> {
+        let mut ready = mio::Events::with_capacity(8);
+        match self.poll.poll(&mut ready, Some(timeout)) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            other => other?,
+        }
+        self.take_releases();
+        Ok(())
     }
 
     /// A bounded piece of the data path's work. True if there was any.
@@ -215,8 +283,9 @@ impl Backend {
         };
         let mut any = self.data.disk_completions(link);
         let mut broken = None;
+        let takes = self.serving && self.handing_over_until.is_none();
         for _ in 0..TURN {
-            if !self.data.agent.can_take() {
+            if !takes || !self.data.agent.can_take() {
                 break;
             }
             match link.pop() {
@@ -243,7 +312,7 @@ impl Backend {
         }
         self.tell_back_pressure();
         if let Some(error) = broken {
-            self.fatal(error.to_string())?;
+            self.fatal(error.to_string());
             return Ok(true);
         }
         Ok(any)
@@ -265,7 +334,7 @@ impl Backend {
     fn spin(&mut self) -> Result<bool, BackendError> {
         const HINTS: u32 = 16;
         let budget = self.spin.budget();
-        if self.link.is_none() || budget.is_zero() || !self.data.agent.can_take() {
+        if !self.serving || budget.is_zero() || !self.data.agent.can_take() {
             return Ok(false);
         }
         let until = Instant::now() + budget;
@@ -285,7 +354,7 @@ impl Backend {
     /// Arms what must wake us.
     fn before_sleep(&mut self) -> Result<Sleep, BackendError> {
         let now = Instant::now();
-        let mut timeout = self.bus.timeout(now);
+        let mut timeout = None;
         let sooner = |timeout: &mut Option<Duration>, other: Duration| {
             *timeout = Some(timeout.map_or(other, |t| t.min(other)));
         };
@@ -293,19 +362,22 @@ impl Backend {
             self.data.retry_unmaps();
             sooner(&mut timeout, RETRY_UNMAPS);
         }
-        if let Some(deadline) = self.draining_until {
+        for deadline in [self.draining_until, self.handing_over_until]
+            .into_iter()
+            .flatten()
+        {
             sooner(&mut timeout, deadline.saturating_duration_since(now));
         }
         let Some(link) = &mut self.link else {
             return Ok(Sleep::AtMost(timeout));
         };
         // Under back-pressure the ring does not matter: a release or the disk wakes us.
-        if self.data.agent.can_take() {
+        if self.serving && self.handing_over_until.is_none() && self.data.agent.can_take() {
             match link.final_check() {
                 Ok(false) => {}
                 Ok(true) => return Ok(Sleep::NotYet),
                 Err(error) => {
-                    self.fatal(error.to_string())?;
+                    self.fatal(error.to_string());
                     return Ok(Sleep::NotYet);
                 }
             }
@@ -336,7 +408,7 @@ impl Backend {
             if self.ports.is_empty() || self.ports.contains(&link.channel().port()) {
                 (self.masked, self.notified) = (true, true);
                 if !link.front_is_alive() {
-                    self.front_died("its liveness byte was cleared: the process is gone")?;
+                    self.front_died("its liveness byte was cleared: the process is gone");
                 }
             }
         }
@@ -372,6 +444,10 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> BackendError {
 
 /// A defence in depth: this descriptor talks to the front's domain only. Kernels without it serve too.
 fn restrict(events: &Events, front: libgnt::DomId) -> Result<(), BackendError> {
+    if front == DomId::DOM0 {
+        // The driver takes 0 for a mistake (`evtchn_ioctl_restrict_domid`, drivers/xen/evtchn.c, 6.1).
+        return Ok(());
+    }
     match events.restrict(front) {
         Err(error) if matches!(error.errno(), Some(Errno::NOTTY | Errno::NOSYS)) => {
             tracing::debug!(%error, "event channels are not restricted");

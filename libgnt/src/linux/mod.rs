@@ -123,6 +123,10 @@ impl Platform for LinuxPlatform {
         "linux".into()
     }
 
+    fn run_dir(&self) -> PathBuf {
+        self.path("/run")
+    }
+
     /// # Errors
     /// [`Error::NotAvailable`](crate::Error::NotAvailable) before Linux 4.13, or where sysfs has no `hypervisor`.
     fn guest_type(&self) -> Result<GuestType> {

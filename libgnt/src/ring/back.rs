@@ -33,8 +33,22 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
     /// # Panics
     /// If the memory has no room for one slot.
     pub fn attach(memory: M, codec: C) -> Self {
+        Self::resume(memory, codec, |_| 0)
+    }
+
+    /// As [`attach`](BackRing::attach), for a back end that knows which requests an earlier one
+    /// took and left unanswered: `taken` says how many, given the response index that the ring
+    /// shows. They have been popped already, and may be answered at once.
+    ///
+    /// The front end may sleep through answers that the earlier back end published last: notify it.
+    ///
+    /// # Panics
+    /// As [`attach`](BackRing::attach), and if more are said to be taken than the ring has slots.
+    pub fn resume(memory: M, codec: C, taken: impl FnOnce(u32) -> u32) -> Self {
         let size = layout::slot_count(memory.size(), C::SLOT_BYTES);
         let start = memory.load(layout::RSP_PROD);
+        let taken = taken(start);
+        assert!(taken <= size, "{taken} requests of a ring of {size}");
         BackRing {
             memory,
             codec,
@@ -46,7 +60,7 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
                 "req_prod",
                 (layout::REQ_PROD, layout::REQ_EVENT),
                 size,
-                start,
+                start.wrapping_add(taken),
             ),
         }
     }
@@ -59,6 +73,11 @@ impl<C: SlotCodec, M: RingMemory> BackRing<C, M> {
     /// Requests popped that have no response yet.
     pub fn unanswered(&self) -> u32 {
         self.requests.next().wrapping_sub(self.written)
+    }
+
+    /// The index that the next response gets.
+    pub fn next_response(&self) -> u32 {
+        self.written
     }
 
     /// How many more requests there can be: the slots of unanswered ones are not free.

@@ -115,6 +115,9 @@ impl Platform for Guest {
     fn name(&self) -> String {
         "linux".into()
     }
+    fn run_dir(&self) -> std::path::PathBuf {
+        "/nowhere".into()
+    }
     fn guest_type(&self) -> libgnt::Result<GuestType> {
         Ok(self.0)
     }

@@ -150,6 +150,10 @@ impl Platform for SimPlatform {
         format!("sim:{}", self.dir.display())
     }
 
+    fn run_dir(&self) -> PathBuf {
+        self.dir.join(format!("run-{}", self.domid.0))
+    }
+
     fn guest_type(&self) -> Result<GuestType> {
         Ok(GuestType::Sim)
     }

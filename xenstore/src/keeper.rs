@@ -1,0 +1,289 @@
+//! A thread that keeps a device's side of xenstore, so that the loop that moves data never waits for
+//! it: a guest that rewrites its nodes for ever, a quota that is used up, or a daemon that is slow or
+//! gone costs this thread its time, and nobody else's.
+
+use crate::error::{Error, Result};
+use crate::steady::{Brake, Steady};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What the thread drives: one end of a device. Every method may wait for xenstore.
+pub trait Keep: Send + 'static {
+    /// What the data's loop says.
+    type Command: Send + 'static;
+    /// What it is told.
+    type News: Send + 'static;
+
+    /// Watches, and begins.
+    ///
+    /// # Errors
+    /// What will not pass; the thread ends.
+    fn begin(&mut self, store: &mut Steady) -> Result<()>;
+
+    /// Obeys a command.
+    ///
+    /// # Errors
+    /// As [`Keep::begin`].
+    fn obey(&mut self, store: &mut Steady, command: Self::Command) -> Result<()>;
+
+    /// These watches have fired: reads again what they are about.
+    ///
+    /// # Errors
+    /// As [`Keep::begin`].
+    fn look(&mut self, store: &mut Steady, fired: &BTreeSet<String>) -> Result<()>;
+
+    /// When [`Keep::late`] is to be called.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// The deadline has passed.
+    ///
+    /// # Errors
+    /// As [`Keep::begin`].
+    fn late(&mut self, store: &mut Steady) -> Result<()> {
+        let _ = store;
+        Ok(())
+    }
+
+    /// The next thing to tell.
+    fn news(&mut self) -> Option<Self::News>;
+
+    /// Nothing more will happen.
+    fn is_over(&self) -> bool;
+}
+
+/// What a [`Keeper`] has to tell.
+#[derive(Debug)]
+pub enum News<N> {
+    /// This.
+    Piece(N),
+    /// Nothing now.
+    Nothing,
+    /// It has ended, and all was told.
+    Over,
+}
+
+/// Looks that may follow each other at once.
+const LOOKS_AT_ONCE: u32 = 64;
+/// And after those: whoever changes a node more often than this is seen this often.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+/// Commands that may wait: each answers one piece of news, so there are few.
+const COMMANDS: usize = 64;
+
+/// The handle. Dropped, the thread ends when xenstore lets it.
+pub struct Keeper<K: Keep> {
+    commands: Sender<K::Command>,
+    news: Receiver<Result<K::News>>,
+    bell: Arc<OwnedFd>,
+    brake: Brake,
+}
+
+impl<K: Keep> Keeper<K> {
+    /// Starts the thread. `wake` is called when there is news.
+    ///
+    /// # Errors
+    /// The kernel gives no thread or no eventfd.
+    pub fn start(
+        name: &str,
+        mut keep: K,
+        mut store: Steady,
+        brake: Brake,
+        wake: impl Fn() + Send + 'static,
+    ) -> std::io::Result<Keeper<K>> {
+        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (commands, obeys) = bounded(COMMANDS);
+        // One command leads to a few pieces of news at most, and the looks are paced.
+        let (tell, news) = unbounded();
+        let heard = Arc::clone(&bell);
+        std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || {
+                if let Err(error) = run(&mut keep, &mut store, &obeys, &heard, &tell, &wake) {
+                    // Nobody may listen any more.
+                    let _ = tell.send(Err(error));
+                }
+                drop(tell);
+                wake();
+            })?;
+        Ok(Keeper {
+            commands,
+            news,
+            bell,
+            brake,
+        })
+    }
+
+    /// Says something to it. False: it has ended.
+    pub fn tell(&self, command: K::Command) -> bool {
+        let taken = self.commands.send(command).is_ok();
+        ring(&self.bell);
+        taken
+    }
+
+    /// What it tells, in order.
+    ///
+    /// # Errors
+    /// What ended it.
+    pub fn news(&self) -> Result<News<K::News>> {
+        match self.news.try_recv() {
+            Ok(piece) => piece.map(News::Piece),
+            Err(TryRecvError::Empty) => Ok(News::Nothing),
+            Err(TryRecvError::Disconnected) => Ok(News::Over),
+        }
+    }
+
+    /// From that moment on it tries nothing again.
+    pub fn stop_at(&self, at: Instant) {
+        self.brake.stop_at(at);
+    }
+}
+
+impl<K: Keep> Drop for Keeper<K> {
+    fn drop(&mut self) {
+        self.brake.stop_at(Instant::now());
+        // The channel is closed when this returns; it looks again then, at the latest.
+        let (closed, _) = bounded(0);
+        drop(std::mem::replace(&mut self.commands, closed));
+        ring(&self.bell);
+    }
+}
+
+impl<K: Keep> fmt::Debug for Keeper<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keeper({} pieces of news)", self.news.len())
+    }
+}
+
+fn run<K: Keep>(
+    keep: &mut K,
+    store: &mut Steady,
+    commands: &Receiver<K::Command>,
+    bell: &OwnedFd,
+    news: &Sender<Result<K::News>>,
+    wake: &impl Fn(),
+) -> Result<()> {
+    let mut pace = Pace::default();
+    let mut fired = BTreeSet::new();
+    keep.begin(store)?;
+    loop {
+        let mut any = false;
+        while let Some(piece) = keep.news() {
+            if news.send(Ok(piece)).is_err() {
+                return Ok(());
+            }
+            any = true;
+        }
+        if any {
+            wake();
+        }
+        if keep.is_over() {
+            return Ok(());
+        }
+        match commands.try_recv() {
+            Ok(command) => {
+                keep.obey(store, command)?;
+                continue;
+            }
+            Err(TryRecvError::Disconnected) => return Ok(()),
+            Err(TryRecvError::Empty) => {}
+        }
+        if keep.deadline().is_some_and(|at| at <= Instant::now()) {
+            keep.late(store)?;
+            continue;
+        }
+        fired.append(&mut store.fired()?);
+        let patience = pace.left();
+        if !fired.is_empty() && patience.is_zero() {
+            pace.looked();
+            keep.look(store, &std::mem::take(&mut fired))?;
+            continue;
+        }
+        if store.has_events() {
+            continue;
+        }
+        let mut timeout = keep
+            .deadline()
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        if !fired.is_empty() {
+            timeout = Some(timeout.map_or(patience, |timeout| timeout.min(patience)));
+        }
+        wait(store, bell, timeout)?;
+    }
+}
+
+/// Sleeps until xenstore has an event, somebody rings, or the time is over.
+fn wait(store: &Steady, bell: &OwnedFd, timeout: Option<Duration>) -> Result<()> {
+    let Some(client) = store.client() else {
+        return Ok(());
+    };
+    let timeout = timeout.map(|timeout| {
+        // Rounded up: not to come back just before.
+        let timeout = timeout + Duration::from_millis(1);
+        Timespec::try_from(timeout).unwrap_or(Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        })
+    });
+    let store = client.as_fd();
+    let mut fds = [
+        PollFd::new(bell, PollFlags::IN),
+        PollFd::from_borrowed_fd(store, PollFlags::IN),
+    ];
+    match poll(&mut fds, timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => {}
+        Err(errno) => {
+            let operation = "poll";
+            return Err(Error::Io { operation, errno });
+        }
+    }
+    // Nobody else reads it; whether anybody rang is seen by the commands.
+    let _ = rustix::io::read(bell, &mut [0_u8; 8]);
+    Ok(())
+}
+
+fn ring(bell: &OwnedFd) {
+    // Full means that it rings already.
+    let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+}
+
+/// Some looks at once, and then one now and then.
+#[derive(Debug)]
+struct Pace {
+    tokens: u32,
+    since: Instant,
+}
+
+impl Default for Pace {
+    fn default() -> Pace {
+        Pace {
+            tokens: LOOKS_AT_ONCE,
+            since: Instant::now(),
+        }
+    }
+}
+
+impl Pace {
+    fn left(&mut self) -> Duration {
+        let passed = self.since.elapsed();
+        let earned = passed.as_nanos() / LOOK_EVERY.as_nanos();
+        if earned > 0 {
+            let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+            self.tokens = self.tokens.saturating_add(earned).min(LOOKS_AT_ONCE);
+            self.since = Instant::now();
+        }
+        match self.tokens {
+            0 => LOOK_EVERY.saturating_sub(passed),
+            _ => Duration::ZERO,
+        }
+    }
+
+    fn looked(&mut self) {
+        self.tokens = self.tokens.saturating_sub(1);
+    }
+}

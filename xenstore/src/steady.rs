@@ -1,0 +1,256 @@
+//! A connection to xenstore that bad days do not end: what fails for now is tried again, with a
+//! back-off, on a new connection if the old one is gone; what was watched is watched again.
+//!
+//! It blocks for as long as xenstore does. It belongs on a thread of its own, beside the one that
+//! moves data ([`keeper`](crate::keeper)).
+
+use crate::client::Client;
+use crate::error::{Error, Result};
+use rustix::io::Errno;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The pause after the first failure; each further one is twice as long.
+const BACKOFF_FIRST: Duration = Duration::from_millis(2);
+/// The longest pause.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// When to stop trying. Clones share it; it may be set from another thread.
+#[derive(Clone, Debug, Default)]
+pub struct Brake(Arc<(Mutex<Option<Instant>>, Condvar)>);
+
+impl Brake {
+    /// From that moment on nothing is tried again.
+    pub fn stop_at(&self, at: Instant) {
+        let (stop, changed) = &*self.0;
+        *stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+        changed.notify_all();
+    }
+
+    /// Waits. False: the moment has come.
+    fn pause(&self, pause: Duration) -> bool {
+        let (stop, changed) = &*self.0;
+        let until = Instant::now() + pause;
+        let mut stop_at = stop.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let now = Instant::now();
+            if stop_at.is_some_and(|at| at <= now) {
+                return false;
+            }
+            let wake = stop_at.map_or(until, |at| at.min(until));
+            if now >= until {
+                return true;
+            }
+            let waited = changed.wait_timeout(stop_at, wake - now);
+            stop_at = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Makes a connection.
+pub type Open = Box<dyn Fn() -> Result<Client> + Send>;
+
+/// The connection, and what it watches.
+pub struct Steady {
+    open: Open,
+    client: Option<Client>,
+    /// Path and token.
+    watches: Vec<(String, String)>,
+    /// Watches whose events may have been missed.
+    missed: bool,
+    brake: Brake,
+    /// When the present trouble began.
+    since: Option<Instant>,
+}
+
+impl Steady {
+    /// Goes on with a connection that works. `open` makes another one.
+    pub fn new(client: Client, open: Open, brake: Brake) -> Steady {
+        Steady {
+            open,
+            client: Some(client),
+            watches: Vec::new(),
+            missed: false,
+            brake,
+            since: None,
+        }
+    }
+
+    /// Does something until it works, or fails for good: it must be something that may be done
+    /// twice, for an answer may be lost.
+    ///
+    /// # Errors
+    /// What will not pass ([`passes`]); the last failure, if the [`Brake`] says so.
+    pub fn run<T>(&mut self, mut work: impl FnMut(&Client) -> Result<T>) -> Result<T> {
+        let mut pause = BACKOFF_FIRST;
+        loop {
+            let error = match self.connected().and_then(&mut work) {
+                Ok(value) => {
+                    self.is_well();
+                    return Ok(value);
+                }
+                Err(error) => error,
+            };
+            if !passes(&error) {
+                return Err(error);
+            }
+            if self.since.is_none() {
+                self.since = Some(Instant::now());
+                tracing::warn!(%error, "xenstore does not do its part; data goes on, and this is tried again");
+            }
+            if breaks(&error) {
+                self.client = None;
+            }
+            // Between half and all of it: two in conflict do not meet again.
+            if !self.brake.pause(pause.mul_f64(0.5 + fastrand::f64() / 2.0)) {
+                return Err(error);
+            }
+            pause = (pause * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    /// Watches a path, on every later connection, too.
+    ///
+    /// # Errors
+    /// As [`Steady::run`]. Then it is not watched.
+    pub fn watch(&mut self, path: &str, token: &str) -> Result<()> {
+        self.run(|client| match client.watch(path, token) {
+            // An answer was lost, but the watch is there.
+            Err(Error::Refused {
+                errno: Errno::EXIST,
+                ..
+            }) => Ok(()),
+            other => other,
+        })?;
+        self.watches.push((path.to_owned(), token.to_owned()));
+        Ok(())
+    }
+
+    /// As [`Steady::watch`], for what not every domain may watch. False: refused, for whatever reason.
+    ///
+    /// # Errors
+    /// As [`Steady::run`].
+    pub fn watch_if_allowed(&mut self, path: &str, token: &str) -> Result<bool> {
+        let allowed = self.run(|client| match client.watch(path, token) {
+            Ok(()) => Ok(true),
+            Err(Error::Refused { errno, .. }) => Ok(errno == Errno::EXIST),
+            Err(error) => Err(error),
+        })?;
+        if allowed {
+            self.watches.push((path.to_owned(), token.to_owned()));
+        }
+        Ok(allowed)
+    }
+
+    /// The tokens of the watches that have fired since the last time. Bounded, and never waits for
+    /// xenstore unless there is no connection.
+    ///
+    /// # Errors
+    /// As [`Steady::run`].
+    pub fn fired(&mut self) -> Result<BTreeSet<String>> {
+        let mut fired = BTreeSet::new();
+        let mut missed = false;
+        self.run(|client| {
+            // Each different event comes once, and no more of them than the client keeps.
+            for _ in 0..crate::client::EVENTS_MAX {
+                match client.next_watch_event() {
+                    Ok(Some(event)) => {
+                        fired.insert(event.token);
+                    }
+                    Ok(None) => break,
+                    Err(Error::EventsLost { .. }) => missed = true,
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        })?;
+        if missed || std::mem::take(&mut self.missed) {
+            fired.extend(self.watches.iter().map(|(_, token)| token.clone()));
+        }
+        Ok(fired)
+    }
+
+    /// Events that a request has read already: no descriptor becomes readable for them.
+    pub fn has_events(&self) -> bool {
+        self.missed || self.client.as_ref().is_none_or(Client::has_watch_events)
+    }
+
+    /// The connection, if there is one now.
+    pub fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    fn connected(&mut self) -> Result<&Client> {
+        if self.client.is_none() {
+            let client = (self.open)()?;
+            for (path, token) in &self.watches {
+                client.watch(path, token)?;
+            }
+            // Whatever happened while nobody watched.
+            self.missed = true;
+            self.client = Some(client);
+        }
+        match &self.client {
+            Some(client) => Ok(client),
+            None => Err(Error::Disconnected {
+                cause: "not connected".into(),
+            }),
+        }
+    }
+
+    fn is_well(&mut self) {
+        if let Some(since) = self.since.take() {
+            let after = since.elapsed();
+            tracing::info!(?after, "xenstore does its part again");
+        }
+    }
+}
+
+impl fmt::Debug for Steady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Steady")
+            .field("client", &self.client)
+            .field("watches", &self.watches)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Is it a failure that passes: a daemon that is slow, gone or out of memory, a conflict, a quota that
+/// is used up for now?
+pub fn passes(error: &Error) -> bool {
+    match error {
+        Error::Timeout { .. }
+        | Error::Disconnected { .. }
+        | Error::Conflict { .. }
+        | Error::Io { .. }
+        | Error::Protocol { .. } => true,
+        Error::Refused { errno, .. } => matches!(
+            *errno,
+            Errno::AGAIN
+                | Errno::BUSY
+                | Errno::NOSPC
+                | Errno::DQUOT
+                | Errno::TOOBIG
+                | Errno::NOMEM
+                | Errno::INTR
+                | Errno::IO
+        ),
+        Error::Platform(error) => !matches!(error, libgnt::Error::HostGone { .. }),
+        _ => false,
+    }
+}
+
+/// Is the connection of no more use? After a timeout, too: a transaction that was opened too late
+/// would stay open as long as its connection.
+fn breaks(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Timeout { .. }
+            | Error::Disconnected { .. }
+            | Error::Io { .. }
+            | Error::Protocol { .. }
+            | Error::Platform(_)
+    )
+}
