@@ -2,20 +2,13 @@
 
 mod common;
 
+use common::program::{Serving, pv_backend, sim};
 use common::{DEVICE, Front, PATIENCE, World};
 use libgnt::proto::blkif::{Operation, Status};
 use pv_xenstore::XenbusState;
-use rustix::process::{Pid, Signal, kill_process};
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::channel;
+use rustix::process::Signal;
+use std::process::Output;
 use std::time::{Duration, Instant};
-
-fn pv_backend(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pv-backend"));
-    command.args(args).stdin(Stdio::null());
-    command
-}
 
 fn run(args: &[&str]) -> (i32, String, String) {
     let Output {
@@ -39,63 +32,6 @@ fn refused(args: &[&str], names: &[&str]) {
     assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
     for name in names {
         assert!(stderr.contains(name), "{args:?}: no {name:?} in {stderr}");
-    }
-}
-
-fn sim(world: &World) -> String {
-    format!("sim:{}", world.dir().display())
-}
-
-/// Killed, if a test ends before it does.
-struct Serving(Child);
-
-impl Serving {
-    fn start(world: &World, more: &[&str]) -> Serving {
-        let sim = sim(world);
-        let mut args = vec!["serve", "--platform", &sim, "--front", "1"];
-        args.extend(more);
-        let child = pv_backend(&args)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it runs");
-        Serving(child)
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_child(&self.0);
-        kill_process(pid, signal).expect("kill");
-    }
-
-    /// Its status and what it logged. A child that does not end is killed, and fails the test.
-    fn end(&mut self) -> (i32, String) {
-        let stderr = self.0.stderr.take().expect("piped");
-        let (send, log) = channel();
-        std::thread::spawn(move || {
-            let lines: Vec<_> = BufReader::new(stderr)
-                .lines()
-                .map_while(Result::ok)
-                .collect();
-            // The test may have given up.
-            let _ = send.send(lines.join("\n"));
-        });
-        let ended = log.recv_timeout(PATIENCE);
-        if ended.is_err() {
-            self.0.kill().expect("kill");
-        }
-        let status = self.0.wait().expect("wait");
-        let text = ended.unwrap_or_else(|_| panic!("it does not end: {:?}", log.recv()));
-        (
-            status.code().unwrap_or_else(|| panic!("{status}: {text}")),
-            text,
-        )
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

@@ -31,8 +31,7 @@ impl Backend {
                 }
                 // It was asked to end, and told how long it may try.
                 Err(error) if self.stopping => {
-                    tracing::warn!(front = %self.front, %error, "xenstore was not told of the end");
-                    self.over = true;
+                    self.give_up(&error);
                     return Ok(());
                 }
                 Err(error) => {
@@ -193,12 +192,24 @@ impl Backend {
             self.handing_over_until = Some(Instant::now() + DRAIN);
             return;
         }
-        let now = Instant::now();
         let whole = self.close_deadline.saturating_add(STORE_BESIDE);
-        if let Some(at) = now.checked_add(whole) {
+        self.give_up_at = Instant::now().checked_add(whole);
+        if let Some(at) = self.give_up_at {
             self.bus.stop_at(at);
         }
         self.bus.tell(Report::Stop(self.close_deadline));
+    }
+
+    /// Ends without xenstore when it has had its time: it may be stuck in a request.
+    pub(super) fn mind_the_time(&mut self) {
+        if self.give_up_at.is_some_and(|at| at <= Instant::now()) && !self.over {
+            self.give_up(&"no answer in time");
+        }
+    }
+
+    fn give_up(&mut self, error: &dyn std::fmt::Display) {
+        tracing::warn!(front = %self.front, %error, "xenstore was not told of the end");
+        self.over = true;
     }
 
     /// Leaves the ring to the next back end. True when what is in flight is answered, or recorded.

@@ -64,7 +64,9 @@ pub struct Backend {
     /// xenstore's machine waits for the end of the disk's work on a front's pages.
     pub(super) freeing: bool,
     pub(super) stopping: bool,
-    /// xenstore's side has ended.
+    /// When the end does not wait for xenstore any more.
+    pub(super) give_up_at: Option<Instant>,
+    /// xenstore's side has ended, or was given up.
     pub(super) over: bool,
     spin: Spin,
     pub(super) storm: Storm,
@@ -176,6 +178,7 @@ impl Backend {
             draining_until: None,
             freeing: false,
             stopping: false,
+            give_up_at: None,
             over: false,
             spin: Spin::new(config.spin),
             storm: Storm::default(),
@@ -227,6 +230,7 @@ impl Backend {
             }
             self.obey_xenstore()?;
             self.proceed_with_closing();
+            self.mind_the_time();
             if self.over || self.has_handed_over() {
                 return Ok(());
             }
@@ -362,9 +366,13 @@ impl Backend {
             self.data.retry_unmaps();
             sooner(&mut timeout, RETRY_UNMAPS);
         }
-        for deadline in [self.draining_until, self.handing_over_until]
-            .into_iter()
-            .flatten()
+        for deadline in [
+            self.draining_until,
+            self.handing_over_until,
+            self.give_up_at,
+        ]
+        .into_iter()
+        .flatten()
         {
             sooner(&mut timeout, deadline.saturating_duration_since(now));
         }

@@ -3,6 +3,10 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod gate;
+pub mod program;
+
+use gate::Gate;
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Granter, Ledger, Share};
 use libgnt::platform::Platform;
@@ -27,11 +31,13 @@ pub const DEVICE: DeviceId = DeviceId(51712);
 /// Far more than anything here takes; a test that hangs fails instead.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-struct Glue(ServerHandle);
+struct Glue(ServerHandle, Gate);
 
 impl Services for Glue {
     fn xenstore_connection(&mut self, domid: DomId, stream: std::os::unix::net::UnixStream) {
-        self.0.attach(domid, stream).expect("xenstore runs");
+        if let Some(stream) = self.1.admit(stream) {
+            self.0.attach(domid, stream).expect("xenstore runs");
+        }
     }
     fn domain_created(&mut self, domid: DomId, name: &str) {
         self.0.introduce(domid, name).expect("xenstore runs");
@@ -46,6 +52,8 @@ pub struct World {
     // Fields are dropped in this order: the toolstack's connection before the host it needs.
     pub dom0: SimPlatform,
     pub store: Client,
+    /// What connections to xenstore pass, once it is armed.
+    pub gate: Gate,
     host: HostThread,
     server: Stopped,
     dir: tempfile::TempDir,
@@ -64,7 +72,8 @@ impl World {
     pub fn new() -> World {
         let dir = tempfile::tempdir().expect("dir");
         let server = ServerHandle::start(Default::default()).expect("xenstore");
-        let glue = Box::new(Glue(server.clone()));
+        let gate = Gate::default();
+        let glue = Box::new(Glue(server.clone(), gate.clone()));
         let server = Stopped(server);
         let host = HostThread::start(dir.path(), Config::default(), glue);
         let host = host.expect("host");
@@ -75,6 +84,7 @@ impl World {
         let world = World {
             dom0,
             store,
+            gate,
             host,
             server,
             dir,
@@ -173,7 +183,7 @@ impl Running {
         Self::try_start_on(platform, tweak).expect("backend")
     }
 
-    fn try_start_on(
+    pub fn try_start_on(
         platform: Arc<dyn Platform>,
         tweak: impl FnOnce(&mut BackendConfig),
     ) -> Result<Running, BackendError> {
@@ -286,16 +296,19 @@ impl Front {
     }
 
     fn on(platform: Arc<dyn Platform>, dir: String) -> Front {
+        Self::of(platform, dir, DomId::DOM0)
+    }
+
+    /// A front end of a back end in a domain of its own.
+    pub fn of(platform: Arc<dyn Platform>, dir: String, back: DomId) -> Front {
         let store = Client::connect(&*platform).expect("xenstore");
         let events = Events::open(&*platform).expect("events");
-        let channel = events.bind_unbound(DomId::DOM0).expect("port");
+        let channel = events.bind_unbound(back).expect("port");
         let granter = Granter::open(Arc::clone(&platform), Ledger::new()).expect("gntalloc");
-        let ring_page = granter
-            .share(DomId::DOM0, 1, Access::ReadWrite)
-            .expect("ring");
+        let ring_page = granter.share(back, 1, Access::ReadWrite).expect("ring");
         let ring = FrontRing::new(Arc::clone(ring_page.pages()), X86_64);
         let data = granter
-            .share(DomId::DOM0, DATA_PAGES, Access::ReadWrite)
+            .share(back, DATA_PAGES, Access::ReadWrite)
             .expect("pages");
         Front {
             platform,
@@ -393,6 +406,22 @@ impl Front {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "{} of {count} responses", all.len());
             let ports = self.events.wait(left).expect("a response");
+            self.events.unmask(&ports).expect("unmask");
+        }
+    }
+
+    /// Waits for the back end's liveness byte: 0 when it is gone, 1 when one has mapped the ring.
+    pub fn wait_back_byte(&self, value: u8) {
+        let deadline = Instant::now() + PATIENCE;
+        let byte = || {
+            self.ring_page
+                .pages()
+                .load_u8(63, std::sync::atomic::Ordering::Acquire)
+        };
+        while byte() != value {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // Its end and its beginning raise the channel.
+            let ports = self.events.wait(left).expect("an event");
             self.events.unmask(&ports).expect("unmask");
         }
     }

@@ -1,0 +1,247 @@
+//! Back ends that come and go under a front end that knows nothing of it: Linux' marks its disk dead
+//! when it is told to close.
+
+mod common;
+
+use common::program::Serving;
+use common::{DATA_PAGES, FRONT, Front, World};
+use libgnt::proto::blkif::{Operation, Request, Status};
+use libgnt::{DomId, PAGE_SIZE};
+use pv_xenstore::XenbusState;
+use pv_xenstore::toolstack::BlockDevice;
+use rustix::process::Signal;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn image(world: &World) -> PathBuf {
+    let path = world.dir().join("image");
+    let file = std::fs::File::create(&path).expect("image");
+    file.set_len(1 << 20).expect("size");
+    path
+}
+
+fn serve(world: &World, image: &Path, more: &[&str]) -> Serving {
+    let mut args = vec!["--image", image.to_str().expect("path")];
+    args.extend(more);
+    Serving::start(world, &args)
+}
+
+fn state_is_still_connected(world: &World) {
+    let state = world
+        .store
+        .read_string(&format!("{}/state", world.back_dir()))
+        .expect("state");
+    assert_eq!(state, XenbusState::Connected.as_str());
+}
+
+fn error_of(world: &World) -> Option<String> {
+    pv_xenstore::toolstack::read_error(&world.store, &world.back_dir()).expect("error node")
+}
+
+/// Thirty-two writes of a page each, with this round's bytes.
+fn writes(front: &Front, round: u64) -> Vec<Request> {
+    (0..32)
+        .map(|n| {
+            let page = n as usize;
+            let byte = (round * 37 + n + 1) as u8;
+            front.pages().fill(page * PAGE_SIZE, PAGE_SIZE, byte);
+            front.request(Operation::Write, round * 100 + n, n * 8, &[page])
+        })
+        .collect()
+}
+
+fn written(image: &Path, round: u64) {
+    let bytes = std::fs::read(image).expect("image");
+    for n in 0..32 {
+        let expected = (round * 37 + n + 1) as u8;
+        let sector = &bytes[n as usize * PAGE_SIZE..][..PAGE_SIZE];
+        assert!(
+            sector.iter().all(|byte| *byte == expected),
+            "round {round}, page {n}"
+        );
+    }
+}
+
+#[test]
+fn a_killed_back_end_is_replaced_under_a_front_that_stays_connected() {
+    for mode in ["map", "copy", "auto"] {
+        let world = World::new();
+        let image = image(&world);
+        let mut back = serve(&world, &image, &["--mode", mode]);
+        let mut front = Front::new(&world);
+        front.set("feature-persistent", 1);
+        front.connect(&world);
+        let mut was_killed_in_mid_work = 0;
+        for round in 0..8 {
+            let requests = writes(&front, round);
+            front.send(&requests);
+            // Killed before, while, or after it answers.
+            let mut answers = front.receive(round as usize * 4);
+            back.kill();
+            was_killed_in_mid_work += usize::from(answers.len() < 32);
+            state_is_still_connected(&world);
+            back = serve(&world, &image, &["--mode", mode]);
+            answers.extend(front.receive(32 - answers.len()));
+            let ids: BTreeSet<u64> = answers.iter().map(|answer| answer.id).collect();
+            let asked = requests.iter().map(|request| request.id).collect();
+            assert_eq!(ids, asked, "{mode}, round {round}");
+            assert_eq!(answers.len(), 32, "{mode}, round {round}");
+            assert!(
+                answers.iter().all(|a| a.status == Status::Okay),
+                "{answers:?}"
+            );
+            written(&image, round);
+            state_is_still_connected(&world);
+        }
+        assert!(was_killed_in_mid_work > 0, "{mode}: it was idle each time");
+        // Nothing more comes: a flush is the next thing answered.
+        let flush = front.request(Operation::Flush, 5000, 0, &[]);
+        assert_eq!(front.one(flush).id, 5000);
+        assert_eq!(error_of(&world), None);
+    }
+}
+
+#[test]
+fn an_orderly_hand_over_leaves_the_front_in_service() {
+    let world = World::new();
+    let image = image(&world);
+    let mut back = serve(&world, &image, &["--hand-over"]);
+    let mut front = Front::new(&world);
+    front.connect(&world);
+    let requests = writes(&front, 1);
+    front.send(&requests);
+    back.signal(Signal::TERM);
+    let (status, log) = back.end();
+    assert_eq!(status, 0, "{log}");
+    assert!(log.contains("handed over"), "{log}");
+    state_is_still_connected(&world);
+    let _back = serve(&world, &image, &[]);
+    assert_eq!(front.receive(32).len(), 32);
+    written(&image, 1);
+    state_is_still_connected(&world);
+}
+
+#[test]
+fn without_a_record_a_quiet_ring_is_taken_over_and_a_busy_one_is_closed_with_the_reason() {
+    let world = World::new();
+    let image = image(&world);
+    let back = serve(&world, &image, &[]);
+    let mut front = Front::new(&world);
+    front.connect(&world);
+    let request = front.request(Operation::Read, 1, 0, &[0]);
+    assert_eq!(front.one(request).status, Status::Okay);
+    back.kill();
+    front.wait_back_byte(0);
+    let elsewhere = world.dir().join("elsewhere");
+    let elsewhere = ["--run-dir", elsewhere.to_str().expect("path")];
+    let back = serve(&world, &image, &elsewhere);
+    front.wait_back_byte(1);
+    assert_eq!(front.one(request).status, Status::Okay);
+    back.kill();
+    state_is_still_connected(&world);
+    // Asked of nobody.
+    front.send(&[request]);
+    let _back = serve(
+        &world,
+        &image,
+        &[
+            "--run-dir",
+            world.dir().join("third").to_str().expect("path"),
+        ],
+    );
+    world.wait_back(XenbusState::Closed);
+    let error = error_of(&world).expect("the reason");
+    assert!(error.contains("no record of which"), "{error}");
+}
+
+#[test]
+fn a_second_back_end_with_claims_of_its_own_does_not_disturb_the_first() {
+    let world = World::new();
+    let image = image(&world);
+    let _back = serve(&world, &image, &["--read-only"]);
+    let mut front = Front::new(&world);
+    front.connect(&world);
+    let elsewhere = world.dir().join("elsewhere");
+    let more = [
+        "--read-only",
+        "--run-dir",
+        elsewhere.to_str().expect("path"),
+    ];
+    let (status, log) = serve(&world, &image, &more).end();
+    assert_eq!(status, 1, "{log}");
+    assert!(log.contains("another back end serves it"), "{log}");
+    state_is_still_connected(&world);
+    assert_eq!(error_of(&world), None);
+    let request = front.request(Operation::Read, 1, 0, &[0]);
+    assert_eq!(front.one(request).status, Status::Okay);
+}
+
+#[test]
+fn a_front_that_goes_straight_to_connected_is_served() {
+    for in_advance in [false, true] {
+        let world = World::new();
+        let image = image(&world);
+        let mut front = Front::new(&world);
+        let start = || serve(&world, &image, &[]);
+        let mut back = None;
+        if !in_advance {
+            back = Some(start());
+            world.wait_back(XenbusState::InitWait);
+        }
+        front.announce();
+        front.state(XenbusState::Connected);
+        let back = back.unwrap_or_else(start);
+        world.wait_back(XenbusState::Connected);
+        let requests = writes(&front, 3);
+        front.send(&requests);
+        assert_eq!(front.receive(32).len(), 32);
+        back.kill();
+        let _back = start();
+        let flush = front.request(Operation::Flush, 5000, 0, &[]);
+        assert_eq!(front.one(flush).status, Status::Okay);
+        written(&image, 3);
+    }
+}
+
+#[test]
+fn a_node_of_a_front_end_before_this_one_does_not_make_it_dead() {
+    let world = World::new();
+    let image = image(&world);
+    let _back = serve(&world, &image, &[]);
+    let mut front = Front::new(&world);
+    // Its byte was never set, as in the ring of a Linux front end.
+    front.set(pv_backend::driver::LIVENESS_NODE, 62);
+    front.connect(&world);
+    let request = front.request(Operation::Read, 1, 0, &[0]);
+    assert_eq!(front.one(request).status, Status::Okay);
+    assert_eq!(error_of(&world), None);
+}
+
+#[test]
+fn dom0_is_served_by_a_driver_domain() {
+    let world = World::new();
+    let driver = DomId(2);
+    world.dom0.create_domain(driver, "driver").expect("domain");
+    let device = BlockDevice::new(DomId::DOM0, driver, common::DEVICE, "");
+    let paths = device.create(&world.store).expect("attach");
+    let image = image(&world);
+    let mut back = serve(&world, &image, &["--domain", "2", "--front", "0"]);
+    let dom0 = world.platform(DomId::DOM0, "front");
+    let mut front = Front::of(dom0, paths.front.clone(), driver);
+    let state = format!("{}/state", paths.back);
+    let is = |state: XenbusState| move |value: Option<&str>| value == Some(state.as_str());
+    world.wait_node(&state, "InitWait", is(XenbusState::InitWait));
+    front.announce();
+    front.state(XenbusState::Initialised);
+    world.wait_node(&state, "Connected", is(XenbusState::Connected));
+    front.state(XenbusState::Connected);
+    let requests = writes(&front, 2);
+    front.send(&requests);
+    assert_eq!(front.receive(32).len(), 32);
+    written(&image, 2);
+    back.signal(Signal::TERM);
+    let (status, log) = back.end();
+    assert_eq!(status, 0, "{log}");
+    const { assert!(DATA_PAGES >= 32) };
+    assert_eq!(FRONT, DomId(1));
+}
