@@ -2,9 +2,10 @@
 //! [`front::Handshake`] says; what that machine wants of the ring goes to the engine.
 
 use crate::agent::DiskInfo;
+use crate::announce;
 use crate::error::FrontError;
-use crate::live::{FRONT_ALIVE_BYTE, Live};
-use crate::nodes::{BackNodes, LIVENESS_NODE, NodeError, PROTOCOL};
+use crate::live::Live;
+use crate::nodes::{BackNodes, NodeError, SECTORS_NODE, size_of_disk};
 use libgnt::{DomId, Platform};
 use mio::event::Source;
 use pv_xenstore::toolstack::{self, DeviceId};
@@ -13,7 +14,7 @@ use pv_xenstore::xenbus::node::{Switched, read_online, read_state, switch_state}
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
 use pv_xenstore::{Client, Error as StoreError, value};
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Watch events taken before the nodes are read again.
 const EVENTS_A_ROUND: usize = 64;
@@ -33,6 +34,8 @@ pub(crate) enum BusEvent {
         handle: u16,
         liveness: bool,
     },
+    /// The disk has another size now, in units of 512 bytes.
+    Resized { sectors: u64 },
     /// Put nothing more on the ring. With `drain`, say [`Bus::quiet`] when all is answered.
     Stop { why: String, drain: bool },
     /// Give up the ring, then [`Bus::freed`].
@@ -62,6 +65,8 @@ pub(crate) struct Bus {
     ring_nodes: Vec<(&'static str, String)>,
     /// The back end's nodes, until the switch to Connected.
     back_nodes: Option<BackNodes>,
+    /// The disk's size while connected.
+    sectors: Option<u64>,
     /// Why the device failed, as reported.
     error: Option<String>,
     /// Something may have changed: read again.
@@ -113,6 +118,7 @@ impl Bus {
             closing: false,
             ring_nodes: Vec::new(),
             back_nodes: None,
+            sectors: None,
             error: None,
             stale: true,
             news: VecDeque::new(),
@@ -173,6 +179,7 @@ impl Bus {
             self.feed(Input::Own(own))?;
             let peer = self.read_peer()?;
             self.feed(peer)?;
+            self.look_at_size()?;
             if !self.news.is_empty() {
                 // The engine's answers change what the next look means.
                 self.stale = true;
@@ -189,6 +196,27 @@ impl Bus {
             state: self.peer,
             online: self.online,
         })
+    }
+
+    /// A back end that writes its state anew without a change may have changed the disk's size
+    /// (`blkfront_connect` in `drivers/block/xen-blkfront.c`, Linux 6.12, reads it then).
+    fn look_at_size(&mut self) -> Result<(), FrontError> {
+        let Some(known) = self.sectors else {
+            return Ok(());
+        };
+        if self.peer != Some(XenbusState::Connected) || !self.handshake.is_connected() {
+            return Ok(());
+        }
+        match size_of_disk(self.back_node(SECTORS_NODE)?) {
+            Ok(sectors) if sectors != known => {
+                self.sectors = Some(sectors);
+                self.news.push_back(BusEvent::Resized { sectors });
+            }
+            Ok(_) => {}
+            // What it said before was good, and requests are checked against that.
+            Err(error) => tracing::debug!(device = %name(self.device), %error, "size unchanged"),
+        }
+        Ok(())
     }
 
     fn feed(&mut self, input: Input) -> Result<(), FrontError> {
@@ -227,6 +255,7 @@ impl Bus {
             Action::SwitchState(switch) => return self.switch(switch),
             Action::ReadPeer => return Ok(Some(self.read_peer()?)),
             Action::StopRequests => {
+                self.sectors = None;
                 let why = match self.peer {
                     _ if self.peer_dead => "its process died".into(),
                     Some(state) => format!("it is {state}"),
@@ -256,6 +285,10 @@ impl Bus {
     }
 
     fn switch(&mut self, switch: SwitchState) -> Result<Option<Input>, FrontError> {
+        if switch.to == XenbusState::Closed {
+            // Before the state: a front end that finds it may start, and write its own.
+            self.remove_ring_nodes()?;
+        }
         let nodes = match switch.to {
             XenbusState::Initialised => std::mem::take(&mut self.ring_nodes),
             _ => Vec::new(),
@@ -273,6 +306,7 @@ impl Bus {
                     (switch.to, self.back_nodes.take())
                 {
                     let handle = self.handle;
+                    self.sectors = Some(disk.sectors);
                     self.news.push_back(BusEvent::Connected {
                         disk,
                         handle,
@@ -302,15 +336,25 @@ impl Bus {
     /// The connection's.
     pub(crate) fn ring_ready(&mut self, live: &Live) -> Result<(), FrontError> {
         self.peer_dead = false;
-        self.ring_nodes = vec![
-            ("ring-ref", live.ring_grant().0.to_string()),
-            ("event-channel", live.channel.port().0.to_string()),
-            ("protocol", PROTOCOL.into()),
-            ("feature-persistent", u8::from(live.persistent).to_string()),
-            (LIVENESS_NODE, FRONT_ALIVE_BYTE.to_string()),
-        ];
+        self.ring_nodes = announce::ring(live).into();
         self.remove_leftovers()?;
         self.feed(Input::RingReady)
+    }
+
+    /// Takes away what a ring was announced with: the directory may belong to another front end
+    /// next, a kernel's for example, and a back end would take ours for its word.
+    fn remove_ring_nodes(&self) -> Result<(), FrontError> {
+        for node in announce::RING_NODES {
+            self.remove_node(node)?;
+        }
+        Ok(())
+    }
+
+    fn remove_node(&self, node: &str) -> Result<(), FrontError> {
+        match self.client.rm(&format!("{}/{node}", self.front)) {
+            Err(error) if !error.is_gone() => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Takes away what a front end before this one announced in another form: a back end that
@@ -321,11 +365,8 @@ impl Bus {
             Err(error) if error.is_gone() => return Ok(()),
             names => names?,
         };
-        for name in names.iter().filter(|name| is_other_form(name)) {
-            match self.client.rm(&format!("{}/{name}", self.front)) {
-                Err(error) if !error.is_gone() => return Err(error.into()),
-                _ => {}
-            }
+        for name in names.iter().filter(|name| announce::is_other_form(name)) {
+            self.remove_node(name)?;
         }
         Ok(())
     }
@@ -390,6 +431,11 @@ impl Bus {
         Ok(())
     }
 
+    /// Requests wait so long for xenstored's answer.
+    pub(crate) fn answer_within(&mut self, time: Duration) {
+        self.client.set_deadline(time);
+    }
+
     /// No more waiting for the back end.
     ///
     /// # Errors
@@ -420,24 +466,6 @@ impl Bus {
             self.back_domid
         )
     }
-}
-
-/// Does a node of a front end's announce rings, or requests, that this one does not have: of
-/// several pages, in several queues, in other units than 512 bytes
-/// (`xen/include/public/io/blkif.h`)?
-fn is_other_form(node: &str) -> bool {
-    let numbered = |prefix: &str| {
-        let number = node.strip_prefix(prefix);
-        number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
-    };
-    matches!(
-        node,
-        "ring-page-order"
-            | "num-ring-pages"
-            | "multi-queue-num-queues"
-            | "feature-large-sector-size"
-    ) || numbered("ring-ref")
-        || numbered("queue-")
 }
 
 /// How people call it.

@@ -1,12 +1,18 @@
 //! How a front end is set up.
 
+use crate::stop::Stop;
 use libgnt::Platform;
 use libgnt::grant::Ledger;
 use libgnt::proto::blkif::MAX_SEGMENTS;
 use pv_xenstore::toolstack::DeviceId;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
+
+/// [`FrontConfig::close`], unless another is asked for: whoever ends a program does not wait a
+/// second, whatever is stuck.
+pub const DEFAULT_CLOSE: Duration = Duration::from_millis(700);
+/// As good as for ever, and small enough to be added to any clock.
+pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// What a front end is opened with.
 #[derive(Clone, Debug)]
@@ -28,15 +34,15 @@ pub struct FrontConfig {
     pub deadline: Duration,
     /// How long to wait for a back end to connect, at first and after it went.
     pub reconnect: Duration,
-    /// How long a close waits for the back end to close, too.
+    /// How long a close may take in all: what is under way, and the back end's own close.
     pub close: Duration,
     /// Ask the platform at each response whether the pages are really unmapped, where it can say
     /// (the simulated Xen): a call to the host for each request, for tests.
     pub verify_release: bool,
     /// Longest busy wait for a response before sleeping; zero never spins.
     pub spin: Duration,
-    /// Set from anywhere (a signal handler, say) to give up waiting for a back end.
-    pub stop: Arc<AtomicBool>,
+    /// Ends the front end from anywhere.
+    pub stop: Stop,
     /// Counts what is granted.
     pub ledger: Ledger,
 }
@@ -53,7 +59,7 @@ impl FrontConfig {
             queue: 256,
             deadline: Duration::from_secs(30),
             reconnect: Duration::from_secs(30),
-            close: Duration::from_secs(5),
+            close: DEFAULT_CLOSE,
             verify_release: false,
             // On one core a busy wait only keeps the back end from answering.
             spin: if cores > 1 {
@@ -61,8 +67,21 @@ impl FrontConfig {
             } else {
                 Duration::ZERO
             },
-            stop: Arc::new(AtomicBool::new(false)),
+            stop: Stop::new(),
             ledger: Ledger::new(),
         }
+    }
+
+    /// The same, with no time so long that a clock overflows.
+    pub(crate) fn with_times_in_bounds(mut self) -> Self {
+        for time in [
+            &mut self.deadline,
+            &mut self.reconnect,
+            &mut self.close,
+            &mut self.spin,
+        ] {
+            *time = (*time).min(LONGEST);
+        }
+        self
     }
 }

@@ -4,16 +4,17 @@ use crate::agent::{DeviceError, DiskInfo, IoError};
 use crate::config::FrontConfig;
 use crate::counters::Counters;
 use crate::engine::Frontend;
+use crate::engine::close::{self, Closing};
 use crate::error::FrontError;
 use crate::io::{Completion, Io, Refused};
 use crate::observe::Observer;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use mio::Waker;
+use pv_xenstore::toolstack::DeviceId;
 use slab::Slab;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 /// `read_at` and `write_at` of more than this are done in steps, to bound the bounce buffer.
 const STEP_BYTES: usize = 1 << 20;
@@ -45,11 +46,32 @@ enum Command {
 struct Flags {
     /// The thread was woken and has not looked yet: one wake-up serves many commands.
     woken: AtomicBool,
-    /// The device is to be closed when everything that was sent before is done. Not a command: it
-    /// must arrive when the inbox is full and stays so, too.
-    closing: AtomicBool,
+    /// The device is to be closed, by this time. Not a command: it must arrive when the inbox is
+    /// full and stays so, too.
+    close_by: OnceLock<CloseBy>,
     /// The thread has ended.
     dead: AtomicBool,
+}
+
+impl Flags {
+    /// Begins a close that takes so long at most, if none has begun.
+    fn close(&self, time: Duration) -> CloseBy {
+        let now = Instant::now();
+        // Whoever sees this finds what was sent before in the inbox.
+        *self.close_by.get_or_init(|| CloseBy {
+            finish: now + time / 2,
+            end: now + time,
+        })
+    }
+}
+
+/// The times of a close.
+#[derive(Clone, Copy, Debug)]
+struct CloseBy {
+    /// What was sent before may finish until then.
+    finish: Instant,
+    /// All is over by then, with a back end and a xenstored that answer or without.
+    end: Instant,
 }
 
 /// The callers' way to the thread.
@@ -58,6 +80,7 @@ struct Mailbox {
     waker: Arc<Waker>,
     flags: Arc<Flags>,
     deadline: Duration,
+    close: Duration,
 }
 
 impl Mailbox {
@@ -70,11 +93,11 @@ impl Mailbox {
         }
     }
 
-    /// Asks the thread to finish what was sent, and to close.
-    fn close(&self) {
-        // Release: what was sent before is in the inbox for whoever sees this.
-        self.flags.closing.store(true, Ordering::Release);
+    /// Asks the thread to finish what was sent, and to close; says by when.
+    fn close(&self) -> Instant {
+        let close_by = self.flags.close(self.close);
         self.wake();
+        close_by.end
     }
 
     /// Waits for room in the thread's queue, at most an I/O's deadline.
@@ -98,7 +121,9 @@ impl Mailbox {
 /// A block device.
 pub struct Disk {
     mailbox: Arc<Mailbox>,
-    thread: Option<JoinHandle<Result<Counters, FrontError>>>,
+    device: DeviceId,
+    /// What becomes of the thread; none once it was waited for.
+    ended: Option<Closing>,
 }
 
 impl Disk {
@@ -118,8 +143,9 @@ impl Disk {
         config: FrontConfig,
         observer: Option<Box<dyn Observer>>,
     ) -> Result<Self, FrontError> {
-        let (queue, deadline) = (config.queue.max(1), config.deadline);
-        let name = format!("front {}", crate::bus::name(config.device));
+        let config = config.with_times_in_bounds();
+        let (device, queue) = (config.device, config.queue.max(1));
+        let (deadline, close) = (config.deadline, config.close);
         let (commands, inbox) = bounded(queue);
         let front = Frontend::open_observed(config, observer)?;
         let waker = front.waker();
@@ -130,17 +156,22 @@ impl Disk {
             waker,
             flags,
             deadline,
+            close,
         });
-        let thread = std::thread::Builder::new()
-            .name(name)
+        let (sender, ended) = bounded(1);
+        std::thread::Builder::new()
+            .name(format!("front {}", crate::bus::name(device)))
             .spawn(move || {
                 let _at_end = AtEnd(Arc::clone(&shared));
-                Worker::new(front, inbox, shared, queue).run()
+                let result = Worker::new(front, inbox, shared, queue).run();
+                // Nobody may wait any more.
+                let _ = sender.try_send(result);
             })
             .map_err(|e| FrontError::System("thread for the front end", e))?;
         Ok(Disk {
             mailbox,
-            thread: Some(thread),
+            device,
+            ended: Some(ended),
         })
     }
 
@@ -231,24 +262,25 @@ impl Disk {
         }
     }
 
-    /// Lets what was submitted finish, then closes the device.
+    /// Closes the device, in `FrontConfig::close` at most. What was submitted has half of that to
+    /// finish, then it ends with an error.
     ///
     /// # Errors
-    /// As [`Frontend::close`], or what ended the thread before.
+    /// As [`Frontend::close`]; I/Os did not finish; or what ended the thread before.
     pub fn close(mut self) -> Result<Counters, FrontError> {
-        self.mailbox.close();
-        match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(result)) => result,
-            _ => Err(FrontError::ThreadGone("it panicked".into())),
+        let until = self.mailbox.close();
+        match self.ended.take() {
+            Some(ended) => close::wait(&ended, self.device, until),
+            None => Err(self.gone()),
         }
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // `close` has taken the thread; without it the thread closes by itself, and the process's
-        // end closes it in any case.
-        if self.thread.is_some() {
+        // `close` has waited; without it the thread closes by itself, and the process's end closes
+        // it in any case.
+        if self.ended.is_some() {
             self.mailbox.close();
         }
     }
@@ -338,7 +370,6 @@ struct Worker {
     flags: Arc<Flags>,
     queue: usize,
     replies: Slab<Reply>,
-    closing: bool,
 }
 
 /// Marks the thread's end, a panic included.
@@ -358,35 +389,73 @@ impl Worker {
             flags,
             queue,
             replies: Slab::new(),
-            closing: false,
         }
     }
 
     fn run(mut self) -> Result<Counters, FrontError> {
-        loop {
+        let (close_by, unfinished) = loop {
             self.flags.woken.swap(false, Ordering::AcqRel);
-            self.take_commands();
-            if self.closing && self.front.pending() == 0 && self.replies.is_empty() {
-                break;
+            // Looked at before the inbox: what was sent before the close is taken then.
+            let close_by = match self.front.is_stop_asked() {
+                true => Some(self.flags.close(self.front.close_time())),
+                false => self.flags.close_by.get().copied(),
+            };
+            let has_taken_all = self.take_commands();
+            let mut sleep = LONGEST_SLEEP;
+            if let Some(close_by) = close_by {
+                if has_taken_all && self.replies.is_empty() {
+                    break (close_by, None);
+                }
+                sleep = close_by.finish.saturating_duration_since(Instant::now());
+                if sleep.is_zero() {
+                    break (close_by, Some(self.give_up()));
+                }
             }
-            if let Err(error) = self.front.poll(LONGEST_SLEEP) {
+            if let Err(error) = self.front.poll(sleep.min(LONGEST_SLEEP)) {
                 // Dropped replies tell the callers.
                 tracing::error!(%error, "front end");
                 return Err(error);
             }
-            while let Some(done) = self.front.next_completion() {
-                if let Some(reply) = self.replies.try_remove(done.tag as usize) {
-                    reply.send(done.result, done.data);
+            self.reply();
+        };
+        let closed = self.front.close_by(close_by.end);
+        match unfinished {
+            None => closed,
+            // What was lost is the worse news.
+            Some(lost) => {
+                if let Err(error) = closed {
+                    tracing::warn!(%error, "close");
                 }
+                Err(lost)
             }
         }
-        self.front.close()
     }
 
-    fn take_commands(&mut self) {
-        while self.front.pending() < self.queue && !self.closing {
-            // Looked at before the inbox: nothing that was sent before the close is left there then.
-            let closing = self.flags.closing.load(Ordering::Acquire);
+    fn reply(&mut self) {
+        while let Some(done) = self.front.next_completion() {
+            if let Some(reply) = self.replies.try_remove(done.tag as usize) {
+                reply.send(done.result, done.data);
+            }
+        }
+    }
+
+    /// Ends what was submitted before the close and has not finished in time.
+    fn give_up(&mut self) -> FrontError {
+        let error = self.front.unfinished(self.replies.len() + self.inbox.len());
+        self.front.give_up();
+        self.reply();
+        // A closed front end refuses the rest.
+        self.take_commands();
+        error
+    }
+
+    /// Takes what is there, and no more: others may go on sending. False if the front end has no
+    /// room for all of it.
+    fn take_commands(&mut self) -> bool {
+        for _ in 0..self.inbox.len() {
+            if self.front.pending() >= self.queue {
+                return false;
+            }
             match self.inbox.try_recv() {
                 Ok(Command::Io(io, reply)) => {
                     let tag = self.replies.insert(reply);
@@ -400,12 +469,9 @@ impl Worker {
                     // The asker may have gone.
                     let _ = sender.try_send((self.front.info(), self.front.counters()));
                 }
-                Err(TryRecvError::Disconnected) => self.closing = true,
-                Err(TryRecvError::Empty) => {
-                    self.closing = closing;
-                    break;
-                }
+                Err(TryRecvError::Disconnected | TryRecvError::Empty) => break,
             }
         }
+        true
     }
 }

@@ -21,6 +21,7 @@
 //! ```
 
 pub mod agent;
+mod announce;
 mod bus;
 pub mod cli;
 mod config;
@@ -34,9 +35,10 @@ mod live;
 mod nodes;
 mod observe;
 mod pool;
+mod stop;
 
 pub use agent::{DeviceError, DiskInfo, IoError, ProtocolError};
-pub use config::FrontConfig;
+pub use config::{DEFAULT_CLOSE, FrontConfig};
 pub use counters::Counters;
 pub use disk::{Disk, IoQueue, Ticket};
 pub use engine::Frontend;
@@ -45,3 +47,4 @@ pub use io::{Completion, Io, Refused};
 pub use live::{BACK_ALIVE_BYTE, FRONT_ALIVE_BYTE};
 pub use observe::{FrontEvent, FrontEventKind, Observer};
 pub use pv_xenstore::toolstack::DeviceId;
+pub use stop::Stop;

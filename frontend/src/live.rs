@@ -3,19 +3,21 @@
 use crate::config::FrontConfig;
 use crate::pool::{Pool, end_share};
 use libgnt::event::{Channel, Events};
-use libgnt::grant::{Granter, Retry, Share};
-use libgnt::proto::blkif::X86_64;
+use libgnt::grant::{Granter, Share};
+use libgnt::proto::blkif::{MAX_SEGMENTS, X86_64};
 use libgnt::ring::FrontRing;
 use libgnt::{Access, DomId, GrantRef, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 /// In the ring page's reserved header bytes: 1 while the front end lives. Xen's own
 /// `UNMAP_NOTIFY_CLEAR_BYTE` sets it to 0 when the page goes, whatever became of the process.
 pub const FRONT_ALIVE_BYTE: usize = 62;
 /// The back end's, cleared when its mapping of the ring page goes.
 pub const BACK_ALIVE_BYTE: usize = 63;
+
+/// The least that makes a disk: the ring's page, and one request's pages each way.
+pub(crate) const LEAST_PAGES: usize = 1 + 2 * MAX_SEGMENTS;
 
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -31,23 +33,18 @@ pub(crate) struct Live {
 }
 
 impl Live {
-    /// A fresh ring page, event channel and pool for `back`. Waits at most `patience` for
-    /// somebody else's quota to come free.
+    /// A fresh ring page, event channel and pool for `back`, of at most `room` pages together.
     ///
     /// # Errors
-    /// Grants, pages or event channels ran out.
+    /// Grants, pages or event channels ran out: ENOSPC and ENOMEM may pass.
     pub(crate) fn prepare(
         config: &FrontConfig,
         granter: &Granter,
         events: &Events,
         back: DomId,
-        patience: Duration,
+        room: usize,
     ) -> Result<Self> {
-        let retry = Retry {
-            deadline: patience,
-            ..Retry::default()
-        };
-        let ring_share = granter.share_patiently(back, 1, Access::ReadWrite, retry)?;
+        let ring_share = granter.share(back, 1, Access::ReadWrite)?;
         let channel = events.bind_unbound(back)?;
         let ring = FrontRing::new(Arc::clone(ring_share.pages()), X86_64);
         ring_share
@@ -60,7 +57,8 @@ impl Live {
             .store_u8(BACK_ALIVE_BYTE, 1, Ordering::Release);
         ring_share.set_unmap_notify(Some(FRONT_ALIVE_BYTE), Some(channel.port()))?;
         let persistent = config.persistent;
-        let pool = Pool::share(granter, back, config.pool_pages, persistent, patience)?;
+        let pages = config.pool_pages.min(room.saturating_sub(1));
+        let pool = Pool::share(granter, back, pages, persistent)?;
         Ok(Live {
             ring,
             ring_share,
@@ -83,20 +81,22 @@ impl Live {
         self.persistent &= offered;
     }
 
-    /// The back end said that it keeps its byte.
+    /// The connected back end's directory says that it keeps its byte. If that is clear now, the
+    /// node is a leftover: an earlier back end wrote it, and this one knows nothing of the byte.
     pub(crate) fn watch_back(&mut self) {
-        self.watch_back = true;
+        self.watch_back = self.back_byte() != 0;
+    }
+
+    fn back_byte(&self) -> u8 {
+        // Pairs with nothing: the kernel clears the byte; what matters is to see it some time.
+        self.ring_share
+            .pages()
+            .load_u8(BACK_ALIVE_BYTE, Ordering::Relaxed)
     }
 
     /// False once the back end's mapping of the ring has begun to go.
     pub(crate) fn back_alive(&self) -> bool {
-        // Pairs with nothing: the kernel clears the byte; what matters is to see it some time.
-        let byte = || {
-            self.ring_share
-                .pages()
-                .load_u8(BACK_ALIVE_BYTE, Ordering::Relaxed)
-        };
-        !self.watch_back || byte() != 0
+        !self.watch_back || self.back_byte() != 0
     }
 
     /// Ends access to everything; returns what the back end still maps.

@@ -8,8 +8,9 @@ use pv_xenstore::value;
 
 /// Either side's announcement of its liveness byte; Linux peers have none.
 pub(crate) const LIVENESS_NODE: &str = "pvpair-liveness";
-/// The only slot layout that is spoken.
-pub(crate) const PROTOCOL: &str = "x86_64-abi";
+/// The disk's size, which a back end may write anew while it serves, and then touch its `state`
+/// (`xen_vbd_resize` in `drivers/block/xen-blkback/blkback.c`, Linux 6.12).
+pub(crate) const SECTORS_NODE: &str = "sectors";
 /// `VDISK_READONLY` (`xen/include/public/io/blkif.h`).
 const VDISK_READONLY: u32 = 4;
 
@@ -44,11 +45,7 @@ impl BackNodes {
     pub(crate) fn read<E: From<NodeError>>(
         mut read: impl FnMut(&'static str) -> Result<Option<Vec<u8>>, E>,
     ) -> Result<Self, E> {
-        let value = read("sectors")?.ok_or(NodeError::Missing("sectors"))?;
-        let sectors = number("sectors", &value)?;
-        if sectors > u64::MAX / SECTOR_SIZE as u64 {
-            return Err(bad("sectors", &value, "more than 64 bits of bytes").into());
-        }
+        let sectors = size_of_disk(read(SECTORS_NODE)?)?;
         let value = read("sector-size")?.ok_or(NodeError::Missing("sector-size"))?;
         let sector_size = size("sector-size", &value)?;
         let physical_sector_size = match read("physical-sector-size")? {
@@ -76,6 +73,20 @@ impl BackNodes {
             None => false,
         };
         Ok(BackNodes { disk, liveness })
+    }
+}
+
+/// The disk's size, in units of 512 bytes, as the node says it.
+///
+/// # Errors
+/// No number, or none that a disk can have.
+pub(crate) fn size_of_disk(value: Option<Vec<u8>>) -> Result<u64, NodeError> {
+    let value = value.ok_or(NodeError::Missing(SECTORS_NODE))?;
+    match number(SECTORS_NODE, &value)? {
+        sectors if sectors > u64::MAX / SECTOR_SIZE as u64 => {
+            Err(bad(SECTORS_NODE, &value, "more than 64 bits of bytes"))
+        }
+        sectors => Ok(sectors),
     }
 }
 

@@ -30,6 +30,13 @@ pub enum FrontEventKind {
         /// Not the first time.
         again: bool,
     },
+    /// The back end has changed the disk's size, in units of 512 bytes, while it serves.
+    Resized {
+        /// Before.
+        from: u64,
+        /// Now.
+        to: u64,
+    },
     /// A request is on the ring.
     Submitted {
         /// Its id.
@@ -75,6 +82,12 @@ pub enum FrontEventKind {
     StillInUse {
         /// Which.
         grants: Vec<GrantRef>,
+    },
+    /// A back end waits for a ring, and there are too few pages for one. Told once for each such
+    /// wait, which goes on.
+    NoRoom {
+        /// Who has them.
+        why: String,
     },
     /// The back end let go of grants that were set aside.
     LetGo {

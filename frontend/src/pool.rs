@@ -2,11 +2,10 @@
 //! back end may still map is in no pool.
 
 use crate::agent::{PageList, PageNo};
-use libgnt::grant::{EndAccess, Granter, Retry, Share};
+use libgnt::grant::{EndAccess, Granter, Share};
 use libgnt::proto::blkif::MAX_SEGMENTS;
 use libgnt::{Access, DomId, GrantRef, PAGE_SIZE, Result};
 use rustix::io::Errno;
-use std::time::Duration;
 
 /// Pages allocated together. Small, so that a nearly used up quota still gives something.
 const CHUNK_PAGES: usize = 16;
@@ -44,13 +43,12 @@ impl Pool {
     /// of them if not.
     ///
     /// # Errors
-    /// The quota had too little for as long as `patience`.
+    /// The quota has too little for that.
     pub(crate) fn share(
         granter: &Granter,
         peer: DomId,
         pages: usize,
         persistent: bool,
-        patience: Duration,
     ) -> Result<Self> {
         let mut pool = Pool {
             shares: Vec::new(),
@@ -58,24 +56,20 @@ impl Pool {
             read: Vec::new(),
             write: None,
         };
-        let each = if persistent { pages } else { pages.div_ceil(2) }.max(MAX_SEGMENTS);
+        let each = if persistent { pages } else { pages / 2 }.max(MAX_SEGMENTS);
         let mut halves = vec![Half::new(Access::ReadWrite)];
         if !persistent {
             halves.push(Half::new(Access::ReadOnly));
         }
-        let patiently = Retry {
-            deadline: patience,
-            ..Retry::default()
-        };
         // First what each cannot do without, then more by turns, for as long as there is some.
         for half in &mut halves {
-            pool.grow(granter, peer, half, MAX_SEGMENTS, patiently)?;
+            pool.grow(granter, peer, half, MAX_SEGMENTS)?;
         }
         let mut is_used_up = false;
         while !is_used_up && halves.iter().any(|half| half.grants.len() < each) {
             for half in &mut halves {
                 let count = (each - half.grants.len()).min(CHUNK_PAGES);
-                match pool.grow(granter, peer, half, count, Retry::ONCE) {
+                match pool.grow(granter, peer, half, count) {
                     Err(error) if error.errno() == Some(Errno::NOSPC) => is_used_up = true,
                     other => other?,
                 }
@@ -106,12 +100,11 @@ impl Pool {
         peer: DomId,
         half: &mut Half,
         count: usize,
-        retry: Retry,
     ) -> Result<()> {
         if count == 0 {
             return Ok(());
         }
-        let share = granter.share_patiently(peer, count, half.access, retry)?;
+        let share = granter.share(peer, count, half.access)?;
         let number = self.shares.len() as u16;
         half.places
             .extend((0..count).map(|n| (number, (n * PAGE_SIZE) as u32)));

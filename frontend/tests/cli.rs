@@ -13,7 +13,7 @@ fn run(world: &World, args: &[&str]) -> bool {
     let platform = format!("sim:{}", world.dir.path().display());
     let domain = FRONT.0.to_string();
     let head = ["pv-frontend", "--platform", &platform, "--domain", &domain];
-    let tail = ["--verify-release", "--reconnect", "20", "--json"];
+    let tail = ["--verify-release", "--reconnect=20", "--close=20", "--json"];
     let status = main_from(head.iter().chain(args).chain(&tail));
     // ExitCode has no comparison, only this.
     format!("{status:?}") == format!("{:?}", ExitCode::SUCCESS)
@@ -99,7 +99,15 @@ fn write_then_read() {
 fn bench(world: &World, args: &[&str]) -> (Option<i32>, serde_json::Value, String) {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pv-frontend"));
     command.arg(format!("--platform=sim:{}", world.dir.path().display()));
-    command.args(["--domain", "1", "bench", "--json", "--depth", "8"]);
+    command.args([
+        "--domain",
+        "1",
+        "bench",
+        "--json",
+        "--depth",
+        "8",
+        "--close=20",
+    ]);
     let output = command.args(args).output().expect("pv-frontend");
     let error = String::from_utf8(output.stderr).expect("text");
     let report = serde_json::from_slice(&output.stdout)

@@ -229,7 +229,7 @@ impl Agent {
             sectors: request.sectors,
         });
         self.deadlines
-            .push_back((now + self.limits.deadline, key, seq));
+            .push_back((now.saturating_add(self.limits.deadline), key, seq));
         Ok(key)
     }
 
@@ -257,8 +257,36 @@ impl Agent {
         pending.sort_unstable_by_key(|(_, io)| io.seq);
         for (key, io) in pending {
             io.since = now;
-            self.deadlines
-                .push_back((now + self.limits.deadline, IoKey(key), io.seq));
+            let at = now.saturating_add(self.limits.deadline);
+            self.deadlines.push_back((at, IoKey(key), io.seq));
+        }
+    }
+
+    /// The back end says that the disk has another size now. Requests on the ring are for it to
+    /// answer; what is not there yet, and reaches past the new end, is refused.
+    pub fn resized(&mut self, sectors: u64, out: &mut Vec<Action>) {
+        let Link::Up(up) = &mut self.link else { return };
+        up.disk.sectors = sectors;
+        let disk = up.disk;
+        let refused: Vec<(IoKey, IoError)> = (self.ios.iter())
+            .filter(|(_, io)| io.queued > 0 || self.sabotage == Sabotage::RefuseOnTheRing)
+            .filter_map(|(key, io)| Some((IoKey(key), io.request.check(&disk).err()?)))
+            .collect();
+        for (key, error) in refused {
+            self.refuse_rest(key, error);
+            self.settle(key, out);
+        }
+    }
+
+    /// An I/O has failed: nothing more of it goes on the ring.
+    fn refuse_rest(&mut self, key: IoKey, error: IoError) {
+        let Some(io) = self.ios.get_mut(key.0) else {
+            return;
+        };
+        io.error.get_or_insert(error);
+        if io.queued > 0 {
+            io.queued = 0;
+            self.queue.retain(|part| part.io != key);
         }
     }
 
@@ -400,11 +428,7 @@ impl Agent {
                     if error == IoError::FlushNotSupported {
                         up.disk.flush = false;
                     }
-                    io.error.get_or_insert(error);
-                    if io.queued > 0 {
-                        io.queued = 0;
-                        self.queue.retain(|part| part.io != key);
-                    }
+                    self.refuse_rest(key, error);
                 }
             }
         }

@@ -26,4 +26,6 @@ pub enum Sabotage {
     FlushOvertakes,
     /// An I/O of several requests is done with its first answer.
     CompleteEarly,
+    /// A smaller disk fails what the back end has on the ring, too.
+    RefuseOnTheRing,
 }

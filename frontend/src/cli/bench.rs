@@ -123,7 +123,14 @@ pub(super) fn run(context: &Context, args: &Bench) -> Outcome {
     let mut front = Frontend::open(config).map_err(Failure::at_open)?;
     let work = measure(context, args, &mut front);
     let closed = front.close();
-    let (report, failed) = work?;
+    let work = match work {
+        Ok((_, Some(_))) if context.stopped() => Err(Context::interrupted()),
+        work => work,
+    };
+    let (report, failed) = match work {
+        Ok(work) => work,
+        Err(failure) => return context.ended(Err(failure), closed),
+    };
     let printed = context.print(&report, |r| {
         let what = if args.random_write { "writes" } else { "reads" };
         let lost = match r.never_ended {

@@ -3,13 +3,16 @@
 mod bench;
 mod copy;
 mod histogram;
+mod interrupt;
 mod plain;
 mod progress;
 
 use crate::agent::DeviceError;
-use crate::config::FrontConfig;
+use crate::config::{DEFAULT_CLOSE, FrontConfig, LONGEST};
+use crate::counters::Counters;
 use crate::disk::Disk;
 use crate::error::FrontError;
+use crate::stop::Stop;
 use clap::{Args, Parser, Subcommand};
 use libgnt::{DomId, PlatformChoice};
 use pv_xenstore::toolstack::DeviceId;
@@ -18,8 +21,6 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// A Xen block front end in userspace: looks at, reads, writes, copies through or measures the
@@ -58,6 +59,10 @@ struct Common {
     /// Seconds to wait for a back end, at first and after it went.
     #[arg(long, global = true, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     reconnect: Duration,
+    /// Seconds that the end may take, after a signal too: for I/O that is under way, and for the
+    /// back end to close [default: 0.7]. A second signal ends at once.
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    close: Option<Duration>,
     /// Check at each response that the pages are unmapped (simulated Xen only).
     #[arg(long, global = true)]
     verify_release: bool,
@@ -88,7 +93,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| format!("{text:?} is no number of seconds"))?;
     match Duration::try_from_secs_f64(seconds) {
-        Ok(duration) if !duration.is_zero() => Ok(duration),
+        Ok(duration) if duration.is_zero() => Err("it must be more than 0".into()),
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        _ if seconds > 0.0 => Err("it must be ten years at most".into()),
         _ => Err("it must be more than 0".into()),
     }
 }
@@ -140,16 +147,39 @@ type Outcome = Result<(), Failure>;
 struct Context {
     config: FrontConfig,
     json: bool,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
 }
 
 impl Context {
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.is_asked()
     }
 
     fn interrupted() -> Failure {
-        Failure::Failed("interrupted; the device was closed cleanly".into())
+        Failure::Failed("interrupted".into())
+    }
+
+    /// How a command ends whose device is closed: by its own first failure, or the close's. After
+    /// a signal every I/O fails, and the signal is the reason.
+    fn ended<T>(
+        &self,
+        work: Result<T, Failure>,
+        closed: Result<Counters, FrontError>,
+    ) -> Result<T, Failure> {
+        match (work, closed) {
+            (Err(_), Ok(_)) if self.stopped() => {
+                let message = "interrupted; the device was closed cleanly";
+                Err(Failure::Failed(message.into()))
+            }
+            (Err(_), Err(error)) if self.stopped() => {
+                Err(Failure::Failed(format!("interrupted; {error}")))
+            }
+            (work, closed) => {
+                let value = work?;
+                closed?;
+                Ok(value)
+            }
+        }
     }
 
     fn device(&self) -> String {
@@ -162,10 +192,7 @@ impl Context {
 
     /// Closes the disk whatever became of the work, and reports the first failure.
     fn finish<T>(&self, disk: Disk, work: Result<T, Failure>) -> Result<T, Failure> {
-        let closed = disk.close();
-        let value = work?;
-        closed?;
-        Ok(value)
+        self.ended(work, disk.close())
     }
 
     /// Prints the result, as text or JSON.
@@ -218,13 +245,14 @@ fn run(cli: Cli) -> Outcome {
         .with_writer(std::io::stderr);
     // Another subscriber is there already when a larger program runs this command line.
     let _ = log.try_init();
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The second signal ends the process at once.
-        signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .map_err(|e| Failure::Environment(format!("signal handler: {e}")))?;
-    }
+    let stop = Stop::new();
+    let asked = stop.clone();
+    let close = common.close.unwrap_or(DEFAULT_CLOSE);
+    let command = move || perform(cli.command, &common, close, asked);
+    interrupt::run(&stop, close, command)
+}
+
+fn perform(command: Command, common: &Common, close: Duration, stop: Stop) -> Outcome {
     let platform =
         libgnt::platform::open(&common.platform, common.domain.map(DomId), "pv-frontend")?;
     let config = FrontConfig {
@@ -232,8 +260,9 @@ fn run(cli: Cli) -> Outcome {
         pool_pages: common.pool_pages,
         deadline: common.deadline,
         reconnect: common.reconnect,
+        close,
         verify_release: common.verify_release,
-        stop: Arc::clone(&stop),
+        stop: stop.clone(),
         ..FrontConfig::new(platform, common.device)
     };
     let context = Context {
@@ -241,7 +270,7 @@ fn run(cli: Cli) -> Outcome {
         json: common.json,
         stop,
     };
-    match cli.command {
+    match command {
         Command::Info => plain::info(&context),
         Command::Read(args) => plain::read(&context, &args),
         Command::Write(args) => plain::write(&context, &args),
@@ -272,6 +301,9 @@ mod tests {
             &["pv-frontend", "info", "--device", "sda"],
             &["pv-frontend", "info", "--platform", "vmware"],
             &["pv-frontend", "info", "--deadline", "0"],
+            &["pv-frontend", "info", "--close", "-1"],
+            &["pv-frontend", "info", "--reconnect", "1e300"],
+            &["pv-frontend", "info", "--deadline", "18446744073709551615"],
             &["pv-frontend", "info", "--platform", "sim:/nonexistent"],
             &["pv-frontend", "info", "--log", "=x="],
         ] {

@@ -137,6 +137,12 @@ impl DataPath {
         self.perform(actions, Some(live));
     }
 
+    pub(crate) fn resized(&mut self, sectors: u64) {
+        let mut actions = std::mem::take(&mut self.actions);
+        self.agent.resized(sectors, &mut actions);
+        self.perform(actions, None);
+    }
+
     pub(crate) fn backend_gone(&mut self) {
         let mut actions = std::mem::take(&mut self.actions);
         self.agent.backend_gone(&mut actions);

@@ -101,8 +101,7 @@ impl Bench {
         let config = FrontConfig::new(Arc::clone(&front), DeviceId(51712));
         let granter = Granter::open(Arc::clone(&front), ledger.clone()).expect("gntalloc");
         let front_events = Events::open(&*front).expect("evtchn");
-        let mut live =
-            Live::prepare(&config, &granter, &front_events, BACK, PATIENCE).expect("live");
+        let mut live = Live::prepare(&config, &granter, &front_events, BACK, 353).expect("live");
         let mapper = Mapper::open(Arc::clone(&back), Ledger::new()).expect("gntdev");
         let ring_grant = ForeignGrant {
             domid: FRONT,

@@ -6,11 +6,24 @@ use crate::bus::{BusEvent, name};
 use crate::error::FrontError;
 use crate::live::Live;
 use crate::observe::FrontEventKind;
+use libgnt::DomId;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
 /// How long the first connection waits for somebody else's quota to come free.
 const QUOTA_PATIENCE: Duration = Duration::from_secs(3);
+/// How often to see whether there is room for a ring by now.
+const ROOM_LOOK: Duration = Duration::from_millis(100);
+
+/// A back end that waits for a ring.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    back: DomId,
+    since: Instant,
+    pub(super) not_before: Instant,
+    /// It was told that there is no room.
+    told: bool,
+}
 
 impl Frontend {
     /// Does what xenstore's news ask for, until there are no more.
@@ -30,8 +43,14 @@ impl Frontend {
     fn on_bus(&mut self, event: BusEvent) -> Result<(), FrontError> {
         match event {
             BusEvent::Share { back } => {
-                self.wanted = Some(back);
-                self.share()?;
+                let now = Instant::now();
+                self.wanted = Some(Wanted {
+                    back,
+                    since: now,
+                    not_before: now + self.pace.pause(),
+                    told: false,
+                });
+                self.share(now)?;
             }
             BusEvent::Connected {
                 disk,
@@ -46,6 +65,7 @@ impl Frontend {
                 }
                 let again = self.connections > 0;
                 self.connections += 1;
+                self.pace.connected(Instant::now());
                 live.agree(disk.persistent);
                 let disk = DiskInfo {
                     persistent: live.persistent,
@@ -64,6 +84,16 @@ impl Frontend {
                     again,
                 });
                 self.path.connected(live, disk, handle);
+            }
+            BusEvent::Resized { sectors } => {
+                if let Some(disk) = &mut self.disk {
+                    let from = std::mem::replace(&mut disk.sectors, sectors);
+                    let device = name(self.config.device);
+                    tracing::info!(device, from, to = sectors, "the disk has another size");
+                    let to = sectors;
+                    self.path.tell.tell(|| FrontEventKind::Resized { from, to });
+                    self.path.resized(sectors);
+                }
             }
             BusEvent::Stop { why, drain } => self.stop(why, drain)?,
             BusEvent::Free => {
@@ -130,28 +160,33 @@ impl Frontend {
         }
     }
 
-    /// Grants a fresh ring to a back end that waits for one. What an old back end still holds may
-    /// use up the quota: then again later, until `reconnect` is over.
-    pub(super) fn share(&mut self) -> Result<(), FrontError> {
-        let Some(back) = self.wanted else {
+    /// Grants a fresh ring to a back end that waits for one, when it is time. There may be no room
+    /// for one: then again later, until `reconnect` is over.
+    pub(super) fn share(&mut self, now: Instant) -> Result<(), FrontError> {
+        let Some(wanted) = &self.wanted else {
             return Ok(());
         };
-        let patience = if self.connections == 0 {
-            QUOTA_PATIENCE
-        } else {
-            Duration::ZERO
+        if now < wanted.not_before {
+            return Ok(());
+        }
+        let room = match self.set_aside.room() {
+            Ok(room) => room,
+            Err(why) => {
+                self.no_room(why, now);
+                return Ok(());
+            }
         };
+        let patient =
+            self.connections > 0 || now.saturating_duration_since(wanted.since) < QUOTA_PATIENCE;
         let (config, granter) = (&self.config, &self.granter);
-        match Live::prepare(config, granter, &self.events, back, patience) {
+        match Live::prepare(config, granter, &self.events, wanted.back, room) {
             Ok(live) => {
                 self.wanted = None;
                 self.bus.ring_ready(&live)?;
                 self.live = Some(live);
             }
-            Err(error) if error.errno() == Some(Errno::NOSPC) && self.connections > 0 => {
-                if let State::Waiting { why, .. } = &mut self.state {
-                    *why = format!("no room for a new ring: {error}");
-                }
+            Err(error) if matches!(error.errno(), Some(Errno::NOSPC | Errno::NOMEM)) && patient => {
+                self.no_room(format!("no room for a new ring: {error}"), now);
             }
             Err(error) => {
                 self.wanted = None;
@@ -160,6 +195,29 @@ impl Frontend {
             }
         }
         Ok(())
+    }
+
+    /// No back end gets a ring any more: the handshake goes on only when one that waits knows.
+    pub(super) fn make_no_ring(&mut self, why: &str) -> Result<(), FrontError> {
+        match self.wanted.take() {
+            Some(_) => self.bus.ring_failed(why.into()),
+            None => Ok(()),
+        }
+    }
+
+    fn no_room(&mut self, reason: String, now: Instant) {
+        if let Some(wanted) = &mut self.wanted {
+            wanted.not_before = now + ROOM_LOOK;
+            if !std::mem::replace(&mut wanted.told, true) {
+                tracing::warn!(device = name(self.config.device), reason, "no ring");
+                self.path.tell.tell(|| FrontEventKind::NoRoom {
+                    why: reason.clone(),
+                });
+            }
+        }
+        if let State::Waiting { why, .. } = &mut self.state {
+            *why = reason;
+        }
     }
 
     /// Ends an old connection's grants. What its back end still maps is set aside, never reused.
@@ -172,8 +230,9 @@ impl Frontend {
                     grants: grants.collect(),
                 }
             });
-            self.set_aside.extend(left);
+            self.set_aside.add(left);
         }
+        self.pace.ended(Instant::now());
         self.ports.clear();
         self.unmask_at = None;
     }
@@ -187,45 +246,7 @@ impl Frontend {
         self.path.give_up(error.clone());
         self.state = State::Closed;
         self.service = Service::Stopped;
+        self.make_no_ring(&error.to_string())?;
         self.bus.fail(error.to_string())
-    }
-
-    /// Closes in order, or after a while without the back end.
-    pub(super) fn close_bus(&mut self) -> Result<(), FrontError> {
-        self.state = State::Closed;
-        self.wanted = None;
-        let began = Instant::now();
-        let mut late = None;
-        self.bus.close()?;
-        loop {
-            self.settle_bus()?;
-            if self.bus.is_removed() {
-                return late.map_or(Ok(()), Err);
-            }
-            if self.live.as_ref().is_some_and(|live| !live.back_alive()) {
-                self.peer_died()?;
-            }
-            let left = self.config.close.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                if late.is_some() {
-                    return late.map_or(Ok(()), Err);
-                }
-                late = Some(FrontError::Timeout {
-                    what: format!("close of {}", name(self.config.device)),
-                    waited: began.elapsed(),
-                    waits_for: self.bus.situation(),
-                });
-                self.bus.abandon()?;
-                continue;
-            }
-            let wake = self.bus.next_deadline();
-            let wake = wake.map(|at| at.saturating_duration_since(Instant::now()));
-            let timeout = wake.map_or(left, |wake| wake.min(left));
-            match self.poll.poll(&mut self.happened, Some(timeout)) {
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                other => other.map_err(|e| FrontError::System("epoll", e))?,
-            }
-            self.bus.service()?;
-        }
     }
 }

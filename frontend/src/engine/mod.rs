@@ -1,9 +1,13 @@
 //! The front end as one object that its caller drives: [`Frontend::submit`], then
 //! [`Frontend::poll`]. No thread of its own; [`Disk`](crate::Disk) puts one around it.
 
+pub(crate) mod close;
 mod lifecycle;
+mod pace;
+mod set_aside;
+mod work;
 
-use crate::agent::{Agent, DeviceError, DiskInfo, Limits};
+use crate::agent::{Agent, DiskInfo, Limits};
 use crate::bus::{Bus, name};
 use crate::config::FrontConfig;
 use crate::counters::Counters;
@@ -11,30 +15,23 @@ use crate::datapath::{DataPath, Tell};
 use crate::error::FrontError;
 use crate::io::{Completion, Io, Refused};
 use crate::live::Live;
-use crate::observe::{FrontEventKind, Observer};
-use crate::pool::end_share;
+use crate::observe::Observer;
+use libgnt::EvtchnPort;
 use libgnt::event::Events;
-use libgnt::grant::{Granter, Share};
-use libgnt::{DomId, EvtchnPort};
+use libgnt::grant::Granter;
+use lifecycle::Wanted;
 use mio::{Interest, Poll, Token, Waker};
+use pace::Pace;
+use set_aside::SetAside;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 const EVENTS: Token = Token(0);
 const XENSTORE: Token = Token(1);
 const WAKER: Token = Token(2);
 
-/// While the data path never sleeps, the rest is looked at this often.
-const HOUSEKEEPING: Duration = Duration::from_millis(5);
-/// How often to see whether an old back end has let go of its grants.
-const SET_ASIDE_RETRY: Duration = Duration::from_millis(100);
-/// The busy wait shrinks to this while it is in vain.
-const SHORTEST_SPIN: Duration = Duration::from_micros(4);
-/// So many wake-ups without a response in a row are a storm, not a coincidence.
-const SPURIOUS_ALLOWED: u32 = 16;
-/// How long a storm of events is ignored at most; responses may be late by this, never lost.
-const LONGEST_MUTE: Duration = Duration::from_millis(50);
+/// A longer poll ends early: any clock can count to this.
+const LONGEST_POLL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the ring is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +60,7 @@ enum State {
 pub struct Frontend {
     // Fields drop in this order: grants before the events that their end may send.
     live: Option<Live>,
-    set_aside: Vec<Share>,
+    set_aside: SetAside,
     granter: Granter,
     path: DataPath,
     bus: Bus,
@@ -80,11 +77,10 @@ pub struct Frontend {
     service: Service,
     disk: Option<DiskInfo>,
     /// A back end waits for a ring that could not be granted yet.
-    wanted: Option<DomId>,
+    wanted: Option<Wanted>,
+    pace: Pace,
     connections: u64,
     next_housekeeping: Instant,
-    /// When to look at `set_aside` again: each look is a call to the platform for each share.
-    next_release: Instant,
     config: FrontConfig,
 }
 
@@ -105,9 +101,12 @@ impl Frontend {
         config: FrontConfig,
         observer: Option<Box<dyn Observer>>,
     ) -> Result<Self, FrontError> {
+        let config = config.with_times_in_bounds();
         let poll = Poll::new().map_err(|e| FrontError::System("epoll", e))?;
         let waker =
             Waker::new(poll.registry(), WAKER).map_err(|e| FrontError::System("eventfd", e))?;
+        let waker = Arc::new(waker);
+        config.stop.wakes(&waker);
         let mut events = Events::open(&*config.platform)?;
         let granter = Granter::open(Arc::clone(&config.platform), config.ledger.clone())?;
         let mut bus = Bus::open(&*config.platform, config.device)?;
@@ -126,13 +125,13 @@ impl Frontend {
         let now = Instant::now();
         let mut front = Frontend {
             live: None,
-            set_aside: Vec::new(),
+            set_aside: SetAside::new(config.pool_pages.saturating_add(1)),
             granter,
             path: DataPath::new(Agent::new(limits), platform, config.verify_release, tell),
             bus,
             poll,
             happened: mio::Events::with_capacity(16),
-            waker: Arc::new(waker),
+            waker,
             woken: false,
             events,
             ports: Vec::new(),
@@ -146,23 +145,34 @@ impl Frontend {
             service: Service::Stopped,
             disk: None,
             wanted: None,
+            pace: Pace::new(config.reconnect),
             connections: 0,
             next_housekeeping: now,
-            next_release: now,
             config,
         };
-        while !matches!(front.state, State::Connected) {
-            front.round(Some(Instant::now() + HOUSEKEEPING * 20))?;
-            if let Some(error) = front.path.agent().failed() {
-                return Err(FrontError::Device(error.clone()));
-            }
-            if front.config.stop.load(Ordering::Relaxed) {
-                let what = format!("{} ({})", name(front.config.device), front.bus.situation());
-                front.close()?;
-                return Err(FrontError::Interrupted(what));
+        match front.wait_for_back_end() {
+            Ok(()) => Ok(front),
+            Err(error) => {
+                if let Err(late) = front.close() {
+                    tracing::debug!(error = %late, "close after a failed open");
+                }
+                Err(error)
             }
         }
-        Ok(front)
+    }
+
+    fn wait_for_back_end(&mut self) -> Result<(), FrontError> {
+        while !matches!(self.state, State::Connected) {
+            if self.config.stop.is_asked() {
+                let what = format!("{} ({})", name(self.config.device), self.bus.situation());
+                return Err(FrontError::Interrupted(what));
+            }
+            self.round(None)?;
+            if let Some(error) = self.path.agent().failed() {
+                return Err(FrontError::Device(error.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// The disk, as the last back end that was connected announced it.
@@ -212,6 +222,7 @@ impl Frontend {
     /// The platform or xenstore failed. A failed *device* is no error here: its I/Os complete
     /// with one.
     pub fn poll(&mut self, timeout: Duration) -> Result<(), FrontError> {
+        let timeout = timeout.min(LONGEST_POLL);
         // The clock is read only when there is nothing to do.
         let mut until = None;
         loop {
@@ -224,217 +235,5 @@ impl Frontend {
                 return Ok(());
             }
         }
-    }
-
-    /// One round of work; sleeps, at most until `until`, only if there was none.
-    fn round(&mut self, until: Option<Instant>) -> Result<(), FrontError> {
-        if self.turn()? {
-            return Ok(());
-        }
-        let now = Instant::now();
-        if now >= self.next_housekeeping {
-            self.housekeeping(now)?;
-            if self.path.has_completions() {
-                return Ok(());
-            }
-        }
-        if self.spin() {
-            return Ok(());
-        }
-        self.unmask(Instant::now())?;
-        if let Some(live) = &mut self.live
-            && self.service != Service::Stopped
-            // An error shows again in the next `pop`, which handles it.
-            && !matches!(live.ring.final_check(), Ok(false))
-        {
-            return Ok(());
-        }
-        self.sleep(until)
-    }
-
-    /// Pushes, pops, and looks whether the back end lives. True if there was something to do.
-    fn turn(&mut self) -> Result<bool, FrontError> {
-        let Some(live) = &mut self.live else {
-            return Ok(false);
-        };
-        if self.service == Service::Stopped {
-            return Ok(false);
-        }
-        if self.service == Service::Running {
-            self.path.push(live);
-        }
-        let popped = self.path.pop(live);
-        if let Some(error) = self.path.take_fatal() {
-            self.fail(&DeviceError::Protocol(error))?;
-            return Ok(true);
-        }
-        if popped > 0 {
-            self.spurious = 0;
-            if self.service == Service::Draining {
-                self.settle_bus()?;
-            }
-            return Ok(true);
-        }
-        if !live.back_alive() {
-            self.peer_died()?;
-            return Ok(true);
-        }
-        Ok(false)
-    }
-
-    /// Waits busily for a response, for as long as the last waits say that it may pay.
-    fn spin(&mut self) -> bool {
-        let Some(live) = &mut self.live else {
-            return false;
-        };
-        if self.path.agent().in_flight() == 0 || self.config.spin.is_zero() {
-            return false;
-        }
-        let began = Instant::now();
-        while began.elapsed() < self.spin {
-            for _ in 0..32 {
-                std::hint::spin_loop();
-            }
-            if self.path.pop(live) > 0 {
-                self.path.counters.spins += 1;
-                self.spurious = 0;
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Lets events come again, after the work. A peer that sends them for nothing is muted for a
-    /// while, so that it cannot keep this thread busy (XSA-332, XSA-391).
-    fn unmask(&mut self, now: Instant) -> Result<(), FrontError> {
-        if self.ports.is_empty() {
-            return Ok(());
-        }
-        if self.spurious > SPURIOUS_ALLOWED {
-            let over = (self.spurious - SPURIOUS_ALLOWED).min(6);
-            let mute = Duration::from_millis(1 << over).min(LONGEST_MUTE);
-            if now < *self.unmask_at.get_or_insert(now + mute) {
-                return Ok(());
-            }
-        }
-        self.unmask_at = None;
-        self.path.counters.event_unmasks += 1;
-        self.events.unmask(&self.ports)?;
-        self.ports.clear();
-        Ok(())
-    }
-
-    fn sleep(&mut self, until: Option<Instant>) -> Result<(), FrontError> {
-        let now = Instant::now();
-        let mut wake = until;
-        let mut sooner = |at: Instant| wake = Some(wake.map_or(at, |wake| wake.min(at)));
-        if let Some(unmask) = self.unmask_at {
-            sooner(unmask);
-        }
-        if let Some(left) = self.path.tick() {
-            sooner(now + left);
-        }
-        if let State::Waiting { since, .. } = &self.state {
-            sooner(*since + self.config.reconnect);
-        }
-        if self.wanted.is_some() {
-            sooner(now + SET_ASIDE_RETRY);
-        }
-        if !self.set_aside.is_empty() {
-            sooner(self.next_release);
-        }
-        if let Some(at) = self.bus.next_deadline() {
-            sooner(at);
-        }
-        if self.path.has_completions() {
-            return Ok(());
-        }
-        let timeout = wake.map(|wake| wake.saturating_duration_since(now));
-        self.path.counters.polls += 1;
-        match self.poll.poll(&mut self.happened, timeout) {
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {
-                // A signal is somebody's news: let the caller look.
-                self.woken = true;
-                return Ok(());
-            }
-            other => other.map_err(|e| FrontError::System("epoll", e))?,
-        }
-        let mut housekeeping = self.happened.is_empty();
-        let mut read = false;
-        for event in &self.happened {
-            match event.token() {
-                EVENTS => read = true,
-                WAKER => self.woken = true,
-                _ => housekeeping = true,
-            }
-        }
-        if self.path.agent().in_flight() > 0 {
-            // A sleep that a longer busy wait would have saved makes the next one longer.
-            self.spin = match read && now.elapsed() <= self.config.spin {
-                true => (self.spin * 2).min(self.config.spin),
-                false => (self.spin / 2).max(SHORTEST_SPIN.min(self.config.spin)),
-            };
-        }
-        if read {
-            loop {
-                self.path.counters.event_reads += 1;
-                if self.events.read(&mut self.ports)? == 0 {
-                    break;
-                }
-            }
-            self.spurious = self.spurious.saturating_add(1);
-        }
-        if housekeeping {
-            self.housekeeping(Instant::now())?;
-        }
-        Ok(())
-    }
-
-    /// Ends access to what old back ends have let go of meanwhile.
-    fn release_set_aside(&mut self) {
-        for share in std::mem::take(&mut self.set_aside) {
-            let grants = share.grefs().to_vec();
-            match end_share(share) {
-                Some(share) => self.set_aside.push(share),
-                None => self.path.tell.tell(|| FrontEventKind::LetGo { grants }),
-            }
-        }
-    }
-
-    /// Everything but data: xenstore, deadlines, what was set aside.
-    fn housekeeping(&mut self, now: Instant) -> Result<(), FrontError> {
-        self.next_housekeeping = now + HOUSEKEEPING;
-        self.path.tick();
-        if now >= self.next_release {
-            self.next_release = now + SET_ASIDE_RETRY;
-            self.release_set_aside();
-        }
-        self.share()?;
-        self.bus.service()?;
-        self.settle_bus()?;
-        if let State::Waiting { since, why } = &self.state
-            && now.saturating_duration_since(*since) >= self.config.reconnect
-        {
-            let error = DeviceError::Gone(format!(
-                "no back end for {} within {:?}: {why}; {}",
-                name(self.config.device),
-                self.config.reconnect,
-                self.bus.situation(),
-            ));
-            self.fail(&error)?;
-        }
-        Ok(())
-    }
-
-    /// Closes the device: waits for nothing that is pending, but for the back end to let go, at
-    /// most five seconds.
-    ///
-    /// # Errors
-    /// The back end did not close in time: its grants end with this process.
-    pub fn close(mut self) -> Result<Counters, FrontError> {
-        self.path.give_up(DeviceError::Closed);
-        self.close_bus()?;
-        self.path.tell.tell(|| FrontEventKind::Closed);
-        Ok(self.path.counters)
     }
 }

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+mod valve;
+
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Ledger, Map, Mapper};
 use libgnt::platform::Platform;
@@ -22,6 +24,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use valve::Valve;
 
 pub const FRONT: DomId = DomId(1);
 pub const DEVICE: DeviceId = DeviceId(51712);
@@ -29,10 +32,14 @@ pub const DEVICE: DeviceId = DeviceId(51712);
 pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const DISK_BYTES: usize = 8 << 20;
 
-struct Glue(ServerHandle);
+struct Glue(ServerHandle, Valve);
 
 impl Services for Glue {
     fn xenstore_connection(&mut self, domid: DomId, stream: UnixStream) {
+        let stream = match domid {
+            FRONT => self.1.between(stream),
+            _ => stream,
+        };
         self.0.attach(domid, stream).expect("xenstore runs");
     }
     fn domain_created(&mut self, domid: DomId, name: &str) {
@@ -53,13 +60,17 @@ pub struct World {
     _host: HostThread,
     pub dir: tempfile::TempDir,
     pub image: Image,
+    /// Between the front end's domain and xenstored.
+    pub valve: Valve,
 }
 
 impl World {
     pub fn new() -> World {
         let dir = tempfile::tempdir().expect("directory");
         let server = ServerHandle::start(Default::default()).expect("xenstore");
-        let host = HostThread::start(dir.path(), Default::default(), Box::new(Glue(server)));
+        let valve = Valve::default();
+        let glue = Box::new(Glue(server, valve.clone()));
+        let host = HostThread::start(dir.path(), Default::default(), glue);
         let host = host.expect("host");
         let dom0 = SimPlatform::connect(dir.path(), Some(DomId::DOM0), "toolstack", false);
         let dom0 = Arc::new(dom0.expect("dom0"));
@@ -72,6 +83,7 @@ impl World {
             _host: host,
             dir,
             image,
+            valve,
         };
         world.device().create(&world.store).expect("device");
         world
@@ -90,6 +102,7 @@ impl World {
             verify_release: true,
             deadline: PATIENCE,
             reconnect: PATIENCE,
+            close: PATIENCE,
             ..FrontConfig::new(self.platform(FRONT, "front"), DEVICE)
         }
     }

@@ -1,0 +1,140 @@
+//! The end: in order if the back end and xenstore answer in time, and in time in any case.
+
+use super::{Frontend, State};
+use crate::agent::DeviceError;
+use crate::bus::name;
+use crate::counters::Counters;
+use crate::error::FrontError;
+use crate::observe::FrontEventKind;
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
+use pv_xenstore::toolstack::DeviceId;
+use std::time::{Duration, Instant};
+
+/// A close that has run out of time still has this for each word to xenstore.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+/// Whoever waits for a close gives it so much longer than it was given.
+const SLACK: Duration = Duration::from_millis(150);
+
+/// A close on another thread.
+pub(crate) type Closing = Receiver<Result<Counters, FrontError>>;
+
+/// Waits for a close that is to be over at `until`. What it hangs on then (xenstored, the kernel)
+/// may hang for long: it is left to its thread, which ends when that answers.
+///
+/// # Errors
+/// The close's; [`FrontError::Timeout`].
+pub(crate) fn wait(
+    closing: &Closing,
+    device: DeviceId,
+    until: Instant,
+) -> Result<Counters, FrontError> {
+    let began = Instant::now();
+    let patience = until.saturating_duration_since(began) + SLACK;
+    match closing.recv_timeout(patience) {
+        Ok(result) => result,
+        Err(RecvTimeoutError::Timeout) => Err(FrontError::Timeout {
+            what: format!("close of {}", name(device)),
+            waited: began.elapsed(),
+            waits_for: "xenstored or the kernel does not answer the front end; what is left ends \
+                        with this process at the latest"
+                .into(),
+        }),
+        Err(RecvTimeoutError::Disconnected) => Err(FrontError::ThreadGone("it panicked".into())),
+    }
+}
+
+impl Frontend {
+    /// Closes the device, in `config.close` at most: waits for nothing that is pending, but for the
+    /// back end to let go.
+    ///
+    /// # Errors
+    /// The back end did not close in time, or xenstore does not answer: what is left ends with
+    /// this process.
+    pub fn close(self) -> Result<Counters, FrontError> {
+        let (device, until) = (self.config.device, Instant::now() + self.config.close);
+        let (sender, closing) = bounded(1);
+        std::thread::Builder::new()
+            .name(format!("close {}", name(device)))
+            .spawn(move || sender.send(self.close_by(until)))
+            .map_err(|e| FrontError::System("thread for the close", e))?;
+        wait(&closing, device, until)
+    }
+
+    /// The same on this thread, which is held up by what does not answer.
+    pub(crate) fn close_by(mut self, until: Instant) -> Result<Counters, FrontError> {
+        self.give_up();
+        self.close_bus(until)?;
+        self.path.tell.tell(|| FrontEventKind::Closed);
+        Ok(self.path.counters)
+    }
+
+    /// Ends every I/O that is pending. Their completions are there to be taken.
+    pub(crate) fn give_up(&mut self) {
+        self.path.give_up(DeviceError::Closed);
+    }
+
+    pub(crate) fn is_stop_asked(&self) -> bool {
+        self.config.stop.is_asked()
+    }
+
+    /// How long a close may take.
+    pub(crate) fn close_time(&self) -> Duration {
+        self.config.close
+    }
+
+    /// What a close says that did not wait for so many I/Os.
+    pub(crate) fn unfinished(&self, ios: usize) -> FrontError {
+        FrontError::Timeout {
+            what: format!("close of {}", name(self.config.device)),
+            waited: self.config.close / 2,
+            waits_for: format!(
+                "I/Os that were under way and ended with an error: {ios}; {}",
+                self.bus.situation()
+            ),
+        }
+    }
+
+    /// Closes in order, or without the back end when `until` has come.
+    fn close_bus(&mut self, until: Instant) -> Result<(), FrontError> {
+        self.state = State::Closed;
+        let began = Instant::now();
+        let left = || until.saturating_duration_since(Instant::now());
+        self.bus.answer_within(left().max(LAST_WORDS));
+        self.make_no_ring("the device is being closed")?;
+        let mut late = None;
+        self.bus.close()?;
+        loop {
+            if self.live.as_ref().is_some_and(|live| !live.back_alive()) {
+                self.peer_died()?;
+            }
+            self.settle_bus()?;
+            if self.bus.is_removed() {
+                return late.map_or(Ok(()), Err);
+            }
+            self.unmask(Instant::now())?;
+            let left = left();
+            self.bus.answer_within(left.max(LAST_WORDS));
+            if left.is_zero() {
+                if late.is_some() {
+                    return late.map_or(Ok(()), Err);
+                }
+                late = Some(FrontError::Timeout {
+                    what: format!("close of {}", name(self.config.device)),
+                    waited: began.elapsed(),
+                    waits_for: self.bus.situation(),
+                });
+                self.bus.abandon()?;
+                continue;
+            }
+            let wake = self.bus.next_deadline();
+            let wake = wake.map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = wake.map_or(left, |wake| wake.min(left));
+            match self.poll.poll(&mut self.happened, Some(timeout)) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                other => other.map_err(|e| FrontError::System("epoll", e))?,
+            }
+            self.take_events()?;
+            self.bus.service()?;
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Back ends that come, take, and go, again and again.
+
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod common;
+
+use common::{Back, FRONT, PATIENCE, World};
+use libgnt::grant::{Granter, Ledger, Map};
+use libgnt::{Access, DomId};
+use pv_frontend::{Disk, FrontConfig, FrontEvent, FrontEventKind, Io};
+use pv_xenstore::xenbus::XenbusState;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+fn observed(config: FrontConfig) -> (Disk, Receiver<FrontEvent>) {
+    let (tell, events) = channel();
+    let observer = move |event: FrontEvent| drop(tell.send(event));
+    let disk = Disk::open_observed(config, Some(Box::new(observer))).expect("open");
+    (disk, events)
+}
+
+/// Waits for an event.
+fn await_event<T>(events: &Receiver<FrontEvent>, wanted: impl Fn(FrontEvent) -> Option<T>) -> T {
+    loop {
+        let event = events.recv_timeout(PATIENCE).expect("the event");
+        if let Some(found) = wanted(event) {
+            return found;
+        }
+    }
+}
+
+/// Takes a request, and dies with its page in somebody's hands.
+fn take_one_and_die(back: &mut Back) -> Map {
+    back.connect();
+    let request = back.next();
+    back.map(&request).expect("a page")
+}
+
+#[test]
+fn a_back_end_that_keeps_pages_of_each_ring_gets_no_more_than_the_domain_can_spare() {
+    const POOL: usize = 22;
+    let world = World::new();
+    let config = FrontConfig {
+        pool_pages: POOL,
+        ..world.config()
+    };
+    let first = world.back(take_one_and_die);
+    let (disk, events) = observed(config);
+    let ticket = disk.submit(Io::write(0, vec![7; 512])).expect("submit");
+    let mut held = vec![first.join().expect("back end")];
+    // Each time eleven pages are allocated together, and stay.
+    for _ in 0..2 {
+        let next = world.back(take_one_and_die);
+        held.push(next.join().expect("back end"));
+    }
+    let last = world.back(|back| {
+        back.connect();
+        back.serve_until_closed();
+    });
+    let why = await_event(&events, |event| match event.what {
+        FrontEventKind::NoRoom { why } => Some(why),
+        _ => None,
+    });
+    assert!(why.contains("33 pages are set aside, of 46"), "{why}");
+    assert!(why.contains("for example grant "), "{why}");
+    assert!(world.granted_pages() <= 2 * (POOL as u32 + 1));
+    // When they come free it goes on.
+    held.clear();
+    ticket.wait().expect("done by the last back end");
+    assert_eq!(world.image.lock().unwrap()[..512], [7; 512]);
+    disk.close().expect("close");
+    last.join().expect("back end");
+    assert_eq!(world.granted_pages(), 0);
+}
+
+#[test]
+fn no_room_until_a_back_end_is_given_up_is_told_as_the_reason() {
+    let world = World::new();
+    let config = FrontConfig {
+        pool_pages: 22,
+        reconnect: Duration::from_secs(2),
+        ..world.config()
+    };
+    let first = world.back(take_one_and_die);
+    let (disk, _events) = observed(config);
+    let ticket = disk.submit(Io::write(0, vec![7; 512])).expect("submit");
+    let mut held = vec![first.join().expect("back end")];
+    for _ in 0..2 {
+        let next = world.back(take_one_and_die);
+        held.push(next.join().expect("back end"));
+    }
+    let last = world.back(|back| {
+        back.connect_to(XenbusState::InitWait);
+        back.follow("closed", Back::is_closed);
+    });
+    let error = ticket.wait().expect_err("no ring").to_string();
+    assert!(error.contains("33 pages are set aside"), "{error}");
+    disk.close().expect("close");
+    last.join().expect("back end");
+    drop(held);
+}
+
+/// Another program of the domain has granted what its kernel allows.
+#[test]
+fn a_first_ring_waits_for_the_quota() {
+    let world = World::new();
+    let other = Granter::open(world.platform(FRONT, "other"), Ledger::new()).expect("open");
+    let others = other
+        .share(DomId(0), 1010, Access::ReadWrite)
+        .expect("share");
+    let back = world.back(|back| {
+        back.connect();
+        back.serve_until_closed();
+    });
+    let (tell, events) = channel();
+    let observer = move |event: FrontEvent| drop(tell.send(event));
+    let config = world.config();
+    let opening = std::thread::spawn(move || Disk::open_observed(config, Some(Box::new(observer))));
+    await_event(&events, |event| {
+        matches!(event.what, FrontEventKind::NoRoom { .. }).then_some(())
+    });
+    drop(others);
+    let disk = opening.join().unwrap().expect("open");
+    disk.close().expect("close");
+    back.join().expect("back end");
+}
+
+#[test]
+fn rings_for_back_ends_that_do_not_last_are_paced() {
+    let world = World::new();
+    let serve_one = |back: &mut Back| {
+        back.connect();
+        back.serve(1);
+    };
+    let first = world.back(serve_one);
+    let (disk, events) = observed(world.config());
+    let mut connected = Vec::new();
+    let next_connection = || {
+        await_event(&events, |event| {
+            matches!(event.what, FrontEventKind::Connected { .. }).then_some(event.at)
+        })
+    };
+    connected.push(next_connection());
+    disk.write_at(0, &[1; 512]).expect("write");
+    first.join().expect("back end");
+    for _ in 0..5 {
+        let next = world.back(serve_one);
+        disk.write_at(0, &[1; 512]).expect("write");
+        next.join().expect("back end");
+        connected.push(next_connection());
+    }
+    disk.close().expect("close");
+    // A pause lasts as long as it lasts: the fifth ring in a row waits for 80 to 160 ms.
+    let pause = connected[5] - connected[4];
+    assert!(pause >= Duration::from_millis(80), "{connected:?}");
+}
