@@ -5,7 +5,7 @@ use super::config::{BackendError, Mode};
 use super::nodes::{BACK_LIVENESS, FrontNodes, LIVENESS_NODE, NodeError};
 use crate::disk::Disk;
 use libgnt::{DomId, Platform};
-use pv_xenstore::toolstack::{self, DeviceId, DevicePaths};
+use pv_xenstore::toolstack::{self, DeviceClass, DeviceId, DeviceKey, DevicePaths};
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
@@ -72,7 +72,7 @@ impl Bus {
     ) -> Result<Self, BackendError> {
         let client = Client::connect(platform)?;
         let own = DomId(client.read_parsed("domid")?);
-        let mut paths = DevicePaths::new(front, own, device);
+        let mut paths = DeviceKey::new(front, DeviceClass::VBD, device).paths(own);
         let no_device = |path: &str| {
             let name = device.name().unwrap_or_else(|| device.to_string());
             BackendError::NoDevice(format!(
