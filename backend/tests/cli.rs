@@ -142,6 +142,7 @@ fn wrong_usage_is_status_2_with_a_word_about_it() {
             ],
             "vmware",
         ),
+        (&["status", "--front", "1", "--class", "a/b"], "a/b"),
         (&["status", "--front", "1", "--log", "=="], "--log"),
         (&["frobnicate"], "frobnicate"),
         (&[], "Usage"),
@@ -240,38 +241,31 @@ fn a_read_only_image_says_how_it_can_be_served() {
 
 #[test]
 fn attach_serve_status_detach() {
-    let world = World::new();
-    let sim = sim(&world);
-    let at = |command: &'static str| {
-        run(&[
-            command,
-            "--platform",
-            &sim,
-            "--front",
-            "1",
-            "--device",
-            "xvdc",
-        ])
-    };
-    let (status, stdout, stderr) = at("attach");
-    assert_eq!((status, stderr.as_str()), (0, ""));
-    assert!(
-        stdout.contains("/local/domain/0/backend/vbd/1/51744"),
-        "{stdout}"
-    );
-    let mut serving = Serving::start(&world, &["--memory", "1M", "--device", "xvdc"]);
-    let state = "/local/domain/0/backend/vbd/1/51744/state";
-    world.wait_node(state, "2", |value| value == Some("2"));
-    let (status, stdout, _) = at("status");
-    assert_eq!(status, 0);
-    assert!(stdout.contains("back end: InitWait (2)"), "{stdout}");
-    // The front end never came: the device can go at once, and the back end ends in order.
-    let (status, stdout, stderr) = at_once(&world, &["detach", "--device", "xvdc"]);
-    assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
-    assert!(stdout.contains("removed"), "{stdout}");
-    let (status, log) = serving.end();
-    assert_eq!(status, 0, "{log}");
-    assert_eq!(at("status").0, 2);
+    for class in ["vbd", "pvstress"] {
+        let world = World::new();
+        let sim = sim(&world);
+        let device = ["--device", "xvdc", "--class", class];
+        let at = |command: &'static str| {
+            let args = [command, "--platform", &sim, "--front", "1"];
+            run(&[&args[..], &device].concat())
+        };
+        let back = format!("/local/domain/0/backend/{class}/1/51744");
+        let (status, stdout, stderr) = at("attach");
+        assert_eq!((status, stderr.as_str()), (0, ""));
+        assert!(stdout.contains(&back), "{stdout}");
+        let mut serving = Serving::start(&world, &[&["--memory", "1M"][..], &device].concat());
+        world.wait_node(&format!("{back}/state"), "2", |value| value == Some("2"));
+        let (status, stdout, _) = at("status");
+        assert_eq!(status, 0);
+        assert!(stdout.contains("back end: InitWait (2)"), "{stdout}");
+        // The front end never came: the device can go at once, and the back end ends in order.
+        let (status, stdout, stderr) = at_once(&world, &[&["detach"][..], &device].concat());
+        assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
+        assert!(stdout.contains("removed"), "{stdout}");
+        let (status, log) = serving.end();
+        assert_eq!(status, 0, "{log}");
+        assert_eq!(at("status").0, 2);
+    }
 }
 
 /// Detaches a device of domain 1, with all the time in the world, of which it must not need much.

@@ -108,6 +108,9 @@ struct ServeArgs {
     /// The device: a name like xvda, or a number like 51712.
     #[arg(long, default_value = "xvda", value_name = "NAME|NUMBER")]
     device: DeviceId,
+    /// The device's class, as it was attached.
+    #[arg(long, default_value_t = DeviceClass::VBD, value_name = "NAME")]
+    class: DeviceClass,
     #[command(flatten)]
     backing: BackingArgs,
     /// Refuse writes, as for a device that the toolstack has made read-only (`mode` in xenstore). The
@@ -255,6 +258,7 @@ fn serve(args: ServeArgs, mut hooks: Hooks) -> Result<(), Failure> {
         hooks.observer = Some(Box::new(LogObserver));
     }
     let config = BackendConfig {
+        class: args.class,
         read_only: args.read_only,
         mode: args.mode,
         max_zombies: args.max_zombies,

@@ -5,15 +5,18 @@ use super::config::{BackendError, Mode};
 use super::nodes::{BACK_LIVENESS, FrontNodes, LIVENESS_NODE, NodeError};
 use crate::disk::Disk;
 use libgnt::{DomId, Platform};
-use pv_xenstore::toolstack::{self, DeviceClass, DeviceId, DeviceKey, DevicePaths};
+use pv_xenstore::toolstack::{self, DeviceKey, DevicePaths, Side};
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
 use pv_xenstore::{Client, Error};
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// `VDISK_READONLY` in the node `info` (`xen/include/public/io/blkif.h`).
+/// Bits of the node `info` (`xen/include/public/io/blkif.h`).
+const VDISK_CDROM: u32 = 1;
+const VDISK_REMOVABLE: u32 = 2;
 const VDISK_READONLY: u32 = 4;
 
 /// What the loop has to do, or to know.
@@ -64,21 +67,22 @@ impl Bus {
     /// Connects, and finds the device's directories. Nothing is written before [`Bus::start`].
     ///
     /// # Errors
-    /// [`BackendError::NoDevice`] if the toolstack has not created the device.
+    /// [`BackendError::NoDevice`] if the toolstack has not created the device;
+    /// [`BackendError::KernelDriver`] if the kernel has taken it.
     pub fn open(
         platform: &dyn Platform,
-        front: DomId,
-        device: DeviceId,
+        device: &DeviceKey,
+        sysfs: Option<&Path>,
     ) -> Result<Self, BackendError> {
+        let front = device.front_domid;
         let client = Client::connect(platform)?;
         let own = DomId(client.read_parsed("domid")?);
-        let mut paths = DeviceKey::new(front, DeviceClass::VBD, device).paths(own);
+        let mut paths = device.paths(own);
         let no_device = |path: &str| {
-            let name = device.name().unwrap_or_else(|| device.to_string());
             BackendError::NoDevice(format!(
-                "device {device} ({name}) of {front} is not in xenstore: {path} is missing; create it with \
-                 `pv-backend attach --front {} --device {name}`",
-                front.0
+                "{device} is not in xenstore: {path} is missing; create it with \
+                 `pv-backend attach --front {} --device {} --class {}`",
+                front.0, device.devid, device.class
             ))
         };
         let frontend = format!("{}/frontend", paths.back);
@@ -87,6 +91,8 @@ impl Bus {
             Err(error) if error.is_gone() => return Err(no_device(&frontend)),
             Err(error) => return Err(error.into()),
         }
+        let side = Side::Back { front_domid: front };
+        toolstack::refuse_kernel_driver(platform, sysfs, side, &device.class, device.devid)?;
         Ok(Bus {
             features: Vec::new(),
             sizes: Vec::new(),
@@ -152,10 +158,21 @@ impl Bus {
         self.own
     }
 
-    /// The toolstack lets the front only read: its node `mode`, which is never written here (XSA-142).
+    /// The toolstack lets the front only read: by its node `mode`, which is never written here
+    /// (XSA-142), or because it is a CD-ROM, as for QEMU's back end.
     pub fn toolstack_forbids_writes(&self) -> Result<bool, BackendError> {
         let mode = toolstack::read_mode(&self.client, &self.paths.back)?;
-        Ok(mode == Some(toolstack::Mode::ReadOnly))
+        let cdrom = toolstack::read_medium(&self.client, &self.paths.back)?.cdrom;
+        Ok(cdrom || mode == Some(toolstack::Mode::ReadOnly))
+    }
+
+    /// The node `info`.
+    fn info(&self) -> Result<u32, BackendError> {
+        let medium = toolstack::read_medium(&self.client, &self.paths.back)?;
+        let bit = |is, bit| if is { bit } else { 0 };
+        Ok(bit(medium.cdrom, VDISK_CDROM)
+            | bit(medium.removable, VDISK_REMOVABLE)
+            | bit(self.read_only, VDISK_READONLY))
     }
 
     /// The front that connects may only read.
@@ -325,9 +342,8 @@ impl Bus {
         let SwitchState { to, while_peer } = switch;
         let mut nodes = Vec::new();
         if to == XenbusState::Connected {
-            let info = if self.read_only { VDISK_READONLY } else { 0 };
             nodes.extend_from_slice(&self.sizes);
-            nodes.push(("info", info.to_string()));
+            nodes.push(("info", self.info()?.to_string()));
         }
         let DevicePaths { front, back } = &self.paths;
         let peer = while_peer.map(|state| (front.as_str(), state));

@@ -13,6 +13,7 @@ use libgnt::event::Events;
 use libgnt::grant::{Ledger, Mapper};
 use libgnt::{EvtchnPort, Platform};
 use mio::{Interest, Token, Waker};
+use pv_xenstore::toolstack::DeviceKey;
 use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,6 +68,8 @@ impl Backend {
         let BackendConfig {
             front,
             device,
+            class,
+            sysfs,
             backing,
             read_only,
             mode,
@@ -74,7 +77,8 @@ impl Backend {
             ..
         } = config;
         let claim = Claim::take(&platform.name(), front, device)?;
-        let mut bus = Bus::open(&*platform, front, device)?;
+        let device = DeviceKey::new(front, class, device);
+        let mut bus = Bus::open(&*platform, &device, sysfs.as_deref())?;
         let disk = Disk::open(&backing, read_only || bus.toolstack_forbids_writes()?)?;
         let poll = mio::Poll::new().map_err(system("epoll_create"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?;

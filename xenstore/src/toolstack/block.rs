@@ -6,6 +6,7 @@ use crate::client::{Client, Transaction};
 use crate::error::{Error, Result};
 use crate::path::home;
 use crate::perms::{Permission, Rights};
+use crate::value;
 use crate::xenbus::XenbusState;
 use libgnt::DomId;
 use std::time::Duration;
@@ -42,6 +43,31 @@ pub fn read_mode(client: &Client, back_directory: &str) -> Result<Option<Mode>> 
         Err(error) if error.is_gone() => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// What else a back end's directory says of the disk, and a front end has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Medium {
+    /// `device-type` is `cdrom`.
+    pub cdrom: bool,
+    /// `removable` is 1.
+    pub removable: bool,
+}
+
+/// What the toolstack says of the disk; what it does not say is false.
+///
+/// # Errors
+/// The connection's.
+pub fn read_medium(client: &Client, back_directory: &str) -> Result<Medium> {
+    let read = |name: &str| match client.read(&format!("{back_directory}/{name}")) {
+        Ok(value) => Ok(value),
+        Err(error) if error.is_gone() => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    Ok(Medium {
+        cdrom: value::trimmed(&read("device-type")?) == b"cdrom",
+        removable: value::boolean(&read("removable")?) == Some(true),
+    })
 }
 
 /// A block device as the toolstack describes it to both ends.
