@@ -4,10 +4,12 @@ mod common;
 
 use common::program::{Serving, pv_backend, sim};
 use common::{DEVICE, Front, PATIENCE, World};
+use libgnt::DomId;
 use libgnt::proto::blkif::{Operation, Status};
 use pv_xenstore::XenbusState;
 use rustix::process::Signal;
-use std::process::Output;
+use std::process::{Output, Stdio};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 fn run(args: &[&str]) -> (i32, String, String) {
@@ -77,6 +79,7 @@ fn wrong_usage_is_status_2_with_a_word_about_it() {
             ],
             "vmware",
         ),
+        (&["status", "--front", "1", "--class", "a/b"], "a/b"),
         (&["status", "--front", "1", "--log", "=="], "--log"),
         (&["frobnicate"], "frobnicate"),
         (&[], "Usage"),
@@ -175,10 +178,66 @@ fn a_read_only_image_says_how_it_can_be_served() {
 
 #[test]
 fn attach_serve_status_detach() {
+    for class in ["vbd", "pvstress"] {
+        let world = World::new();
+        let sim = sim(&world);
+        let device = ["--device", "xvdc", "--class", class];
+        let at = |command: &'static str| {
+            let args = [command, "--platform", &sim, "--front", "1"];
+            run(&[&args[..], &device].concat())
+        };
+        let back = format!("/local/domain/0/backend/{class}/1/51744");
+        let (status, stdout, stderr) = at("attach");
+        assert_eq!((status, stderr.as_str()), (0, ""));
+        assert!(stdout.contains(&back), "{stdout}");
+        let mut serving = Serving::start(&world, &[&["--memory", "1M"][..], &device].concat());
+        world.wait_node(&format!("{back}/state"), "2", |value| value == Some("2"));
+        let (status, stdout, _) = at("status");
+        assert_eq!(status, 0);
+        assert!(stdout.contains("back end: InitWait (2)"), "{stdout}");
+        // The front end never came: the device can go at once, and the back end ends in order.
+        let (status, stdout, stderr) = at_once(&world, &[&["detach"][..], &device].concat());
+        assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
+        assert!(stdout.contains("removed"), "{stdout}");
+        let (status, log) = serving.end();
+        assert_eq!(status, 0, "{log}");
+        assert_eq!(at("status").0, 2);
+    }
+}
+
+/// Detaches a device of domain 1, with all the time in the world, of which it must not need much.
+fn at_once(world: &World, args: &[&str]) -> (i32, String, String) {
+    let sim = sim(world);
+    let mut command = pv_backend(args);
+    command.args(["--platform", &sim, "--front", "1", "--deadline", "100000"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let stderr = child.stderr.take().expect("piped");
+    let (send, said) = channel();
+    std::thread::spawn(move || send.send(std::io::read_to_string(stderr)));
+    let Ok(stderr) = said.recv_timeout(PATIENCE) else {
+        child.kill().expect("kill");
+        panic!("{args:?} waits for its deadline");
+    };
+    let output = child.wait_with_output().expect("wait");
+    let stdout = String::from_utf8(output.stdout).expect("text");
+    let status = output.status.code().expect("no signal");
+    (status, stdout, stderr.expect("text"))
+}
+
+#[test]
+fn a_device_served_from_another_domain_is_found_without_being_told() {
     let world = World::new();
+    world
+        .dom0
+        .create_domain(DomId(2), "driver-domain")
+        .expect("domain");
     let sim = sim(&world);
-    let at = |command: &'static str| {
-        run(&[
+    let in_dom0 = |command: &str, more: &[&str]| {
+        let mut args = vec![
             command,
             "--platform",
             &sim,
@@ -186,27 +245,114 @@ fn attach_serve_status_detach() {
             "1",
             "--device",
             "xvdc",
-        ])
+        ];
+        args.extend(more);
+        run(&args)
     };
-    let (status, stdout, stderr) = at("attach");
-    assert_eq!((status, stderr.as_str()), (0, ""));
+    let (status, _, stderr) = in_dom0("attach", &["--back", "2"]);
+    assert_eq!(status, 0, "{stderr}");
+    let args = ["--memory", "1M", "--device", "xvdc", "--domain", "2"];
+    let mut serving = Serving::start(&world, &args);
+    let back = "/local/domain/2/backend/vbd/1/51744";
+    world.wait_node(&format!("{back}/state"), "2", |value| value == Some("2"));
+    let (status, stdout, stderr) = in_dom0("status", &[]);
+    assert_eq!(status, 0, "{stderr}");
     assert!(
-        stdout.contains("/local/domain/0/backend/vbd/1/51744"),
+        stdout.contains(&format!("InitWait (2) at {back}")),
         "{stdout}"
     );
-    let mut serving = Serving::start(&world, &["--memory", "1M", "--device", "xvdc"]);
-    let state = "/local/domain/0/backend/vbd/1/51744/state";
-    world.wait_node(state, "2", |value| value == Some("2"));
-    let (status, stdout, _) = at("status");
-    assert_eq!(status, 0);
-    assert!(stdout.contains("back end: InitWait (2)"), "{stdout}");
-    // The front end never came: it is as it was created, and the device can go at once.
-    world.write("/local/domain/1/device/vbd/51744/state", "6");
-    let (status, stdout, stderr) = at("detach");
+    // Whoever names the wrong domain does not get half of the device removed.
+    let (status, stdout, stderr) = in_dom0("detach", &["--back", "0"]);
+    assert_eq!((status, stdout.as_str()), (2, ""), "{stderr}");
+    assert!(stderr.contains(back), "{stderr}");
+    let (status, stdout, stderr) = at_once(&world, &["detach", "--device", "xvdc"]);
     assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
     let (status, log) = serving.end();
     assert_eq!(status, 0, "{log}");
-    assert_eq!(at("status").0, 2);
+    for gone in [
+        back,
+        "/local/domain/1/device/vbd/51744",
+        "/pvpair/1/device/vbd/51744",
+    ] {
+        assert!(!world.store.exists(gone).expect("read"), "{gone}");
+    }
+}
+
+#[test]
+fn detach_refuses_what_it_cannot_find_and_touches_nothing() {
+    let world = World::new();
+    world
+        .dom0
+        .create_domain(DomId(2), "driver-domain")
+        .expect("domain");
+    let sim = sim(&world);
+    let args = |command| {
+        [
+            command,
+            "--platform",
+            &sim,
+            "--front",
+            "1",
+            "--device",
+            "xvdc",
+        ]
+    };
+    assert_eq!(run(&[&args("attach")[..], &["--back", "2"]].concat()).0, 0);
+    world.store.rm("/pvpair/1/device/vbd/51744").expect("rm");
+    let front = "/local/domain/1/device/vbd/51744";
+    refused(&args("detach"), &[front, "--back N"]);
+    refused(&args("status"), &[front, "--back N"]);
+    for (directory, state) in [(front, "1"), ("/local/domain/2/backend/vbd/1/51744", "1")] {
+        let is = world.store.read_string(&format!("{directory}/state"));
+        assert_eq!(is.expect("it is there"), state);
+    }
+    let told = at_once(&world, &["detach", "--device", "xvdc", "--back", "2"]);
+    assert_eq!(told.0, 0, "{told:?}");
+    assert!(!world.store.exists("/local/domain/2/backend").expect("read"));
+}
+
+/// Where the back end's process is dead, or never came, nobody has to be waited for.
+#[test]
+fn a_device_without_a_front_end_is_detached_at_once() {
+    for state in ["1", "2"] {
+        let world = World::new();
+        world.write(&format!("{}/state", world.back_dir()), state);
+        let (status, stdout, stderr) = at_once(&world, &["detach"]);
+        assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
+        assert!(stdout.contains("no front end had connected"), "{stdout}");
+        assert!(!world.store.exists(&world.back_dir()).expect("read"));
+        assert!(!world.store.exists(&world.front_dir()).expect("read"));
+    }
+}
+
+#[test]
+fn ends_that_do_not_close_are_named_with_status_1() {
+    let world = World::new();
+    let sim = sim(&world);
+    world.write(&format!("{}/state", world.back_dir()), "4");
+    world.write(&format!("{}/state", world.front_dir()), "4");
+    let node = "/local/domain/1/error/device/vbd/51712/error";
+    world.write(node, "no \u{1b}[2Jring");
+    let (status, stdout, stderr) = run(&[
+        "detach",
+        "--platform",
+        &sim,
+        "--front",
+        "1",
+        "--deadline",
+        "0",
+    ]);
+    assert_eq!((status, stdout.as_str()), (1, ""), "{stderr}");
+    for part in [
+        "did not close",
+        "front end Connected",
+        "back end Closing",
+        "ring",
+    ] {
+        assert!(stderr.contains(part), "{part}: {stderr}");
+    }
+    assert!(!stderr.contains('\u{1b}'), "{stderr:?}");
+    assert!(!world.store.exists(&world.back_dir()).expect("read"));
 }
 
 #[test]

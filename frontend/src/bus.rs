@@ -3,12 +3,13 @@
 
 use crate::agent::DiskInfo;
 use crate::announce;
+use crate::config::FrontConfig;
 use crate::error::FrontError;
 use crate::live::Live;
 use crate::nodes::{BackNodes, NodeError, SECTORS_NODE, size_of_disk};
-use libgnt::{DomId, Platform};
+use libgnt::DomId;
 use mio::event::Source;
-use pv_xenstore::toolstack::{self, DeviceId};
+use pv_xenstore::toolstack::{self, DeviceId, Side};
 use pv_xenstore::xenbus::front::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{Switched, read_online, read_state, switch_state};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
@@ -49,7 +50,7 @@ pub(crate) enum BusEvent {
 pub(crate) struct Bus {
     client: Client,
     device: DeviceId,
-    /// Relative to our home: `device/vbd/N`.
+    /// Relative to our home: `device/CLASS/N`.
     front: String,
     /// Absolute.
     back: String,
@@ -78,10 +79,11 @@ impl Bus {
     /// Finds the device that the toolstack made, and watches its back end.
     ///
     /// # Errors
-    /// [`FrontError::NoDevice`]; xenstore is not there.
-    pub(crate) fn open(platform: &dyn Platform, device: DeviceId) -> Result<Self, FrontError> {
+    /// [`FrontError::NoDevice`]; [`FrontError::KernelDriver`]; xenstore is not there.
+    pub(crate) fn open(config: &FrontConfig) -> Result<Self, FrontError> {
+        let (platform, device) = (&*config.platform, config.device);
         let client = Client::connect(platform)?;
-        let front = format!("device/vbd/{device}");
+        let front = format!("device/{}/{device}", config.class);
         let no_device = |cause: String| FrontError::NoDevice {
             device: name(device),
             cause,
@@ -103,6 +105,8 @@ impl Bus {
                 value::shown(&id)
             ))
         })?;
+        let sysfs = config.sysfs.as_deref();
+        toolstack::refuse_kernel_driver(platform, sysfs, Side::Front, &config.class, device)?;
         let mut bus = Bus {
             client,
             device,

@@ -4,7 +4,8 @@ use crate::stop::Stop;
 use libgnt::Platform;
 use libgnt::grant::Ledger;
 use libgnt::proto::blkif::MAX_SEGMENTS;
-use pv_xenstore::toolstack::DeviceId;
+use pv_xenstore::toolstack::{DeviceClass, DeviceId};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,11 @@ pub struct FrontConfig {
     pub platform: Arc<dyn Platform>,
     /// The device.
     pub device: DeviceId,
+    /// Its class: `vbd`, unless the toolstack created it in another.
+    pub class: DeviceClass,
+    /// Where this kernel shows which of its own drivers have taken devices; `None`: `/sys` on the
+    /// platform `linux`, nowhere on others.
+    pub sysfs: Option<PathBuf>,
     /// Ask for persistent grants: pages stay mapped between requests, which saves two hypercalls
     /// a request and leaves them open to the back end for the device's life. Used if the back end
     /// offers them by the time it is connected.
@@ -54,6 +60,8 @@ impl FrontConfig {
         FrontConfig {
             platform,
             device,
+            class: DeviceClass::VBD,
+            sysfs: None,
             persistent: false,
             pool_pages: 32 * MAX_SEGMENTS,
             queue: 256,

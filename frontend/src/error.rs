@@ -1,6 +1,7 @@
 //! What can go wrong with a device as a whole.
 
 use crate::agent::{DeviceError, IoError};
+use pv_xenstore::toolstack::DriverBound;
 use std::time::Duration;
 
 /// What can go wrong. An I/O's own failure is [`IoError`].
@@ -29,6 +30,9 @@ pub enum FrontError {
         /// What to do.
         cure: String,
     },
+    /// The kernel's own driver has the device.
+    #[error(transparent)]
+    KernelDriver(#[from] DriverBound),
     /// The back end's xenstore nodes make no sense.
     #[error("{0}")]
     Nodes(String),

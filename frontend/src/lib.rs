@@ -46,5 +46,5 @@ pub use error::FrontError;
 pub use io::{Completion, Io, Refused};
 pub use live::{BACK_ALIVE_BYTE, FRONT_ALIVE_BYTE};
 pub use observe::{FrontEvent, FrontEventKind, Observer};
-pub use pv_xenstore::toolstack::DeviceId;
+pub use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 pub use stop::Stop;

@@ -14,7 +14,7 @@ use pv_frontend::{
     ProtocolError,
 };
 use pv_xenstore::Client;
-use pv_xenstore::toolstack::read_error;
+use pv_xenstore::toolstack::{End, read_error};
 use pv_xenstore::xenbus::XenbusState;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -586,7 +586,7 @@ fn a_removed_device_is_closed_in_order() {
         .device()
         .remove(&world.store, PATIENCE)
         .expect("remove");
-    assert!(removed.closed, "{removed:?}");
+    assert_eq!(removed.end, End::Closed, "{removed:?}");
     let error = disk.write_at(0, &[6; 512]).expect_err("removed");
     assert!(
         matches!(error, FrontError::Io(IoError::Device(_))),

@@ -236,7 +236,10 @@ fn a_malformed_message_costs_only_its_sender() {
 /// What a server-side queue holds for a client that never reads is bounded, and equal events are one.
 #[test]
 fn a_client_that_never_reads_is_cut_when_different_events_pile_up() {
-    let world = World::with(|config| config.queue.events = 50);
+    let world = World::with(|config| {
+        config.queue.events = 50;
+        config.queue.quiet = Duration::ZERO;
+    });
     world.server.introduce(DomId(1), "guest").unwrap();
     let writer = world.dom0();
     let mut sleeper = world.stream(1);
@@ -265,6 +268,78 @@ fn a_client_that_never_reads_is_cut_when_different_events_pile_up() {
         }
     }
     assert!(cut, "never cut");
+}
+
+/// Commits of many nodes, one behind the other, and a watcher that does nothing but read.
+#[test]
+fn a_watcher_that_reads_gets_every_event_of_whatever_is_committed_at_once() {
+    const COMMITS: usize = 3;
+    const NODES: usize = 2000;
+    let world = World::new();
+    let mut watcher = world.stream(0);
+    watcher.set_read_timeout(Some(SOON)).unwrap();
+    let watch = Packet::new(Kind::Watch, 1, 0, "/burst\0w\0").encode();
+    watcher.write_all(&watch).unwrap();
+    let mut received = Received::new(watcher);
+    assert_eq!(received.next().known_kind(), Some(Kind::Watch));
+    let first = received.next();
+    assert_eq!(first, Packet::watch_event(b"/burst", b"w"));
+
+    let mut writer = Received::new(world.stream(0));
+    let mut ask = |packet: Packet| {
+        writer.stream.write_all(&packet.encode()).unwrap();
+        writer.next()
+    };
+    // What they have in common is there before: else they would be in conflict.
+    for commit in 0..COMMITS {
+        ask(Packet::new(Kind::Mkdir, 1, 0, format!("/burst/{commit}\0")));
+    }
+    let mut ends = Vec::new();
+    for commit in 0..COMMITS {
+        let id = ask(Packet::new(Kind::TransactionStart, 1, 0, "\0")).payload;
+        let id = std::str::from_utf8(&id).unwrap().trim_end_matches('\0');
+        let id: u32 = id.parse().unwrap();
+        for node in 0..NODES {
+            let write = format!("/burst/{commit}/{node}\0v");
+            ask(Packet::new(Kind::Write, 1, id, write));
+        }
+        ends.extend(Packet::new(Kind::TransactionEnd, 1, id, "T\0").encode());
+    }
+    writer.stream.write_all(&ends).unwrap();
+    let mut missing: std::collections::BTreeSet<String> = (0..COMMITS)
+        .flat_map(|commit| (0..NODES).map(move |node| format!("/burst/{commit}/{node}")))
+        .collect();
+    while !missing.is_empty() {
+        let event = received.next();
+        assert_eq!(event.known_kind(), Some(Kind::WatchEvent));
+        let path = event.payload.split(|byte| *byte == 0).next().unwrap();
+        missing.remove(std::str::from_utf8(path).unwrap());
+    }
+}
+
+/// Whole packets of a stream.
+struct Received {
+    stream: UnixStream,
+    decoder: Decoder,
+}
+
+impl Received {
+    fn new(stream: UnixStream) -> Received {
+        let decoder = Decoder::new();
+        Received { stream, decoder }
+    }
+
+    fn next(&mut self) -> Packet {
+        loop {
+            if let Some(packet) = self.decoder.next_packet().unwrap() {
+                return packet;
+            }
+            let mut bytes = [0; 4096];
+            let n = self.stream.read(&mut bytes).expect("in time");
+            assert_ne!(n, 0, "the connection was cut");
+            self.decoder.push(&bytes[..n]);
+        }
+    }
 }
 
 fn sleeper_is_cut(stream: &UnixStream) -> bool {

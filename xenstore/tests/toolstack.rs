@@ -5,14 +5,13 @@ mod common;
 
 use common::World;
 use libgnt::DomId;
+use pv_xenstore::Error;
 use pv_xenstore::toolstack::{
     BlockDevice, Mode, clear_error, create_domain, read_error, read_mode, remove_domain,
     report_error,
 };
-use pv_xenstore::{Error, XenbusState};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(20);
 const FRONT: &str = "/local/domain/2/device/vbd/51712";
 const BACK: &str = "/local/domain/1/backend/vbd/2/51712";
 
@@ -153,6 +152,7 @@ fn what_cannot_be_created_leaves_nothing() {
     );
     assert!(!dom0.exists("/local/domain/2/device/vbd").unwrap());
     assert!(!dom0.exists("/local/domain/1/backend").unwrap());
+    assert!(!dom0.exists("/pvpair").unwrap());
     device().create(&dom0).unwrap();
     assert!(refused(device()).contains("is there already"));
     // A guest cannot play the toolstack.
@@ -167,106 +167,49 @@ fn what_cannot_be_created_leaves_nothing() {
     );
 }
 
+/// Who takes a device away later believes the record, so no guest may write it.
 #[test]
-fn a_removal_waits_for_both_and_leaves_nothing() {
+fn the_record_of_a_device_is_dom0s_alone() {
     let world = world();
     let dom0 = world.dom0();
     device().create(&dom0).unwrap();
-    let (back, front) = (world.client(1), world.client(2));
-    for (client, dir) in [(&back, BACK), (&front, FRONT)] {
-        client.write(&format!("{dir}/state"), "4").unwrap();
+    let record = "/pvpair/2/device/vbd/51712";
+    let node = |name: &str| dom0.read_string(&format!("{record}/{name}")).unwrap();
+    assert_eq!(
+        (node("frontend"), node("backend")),
+        (FRONT.into(), BACK.into())
+    );
+    for guest in [1, 2] {
+        let guest = world.client(guest);
+        for path in [
+            "/pvpair",
+            "/pvpair/2",
+            record,
+            "/pvpair/2/device/vbd/51712/backend",
+        ] {
+            assert!(guest.read(path).is_err(), "{path}");
+            assert!(guest.write(path, "x").is_err(), "{path}");
+            assert!(guest.write(&format!("{path}/new"), "x").is_err(), "{path}");
+        }
     }
-    dom0.watch("/elsewhere", "other").unwrap();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            // The back end is asked to close, and does so after the front end.
-            back.watch(&format!("{BACK}/state"), "s").unwrap();
-            while back.read_string(&format!("{BACK}/state")).unwrap() != "5" {
-                back.wait_watch_event(SOON).unwrap().unwrap();
-            }
-            assert_eq!(back.read_string(&format!("{BACK}/online")).unwrap(), "0");
-            front.write(&format!("{FRONT}/state"), "6").unwrap();
-            back.write(&format!("{BACK}/state"), "6").unwrap();
-        });
-        let removed = device().remove(&dom0, SOON).unwrap();
-        assert!(removed.closed, "{removed:?}");
-        assert_eq!(removed.states, [Some(XenbusState::Closed); 2]);
-    });
-    assert!(!dom0.exists("/local/domain/1/backend").unwrap());
-    assert!(!dom0.exists("/local/domain/2/device/vbd").unwrap());
-    assert!(
-        dom0.exists("/local/domain/2/device").unwrap(),
-        "the domain's own directory stays"
-    );
-    assert_eq!(
-        dom0.next_watch_event().unwrap().unwrap().token,
-        "other",
-        "others' events are kept"
-    );
-    assert_eq!(dom0.next_watch_event().unwrap(), None);
-    assert!(matches!(
-        device().remove(&dom0, SOON),
-        Err(Error::Invalid(_))
-    ));
-    device().create(&dom0).expect("the number is free again");
 }
 
+/// A domain's number is used again; what served the earlier one's device must not be forgotten.
 #[test]
-fn a_removal_does_not_wait_for_ever() {
-    let world = world();
-    let dom0 = world.dom0();
-    device().create(&dom0).unwrap();
-    let other = BlockDevice {
-        devid: "xvdb".parse().unwrap(),
-        ..device()
-    };
-    other.create(&dom0).unwrap();
-    report_error(&world.client(2), "device/vbd/51712", "no ring").unwrap();
-    world
-        .client(2)
-        .write(&format!("{FRONT}/state"), "4")
-        .unwrap();
-    let start = Instant::now();
-    let removed = device().remove(&dom0, Duration::from_millis(50)).unwrap();
-    assert!(start.elapsed() < SOON);
-    assert!(!removed.closed);
-    assert_eq!(
-        removed.states,
-        [Some(XenbusState::Connected), Some(XenbusState::Closing)]
-    );
-    assert_eq!(removed.front_error.as_deref(), Some("no ring"));
-    assert_eq!(removed.back_error, None);
-    assert_eq!(
-        dom0.directory("/local/domain/1/backend/vbd/2").unwrap(),
-        ["51728"],
-        "the other stays"
-    );
-    assert_eq!(
-        dom0.directory("/local/domain/2/error").unwrap(),
-        Vec::<String>::new()
-    );
-}
-
-#[test]
-fn a_removal_after_the_front_domain_died() {
+fn a_device_is_not_created_over_the_rest_of_an_earlier_one() {
     let world = world();
     let dom0 = world.dom0();
     device().create(&dom0).unwrap();
     world.server.release(DomId(2)).unwrap();
-    world
-        .client(1)
-        .write(&format!("{BACK}/state"), "6")
-        .unwrap();
-    let removed = device().remove(&dom0, SOON).unwrap();
-    assert_eq!(
-        (removed.closed, removed.states),
-        (true, [None, Some(XenbusState::Closed)])
-    );
-    assert!(!dom0.exists("/local/domain/1/backend").unwrap());
-    assert!(
-        !dom0.exists("/local/domain/2").unwrap(),
-        "nothing of the dead is made anew"
-    );
+    world.server.introduce(DomId(2), "another").unwrap();
+    let elsewhere = BlockDevice {
+        back_domid: DomId::DOM0,
+        ..device()
+    };
+    let error = elsewhere.create(&dom0).unwrap_err().to_string();
+    assert!(error.contains(BACK) && error.contains("detach"), "{error}");
+    device().remove(&dom0, Duration::ZERO).unwrap();
+    elsewhere.create(&dom0).unwrap();
 }
 
 #[test]
@@ -283,6 +226,12 @@ fn errors_are_found_where_tools_look() {
     assert_eq!(
         read_error(&world.dom0(), FRONT).unwrap().as_deref(),
         Some("again")
+    );
+    report_error(&guest, "device/vbd/51712", "\u{1b}[2Jgone\n\0").unwrap();
+    assert_eq!(
+        read_error(&world.dom0(), FRONT).unwrap().as_deref(),
+        Some("\\u{1b}[2Jgone\\n"),
+        "nothing acts on a terminal"
     );
     report_error(&guest, "device/vbd/51728", "other").unwrap();
     clear_error(&guest, "device/vbd/51712").unwrap();

@@ -5,7 +5,7 @@ mod common;
 
 use common::World;
 use libgnt::DomId;
-use pv_xenstore::toolstack::{BlockDevice, DevicePaths};
+use pv_xenstore::toolstack::{BlockDevice, DevicePaths, End};
 use pv_xenstore::xenbus::node::{Switched, read_online, read_state, switch_state};
 use pv_xenstore::xenbus::{SwitchState, XenbusState, back, front};
 use pv_xenstore::{Client, Permission, Rights};
@@ -243,7 +243,7 @@ fn connect_and_remove() {
             );
             settle(&mut front, &mut back);
         }
-        assert!(removal.join().unwrap().closed);
+        assert_eq!(removal.join().unwrap().end, End::Closed);
     });
     let dom0 = world.dom0();
     assert!(!dom0.exists("/local/domain/1/backend").unwrap());
@@ -293,7 +293,7 @@ fn a_domain_that_dies_leaves_a_closed_back_end() {
         back.pump();
     }
     assert_eq!((back.machine.own(), back.ring), (XenbusState::Closed, None));
-    assert!(device.remove(&world.dom0(), SOON).unwrap().closed);
+    assert_eq!(device.remove(&world.dom0(), SOON).unwrap().end, End::Closed);
     back.client.read("domid").unwrap();
     back.pump();
     assert!(back.machine.is_removed());

@@ -2,7 +2,7 @@
 
 use super::{AttachArgs, DetachArgs, DeviceArgs, Failure};
 use libgnt::{DomId, Platform};
-use pv_xenstore::toolstack::{BlockDevice, Mode, read_error};
+use pv_xenstore::toolstack::{BlockDevice, DeviceKey, End, Mode, Removed, read_error, remove};
 use pv_xenstore::xenbus::XenbusState;
 use pv_xenstore::xenbus::node::read_state;
 use pv_xenstore::{Client, Error};
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// A device, and a connection to look at it. The platform stays open as long as the connection.
 struct At {
     client: Client,
-    device: BlockDevice,
+    device: DeviceKey,
     _platform: Arc<dyn Platform>,
 }
 
@@ -21,14 +21,9 @@ impl DeviceArgs {
     fn open(&self) -> Result<At, Failure> {
         let platform = self.platform.open("pv-backend")?;
         let client = Client::connect(&*platform).map_err(Failure::environment)?;
-        let back = match self.back {
-            Some(back) => back,
-            None => client.read_parsed("domid").map_err(Failure::environment)?,
-        };
-        let device = BlockDevice::new(DomId(self.front), DomId(back), self.device, "");
         Ok(At {
             client,
-            device,
+            device: DeviceKey::new(DomId(self.front), self.class.clone(), self.device),
             _platform: platform,
         })
     }
@@ -52,12 +47,21 @@ fn say(text: std::fmt::Arguments<'_>) -> Result<(), Failure> {
 pub(super) fn attach(args: &AttachArgs) -> Result<(), Failure> {
     let At {
         client,
-        mut device,
+        device,
         _platform,
     } = args.device.open()?;
-    if args.read_only {
-        device.mode = Mode::ReadOnly;
-    }
+    let back = match args.device.back {
+        Some(back) => back,
+        None => client.read_parsed("domid").map_err(Failure::environment)?,
+    };
+    let device = BlockDevice {
+        class: device.class,
+        mode: match args.read_only {
+            true => Mode::ReadOnly,
+            false => Mode::ReadWrite,
+        },
+        ..BlockDevice::new(device.front_domid, DomId(back), device.devid, "")
+    };
     let paths = device.create(&client).map_err(failure)?;
     say(format_args!(
         "front end: {}\nback end:  {}\n",
@@ -71,26 +75,54 @@ pub(super) fn detach(args: &DetachArgs) -> Result<(), Failure> {
         device,
         _platform,
     } = args.device.open()?;
+    let back = args.device.back.map(DomId);
+    let paths = device.locate(&client, back).map_err(failure)?;
     let deadline = Duration::from_secs(args.deadline);
-    let removed = device.remove(&client, deadline).map_err(failure)?;
-    if removed.closed {
-        return say(format_args!(
-            "device {} is closed and removed\n",
-            device.devid
-        ));
+    let removed = remove(&client, &device, &paths, deadline).map_err(failure)?;
+    let text = told(&device, &removed, deadline);
+    if removed.end == End::Forced {
+        return Err(Failure::at_work(text));
     }
-    let [front, back] = removed.states.map(state_text);
-    let mut text = format!(
-        "device {} did not close within {deadline:?} and was removed all the same: \
-         front end {front}, back end {back}",
-        device.devid
-    );
-    for (who, error) in [("front", removed.front_error), ("back", removed.back_error)] {
-        if let Some(error) = error {
-            text += &format!("; {who} end's last error: {error}");
+    say(format_args!("{text}\n"))
+}
+
+/// What became of a device, in words.
+fn told(device: &DeviceKey, removed: &Removed, deadline: Duration) -> String {
+    let Removed { end, states, .. } = removed;
+    let mut text = match (end, states) {
+        (End::Closed, [Some(_), Some(_)]) => format!("{device} is closed and removed"),
+        (End::Closed, [None, _]) => format!(
+            "the back end's half of {device} is closed and removed; the front end's was gone already"
+        ),
+        (End::Closed, [_, None]) => format!(
+            "the front end's half of {device} is closed and removed; the back end's was gone already"
+        ),
+        (End::Unused, _) => format!("{device} is removed; no front end had connected"),
+        (End::Forced, _) => {
+            let [front, back] = states.map(state_text);
+            format!(
+                "{device} did not close within {deadline:?}, and its nodes were removed all the same: \
+                 front end {front}, back end {back}"
+            )
+        }
+    };
+    if *end == End::Forced {
+        for (who, error) in [
+            ("front", &removed.front_error),
+            ("back", &removed.back_error),
+        ] {
+            if let Some(error) = error {
+                text += &format!("; {who} end's last error: {error}");
+            }
         }
     }
-    Err(Failure::at_work(text))
+    if let Some(script) = &removed.hotplug_script {
+        text += &format!(
+            "; xl made it with the hotplug script {script}, which was not run: what that had set up \
+             (a loop device, say) stays. `xl block-detach` runs it"
+        );
+    }
+    text
 }
 
 pub(super) fn status(args: &DeviceArgs) -> Result<(), Failure> {
@@ -99,15 +131,11 @@ pub(super) fn status(args: &DeviceArgs) -> Result<(), Failure> {
         device,
         _platform,
     } = args.open()?;
-    let paths = device.paths();
+    let paths = device
+        .locate(&client, args.back.map(DomId))
+        .map_err(failure)?;
     let back_state = read_state(&client, &paths.back).map_err(failure)?;
     let front_state = read_state(&client, &paths.front).map_err(failure)?;
-    if back_state.is_none() && front_state.is_none() {
-        return Err(Failure::environment(format!(
-            "device {} of {} is not in xenstore: neither {} nor {} is there; create it with `pv-backend attach`",
-            device.devid, device.front_domid, paths.front, paths.back
-        )));
-    }
     let mut text = String::new();
     for (who, path, state) in [
         ("front", &paths.front, front_state),

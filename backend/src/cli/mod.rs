@@ -12,7 +12,7 @@ use crate::driver::{Backend, BackendConfig, BackendError, Mode, StopHandle};
 use crate::hooks::{Hooks, Observer};
 use clap::{Args, Parser, Subcommand};
 use libgnt::{DomId, Platform, PlatformChoice};
-use pv_xenstore::toolstack::DeviceId;
+use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
@@ -62,6 +62,9 @@ enum Command {
     /// Create a device in xenstore, as a toolstack does.
     Attach(AttachArgs),
     /// Remove a device: ask both ends to close it, then remove its nodes.
+    ///
+    /// Where its back end is, the toolstack's record says: what `attach` left in /pvpair, or what xl
+    /// left in /libxl. An end that never connected is not waited for.
     Detach(DetachArgs),
     /// Show what xenstore says about a device.
     Status(DeviceArgs),
@@ -87,7 +90,11 @@ struct DeviceArgs {
     /// The device: a name like xvda, or a number like 51712.
     #[arg(long, default_value = "xvda", value_name = "NAME|NUMBER")]
     device: DeviceId,
-    /// The back end's domain. Default: the one this runs in.
+    /// The device's class. In one of its own, such as pvstress, no kernel's driver takes the device.
+    #[arg(long, default_value_t = DeviceClass::VBD, value_name = "NAME")]
+    class: DeviceClass,
+    /// The back end's domain. Default: for `attach` the one this runs in, else what the toolstack's
+    /// records say.
     #[arg(long, value_name = "DOMID")]
     back: Option<u16>,
 }
@@ -102,6 +109,9 @@ struct ServeArgs {
     /// The device: a name like xvda, or a number like 51712.
     #[arg(long, default_value = "xvda", value_name = "NAME|NUMBER")]
     device: DeviceId,
+    /// The device's class, as it was attached.
+    #[arg(long, default_value_t = DeviceClass::VBD, value_name = "NAME")]
+    class: DeviceClass,
     #[command(flatten)]
     backing: BackingArgs,
     /// Refuse writes, as for a device that the toolstack has made read-only (`mode` in xenstore). The
@@ -259,6 +269,7 @@ fn serve(args: ServeArgs, mut hooks: Hooks) -> Result<(), Failure> {
         hooks.observer = Some(Box::new(LogObserver));
     }
     let config = BackendConfig {
+        class: args.class,
         read_only: args.read_only,
         mode: args.mode,
         max_zombies: args.max_zombies,

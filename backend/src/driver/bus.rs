@@ -7,16 +7,19 @@ use crate::disk::Disk;
 use libgnt::{DomId, Platform};
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::{Brake, Steady};
-use pv_xenstore::toolstack::{self, DeviceId, DevicePaths};
+use pv_xenstore::toolstack::{self, DeviceKey, DevicePaths, Side};
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
 use pv_xenstore::{Client, Error, Result, value};
 use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// `VDISK_READONLY` in the node `info` (`xen/include/public/io/blkif.h`).
+/// Bits of the node `info` (`xen/include/public/io/blkif.h`).
+const VDISK_CDROM: u32 = 1;
+const VDISK_REMOVABLE: u32 = 2;
 const VDISK_READONLY: u32 = 4;
 
 /// The watches' tokens.
@@ -108,21 +111,22 @@ impl Bus {
     /// Connects, and finds the device's directories. Nothing is written before [`Bus::start`].
     ///
     /// # Errors
-    /// [`BackendError::NoDevice`] if the toolstack has not created the device.
+    /// [`BackendError::NoDevice`] if the toolstack has not created the device;
+    /// [`BackendError::KernelDriver`] if the kernel has taken it.
     pub fn open(
         platform: &dyn Platform,
-        front: DomId,
-        device: DeviceId,
+        device: &DeviceKey,
+        sysfs: Option<&Path>,
     ) -> Result<Found, BackendError> {
+        let front = device.front_domid;
         let client = Client::connect(platform)?;
         let own = DomId(client.read_parsed("domid")?);
-        let mut paths = DevicePaths::new(front, own, device);
+        let mut paths = device.paths(own);
         let no_device = |path: &str| {
-            let name = device.name().unwrap_or_else(|| device.to_string());
             BackendError::NoDevice(format!(
-                "device {device} ({name}) of {front} is not in xenstore: {path} is missing; create it with \
-                 `pv-backend attach --front {} --device {name}`",
-                front.0
+                "{device} is not in xenstore: {path} is missing; create it with \
+                 `pv-backend attach --front {} --device {} --class {}`",
+                front.0, device.devid, device.class
             ))
         };
         let frontend = format!("{}/frontend", paths.back);
@@ -131,6 +135,8 @@ impl Bus {
             Err(error) if error.is_gone() => return Err(no_device(&frontend)),
             Err(error) => return Err(error.into()),
         }
+        let side = Side::Back { front_domid: front };
+        toolstack::refuse_kernel_driver(platform, sysfs, side, &device.class, device.devid)?;
         let state = node::read_state(&client, &paths.back)?;
         let bus = Bus {
             features: Vec::new(),
@@ -194,13 +200,24 @@ impl Bus {
         self.own
     }
 
-    /// The toolstack lets the front only read: its node `mode`, which is never written here (XSA-142).
+    /// The toolstack lets the front only read: by its node `mode`, which is never written here
+    /// (XSA-142), or because it is a CD-ROM, as for QEMU's back end.
     ///
     /// # Errors
     /// The connection's.
     pub fn toolstack_forbids_writes(&self, client: &Client) -> Result<bool> {
         let mode = toolstack::read_mode(client, &self.paths.back)?;
-        Ok(mode == Some(toolstack::Mode::ReadOnly))
+        let cdrom = toolstack::read_medium(client, &self.paths.back)?.cdrom;
+        Ok(cdrom || mode == Some(toolstack::Mode::ReadOnly))
+    }
+
+    /// The node `info`.
+    fn info(&self, client: &Client) -> Result<u32> {
+        let medium = toolstack::read_medium(client, &self.paths.back)?;
+        let bit = |is, bit| if is { bit } else { 0 };
+        Ok(bit(medium.cdrom, VDISK_CDROM)
+            | bit(medium.removable, VDISK_REMOVABLE)
+            | bit(self.read_only, VDISK_READONLY))
     }
 
     fn read_peer(&mut self, store: &mut Steady) -> Result<Input> {
@@ -292,8 +309,8 @@ impl Bus {
         let SwitchState { to, while_peer } = switch;
         let mut nodes = Vec::new();
         if to == XenbusState::Connected {
-            let info = if self.read_only { VDISK_READONLY } else { 0 };
             nodes.extend_from_slice(&self.sizes);
+            let info = store.run(|client| self.info(client))?;
             nodes.push(("info", info.to_string()));
         }
         let DevicePaths { front, back } = &self.paths;

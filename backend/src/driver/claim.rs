@@ -3,8 +3,7 @@
 //! end leaves its state behind. In the file is what the next back end has to know
 //! ([`record`](super::record)).
 
-use libgnt::DomId;
-use pv_xenstore::toolstack::DeviceId;
+use pv_xenstore::toolstack::DeviceKey;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
@@ -18,24 +17,20 @@ const DIRECTORY: &str = "pv-backend";
 pub enum ClaimError {
     /// Somebody else serves it.
     #[error(
-        "device {device} of {front} is served by another back end, which holds {}; \
+        "{device} is served by another back end, which holds {}; \
          stop that one first (`pv-backend status` shows its state)", path.display()
     )]
     Taken {
         /// The device.
-        device: DeviceId,
-        /// Whose.
-        front: DomId,
+        device: DeviceKey,
         /// The file that it has locked.
         path: PathBuf,
     },
     /// The file that is locked for it cannot be made.
-    #[error("cannot claim device {device} of {front}: {what} {}: {cause}{}", path.display(), cure(*cause))]
+    #[error("cannot claim {device}: {what} {}: {cause}{}", path.display(), cure(*cause))]
     System {
         /// The device.
-        device: DeviceId,
-        /// Whose.
-        front: DomId,
+        device: DeviceKey,
         /// What was tried.
         what: &'static str,
         /// On what.
@@ -61,6 +56,7 @@ fn cure(errno: Errno) -> &'static str {
 pub(super) struct Claim {
     pub file: File,
     path: PathBuf,
+    device: DeviceKey,
 }
 
 impl Claim {
@@ -69,14 +65,14 @@ impl Claim {
     ///
     /// # Errors
     /// [`ClaimError::Taken`] at once if somebody has it.
-    pub fn take(run_dir: &Path, front: DomId, device: DeviceId) -> Result<Self, ClaimError> {
+    pub fn take(run_dir: &Path, device: &DeviceKey) -> Result<Self, ClaimError> {
         let directory = run_dir.join(DIRECTORY);
-        let path = directory.join(format!("vbd-{}-{device}", front.0));
+        let front = device.front_domid.0;
+        let path = directory.join(format!("{}-{front}-{}", device.class, device.devid));
         let failed = |what, path: &Path| {
             let path = path.to_owned();
             move |cause| ClaimError::System {
-                device,
-                front,
+                device: device.clone(),
                 what,
                 path,
                 cause,
@@ -94,10 +90,8 @@ impl Claim {
                 .map_err(failed("open", &path))?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::AGAIN) => {
-                    let path = path.clone();
                     return Err(ClaimError::Taken {
-                        device,
-                        front,
+                        device: device.clone(),
                         path,
                     });
                 }
@@ -108,7 +102,8 @@ impl Claim {
             match rustix::fs::lstat(&path) {
                 Ok(there) if (there.st_dev, there.st_ino) == (locked.st_dev, locked.st_ino) => {
                     let file = File::from(file);
-                    return Ok(Claim { file, path });
+                    let device = device.clone();
+                    return Ok(Claim { file, path, device });
                 }
                 Ok(_) | Err(Errno::NOENT) => {}
                 Err(cause) => return Err(failed("look at", &path)(cause)),
@@ -116,9 +111,14 @@ impl Claim {
         }
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The error when something cannot be done with the file.
+    pub fn cannot(&self, what: &'static str, error: &std::io::Error) -> ClaimError {
+        ClaimError::System {
+            device: self.device.clone(),
+            what,
+            path: self.path.clone(),
+            cause: Errno::from_io_error(error).unwrap_or(Errno::IO),
+        }
     }
 
     /// Gives the device back, and leaves nothing.
@@ -132,26 +132,37 @@ impl Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use libgnt::DomId;
+    use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 
-    const XVDA: DeviceId = DeviceId(51712);
+    fn device(front: u16, class: DeviceClass, devid: u32) -> DeviceKey {
+        DeviceKey::new(DomId(front), class, DeviceId(devid))
+    }
 
     #[test]
     fn a_device_is_claimed_once_and_given_back() {
         let dir = tempfile::tempdir().expect("directory");
         let (here, there) = (dir.path().join("a"), dir.path().join("b"));
-        let first = Claim::take(&here, DomId(1), XVDA).expect("first");
-        let second = Claim::take(&here, DomId(1), XVDA);
+        let xvda = device(1, DeviceClass::VBD, 51712);
+        let first = Claim::take(&here, &xvda).expect("first");
+        let second = Claim::take(&here, &xvda);
         let text = second.expect_err("taken").to_string();
         assert!(text.contains("vbd-1-51712"), "{text}");
-        let _other_device = Claim::take(&here, DomId(1), DeviceId(51728)).expect("another device");
-        let _other_front = Claim::take(&here, DomId(2), XVDA).expect("another front");
-        let _other_place = Claim::take(&there, DomId(1), XVDA).expect("place");
+        let class = "other".parse().expect("a class");
+        let others = [
+            device(1, DeviceClass::VBD, 51728),
+            device(2, DeviceClass::VBD, 51712),
+            device(1, class, 51712),
+        ];
+        let others = others.map(|other| Claim::take(&here, &other).expect("another device"));
+        let _other_place = Claim::take(&there, &xvda).expect("place");
         drop(first);
-        let again = Claim::take(&here, DomId(1), XVDA).expect("given back");
-        let path = again.path().to_owned();
+        let again = Claim::take(&here, &xvda).expect("given back");
+        let path = again.path.clone();
         assert!(path.exists());
         again.remove();
         assert!(!path.exists());
+        drop(others);
     }
 
     #[test]
@@ -160,8 +171,8 @@ mod tests {
         let place = dir.path().join(DIRECTORY);
         std::fs::create_dir(&place).expect("directory");
         std::os::unix::fs::symlink("/etc/passwd", place.join("vbd-1-51712")).expect("link");
-        let error = Claim::take(dir.path(), DomId(1), XVDA).expect_err("a link");
-        let text = error.to_string();
+        let error = Claim::take(dir.path(), &device(1, DeviceClass::VBD, 51712));
+        let text = error.expect_err("a link").to_string();
         assert!(
             text.contains("vbd-1-51712") && text.contains("remove it"),
             "{text}"

@@ -5,7 +5,7 @@ use crate::agent::{DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES, Sabotage};
 use crate::disk::{Backing, DiskError, pool};
 use crate::hooks::Hooks;
 use libgnt::DomId;
-use pv_xenstore::toolstack::DeviceId;
+use pv_xenstore::toolstack::{DeviceClass, DeviceId, DriverBound};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +36,11 @@ pub struct BackendConfig {
     pub front: DomId,
     /// Its number; 51712 is xvda.
     pub device: DeviceId,
+    /// Its class: `vbd`, unless it was created in another.
+    pub class: DeviceClass,
+    /// Where this kernel shows which of its own drivers have taken devices; `None`: `/sys` on the
+    /// platform `linux`, nowhere on others.
+    pub sysfs: Option<PathBuf>,
     /// Where the sectors are.
     pub backing: Backing,
     /// Refuse writes, whatever the device's node `mode` says. If that says read-only, they are refused
@@ -73,6 +78,8 @@ impl BackendConfig {
         BackendConfig {
             front,
             device,
+            class: DeviceClass::VBD,
+            sysfs: None,
             backing,
             read_only: false,
             mode: Mode::Auto,
@@ -116,6 +123,9 @@ pub enum BackendError {
     /// Another back end serves the front's ring.
     #[error("{0}")]
     Served(String),
+    /// The kernel's own driver has the device.
+    #[error(transparent)]
+    KernelDriver(#[from] DriverBound),
     /// The device is not there.
     #[error("{0}")]
     NoDevice(String),

@@ -1,7 +1,7 @@
 //! The event loop: the ring, the disk's threads, released mappings, xenstore, and the stop switch.
 
 use super::bus::{Bus, Found};
-use super::claim::{Claim, ClaimError};
+use super::claim::Claim;
 use super::config::{BackendConfig, BackendError, Mode, StopHandle};
 use super::data::{DataPath, Nobody};
 use super::link::Link;
@@ -16,6 +16,7 @@ use libgnt::proto::blkif::Request;
 use libgnt::{DomId, EvtchnPort, Platform};
 use mio::{Interest, Token, Waker};
 use pv_xenstore::keeper::Keeper;
+use pv_xenstore::toolstack::DeviceKey;
 use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,6 +89,8 @@ impl Backend {
         let BackendConfig {
             front,
             device,
+            class,
+            sysfs,
             backing,
             read_only,
             mode,
@@ -95,20 +98,15 @@ impl Backend {
             ..
         } = config;
         let run_dir = config.run_dir.unwrap_or_else(|| platform.run_dir());
-        let claim = Claim::take(&run_dir, front, device)?;
+        let device = DeviceKey::new(front, class, device);
+        let claim = Claim::take(&run_dir, &device)?;
         let Found {
             bus,
             client,
             is_new,
-        } = Bus::open(&*platform, front, device)?;
-        let mut record =
-            Record::open(&claim.file, front, device).map_err(|error| ClaimError::System {
-                device,
-                front,
-                what: "make room in",
-                path: claim.path().to_owned(),
-                cause: Errno::from_io_error(&error).unwrap_or(Errno::IO),
-            })?;
+        } = Bus::open(&*platform, &device, sysfs.as_deref())?;
+        let mut record = Record::open(&claim.file, front, device.devid)
+            .map_err(|error| claim.cannot("make room in", &error))?;
         if is_new {
             record.forget();
         }

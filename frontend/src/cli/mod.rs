@@ -15,7 +15,7 @@ use crate::error::FrontError;
 use crate::stop::Stop;
 use clap::{Args, Parser, Subcommand};
 use libgnt::{DomId, PlatformChoice};
-use pv_xenstore::toolstack::DeviceId;
+use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -47,6 +47,9 @@ struct Common {
     /// The device: xvda, xvdb, ..., or its number.
     #[arg(long, global = true, default_value = "xvda")]
     device: DeviceId,
+    /// The device's class, as the toolstack created it.
+    #[arg(long, global = true, value_name = "NAME", default_value_t = DeviceClass::VBD)]
+    class: DeviceClass,
     /// Keep grants mapped between requests, if the back end can.
     #[arg(long, global = true)]
     persistent: bool,
@@ -122,9 +125,9 @@ impl Failure {
 impl From<FrontError> for Failure {
     fn from(error: FrontError) -> Self {
         match error {
-            FrontError::Xen(libgnt::Error::NotAvailable { .. }) | FrontError::NoDevice { .. } => {
-                Failure::Environment(error.to_string())
-            }
+            FrontError::Xen(libgnt::Error::NotAvailable { .. })
+            | FrontError::KernelDriver(_)
+            | FrontError::NoDevice { .. } => Failure::Environment(error.to_string()),
             other => Failure::Failed(other.to_string()),
         }
     }
@@ -256,6 +259,7 @@ fn perform(command: Command, common: &Common, close: Duration, stop: Stop) -> Ou
     let platform =
         libgnt::platform::open(&common.platform, common.domain.map(DomId), "pv-frontend")?;
     let config = FrontConfig {
+        class: common.class.clone(),
         persistent: common.persistent,
         pool_pages: common.pool_pages,
         deadline: common.deadline,

@@ -109,7 +109,7 @@ impl Frontend {
         config.stop.wakes(&waker);
         let mut events = Events::open(&*config.platform)?;
         let granter = Granter::open(Arc::clone(&config.platform), config.ledger.clone())?;
-        let mut bus = Bus::open(&*config.platform, config.device)?;
+        let mut bus = Bus::open(&config)?;
         let register = |source: &mut dyn mio::event::Source, token, what| {
             let done = poll.registry().register(source, token, Interest::READABLE);
             done.map_err(|e| FrontError::System(what, e))

@@ -316,7 +316,7 @@ impl Back {
                     Switched::OwnGone => Some(Input::Own(None)),
                 }
             }
-            Action::ReadPeerAndConnect => {
+            Action::ReadPeerAndConnect { .. } => {
                 let number = |node: &str| -> u32 {
                     self.client
                         .read_parsed(&format!("{front}/{node}"))

@@ -1,6 +1,6 @@
 //! The back end, as a process: `pv_backend`'s own, watched, with a lender for the third consumer.
 
-use super::{Agent, Freeze, Member, Outcome, Point};
+use super::{Agent, DEVICE_CLASS, Freeze, Member, Outcome, Point};
 use crate::consumer::{LendPolicy, Lender};
 use crate::holder::{HoldName, holder};
 use crate::settings::Sabotage;
@@ -85,6 +85,7 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
         _ => Backing::File(args.image),
     };
     let mut config = BackendConfig::new(DomId(args.front), DeviceId(args.device), backing);
+    config.class = DEVICE_CLASS;
     config.mode = args.mode;
     config.hooks = Hooks::new(
         Some(Box::new(recorder.clone())),

@@ -16,8 +16,13 @@ use crate::timeline::{Event, Timeline};
 use crate::world::{Control, News, die_with_parent};
 use libgnt::grant::Ledger;
 use libgnt::{DomId, Platform, PlatformChoice};
+use pv_xenstore::toolstack::DeviceClass;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// The class of the devices of a run: of its own, so that no kernel's driver takes them. Linux makes a
+/// device of what appears below `device`, whatever its class, but binds only a driver of that name.
+pub const DEVICE_CLASS: DeviceClass = DeviceClass::new("pvstress");
 
 /// What every role is told.
 #[derive(Debug, clap::Args)]
@@ -327,5 +332,22 @@ pub fn run(role: Role) -> Result<()> {
             let outcome = mapper::run(&agent, &member, args);
             agent.end(outcome)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Linux' drivers bind to (`xenbus_device_id`, Linux 5.10 to 6.12).
+    const TAKEN_BY_LINUX: [&str; 12] = [
+        "vbd", "vif", "vkbd", "vfb", "vsnd", "vdispl", "vtpm", "vusb", "vscsi", "pci", "9pfs",
+        "pvcalls",
+    ];
+
+    #[test]
+    fn no_kernel_takes_the_devices_of_a_run() {
+        let class = DEVICE_CLASS.to_string();
+        assert!(!TAKEN_BY_LINUX.contains(&class.as_str()), "{class}");
     }
 }

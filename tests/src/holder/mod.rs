@@ -214,7 +214,8 @@ pub trait Holder: Send {
 /// The holder of a name.
 ///
 /// # Errors
-/// [`HoldError::NotHere`]: of another platform, or on a PV guest without `allow_damage`.
+/// [`HoldError::NotHere`]: of another platform; or without `allow_damage` on a PV guest, or on a
+/// kernel that does not say what it is.
 pub fn holder(
     name: HoldName,
     platform: &Arc<dyn Platform>,
@@ -244,11 +245,23 @@ pub fn holder(
         }
         (false, false) => {}
     }
-    if platform.guest_type()? == GuestType::Pv && !allow_damage {
-        return not_here(
-            "would damage this kernel: on a PV guest a held page that is unmapped corrupts its page tables",
-            "use a PVH or HVM guest, or say --allow-kernel-damage",
-        );
+    if !allow_damage {
+        let cure = "use a PVH or HVM guest, or say --allow-kernel-damage";
+        match platform.guest_type() {
+            Ok(GuestType::Pv) => {
+                return not_here(
+                    "would damage this kernel: on a PV guest a held page that is unmapped corrupts its page tables",
+                    cure,
+                );
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let cause = format!(
+                    "would damage this kernel if it is a PV guest's, and it does not say: {error}"
+                );
+                return not_here(&cause, cure);
+            }
+        }
     }
     kernel_holder(name)
 }

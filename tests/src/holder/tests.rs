@@ -107,9 +107,9 @@ fn whole_life(name: HoldName) {
     granter.assert_let_go();
 }
 
-/// A real kernel of one guest type, as far as a holder asks.
+/// A real kernel of one guest type, or of one that it does not tell, as far as a holder asks.
 #[derive(Debug)]
-struct Guest(GuestType);
+struct Guest(Option<GuestType>);
 
 impl Platform for Guest {
     fn name(&self) -> String {
@@ -119,7 +119,8 @@ impl Platform for Guest {
         "/nowhere".into()
     }
     fn guest_type(&self) -> libgnt::Result<GuestType> {
-        Ok(self.0)
+        let untold = || libgnt::Error::Invalid("there is no sysfs here".into());
+        self.0.ok_or_else(untold)
     }
     fn open_gntdev(&self) -> libgnt::Result<Box<dyn libgnt::platform::Gntdev>> {
         Err(libgnt::Error::Invalid("not here".into()))
@@ -143,7 +144,7 @@ impl Platform for Guest {
 
 #[test]
 fn a_pv_guest_is_not_damaged_unless_somebody_insists() {
-    let on = |guest| Arc::new(Guest(guest)) as Arc<dyn Platform>;
+    let on = |guest| Arc::new(Guest(Some(guest))) as Arc<dyn Platform>;
     for name in [
         HoldName::Pipe,
         HoldName::Fork,
@@ -169,6 +170,22 @@ fn a_pv_guest_is_not_damaged_unless_somebody_insists() {
         };
         assert!(error.to_string().contains("simulated"), "{error}");
     }
+}
+
+/// In a container, say. Who insists has answered already.
+#[test]
+fn a_kernel_that_does_not_tell_its_guest_type_is_not_risked_unless_somebody_insists() {
+    let silent = Arc::new(Guest(None)) as Arc<dyn Platform>;
+    let Err(error) = holder(HoldName::Pipe, &silent, false) else {
+        panic!("risked")
+    };
+    let text = error.to_string();
+    for part in ["--hold pipe", "no sysfs here", "--allow-kernel-damage"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    holder(HoldName::Pipe, &silent, true)
+        .map(drop)
+        .expect("insisted");
 }
 
 #[test]

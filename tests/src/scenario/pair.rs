@@ -1,7 +1,7 @@
 //! The pair on the stage: an image, a device, a back end, a front end, a consumer.
 
 use super::stage::{Stage, failed};
-use crate::agent::{CHUNK, Point};
+use crate::agent::{CHUNK, DEVICE_CLASS, Point};
 use crate::holder::{HoldName, spell_digest};
 use crate::world::{ChildId, News, Stopped};
 use pv_xenstore::toolstack::{BlockDevice, DeviceId};
@@ -56,7 +56,10 @@ impl Stage<'_> {
         self.make_image(&image, bytes.next_multiple_of(4096))?;
         let (front, back) = (self.front(), self.back());
         let params = image.display().to_string();
-        let device = BlockDevice::new(front, back, DeviceId(number), params);
+        let device = BlockDevice {
+            class: DEVICE_CLASS,
+            ..BlockDevice::new(front, back, DeviceId(number), params)
+        };
         self.describe(device)?;
         Ok(Device { number, image })
     }

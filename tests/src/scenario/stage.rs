@@ -12,7 +12,7 @@ use libgnt::DomId;
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::wire::Inspection;
 use pv_xenstore::Client;
-use pv_xenstore::toolstack::BlockDevice;
+use pv_xenstore::toolstack::{BlockDevice, remove_nodes};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -274,17 +274,12 @@ impl<'a> Stage<'a> {
     /// A real xenstore outlives the scenario.
     fn remove_devices(&self, xen: &Xen) -> Result<(), Error> {
         let client = xen.xenstore()?;
-        for paths in self.devices.iter().map(BlockDevice::paths) {
-            for path in [paths.front, paths.back] {
-                match client.rm(&path) {
-                    Ok(()) => {}
-                    // With its domain.
-                    Err(error) if error.is_gone() => {}
-                    Err(error) => {
-                        return Err(Error::environment(&path, error, "remove it by hand"));
-                    }
-                }
-            }
+        for device in &self.devices {
+            let paths = device.paths();
+            remove_nodes(&client, &device.key(), &paths).map_err(|error| {
+                let what = format!("{} and {}", paths.front, paths.back);
+                Error::environment(&what, error, "remove them by hand")
+            })?;
         }
         Ok(())
     }

@@ -1,17 +1,24 @@
 //! What waits to be sent on one connection, bounded (XSA-349, XSA-326).
 //!
 //! Replies are bounded by not reading more requests ([`OutQueue::is_congested`]). Watch events
-//! come from others' work, so equal ones are merged, and a client that lets too many different
-//! ones wait is cut.
+//! come from others' work, so equal ones are merged, and a client that takes none of many different
+//! ones for long is cut. Their number alone says nothing about the client: one commit of another's
+//! makes as many as it likes, at once.
 
 use crate::wire::Packet;
 use std::collections::{HashSet, VecDeque};
+use std::time::{Duration, Instant};
 
 /// Limits of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
-    /// Watch events that may wait.
+    /// Different watch events that may wait for a client that takes nothing.
     pub events: usize,
+    /// How long it may take nothing while more than those wait. xenstored waits as long for a client
+    /// to take an event (`timeout_watch_event_msec`, `tools/xenstored/core.c`, Xen 4.17 on).
+    pub quiet: Duration,
+    /// Bytes of watch events that may wait in any case. Twice as many are kept.
+    pub event_bytes: usize,
     /// Bytes above which no more requests are read.
     pub congested_bytes: usize,
 }
@@ -20,6 +27,8 @@ impl Default for QueueLimits {
     fn default() -> QueueLimits {
         QueueLimits {
             events: 1024,
+            quiet: Duration::from_secs(20),
+            event_bytes: 16 << 20,
             congested_bytes: 64 << 10,
         }
     }
@@ -27,8 +36,13 @@ impl Default for QueueLimits {
 
 /// The client lets too many events wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} different watch events wait unread")]
-pub struct TooManyEvents(pub usize);
+#[error("{events} different watch events of {bytes} bytes wait unread")]
+pub struct TooManyEvents {
+    /// How many.
+    pub events: usize,
+    /// How long they are together.
+    pub bytes: usize,
+}
 
 #[derive(Debug)]
 struct Item {
@@ -43,6 +57,10 @@ pub struct OutQueue {
     items: VecDeque<Item>,
     /// Events of `items` of which no byte has gone.
     waiting: HashSet<Vec<u8>>,
+    /// Bytes of `waiting`.
+    waiting_bytes: usize,
+    /// The first event that came after the client last took something.
+    quiet_since: Option<Instant>,
     bytes: usize,
     /// Bytes of the first item that have gone.
     sent: usize,
@@ -55,6 +73,8 @@ impl OutQueue {
             limits,
             items: VecDeque::new(),
             waiting: HashSet::new(),
+            waiting_bytes: 0,
+            quiet_since: None,
             bytes: 0,
             sent: 0,
         }
@@ -75,14 +95,21 @@ impl OutQueue {
     ///
     /// # Errors
     /// [`TooManyEvents`]: cut the connection.
-    pub fn push_event(&mut self, packet: &Packet) -> Result<(), TooManyEvents> {
+    pub fn push_event(&mut self, packet: &Packet, now: Instant) -> Result<(), TooManyEvents> {
         let bytes = packet.encode();
         if self.waiting.contains(&bytes) {
             return Ok(());
         }
-        if self.waiting.len() >= self.limits.events {
-            return Err(TooManyEvents(self.waiting.len()));
+        let since = *self.quiet_since.get_or_insert(now);
+        let is_quiet = now.saturating_duration_since(since) >= self.limits.quiet;
+        let (events, waiting_bytes) = (self.waiting.len(), self.waiting_bytes + bytes.len());
+        if events >= self.limits.events && is_quiet || waiting_bytes > self.limits.event_bytes {
+            return Err(TooManyEvents {
+                events,
+                bytes: self.waiting_bytes,
+            });
         }
+        self.waiting_bytes = waiting_bytes;
         self.waiting.insert(bytes.clone());
         self.push(Item { bytes, event: true });
         Ok(())
@@ -110,8 +137,11 @@ impl OutQueue {
         let Some(first) = self.items.front() else {
             return;
         };
-        if self.sent == 0 && gone > 0 && first.event {
-            self.waiting.remove(&first.bytes);
+        if gone > 0 {
+            self.quiet_since = None;
+        }
+        if self.sent == 0 && gone > 0 && first.event && self.waiting.remove(&first.bytes) {
+            self.waiting_bytes -= first.bytes.len();
         }
         self.sent += gone;
         self.bytes = self.bytes.saturating_sub(gone);
@@ -139,6 +169,8 @@ mod tests {
     fn queue() -> OutQueue {
         OutQueue::new(QueueLimits {
             events: 3,
+            quiet: Duration::from_secs(20),
+            event_bytes: 100 * event(1).encode().len(),
             congested_bytes: 100,
         })
     }
@@ -146,12 +178,13 @@ mod tests {
     #[test]
     fn equal_events_are_merged_only_while_none_of_their_bytes_has_gone() {
         let mut queue = queue();
+        let now = Instant::now();
         for _ in 0..10 {
-            queue.push_event(&event(1)).unwrap();
+            queue.push_event(&event(1), now).unwrap();
         }
         assert_eq!(queue.items.len(), 1);
         queue.advance(1);
-        queue.push_event(&event(1)).unwrap();
+        queue.push_event(&event(1), now).unwrap();
         assert_eq!(
             queue.items.len(),
             2,
@@ -161,19 +194,59 @@ mod tests {
         queue.advance(queue.front().len());
         assert_eq!(queue.front(), event(1).encode());
         queue.advance(queue.front().len());
-        assert!(queue.is_empty() && queue.waiting.is_empty() && queue.bytes == 0);
+        assert!(queue.is_empty() && queue.waiting.is_empty());
+        assert_eq!((queue.bytes, queue.waiting_bytes), (0, 0));
     }
 
     #[test]
-    fn different_events_are_bounded() {
+    fn a_client_is_cut_for_being_quiet_not_for_what_others_do_at_once() {
         let mut queue = queue();
-        for n in 0..3 {
-            queue.push_event(&event(n)).unwrap();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        for n in 0..50 {
+            queue.push_event(&event(10 + n), start).unwrap();
         }
-        assert_eq!(queue.push_event(&event(3)), Err(TooManyEvents(3)));
+        queue.push_event(&event(60), at(19)).expect("in time");
+        // One byte is a sign of life.
+        queue.advance(1);
+        queue.push_event(&event(61), at(30)).expect("it reads");
+        queue.push_event(&event(62), at(49)).expect("in time");
+        let cut = queue.push_event(&event(63), at(50)).unwrap_err();
+        assert_eq!(cut.events, 52);
         queue
-            .push_event(&event(2))
+            .push_event(&event(62), at(50))
             .expect("an equal one still merges");
+    }
+
+    #[test]
+    fn few_events_may_wait_for_ever() {
+        let mut queue = queue();
+        let start = Instant::now();
+        for n in 0..3 {
+            queue.push_event(&event(n), start).unwrap();
+        }
+        let later = start + Duration::from_secs(1000);
+        queue.advance(queue.front().len());
+        queue.push_event(&event(4), later).unwrap();
+        queue
+            .push_event(&event(2), later + Duration::from_secs(1000))
+            .unwrap();
+    }
+
+    #[test]
+    fn the_bytes_of_events_are_bounded_however_fast_they_come() {
+        let mut queue = queue();
+        let now = Instant::now();
+        let long = |n: u8| Packet::watch_event(&[b'/', n], b"t");
+        let pushed = (0..=255).take_while(|n| queue.push_event(&long(*n), now).is_ok());
+        assert!((100..200).contains(&pushed.count()));
+        assert!(queue.waiting_bytes <= queue.limits.event_bytes);
+        while !queue.is_empty() {
+            queue.advance(queue.front().len());
+        }
+        queue
+            .push_event(&long(255), now)
+            .expect("there is room again");
     }
 
     #[test]

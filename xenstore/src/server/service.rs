@@ -18,7 +18,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
@@ -459,6 +459,7 @@ impl Service {
     }
 
     fn deliver(&mut self, outputs: Vec<Output>) {
+        let now = Instant::now();
         for output in outputs {
             let (id, result) = match output {
                 Output::Reply(id, packet) => match self.connections.get_mut(&id) {
@@ -469,7 +470,7 @@ impl Service {
                     None => continue,
                 },
                 Output::Event(id, packet) => match self.connections.get_mut(&id) {
-                    Some(connection) => (id, connection.queue.push_event(&packet)),
+                    Some(connection) => (id, connection.queue.push_event(&packet, now)),
                     None => continue,
                 },
                 Output::Close(id) => {

@@ -1,13 +1,15 @@
 //! A block device's two directories.
 
-use super::{DeviceId, clear_error, read_error};
+use super::errors::forget_errors;
+use super::{DeviceClass, DeviceId, DeviceKey, DevicePaths, Removed, remove};
 use crate::client::{Client, Transaction};
 use crate::error::{Error, Result};
 use crate::path::home;
 use crate::perms::{Permission, Rights};
+use crate::value;
 use crate::xenbus::XenbusState;
 use libgnt::DomId;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// `mode` of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,31 @@ pub fn read_mode(client: &Client, back_directory: &str) -> Result<Option<Mode>> 
     }
 }
 
+/// What else a back end's directory says of the disk, and a front end has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Medium {
+    /// `device-type` is `cdrom`.
+    pub cdrom: bool,
+    /// `removable` is 1.
+    pub removable: bool,
+}
+
+/// What the toolstack says of the disk; what it does not say is false.
+///
+/// # Errors
+/// The connection's.
+pub fn read_medium(client: &Client, back_directory: &str) -> Result<Medium> {
+    let read = |name: &str| match client.read(&format!("{back_directory}/{name}")) {
+        Ok(value) => Ok(value),
+        Err(error) if error.is_gone() => Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    Ok(Medium {
+        cdrom: value::trimmed(&read("device-type")?) == b"cdrom",
+        removable: value::boolean(&read("removable")?) == Some(true),
+    })
+}
+
 /// A block device as the toolstack describes it to both ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockDevice {
@@ -50,6 +77,8 @@ pub struct BlockDevice {
     pub front_domid: DomId,
     /// Who serves it.
     pub back_domid: DomId,
+    /// Its class: `vbd`, unless it is to be kept from the kernels' drivers.
+    pub class: DeviceClass,
     /// Its number.
     pub devid: DeviceId,
     /// May the front end write?
@@ -60,38 +89,6 @@ pub struct BlockDevice {
     pub params: String,
     /// Further nodes of the back end's directory.
     pub extra: Vec<(String, String)>,
-}
-
-/// Where a device's directories are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DevicePaths {
-    /// `/local/domain/F/device/vbd/N`
-    pub front: String,
-    /// `/local/domain/B/backend/vbd/F/N`
-    pub back: String,
-}
-
-impl DevicePaths {
-    /// The paths of a device.
-    pub fn new(front_domid: DomId, back_domid: DomId, devid: DeviceId) -> DevicePaths {
-        DevicePaths {
-            front: format!("{}/device/vbd/{devid}", home(front_domid)),
-            back: format!("{}/backend/vbd/{}/{devid}", home(back_domid), front_domid.0),
-        }
-    }
-}
-
-/// How a removal went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Removed {
-    /// Both ends closed before the deadline. If not, the directories were taken away from under them.
-    pub closed: bool,
-    /// The states that they had reached; `None`: its directory was gone.
-    pub states: [Option<XenbusState>; 2],
-    /// What the front end reported.
-    pub front_error: Option<String>,
-    /// What the back end reported.
-    pub back_error: Option<String>,
 }
 
 impl BlockDevice {
@@ -105,6 +102,7 @@ impl BlockDevice {
         BlockDevice {
             front_domid,
             back_domid,
+            class: DeviceClass::VBD,
             devid,
             mode: Mode::ReadWrite,
             backend_type: "file".into(),
@@ -113,13 +111,19 @@ impl BlockDevice {
         }
     }
 
+    /// Which device it is.
+    pub fn key(&self) -> DeviceKey {
+        DeviceKey::new(self.front_domid, self.class.clone(), self.devid)
+    }
+
     /// Where its directories are.
     pub fn paths(&self) -> DevicePaths {
-        DevicePaths::new(self.front_domid, self.back_domid, self.devid)
+        self.key().paths(self.back_domid)
     }
 
     /// Creates the device, all or nothing: both directories, their permissions before any value,
-    /// the values, and `state` = 1 last. dom0 only.
+    /// the values, the record by which [`DeviceKey::locate`] finds it, and `state` = 1 last. dom0
+    /// only.
     ///
     /// # Errors
     /// [`Error::Invalid`] if a domain is missing or the device is there already.
@@ -133,8 +137,7 @@ impl BlockDevice {
         }
         client.transaction(|tx| self.create_in(tx, &paths))?;
         // What an earlier device of this number left behind would mislead.
-        clear_error(client, &paths.front)?;
-        clear_error(client, &paths.back)?;
+        forget_errors(client, &paths)?;
         Ok(paths)
     }
 
@@ -155,6 +158,14 @@ impl BlockDevice {
                 )));
             }
         }
+        if let Some(back) = self.key().left_behind(tx)? {
+            return Err(Error::Invalid(format!(
+                "device {} cannot be created: {back}, the back end of an earlier device of this number, is \
+                 still there; remove that first with `pv-backend detach`",
+                self.devid
+            )));
+        }
+        self.key().record(tx, paths)?;
         let owner_and_reader = |owner, reader| {
             [
                 Permission::new(Rights::None, owner),
@@ -220,120 +231,11 @@ impl BlockDevice {
         Ok(())
     }
 
-    /// Asks both ends to close (`online` = 0, the back end's `state` = 5), waits until they have
-    /// or the time is over, and removes both directories and the parents that only held them.
-    /// dom0 only.
+    /// Removes it, as [`remove`] says.
     ///
     /// # Errors
     /// [`Error::Invalid`] if there is no such device, and the connection's.
     pub fn remove(&self, client: &Client, timeout: Duration) -> Result<Removed> {
-        let deadline = Instant::now() + timeout;
-        let paths = self.paths();
-        let nodes = [
-            format!("{}/state", paths.front),
-            format!("{}/state", paths.back),
-        ];
-        client.transaction(|tx| {
-            if !tx.exists(&paths.back)? {
-                return if tx.exists(&paths.front)? {
-                    Ok(())
-                } else {
-                    Err(Error::Invalid(format!(
-                        "device {} cannot be removed: there is neither {} nor {}",
-                        self.devid, paths.front, paths.back
-                    )))
-                };
-            }
-            tx.write(&format!("{}/online", paths.back), "0")?;
-            let state = tx
-                .try_read(&nodes[1])?
-                .map(|value| XenbusState::parse(&value));
-            if state != Some(XenbusState::Closed) {
-                tx.write(&nodes[1], XenbusState::Closing.as_str())?;
-            }
-            Ok(())
-        })?;
-
-        let token = format!("remove-{:016x}", fastrand::u64(..));
-        for node in &nodes {
-            client.watch(node, &token)?;
-        }
-        let waited = wait_closed(client, &nodes, &token, deadline);
-        for node in &nodes {
-            client.unwatch(node, &token)?;
-        }
-        client.drop_events(&token);
-        let states = waited?;
-
-        let front_error = read_error(client, &paths.front)?;
-        let back_error = read_error(client, &paths.back)?;
-        client.transaction(|tx| {
-            remove_with_parents(
-                tx,
-                &paths.front,
-                &format!("{}/device", home(self.front_domid)),
-            )?;
-            remove_with_parents(tx, &paths.back, &home(self.back_domid))
-        })?;
-        clear_error(client, &paths.front)?;
-        clear_error(client, &paths.back)?;
-        let closed = states
-            .iter()
-            .all(|s| matches!(s, None | Some(XenbusState::Closed)));
-        Ok(Removed {
-            closed,
-            states,
-            front_error,
-            back_error,
-        })
+        remove(client, &self.key(), &self.paths(), timeout)
     }
-}
-
-fn wait_closed(
-    client: &Client,
-    nodes: &[String; 2],
-    token: &str,
-    deadline: Instant,
-) -> Result<[Option<XenbusState>; 2]> {
-    loop {
-        let mut states = [None; 2];
-        for (state, node) in states.iter_mut().zip(nodes) {
-            *state = client
-                .try_read(node)?
-                .map(|value| XenbusState::parse(&value));
-        }
-        if states
-            .iter()
-            .all(|s| matches!(s, None | Some(XenbusState::Closed)))
-        {
-            return Ok(states);
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || !client.wait_token(token, left)? {
-            return Ok(states);
-        }
-    }
-}
-
-/// Removes a directory, and those above it, below `keep`, that this leaves empty.
-fn remove_with_parents(tx: &Transaction<'_>, path: &str, keep: &str) -> Result<()> {
-    let mut path = path;
-    while path.len() > keep.len() {
-        let Some((parent, _)) = path.rsplit_once('/') else {
-            break;
-        };
-        match tx.rm(path) {
-            Ok(()) => {}
-            Err(error) if error.is_gone() => {}
-            Err(error) => return Err(error),
-        }
-        match tx.directory(parent) {
-            Ok(names) if !names.is_empty() => break,
-            Ok(_) => path = parent,
-            // The parent is gone with its domain.
-            Err(error) if error.is_gone() => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Where drivers leave the reason of a failure: `error/<device>/error` in their own home
 //! (`xenbus_dev_error`, Linux `drivers/xen/xenbus/xenbus_client.c`).
 
+use super::DevicePaths;
 use crate::client::Client;
 use crate::error::{Error, Result};
 
@@ -38,16 +39,29 @@ pub fn report_error(client: &Client, own_path: &str, text: &str) -> Result<()> {
     client.write(&error_path(own_path), &text[..end])
 }
 
-/// The reason of the last failure, if there is one.
+/// The reason of the last failure, if there is one. A guest may have written it: what would act on a
+/// terminal is escaped.
 ///
 /// # Errors
 /// The connection's.
 pub fn read_error(client: &Client, own_path: &str) -> Result<Option<String>> {
     match client.read(&error_path(own_path)) {
-        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
+        Ok(text) => Ok(Some(printable(&String::from_utf8_lossy(&text)))),
         Err(error) if error.is_gone() => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn printable(text: &str) -> String {
+    let mut printable = String::new();
+    for c in text.trim_end_matches('\0').chars() {
+        if c.is_control() {
+            printable.extend(c.escape_default());
+        } else {
+            printable.push(c);
+        }
+    }
+    printable
 }
 
 /// Forgets the reason of a failure, and the directories that only held it.
@@ -77,6 +91,20 @@ pub fn clear_error(client: &Client, own_path: &str) -> Result<()> {
         }
         Ok::<_, Error>(())
     })
+}
+
+/// Forgets what both ends of a device have reported. Where an end keeps writing, its report stays: no
+/// reason for the toolstack's work to fail.
+pub(super) fn forget_errors(client: &Client, paths: &DevicePaths) -> Result<()> {
+    for path in [&paths.front, &paths.back] {
+        match clear_error(client, path) {
+            Err(error @ Error::Conflict { .. }) => {
+                tracing::debug!(path, %error, "error node stays")
+            }
+            other => other?,
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

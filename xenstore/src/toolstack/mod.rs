@@ -1,13 +1,21 @@
-//! What a toolstack does in xenstore: gives a domain its nodes, and creates and removes block
+//! What a toolstack does in xenstore: gives a domain its nodes, and creates, finds and removes block
 //! devices, in the order that libxl keeps.
 
 mod block;
+mod class;
 mod device_id;
 mod domain;
 mod errors;
+mod kernel;
+mod place;
+mod remove;
 
-pub use block::{BlockDevice, DevicePaths, Mode, Removed, read_mode};
+pub use block::{BlockDevice, Medium, Mode, read_medium, read_mode};
+pub use class::{BadDeviceClass, DeviceClass};
 pub use device_id::{BadDeviceId, DeviceId};
 pub use domain::{create_domain, domain_nodes, remove_domain};
 pub(crate) use domain::{domain_requests, remove_request};
 pub use errors::{clear_error, error_path, read_error, report_error};
+pub use kernel::{DriverBound, Side, bound_driver, refuse_kernel_driver};
+pub use place::{DeviceKey, DevicePaths};
+pub use remove::{End, Removed, remove, remove_nodes};

@@ -2,7 +2,7 @@
 
 mod recorder;
 
-use super::{Agent, Freeze, Member, Outcome};
+use super::{Agent, DEVICE_CLASS, Freeze, Member, Outcome};
 use crate::holder::{sha256, spell_digest};
 use crate::settings::Sabotage;
 use crate::timeline::IoKind;
@@ -59,6 +59,7 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
     let ledger = Ledger::new();
     let control = Arc::new(agent.control.try_clone()?);
     let mut config = FrontConfig::new(platform.clone(), DeviceId(args.device));
+    config.class = DEVICE_CLASS;
     config.persistent = args.persistent;
     config.deadline = args.patience;
     config.reconnect = args.patience;

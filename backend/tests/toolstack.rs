@@ -1,0 +1,107 @@
+//! What the toolstack and the kernel have said about a device before a back end came.
+
+mod common;
+
+use common::{DEVICE, FRONT, Front, Running, World};
+use libgnt::DomId;
+use libgnt::proto::blkif::{Operation, Status};
+use pv_backend::driver::BackendError;
+use pv_xenstore::XenbusState;
+use pv_xenstore::toolstack::{BlockDevice, DeviceClass};
+use std::os::unix::fs::symlink;
+
+#[test]
+fn a_device_that_the_kernel_has_taken_is_refused_and_left_alone() {
+    let world = World::new();
+    let sysfs = tempfile::tempdir().expect("directory");
+    let device = sysfs.path().join("bus/xen-backend/devices/vbd-1-51712");
+    std::fs::create_dir_all(&device).expect("device");
+    symlink("../../drivers/vbd", device.join("driver")).expect("link");
+    let serve = || {
+        Running::try_start(&world, |config| {
+            config.sysfs = Some(sysfs.path().to_owned());
+        })
+    };
+    let nodes = world.store.directory(&world.back_dir()).expect("nodes");
+    let error = serve().map(drop).expect_err("the kernel has it");
+    assert!(matches!(error, BackendError::KernelDriver(_)), "{error}");
+    assert!(error.to_string().contains("vbd-1-51712"), "{error}");
+    assert_eq!(
+        world.store.directory(&world.back_dir()).expect("nodes"),
+        nodes
+    );
+    world.wait_back(XenbusState::Initialising);
+    std::fs::remove_file(device.join("driver")).expect("unbind");
+    let _running = serve().expect("it is free now");
+    world.wait_back(XenbusState::InitWait);
+}
+
+#[test]
+fn a_device_of_another_class_is_another_device() {
+    let world = World::new();
+    let class = DeviceClass::new("pvstress");
+    let device = BlockDevice {
+        class: class.clone(),
+        ..BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "")
+    };
+    let paths = device.create(&world.store).expect("attach");
+    let back = format!("/local/domain/0/backend/pvstress/{}/{DEVICE}", FRONT.0);
+    assert_eq!(paths.back, back);
+    let _running = Running::start(&world, |config| config.class = class);
+    world.wait_node(&format!("{back}/state"), "2", |value| value == Some("2"));
+    world.wait_back(XenbusState::Initialising);
+}
+
+/// libxl's nodes for a disk (`libxl__device_disk_add` and `device_disk_add`,
+/// `tools/libs/light/libxl_disk.c`) and its hotplug script's.
+const LIBXLS: [(&str, &str); 14] = [
+    ("removable", "0"),
+    ("bootable", "1"),
+    ("online", "1"),
+    ("dev", "xvda"),
+    ("type", "phy"),
+    ("mode", "w"),
+    ("device-type", "disk"),
+    ("params", "/dev/vg/disk"),
+    ("script", "/etc/xen/scripts/block"),
+    ("physical-device", "fd:3"),
+    ("physical-device-path", "/dev/vg/disk"),
+    ("hotplug-status", "connected"),
+    ("discard-enable", "1"),
+    ("direct-io-safe", "0"),
+];
+
+#[test]
+fn what_the_toolstack_wrote_is_obeyed_and_never_overwritten() {
+    // What is unusual, and bits of `info`: 1 CD-ROM, 2 removable, 4 read-only.
+    for (unusual, info) in [
+        (&[][..], "0"),
+        (&[("mode", "r")], "4"),
+        (&[("removable", "1\0")], "2"),
+        (&[("device-type", "cdrom"), ("removable", "1")], "7"),
+        (&[("device-type", "cdrom\0"), ("mode", "w")], "5"),
+        (&[("removable", "yes"), ("device-type", "floppy")], "0"),
+    ] {
+        let world = World::new();
+        let path = |node: &str| format!("{}/{node}", world.back_dir());
+        for (node, value) in LIBXLS.iter().chain(unusual) {
+            world.write(&path(node), value);
+        }
+        let read = |node: &str| world.store.read(&path(node)).expect(node);
+        let before = LIBXLS.map(|(node, _)| (node, read(node)));
+        let _running = Running::start(&world, |_| {});
+        let mut front = Front::new(&world);
+        front.connect(&world);
+        assert_eq!(read("info"), info.as_bytes(), "{unusual:?}");
+        let write = front.request(Operation::Write, 1, 0, &[0]);
+        let may_write = info.parse::<u32>().expect("number") & 4 == 0;
+        assert_eq!(
+            front.one(write).status == Status::Okay,
+            may_write,
+            "{unusual:?}"
+        );
+        for (node, value) in before {
+            assert_eq!(read(node), value, "{unusual:?}: {node}");
+        }
+    }
+}

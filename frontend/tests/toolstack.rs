@@ -1,0 +1,60 @@
+//! What the toolstack and the kernel have said about a device before a front end came.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use common::{DEVICE, FRONT, World};
+use libgnt::DomId;
+use pv_frontend::{DeviceClass, Disk, FrontError};
+use pv_xenstore::toolstack::BlockDevice;
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+#[test]
+fn a_device_that_the_kernel_has_taken_is_refused_and_left_alone() {
+    let world = World::new();
+    let sysfs = tempfile::tempdir().expect("directory");
+    let device = sysfs.path().join("bus/xen/devices/vbd-51712");
+    std::fs::create_dir_all(&device).expect("device");
+    symlink("../../drivers/vbd", device.join("driver")).expect("link");
+    let nodes = world.store.directory(&world.front_dir()).expect("nodes");
+    let mut config = world.config();
+    config.sysfs = Some(sysfs.path().to_owned());
+    let error = Disk::open(config.clone()).map(drop).expect_err("taken");
+    assert!(matches!(error, FrontError::KernelDriver(_)), "{error}");
+    let told = error.to_string();
+    assert!(
+        told.contains("vbd-51712") && told.contains("unbind"),
+        "{told}"
+    );
+    let now = world.store.directory(&world.front_dir()).expect("nodes");
+    assert_eq!(now, nodes, "nothing was written");
+    std::fs::remove_file(device.join("driver")).expect("unbind");
+    let back = world.back(|back| {
+        back.connect();
+        back.serve_until_closed();
+    });
+    Disk::open(config).expect("free").close().expect("close");
+    back.join().expect("no panic");
+}
+
+#[test]
+fn a_device_is_looked_for_in_its_class() {
+    let world = World::new();
+    let mut config = world.config();
+    config.class = DeviceClass::new("pvstress");
+    config.reconnect = Duration::from_millis(50);
+    let error = Disk::open(config.clone()).map(drop).expect_err("no device");
+    let told = error.to_string();
+    assert!(told.contains("device/pvstress/51712"), "{told}");
+    BlockDevice {
+        class: config.class.clone(),
+        ..BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "")
+    }
+    .create(&world.store)
+    .expect("device");
+    // Nobody serves it; that it was found is what counts.
+    let error = Disk::open(config).map(drop).expect_err("no back end");
+    let told = error.to_string();
+    assert!(told.contains("no back end for xvda"), "{told}");
+}

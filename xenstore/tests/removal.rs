@@ -1,0 +1,382 @@
+//! How a toolstack finds a device that it is to take away, and how it takes it away.
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+mod common;
+
+use common::World;
+use libgnt::DomId;
+use pv_xenstore::toolstack::{BlockDevice, DeviceKey, End, Removed, remove, report_error};
+use pv_xenstore::{Client, Error, XenbusState};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(20);
+/// For removals that must not wait for it.
+const NEVER: Duration = Duration::from_secs(100_000);
+const FRONT: &str = "/local/domain/2/device/vbd/51712";
+const BACK: &str = "/local/domain/1/backend/vbd/2/51712";
+const RECORD: &str = "/pvpair/2/device/vbd/51712";
+
+fn world() -> World {
+    let world = World::new();
+    for domid in [1, 2, 3] {
+        world.server.introduce(DomId(domid), "guest").unwrap();
+    }
+    world
+}
+
+fn device() -> BlockDevice {
+    BlockDevice::new(DomId(2), DomId(1), "xvda".parse().unwrap(), "/tmp/image")
+}
+
+/// Everything below a node: path, value.
+fn tree(client: &Client, path: &str) -> Vec<(String, String)> {
+    let mut nodes = vec![(path.to_owned(), client.read_string(path).unwrap())];
+    for name in client.directory(path).unwrap() {
+        nodes.extend(tree(
+            client,
+            &format!("{}/{name}", path.trim_end_matches('/')),
+        ));
+    }
+    nodes
+}
+
+fn assert_nothing_left(dom0: &Client) {
+    for path in [
+        "/local/domain/1/backend",
+        "/local/domain/2/device/vbd",
+        "/pvpair",
+    ] {
+        assert!(!dom0.exists(path).unwrap(), "{path}");
+    }
+    assert!(
+        dom0.exists("/local/domain/2/device").unwrap(),
+        "the domain's own directory stays"
+    );
+}
+
+/// As a person detaches: with nothing but the device's name.
+fn detach(dom0: &Client, key: &DeviceKey, timeout: Duration) -> Result<Removed, Error> {
+    let paths = key.locate(dom0, None)?;
+    remove(dom0, key, &paths, timeout)
+}
+
+/// The same, where it must not take its whole time.
+fn detach_at_once(world: &World) -> Removed {
+    let (send, ended) = channel();
+    let dom0 = world.dom0();
+    std::thread::spawn(move || send.send(detach(&dom0, &device().key(), NEVER)));
+    match ended.recv_timeout(SOON) {
+        Ok(removed) => removed.unwrap(),
+        Err(RecvTimeoutError::Timeout) => panic!("it waits for its deadline"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn invalid<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+    match result {
+        Err(Error::Invalid(text)) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_back_end_in_another_domain_is_found_by_the_record() {
+    let world = world();
+    let dom0 = world.dom0();
+    let paths = device().create(&dom0).unwrap();
+    assert_eq!(device().key().locate(&dom0, None).unwrap(), paths);
+    assert_eq!(device().key().locate(&dom0, Some(DomId(1))).unwrap(), paths);
+    let before = tree(&dom0, "/");
+    let text = invalid(device().key().locate(&dom0, Some(DomId(3))));
+    assert!(text.contains(BACK) && text.contains("--back"), "{text}");
+    assert_eq!(tree(&dom0, "/"), before);
+    detach(&dom0, &device().key(), SOON).unwrap();
+    assert_nothing_left(&dom0);
+}
+
+/// libxl puts a disk of its `qdisk` kind elsewhere than in `backend/vbd`, and has its own record.
+#[test]
+fn a_device_of_libxls_is_found_by_libxls_record() {
+    let world = world();
+    let dom0 = world.dom0();
+    let back = "/local/domain/1/backend/qdisk/2/51712";
+    let record = "/libxl/2/device/vbd/51712";
+    for (node, value) in [
+        (format!("{back}/state"), "1"),
+        (format!("{FRONT}/state"), "1"),
+        (format!("{record}/backend"), back),
+        (format!("{record}/script"), "/etc/xen/scripts/block"),
+        (
+            "/libxl/2/device/vif/0/backend".into(),
+            "/local/domain/0/backend/vif/2/0",
+        ),
+    ] {
+        dom0.write(&node, value).unwrap();
+    }
+    for back_domid in [None, Some(DomId(1))] {
+        let paths = device().key().locate(&dom0, back_domid).unwrap();
+        assert_eq!((paths.front.as_str(), paths.back.as_str()), (FRONT, back));
+    }
+    let removed = detach_at_once(&world);
+    assert_eq!(
+        removed.hotplug_script.as_deref(),
+        Some("/etc/xen/scripts/block"),
+        "it was not run"
+    );
+    assert_nothing_left(&dom0);
+    assert_eq!(dom0.directory("/libxl/2/device").unwrap(), ["vif"]);
+}
+
+/// XSA-175, XSA-178: the front end's directory is the guest's to write.
+#[test]
+fn a_guest_that_points_elsewhere_hurts_nobody() {
+    let world = world();
+    let dom0 = world.dom0();
+    let victim = BlockDevice {
+        front_domid: DomId(3),
+        ..device()
+    };
+    let victim_paths = victim.create(&dom0).unwrap();
+    world
+        .client(1)
+        .write(&format!("{}/state", victim_paths.back), "4")
+        .unwrap();
+    dom0.rm("/pvpair").unwrap();
+    let others = tree(&dom0, "/");
+    for with_record in [true, false] {
+        device().create(&dom0).unwrap();
+        if !with_record {
+            dom0.rm("/pvpair").unwrap();
+        }
+        let guest = world.client(2);
+        for (node, value) in [
+            ("backend", victim_paths.back.as_str()),
+            ("backend-id", "1"),
+            ("frontend", &victim_paths.front),
+        ] {
+            guest.write(&format!("{FRONT}/{node}"), value).unwrap();
+        }
+        if !with_record {
+            let before = tree(&dom0, "/");
+            let text = invalid(detach(&dom0, &device().key(), SOON));
+            for part in [FRONT, "--back", "domain 1", "guest may have written"] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+            assert_eq!(tree(&dom0, "/"), before, "nothing was touched");
+            let paths = device().key().locate(&dom0, Some(DomId(1))).unwrap();
+            assert_eq!(paths, device().paths());
+            remove(&dom0, &device().key(), &paths, SOON).unwrap();
+        } else {
+            detach(&dom0, &device().key(), SOON).unwrap();
+        }
+        assert_eq!(tree(&dom0, "/"), others, "record: {with_record}");
+    }
+}
+
+#[test]
+fn without_a_record_the_back_end_may_be_in_this_domain() {
+    let world = world();
+    let dom0 = world.dom0();
+    let here = BlockDevice {
+        back_domid: DomId::DOM0,
+        ..device()
+    };
+    here.create(&dom0).unwrap();
+    dom0.rm("/pvpair").unwrap();
+    detach(&dom0, &here.key(), SOON).unwrap();
+    assert_nothing_left(&dom0);
+    assert!(!dom0.exists("/local/domain/0/backend").unwrap());
+    let text = invalid(detach(&dom0, &here.key(), SOON));
+    assert!(text.contains(FRONT) && text.contains("attach"), "{text}");
+}
+
+/// A record is as good as its form: a device that it does not name is not touched.
+#[test]
+fn a_record_of_something_else_is_refused() {
+    let world = world();
+    let dom0 = world.dom0();
+    device().create(&dom0).unwrap();
+    for wrong in [
+        "/local/domain/1/backend/vbd/3/51712",
+        "/local/domain/1/backend/vbd/2/51728",
+        "/local/domain/1/backend/vbd/2/51712/state",
+        "/local/domain/1/device/vbd/2/51712",
+        "/local/domain/x/backend/vbd/2/51712",
+        "/",
+        "",
+    ] {
+        dom0.write(&format!("{RECORD}/backend"), wrong).unwrap();
+        let before = tree(&dom0, "/");
+        let text = invalid(detach(&dom0, &device().key(), SOON));
+        assert!(text.contains(RECORD), "{text}");
+        assert_eq!(tree(&dom0, "/"), before);
+    }
+}
+
+/// A driver domain may write its own half of a device, and no more.
+#[test]
+fn who_may_not_remove_everything_changes_nothing() {
+    let world = world();
+    let dom0 = world.dom0();
+    device().create(&dom0).unwrap();
+    let before = tree(&dom0, "/");
+    let driver_domain = world.client(1);
+    let paths = device().key().locate(&driver_domain, None).unwrap();
+    assert_eq!(paths, device().paths(), "it sees its own devices");
+    let refused = remove(&driver_domain, &device().key(), &paths, SOON);
+    assert!(matches!(refused, Err(Error::Refused { .. })), "{refused:?}");
+    assert_eq!(tree(&dom0, "/"), before);
+}
+
+/// Nobody has to close a device that was never in use: the states are the toolstack's own, or a back
+/// end's that died, or that is a kernel's and waits for its front end.
+#[test]
+fn a_device_that_was_never_in_use_goes_at_once() {
+    let world = world();
+    let dom0 = world.dom0();
+    for (front, back) in [("1", "1"), ("1", "2"), ("6", "2"), ("2", "1")] {
+        device().create(&dom0).unwrap();
+        dom0.write(&format!("{FRONT}/state"), front).unwrap();
+        dom0.write(&format!("{BACK}/state"), back).unwrap();
+        let removed = detach_at_once(&world);
+        assert_eq!(removed.end, End::Unused, "{front} {back}: {removed:?}");
+        assert_nothing_left(&dom0);
+    }
+    // The front end's domain is gone, or the back end's.
+    for gone in [2, 1] {
+        device().create(&dom0).unwrap();
+        world.server.release(DomId(gone)).unwrap();
+        let removed = detach_at_once(&world);
+        assert_ne!(removed.end, End::Forced, "{gone}: {removed:?}");
+        assert!(!dom0.exists("/pvpair").unwrap());
+        assert!(!dom0.exists(&format!("/local/domain/{gone}")).unwrap());
+        world.server.introduce(DomId(gone), "again").unwrap();
+        assert_nothing_left(&dom0);
+    }
+}
+
+/// A guest that writes its nodes as fast as it can is in the way of every transaction.
+#[test]
+fn a_guest_cannot_keep_its_device_by_writing() {
+    let world = world();
+    let dom0 = world.dom0();
+    device().create(&dom0).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (stop, asked) = (&stop, std::sync::atomic::Ordering::Relaxed);
+    let at_work = std::sync::Barrier::new(5);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            let (guest, at_work) = (world.client(2), &at_work);
+            scope.spawn(move || {
+                at_work.wait();
+                for n in 0u64.. {
+                    let state = format!("{FRONT}/state");
+                    if stop.load(asked) || guest.write(&state, (1 + n % 2).to_string()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        at_work.wait();
+        let removed = detach(&dom0, &device().key(), SOON);
+        stop.store(true, asked);
+        assert_eq!(removed.unwrap().end, End::Unused);
+    });
+    assert_nothing_left(&dom0);
+}
+
+#[test]
+fn a_removal_waits_for_both_and_leaves_nothing() {
+    let world = world();
+    let dom0 = world.dom0();
+    device().create(&dom0).unwrap();
+    let (back, front) = (world.client(1), world.client(2));
+    for (client, dir) in [(&back, BACK), (&front, FRONT)] {
+        client.write(&format!("{dir}/state"), "4").unwrap();
+    }
+    dom0.watch("/elsewhere", "other").unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // The back end is asked to close, and does so after the front end.
+            back.watch(&format!("{BACK}/state"), "s").unwrap();
+            while back.read_string(&format!("{BACK}/state")).unwrap() != "5" {
+                back.wait_watch_event(SOON).unwrap().unwrap();
+            }
+            assert_eq!(back.read_string(&format!("{BACK}/online")).unwrap(), "0");
+            front.write(&format!("{FRONT}/state"), "6").unwrap();
+            back.write(&format!("{BACK}/state"), "6").unwrap();
+        });
+        let removed = device().remove(&dom0, SOON).unwrap();
+        assert_eq!(removed.end, End::Closed, "{removed:?}");
+        assert_eq!(removed.states, [Some(XenbusState::Closed); 2]);
+    });
+    assert_nothing_left(&dom0);
+    assert_eq!(
+        dom0.next_watch_event().unwrap().unwrap().token,
+        "other",
+        "others' events are kept"
+    );
+    assert_eq!(dom0.next_watch_event().unwrap(), None);
+    assert!(matches!(
+        device().remove(&dom0, SOON),
+        Err(Error::Invalid(_))
+    ));
+    device().create(&dom0).expect("the number is free again");
+}
+
+#[test]
+fn a_removal_does_not_wait_for_ever() {
+    let world = world();
+    let dom0 = world.dom0();
+    device().create(&dom0).unwrap();
+    let other = BlockDevice {
+        devid: "xvdb".parse().unwrap(),
+        ..device()
+    };
+    other.create(&dom0).unwrap();
+    report_error(&world.client(2), "device/vbd/51712", "no ring").unwrap();
+    world
+        .client(2)
+        .write(&format!("{FRONT}/state"), "4")
+        .unwrap();
+    let removed = device().remove(&dom0, Duration::from_millis(50)).unwrap();
+    assert_eq!(removed.end, End::Forced);
+    assert_eq!(
+        removed.states,
+        [Some(XenbusState::Connected), Some(XenbusState::Closing)]
+    );
+    assert_eq!(removed.front_error.as_deref(), Some("no ring"));
+    assert_eq!(removed.back_error, None);
+    assert_eq!(
+        dom0.directory("/local/domain/1/backend/vbd/2").unwrap(),
+        ["51728"],
+        "the other stays"
+    );
+    assert_eq!(
+        dom0.directory("/local/domain/2/error").unwrap(),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn a_removal_after_the_front_domain_died() {
+    let world = world();
+    let dom0 = world.dom0();
+    device().create(&dom0).unwrap();
+    world.server.release(DomId(2)).unwrap();
+    world
+        .client(1)
+        .write(&format!("{BACK}/state"), "6")
+        .unwrap();
+    let removed = device().remove(&dom0, SOON).unwrap();
+    assert_eq!(
+        (removed.end, removed.states),
+        (End::Closed, [None, Some(XenbusState::Closed)])
+    );
+    assert!(!dom0.exists("/local/domain/1/backend").unwrap());
+    assert!(
+        !dom0.exists("/local/domain/2").unwrap(),
+        "nothing of the dead is made anew"
+    );
+}
