@@ -1,6 +1,6 @@
 //! The end: in order if the back end and xenstore answer in time, and in time in any case.
 
-use super::{Frontend, State};
+use super::{Frontend, Service, State};
 use crate::agent::DeviceError;
 use crate::bus::name;
 use crate::counters::Counters;
@@ -10,8 +10,8 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use pv_xenstore::toolstack::DeviceId;
 use std::time::{Duration, Instant};
 
-/// A close that has run out of time still has this for each word to xenstore.
-const LAST_WORDS: Duration = Duration::from_millis(50);
+/// A close that has run out of time still has this to say so in xenstore.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// Whoever waits for a close gives it so much longer than it was given.
 const SLACK: Duration = Duration::from_millis(150);
 
@@ -98,43 +98,48 @@ impl Frontend {
     fn close_bus(&mut self, until: Instant) -> Result<(), FrontError> {
         self.state = State::Closed;
         let began = Instant::now();
-        let left = || until.saturating_duration_since(Instant::now());
-        self.bus.answer_within(left().max(LAST_WORDS));
-        self.make_no_ring("the device is being closed")?;
+        let last = until + LAST_WORDS;
+        self.make_no_ring("the device is being closed");
+        let mut dead = self.tell_of_death()?;
+        self.bus.close(last);
         let mut late = None;
-        self.bus.close()?;
         loop {
-            if self.live.as_ref().is_some_and(|live| !live.back_alive()) {
-                self.peer_died()?;
-            }
+            dead = dead || self.tell_of_death()?;
             self.settle_bus()?;
             if self.bus.is_removed() {
                 return late.map_or(Ok(()), Err);
             }
             self.unmask(Instant::now())?;
-            let left = left();
-            self.bus.answer_within(left.max(LAST_WORDS));
-            if left.is_zero() {
-                if late.is_some() {
-                    return late.map_or(Ok(()), Err);
-                }
+            let now = Instant::now();
+            if now >= until && late.is_none() {
                 late = Some(FrontError::Timeout {
                     what: format!("close of {}", name(self.config.device)),
                     waited: began.elapsed(),
                     waits_for: self.bus.situation(),
                 });
-                self.bus.abandon()?;
-                continue;
+                self.bus.abandon();
             }
-            let wake = self.bus.next_deadline();
-            let wake = wake.map(|at| at.saturating_duration_since(Instant::now()));
-            let timeout = wake.map_or(left, |wake| wake.min(left));
-            match self.poll.poll(&mut self.happened, Some(timeout)) {
+            let wake = if late.is_none() { until } else { last };
+            let left = wake.saturating_duration_since(now);
+            if left.is_zero() {
+                return late.map_or(Ok(()), Err);
+            }
+            match self.poll.poll(&mut self.happened, Some(left)) {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 other => other.map_err(|e| FrontError::System("epoll", e))?,
             }
             self.take_events()?;
-            self.bus.service()?;
         }
+    }
+
+    /// Tells xenstore's side if nobody is there to close with.
+    fn tell_of_death(&mut self) -> Result<bool, FrontError> {
+        let dead = self.live.as_ref().is_some_and(|live| !live.back_alive());
+        match self.service {
+            _ if !dead => {}
+            Service::Running => self.bus.peer_died(),
+            Service::Draining | Service::Stopped => self.peer_died()?,
+        }
+        Ok(dead)
     }
 }

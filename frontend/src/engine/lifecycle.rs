@@ -29,14 +29,14 @@ impl Frontend {
     /// Does what xenstore's news ask for, until there are no more.
     pub(super) fn settle_bus(&mut self) -> Result<(), FrontError> {
         loop {
-            while let Some(event) = self.bus.next_event() {
+            while let Some(event) = self.bus.next_event()? {
                 self.on_bus(event)?;
             }
             if self.service != Service::Draining || self.path.agent().in_flight() > 0 {
                 return Ok(());
             }
             self.service = Service::Stopped;
-            self.bus.quiet()?;
+            self.bus.quiet();
         }
     }
 
@@ -102,7 +102,7 @@ impl Frontend {
                 if let Some(live) = self.live.take() {
                     self.retire(live);
                 }
-                self.bus.freed()?;
+                self.bus.freed();
             }
             BusEvent::Removed { why } => {
                 self.wanted = None;
@@ -118,15 +118,62 @@ impl Frontend {
         Ok(())
     }
 
-    /// The back end's mapping of the ring is gone: its process died, whatever xenstore says.
+    /// The back end's mapping of the ring is gone: its process died, whatever xenstore says. Another
+    /// one may take the ring over as it is, so it is kept, with all that is on it; if that one cannot,
+    /// xenstore will say so.
     pub(super) fn peer_died(&mut self) -> Result<(), FrontError> {
-        if self.service == Service::Draining {
+        match self.service {
+            Service::Running => {
+                self.silent = true;
+                let why = "its process died";
+                self.tell_gone(why);
+                self.state = State::Waiting {
+                    since: Instant::now(),
+                    why: why.into(),
+                };
+                Ok(())
+            }
             // No answer will come.
-            self.service = Service::Stopped;
-            self.path.backend_gone();
+            Service::Draining => {
+                self.service = Service::Stopped;
+                self.path.backend_gone();
+                self.bus.peer_died();
+                self.settle_bus()
+            }
+            Service::Stopped => {
+                self.bus.peer_died();
+                self.settle_bus()
+            }
         }
-        self.bus.peer_died()?;
-        self.settle_bus()
+    }
+
+    /// Somebody works on the ring again.
+    pub(super) fn taken_over(&mut self) {
+        self.silent = false;
+        let Some(live) = &mut self.live else { return };
+        live.watch_back();
+        self.state = State::Connected;
+        let device = name(self.config.device);
+        tracing::info!(device, "another back end has taken the ring over");
+        let (back, ring) = (live.back, live.ring_grant());
+        let (pages, persistent) = (live.pool.pages(), live.persistent);
+        self.path.tell.tell(|| FrontEventKind::Connected {
+            back,
+            ring,
+            pages,
+            persistent,
+            again: true,
+        });
+    }
+
+    fn tell_gone(&mut self, why: &str) {
+        let unanswered = self.path.agent().in_flight();
+        let device = name(self.config.device);
+        tracing::warn!(device, unanswered, why, "back end gone");
+        self.path.tell.tell(|| FrontEventKind::BackendGone {
+            why: why.into(),
+            unanswered,
+        });
     }
 
     /// The connection ends. What was answered counts; the rest waits for another back end.
@@ -135,17 +182,18 @@ impl Frontend {
             return Ok(());
         };
         self.path.pop(live);
+        let dead = !live.back_alive();
         if drain {
             self.service = Service::Draining;
+            if dead {
+                self.silent = false;
+                return self.peer_died();
+            }
         } else {
             self.service = Service::Stopped;
-            let unanswered = self.path.agent().in_flight();
-            let device = name(self.config.device);
-            tracing::warn!(device, unanswered, why, "back end gone");
-            self.path.tell.tell(|| FrontEventKind::BackendGone {
-                why: why.clone(),
-                unanswered,
-            });
+            if !std::mem::take(&mut self.silent) {
+                self.tell_gone(&why);
+            }
             self.path.backend_gone();
         }
         if matches!(self.state, State::Connected) {
@@ -182,7 +230,7 @@ impl Frontend {
         match Live::prepare(config, granter, &self.events, wanted.back, room) {
             Ok(live) => {
                 self.wanted = None;
-                self.bus.ring_ready(&live)?;
+                self.bus.ring_ready(&live);
                 self.live = Some(live);
             }
             Err(error) if matches!(error.errno(), Some(Errno::NOSPC | Errno::NOMEM)) && patient => {
@@ -190,7 +238,7 @@ impl Frontend {
             }
             Err(error) => {
                 self.wanted = None;
-                self.bus.ring_failed(error.to_string())?;
+                self.bus.ring_failed(error.to_string());
                 return Err(error.into());
             }
         }
@@ -198,10 +246,9 @@ impl Frontend {
     }
 
     /// No back end gets a ring any more: the handshake goes on only when one that waits knows.
-    pub(super) fn make_no_ring(&mut self, why: &str) -> Result<(), FrontError> {
-        match self.wanted.take() {
-            Some(_) => self.bus.ring_failed(why.into()),
-            None => Ok(()),
+    pub(super) fn make_no_ring(&mut self, why: &str) {
+        if self.wanted.take().is_some() {
+            self.bus.ring_failed(why.into());
         }
     }
 
@@ -246,7 +293,8 @@ impl Frontend {
         self.path.give_up(error.clone());
         self.state = State::Closed;
         self.service = Service::Stopped;
-        self.make_no_ring(&error.to_string())?;
-        self.bus.fail(error.to_string())
+        self.make_no_ring(&error.to_string());
+        self.bus.fail(error.to_string());
+        Ok(())
     }
 }

@@ -27,8 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const EVENTS: Token = Token(0);
-const XENSTORE: Token = Token(1);
-const WAKER: Token = Token(2);
+const WAKER: Token = Token(1);
 
 /// A longer poll ends early: any clock can count to this.
 const LONGEST_POLL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -46,7 +45,7 @@ enum Service {
 
 #[derive(Debug)]
 enum State {
-    /// No back end is connected.
+    /// No back end is connected, or the one that was is gone.
     Waiting {
         since: Instant,
         why: String,
@@ -75,6 +74,8 @@ pub struct Frontend {
     spin: Duration,
     state: State,
     service: Service,
+    /// The back end's process died with the ring in service: another one may take it over.
+    silent: bool,
     disk: Option<DiskInfo>,
     /// A back end waits for a ring that could not be granted yet.
     wanted: Option<Wanted>,
@@ -109,13 +110,10 @@ impl Frontend {
         config.stop.wakes(&waker);
         let mut events = Events::open(&*config.platform)?;
         let granter = Granter::open(Arc::clone(&config.platform), config.ledger.clone())?;
-        let mut bus = Bus::open(&config)?;
-        let register = |source: &mut dyn mio::event::Source, token, what| {
-            let done = poll.registry().register(source, token, Interest::READABLE);
-            done.map_err(|e| FrontError::System(what, e))
-        };
-        register(&mut events, EVENTS, "epoll on the event channels")?;
-        register(bus.source(), XENSTORE, "epoll on xenstore")?;
+        let bus = Bus::open(&config, Arc::clone(&waker))?;
+        poll.registry()
+            .register(&mut events, EVENTS, Interest::READABLE)
+            .map_err(|e| FrontError::System("epoll on the event channels", e))?;
         let limits = Limits {
             queue: config.queue,
             deadline: config.deadline,
@@ -143,6 +141,7 @@ impl Frontend {
                 why: "it has not connected yet".into(),
             },
             service: Service::Stopped,
+            silent: false,
             disk: None,
             wanted: None,
             pace: Pace::new(config.reconnect),

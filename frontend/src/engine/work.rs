@@ -1,6 +1,6 @@
 //! A round of work: requests and responses, events, sleep, and everything else now and then.
 
-use super::{EVENTS, Frontend, Service, State, WAKER};
+use super::{EVENTS, Frontend, Service, State};
 use crate::agent::DeviceError;
 use crate::bus::name;
 use crate::error::FrontError;
@@ -63,6 +63,10 @@ impl Frontend {
             self.fail(&DeviceError::Protocol(error))?;
             return Ok(true);
         }
+        let alive = live.back_alive();
+        if self.silent && (alive || popped > 0) {
+            self.taken_over();
+        }
         if popped > 0 {
             self.spurious = 0;
             if self.service == Service::Draining {
@@ -70,7 +74,7 @@ impl Frontend {
             }
             return Ok(true);
         }
-        if !live.back_alive() {
+        if !alive && !self.silent {
             self.peer_died()?;
             return Ok(true);
         }
@@ -138,9 +142,6 @@ impl Frontend {
         if let Some(look) = self.set_aside.next_look() {
             sooner(look);
         }
-        if let Some(at) = self.bus.next_deadline() {
-            sooner(at);
-        }
         if self.path.has_completions() {
             return Ok(());
         }
@@ -159,8 +160,11 @@ impl Frontend {
         for event in &self.happened {
             match event.token() {
                 EVENTS => read = true,
-                WAKER => self.woken = true,
-                _ => housekeeping = true,
+                // The caller's, or xenstore's: nobody can tell.
+                _ => {
+                    self.woken = true;
+                    housekeeping = true;
+                }
             }
         }
         if self.path.agent().in_flight() > 0 {
@@ -208,7 +212,6 @@ impl Frontend {
             self.path.tell.tell(|| FrontEventKind::LetGo { grants });
         }
         self.share(now)?;
-        self.bus.service()?;
         self.settle_bus()?;
         if let State::Waiting { since, why } = &self.state
             && now.saturating_duration_since(*since) >= self.config.reconnect
