@@ -88,10 +88,10 @@ impl Live {
     }
 
     fn back_byte(&self) -> u8 {
-        // Pairs with nothing: the kernel clears the byte; what matters is to see it some time.
+        // Partner: the kernel's own barriers between the end of a process and the clearing of its byte.
         self.ring_share
             .pages()
-            .load_u8(BACK_ALIVE_BYTE, Ordering::Relaxed)
+            .load_u8(BACK_ALIVE_BYTE, Ordering::Acquire)
     }
 
     /// False once the back end's mapping of the ring has begun to go.

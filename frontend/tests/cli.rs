@@ -122,7 +122,7 @@ fn bench_says_what_a_lost_disk_never_answered() {
         let world = World::new();
         let back = world.back(|back| {
             back.connect();
-            back.serve(50);
+            back.serve(8);
         });
         let times = ["--seconds", seconds, "--reconnect", reconnect];
         let (status, report, error) = bench(&world, &times);
@@ -130,7 +130,7 @@ fn bench_says_what_a_lost_disk_never_answered() {
         assert_eq!(status, Some(1), "{report}");
         assert_eq!(report["never_ended"], 8, "{report}");
         assert!(
-            report["ios"].as_u64().is_some_and(|ios| ios <= 50),
+            report["ios"].as_u64().is_some_and(|ios| ios <= 8),
             "{report}"
         );
         assert!(error.contains("process died"), "{error}");

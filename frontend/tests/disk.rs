@@ -14,7 +14,7 @@ use pv_frontend::{
     ProtocolError,
 };
 use pv_xenstore::Client;
-use pv_xenstore::toolstack::{End, read_error};
+use pv_xenstore::toolstack::End;
 use pv_xenstore::xenbus::XenbusState;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -188,6 +188,59 @@ fn a_dead_back_ends_requests_are_done_by_the_next_one() {
 }
 
 #[test]
+fn a_ring_whose_back_end_died_is_kept_for_the_one_that_takes_it_over() {
+    let world = World::new();
+    let first = world.back(|back| {
+        back.connect();
+        back.serve(5);
+    });
+    let (disk, events) = observed(world.config());
+    let data: Vec<_> = (0..16u64).map(|n| pattern(8192, n)).collect();
+    let write = |n: usize| {
+        disk.submit(Io::write(n as u64 * 8192, data[n].clone()))
+            .expect("submit")
+    };
+    let tickets: Vec<_> = (0..16).map(write).collect();
+    first.join().expect("first back end");
+    let gone = |event: &FrontEventKind| matches!(event, FrontEventKind::BackendGone { why, .. } if why.contains("died"));
+    let deadline = Instant::now() + PATIENCE;
+    while count(&events, gone) == 0 {
+        assert!(Instant::now() < deadline, "its death goes unnoticed");
+        std::thread::yield_now();
+    }
+    // One that lives for a single request, and one that stays.
+    let second = world.back(|back| {
+        back.take_over();
+        back.serve(1);
+    });
+    second.join().expect("second back end");
+    let third = world.back(|back| {
+        back.take_over();
+        back.serve_until_closed();
+    });
+    for (n, ticket) in tickets.into_iter().enumerate() {
+        ticket.wait().unwrap_or_else(|e| panic!("write {n}: {e}"));
+    }
+    disk.flush().expect("flush");
+    let image = world.image.lock().unwrap().clone();
+    for (n, data) in data.iter().enumerate() {
+        assert!(image[n * 8192..][..8192] == data[..], "write {n} is lost");
+    }
+    disk.close().expect("close");
+    third.join().expect("third back end");
+    let ring = |event: &FrontEventKind| match event {
+        FrontEventKind::Connected { ring, .. } => Some(*ring),
+        _ => None,
+    };
+    let rings: Vec<_> = events.lock().unwrap().iter().filter_map(ring).collect();
+    assert!(
+        rings.len() > 1 && rings.iter().all(|ring| *ring == rings[0]),
+        "{rings:?}"
+    );
+    assert_eq!(world.granted_pages(), 0, "grants are left");
+}
+
+#[test]
 fn pages_that_a_dead_back_end_left_mapped_are_set_aside_until_they_are_free() {
     let world = World::new();
     // Dies with a page in somebody's hands, as a third consumer may hold one.
@@ -269,8 +322,8 @@ fn no_back_end_comes_back() {
     assert!(why.contains("process died"), "{why}");
     assert!(began.elapsed() < PATIENCE / 2);
     back.join().expect("back end");
-    let left = read_error(&world.store, &world.front_dir()).expect("read");
-    assert!(left.is_some_and(|text| text.contains("no back end")));
+    let left = world.wait_front_error();
+    assert!(left.contains("no back end"), "{left}");
     disk.close().expect("close");
     assert_eq!(world.granted_pages(), 0);
 }
@@ -341,10 +394,7 @@ fn read_from(world: &World, lie: impl FnOnce(&mut Back) + Send + 'static) -> Fro
     let error = disk.read_at(0, &mut [0; 4096]).expect_err("a lie");
     disk.write_at(0, &[0; 512])
         .expect_err("the device is closed");
-    let told = read_error(&world.store, &world.front_dir())
-        .expect("read")
-        .expect("an error node");
-    assert_eq!(FrontError::to_string(&error), told);
+    assert_eq!(FrontError::to_string(&error), world.wait_front_error());
     disk.close().expect("close");
     back.join().expect("back end");
     assert_eq!(world.granted_pages(), 0, "grants are left");

@@ -68,6 +68,8 @@ struct Situation {
     peer: Option<XenbusState>,
     peer_dead: bool,
     own: XenbusState,
+    /// Something is being asked of xenstore.
+    asking: bool,
 }
 
 /// One device in xenstore.
@@ -91,6 +93,7 @@ impl Bus {
             peer: None,
             peer_dead: false,
             own: XenbusState::Unknown,
+            asking: false,
         }));
         let wake = move || {
             if let Err(error) = waker.wake() {
@@ -185,7 +188,10 @@ impl Bus {
 
     /// Who is in which state, for messages.
     pub(crate) fn situation(&self) -> String {
-        let situation = self.situation.lock().unwrap_or_else(PoisonError::into_inner);
+        let situation = self
+            .situation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let back = match situation.peer {
             Some(state) => format!("is {state}"),
             None => format!("has no {}/state", situation.back),
@@ -195,8 +201,13 @@ impl Bus {
         } else {
             ""
         };
+        let asking = if situation.asking {
+            "; xenstored has not answered yet"
+        } else {
+            ""
+        };
         format!(
-            "the back end in {} {back}{dead}, this front end is {}",
+            "the back end in {} {back}{dead}, this front end is {}{asking}",
             situation.back_domid, situation.own
         )
     }

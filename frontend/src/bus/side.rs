@@ -110,7 +110,10 @@ impl Side {
     }
 
     fn tell_situation(&self) {
-        let mut situation = self.situation.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut situation = self
+            .situation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         situation.back.clone_from(&self.back);
         situation.back_domid = self.back_domid;
         situation.peer = self.peer;
@@ -331,6 +334,7 @@ impl Keep for Side {
     }
 
     fn obey(&mut self, store: &mut Steady, report: Report) -> Result<()> {
+        self.asks();
         let mut abandoned = false;
         let input = match report {
             Report::RingReady(nodes) => {
@@ -369,6 +373,7 @@ impl Keep for Side {
 
     /// The events say where, never what: all is read again.
     fn look(&mut self, store: &mut Steady, _: &BTreeSet<String>) -> Result<()> {
+        self.asks();
         let front = self.front.clone();
         let own = store.run(|client| read_state(client, &front))?;
         self.feed(store, Input::Own(own))?;

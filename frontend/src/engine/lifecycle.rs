@@ -125,6 +125,7 @@ impl Frontend {
         match self.service {
             Service::Running => {
                 self.silent = true;
+                self.foreign_answers = 0;
                 let why = "its process died";
                 self.tell_gone(why);
                 self.state = State::Waiting {
@@ -147,9 +148,20 @@ impl Frontend {
         }
     }
 
+    /// Answers have come from somebody who keeps no liveness byte. So many times in a row; the wait
+    /// for another back end begins anew.
+    pub(super) fn foreign_answers(&mut self) -> u32 {
+        if let State::Waiting { since, .. } = &mut self.state {
+            *since = Instant::now();
+        }
+        self.foreign_answers += 1;
+        self.foreign_answers
+    }
+
     /// Somebody works on the ring again.
     pub(super) fn taken_over(&mut self) {
         self.silent = false;
+        self.foreign_answers = 0;
         let Some(live) = &mut self.live else { return };
         live.watch_back();
         self.state = State::Connected;

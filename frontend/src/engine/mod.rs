@@ -76,6 +76,8 @@ pub struct Frontend {
     service: Service,
     /// The back end's process died with the ring in service: another one may take it over.
     silent: bool,
+    /// Since then.
+    foreign_answers: u32,
     disk: Option<DiskInfo>,
     /// A back end waits for a ring that could not be granted yet.
     wanted: Option<Wanted>,
@@ -142,6 +144,7 @@ impl Frontend {
             },
             service: Service::Stopped,
             silent: false,
+            foreign_answers: 0,
             disk: None,
             wanted: None,
             pace: Pace::new(config.reconnect),

@@ -14,6 +14,9 @@ const HOUSEKEEPING: Duration = Duration::from_millis(5);
 const SHORTEST_SPIN: Duration = Duration::from_micros(4);
 /// So many wake-ups without a response in a row are a storm, not a coincidence.
 const SPURIOUS_ALLOWED: u32 = 16;
+/// A back end that answers so often, and never sets its liveness byte, does not know of it. Less may
+/// come from one that took the ring over and died at once.
+const ANSWERS_OF_A_STRANGER: u32 = 16;
 /// How long a storm of events is ignored at most; responses may be late by this, never lost.
 const LONGEST_MUTE: Duration = Duration::from_millis(50);
 
@@ -58,13 +61,20 @@ impl Frontend {
         if self.service == Service::Running {
             self.path.push(live);
         }
-        let popped = self.path.pop(live);
+        let mut popped = self.path.pop(live);
+        let dies = !self.silent && !live.back_alive();
+        if dies && popped == 0 {
+            // What it answered before it died is there by now; whatever comes later is another's.
+            popped = self.path.pop(live);
+        }
+        let taken_over = self.silent
+            && (live.back_alive()
+                || (popped > 0 && self.foreign_answers() > ANSWERS_OF_A_STRANGER));
         if let Some(error) = self.path.take_fatal() {
             self.fail(&DeviceError::Protocol(error))?;
             return Ok(true);
         }
-        let alive = live.back_alive();
-        if self.silent && (alive || popped > 0) {
+        if taken_over {
             self.taken_over();
         }
         if popped > 0 {
@@ -72,13 +82,10 @@ impl Frontend {
             if self.service == Service::Draining {
                 self.settle_bus()?;
             }
-            return Ok(true);
-        }
-        if !alive && !self.silent {
+        } else if dies {
             self.peer_died()?;
-            return Ok(true);
         }
-        Ok(false)
+        Ok(popped > 0 || dies)
     }
 
     /// Waits busily for a response, for as long as the last waits say that it may pay.

@@ -14,7 +14,7 @@ use libgnt::sim::client::{SimPlatform, join};
 use libgnt::sim::host::{HostThread, Services};
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef};
 use pv_frontend::{BACK_ALIVE_BYTE, DeviceId, FrontConfig};
-use pv_xenstore::toolstack::BlockDevice;
+use pv_xenstore::toolstack::{BlockDevice, read_error};
 use pv_xenstore::xenbus::XenbusState;
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{Switched, read_online, read_state, switch_state};
@@ -139,6 +139,23 @@ impl World {
     }
 
     /// Pages that gntalloc has given out, all domains together.
+    /// The front end's error, which it leaves in xenstore when it comes to it.
+    pub fn wait_front_error(&self) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let client = Client::connect(&*self.dom0).expect("xenstore");
+        client
+            .watch("/local/domain/1/error", "error")
+            .expect("watch");
+        loop {
+            if let Some(text) = read_error(&client, &self.front_dir()).expect("read") {
+                return text;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "the front end leaves no error");
+            client.wait_watch_event(left).expect("event");
+        }
+    }
+
     pub fn granted_pages(&self) -> u32 {
         self.dom0.inspect().expect("inspect").gntalloc_pages
     }
@@ -208,11 +225,7 @@ impl Back {
 
     /// Goes through the handshake until the front end is connected.
     pub fn connect(&mut self) {
-        self.feed(Input::Start {
-            own: read_state(&self.client, &self.paths.1).expect("read"),
-            online: true,
-        });
-        self.follow("connected", |back| back.handshake.is_connected());
+        self.connect_to(XenbusState::Connected);
         let (front, _) = &self.paths;
         let front = front.clone();
         let deadline = Instant::now() + PATIENCE;
@@ -225,13 +238,28 @@ impl Back {
         }
     }
 
-    /// Goes through the handshake until the own state is this one.
+    /// Goes through the handshake until the own state is this one. A ring in service is not taken
+    /// over, but closed, as by a back end that does not know which requests are on their way.
     pub fn connect_to(&mut self, state: XenbusState) {
-        self.feed(Input::Start {
-            own: read_state(&self.client, &self.paths.1).expect("read"),
-            online: true,
-        });
+        let back = self.paths.1.clone();
+        let mut own = read_state(&self.client, &back).expect("read");
+        if own == Some(XenbusState::Connected) {
+            own = Some(XenbusState::Closing);
+            let closing = switch_state(&self.client, &back, XenbusState::Closing, None, &[]);
+            closing.expect("switch");
+        }
+        self.feed(Input::Start { own, online: true });
         self.follow("there", |back| back.handshake.own() == state);
+    }
+
+    /// Goes on with the ring of a back end that died, at the first request without an answer: its
+    /// answers must have been in order.
+    pub fn take_over(&mut self) {
+        let own = read_state(&self.client, &self.paths.1).expect("read");
+        assert_eq!(own, Some(XenbusState::Connected), "nothing to take over");
+        self.feed(Input::Start { own, online: true });
+        self.follow("in service", |back| back.handshake.is_connected());
+        self.link().channel.notify().expect("notify");
     }
 
     /// Follows the front end until something is so.
