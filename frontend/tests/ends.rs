@@ -326,3 +326,25 @@ fn what_is_asked_from_elsewhere_ends_a_disk_and_its_waits() {
     back.end();
     assert_eq!(world.granted_pages(), 0);
 }
+
+/// A caller who means "for ever" says so in any way.
+#[test]
+fn times_without_end_overflow_no_clock() {
+    let world = World::new();
+    let back = world.back(|back| {
+        back.connect();
+        back.serve_until_closed();
+    });
+    let config = FrontConfig {
+        deadline: Duration::MAX,
+        reconnect: Duration::MAX,
+        close: Duration::MAX,
+        ..world.config()
+    };
+    let mut front = Frontend::open(config).expect("open");
+    front.submit(Io::write(0, vec![3; 512]), 1).expect("submit");
+    front.poll(Duration::MAX).expect("poll");
+    assert_eq!(front.next_completion().expect("done").result, Ok(()));
+    front.close().expect("close");
+    back.join().expect("back end");
+}

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// A close that has run out of time still has this for each word to xenstore.
 const LAST_WORDS: Duration = Duration::from_millis(50);
 /// Whoever waits for a close gives it so much longer than it was given.
-const SLACK: Duration = Duration::from_millis(150);
+const SLACK: Duration = Duration::from_millis(100);
 
 /// A close on another thread.
 pub(crate) type Closing = Receiver<Result<Counters, FrontError>>;
