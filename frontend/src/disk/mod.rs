@@ -66,8 +66,9 @@ impl Disk {
         std::thread::Builder::new()
             .name(format!("front {}", crate::bus::name(device)))
             .spawn(move || {
-                let _at_end = AtEnd(Arc::clone(&shared));
+                let at_end = AtEnd(Arc::clone(&shared));
                 let result = Worker::new(front, inbox, shared, queue).run();
+                drop(at_end);
                 // Nobody may wait any more.
                 let _ = sender.try_send(result);
             })

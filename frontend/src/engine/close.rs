@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 /// A close that has run out of time still has this for each word to xenstore.
 const LAST_WORDS: Duration = Duration::from_millis(50);
+/// The back end is waited for until this part of the time is left, for the end without it.
+const LAST_PART: u32 = 6;
 /// Whoever waits for a close gives it so much longer than it was given.
 const SLACK: Duration = Duration::from_millis(100);
 
@@ -112,8 +114,8 @@ impl Frontend {
                 return late.map_or(Ok(()), Err);
             }
             self.unmask(Instant::now())?;
-            let left = left();
-            self.bus.answer_within(left.max(LAST_WORDS));
+            self.bus.answer_within(left().max(LAST_WORDS));
+            let left = left().saturating_sub(self.config.close / LAST_PART);
             if left.is_zero() {
                 if late.is_some() {
                     return late.map_or(Ok(()), Err);

@@ -70,11 +70,17 @@ impl Frontend {
             }
             return Ok(true);
         }
-        if !live.back_alive() {
+        self.look_at_back_end()
+    }
+
+    /// True if its process has died: that is a better reason than what xenstore says of the next
+    /// one, so it is looked at before that.
+    fn look_at_back_end(&mut self) -> Result<bool, FrontError> {
+        let died = self.live.as_ref().is_some_and(|live| !live.back_alive());
+        if died && self.service != Service::Stopped {
             self.peer_died()?;
-            return Ok(true);
         }
-        Ok(false)
+        Ok(died)
     }
 
     /// Waits busily for a response, for as long as the last waits say that it may pay.
@@ -208,6 +214,7 @@ impl Frontend {
             self.path.tell.tell(|| FrontEventKind::LetGo { grants });
         }
         self.share(now)?;
+        self.look_at_back_end()?;
         self.bus.service()?;
         self.settle_bus()?;
         if let State::Waiting { since, why } = &self.state
