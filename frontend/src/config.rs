@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// [`FrontConfig::close`], unless another is asked for: whoever ends a program does not wait a
 /// second, whatever is stuck.
-pub const DEFAULT_CLOSE: Duration = Duration::from_millis(700);
+pub const DEFAULT_CLOSE: Duration = Duration::from_millis(600);
 /// As good as for ever, and small enough to be added to any clock.
 pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 

@@ -13,7 +13,6 @@ use pv_frontend::{
     DeviceError, Disk, FrontConfig, FrontError, FrontEvent, FrontEventKind, Io, IoError,
     ProtocolError,
 };
-use pv_xenstore::Client;
 use pv_xenstore::toolstack::End;
 use pv_xenstore::xenbus::XenbusState;
 use std::sync::atomic::Ordering;
@@ -530,63 +529,6 @@ fn no_device_is_an_error_that_says_what_to_do() {
         error.contains("xvda") && error.contains("pv-backend attach"),
         "{error}"
     );
-}
-
-#[test]
-fn what_an_earlier_front_end_left_is_taken_away() {
-    let world = World::new();
-    let platform = world.platform(FRONT, "earlier");
-    let earlier = Client::connect(&*platform).expect("xenstore");
-    for node in [
-        "ring-page-order",
-        "num-ring-pages",
-        "ring-ref0",
-        "ring-ref15",
-        "multi-queue-num-queues",
-        "queue-0/ring-ref",
-        "queue-1/event-channel",
-        "feature-large-sector-size",
-    ] {
-        let path = format!("{}/{node}", world.front_dir());
-        earlier.write(&path, "1").expect("write");
-    }
-    let back = world.back(serve);
-    let disk = Disk::open(world.config()).expect("open");
-    let mut nodes = world.store.directory(&world.front_dir()).expect("nodes");
-    nodes.sort_unstable();
-    let ours = [
-        "backend",
-        "backend-id",
-        "device-type",
-        "event-channel",
-        "feature-persistent",
-        "protocol",
-        "pvpair-liveness",
-        "ring-ref",
-        "state",
-        "virtual-device",
-    ];
-    assert_eq!(nodes, ours);
-    disk.write_at(0, &[2; 512]).expect("write");
-    disk.close().expect("close");
-    back.join().expect("back end");
-}
-
-#[test]
-fn a_liveness_byte_that_an_earlier_back_end_announced_does_not_mislead() {
-    let world = World::new();
-    let node = format!("{}/pvpair-liveness", world.back_dir());
-    world.store.write(&node, "63").expect("write");
-    let back = world.back(|back| {
-        back.liveness = false;
-        serve(back);
-    });
-    let (disk, events) = observed(world.config());
-    disk.write_at(0, &[4; 512]).expect("write");
-    disk.close().expect("close");
-    back.join().expect("back end");
-    let gone = |event: &FrontEventKind| matches!(event, FrontEventKind::BackendGone { .. });
-    assert_eq!(count(&events, gone), 0);
 }
 
 #[test]

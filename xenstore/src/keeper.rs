@@ -5,10 +5,14 @@
 use crate::error::{Error, Result};
 use crate::steady::{Brake, Steady};
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
+use mio::event::Source;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use std::collections::BTreeSet;
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -76,16 +80,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Commands that may wait: each answers one piece of news, so there are few.
 const COMMANDS: usize = 64;
 
-/// The handle. Dropped, the thread ends when xenstore lets it.
+/// The handle, and a source that becomes readable when there is news. Dropped, the thread ends when
+/// xenstore lets it.
 pub struct Keeper<K: Keep> {
     commands: Sender<K::Command>,
     news: Receiver<Result<K::News>>,
+    /// Rung for the thread.
     bell: Arc<OwnedFd>,
+    /// Rung by the thread.
+    news_bell: Arc<OwnedFd>,
     brake: Brake,
 }
 
 impl<K: Keep> Keeper<K> {
-    /// Starts the thread. `wake` is called when there is news.
+    /// Starts the thread.
     ///
     /// # Errors
     /// The kernel gives no thread or no eventfd.
@@ -94,27 +102,29 @@ impl<K: Keep> Keeper<K> {
         mut keep: K,
         mut store: Steady,
         brake: Brake,
-        wake: impl Fn() + Send + 'static,
-    ) -> std::io::Result<Keeper<K>> {
-        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    ) -> io::Result<Keeper<K>> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let bell = Arc::new(eventfd(0, flags)?);
+        let news_bell = Arc::new(eventfd(0, flags)?);
         let (commands, obeys) = bounded(COMMANDS);
         // One command leads to a few pieces of news at most, and the looks are paced.
         let (tell, news) = unbounded();
-        let heard = Arc::clone(&bell);
+        let (heard, rung) = (Arc::clone(&bell), Arc::clone(&news_bell));
         std::thread::Builder::new()
             .name(name.into())
             .spawn(move || {
-                if let Err(error) = run(&mut keep, &mut store, &obeys, &heard, &tell, &wake) {
+                if let Err(error) = run(&mut keep, &mut store, &obeys, &heard, (&tell, &rung)) {
                     // Nobody may listen any more.
                     let _ = tell.send(Err(error));
                 }
                 drop(tell);
-                wake();
+                ring(&rung);
             })?;
         Ok(Keeper {
             commands,
             news,
             bell,
+            news_bell,
             brake,
         })
     }
@@ -144,6 +154,30 @@ impl<K: Keep> Keeper<K> {
     }
 }
 
+impl<K: Keep> Source for Keeper<K> {
+    fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
+        SourceFd(&self.news_bell.as_raw_fd()).register(registry, token, interests)
+    }
+
+    fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interests: Interest,
+    ) -> io::Result<()> {
+        SourceFd(&self.news_bell.as_raw_fd()).reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        SourceFd(&self.news_bell.as_raw_fd()).deregister(registry)
+    }
+}
+
 impl<K: Keep> Drop for Keeper<K> {
     fn drop(&mut self) {
         self.brake.stop_at(Instant::now());
@@ -165,8 +199,7 @@ fn run<K: Keep>(
     store: &mut Steady,
     commands: &Receiver<K::Command>,
     bell: &OwnedFd,
-    news: &Sender<Result<K::News>>,
-    wake: &impl Fn(),
+    (news, news_bell): (&Sender<Result<K::News>>, &OwnedFd),
 ) -> Result<()> {
     let mut pace = Pace::default();
     let mut fired = BTreeSet::new();
@@ -180,7 +213,7 @@ fn run<K: Keep>(
             any = true;
         }
         if any {
-            wake();
+            ring(news_bell);
         }
         if keep.is_over() {
             return Ok(());

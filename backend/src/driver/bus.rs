@@ -169,7 +169,6 @@ impl Bus {
         client: Client,
         platform: Arc<dyn Platform>,
         (disk, mode): (&Disk, Mode),
-        wake: impl Fn() + Send + 'static,
     ) -> std::io::Result<Keeper<Bus>> {
         let persistent = matches!(mode, Mode::Auto | Mode::Persistent);
         let flag = |on: bool| u8::from(on).to_string();
@@ -192,7 +191,7 @@ impl Bus {
         let brake = Brake::default();
         let open = Box::new(move || Client::connect(&*platform));
         let store = Steady::new(client, open, brake.clone());
-        Keeper::start("xenstore", self, store, brake, wake)
+        Keeper::start("xenstore", self, store, brake)
     }
 
     /// The domain that this process runs in.

@@ -22,8 +22,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const EVENTS: Token = Token(0);
-const RELEASES: Token = Token(1);
-const WAKER: Token = Token(2);
+const XENSTORE: Token = Token(1);
+const RELEASES: Token = Token(2);
+const WAKER: Token = Token(3);
 
 /// Requests taken in one turn, before everything else gets its turn (XSA-391).
 const TURN: usize = 2 * RING_SIZE;
@@ -134,26 +135,26 @@ impl Backend {
             cache: config.cache,
             sabotage: config.sabotage,
         });
-        let wake = {
-            let waker = Arc::clone(&waker);
-            move || {
-                if let Err(error) = waker.wake() {
-                    tracing::error!(%error, "cannot wake the event loop");
-                }
-            }
-        };
         let pool = match disk.store() {
             Store::Memory(_) => None,
             Store::File(file) => {
                 let (file, failed) = (Arc::clone(file), record.failed_flush());
-                let wake = Arc::new(wake.clone());
+                let waker = Arc::clone(&waker);
+                let wake = Arc::new(move || {
+                    if let Err(error) = waker.wake() {
+                        tracing::error!(%error, "cannot wake the event loop");
+                    }
+                });
                 let started = Pool::start(file, config.disk_threads, RING_SIZE, failed, wake);
                 Some(started.map_err(system("starting the disk's threads"))?)
             }
         };
-        let bus = bus
-            .start(client, Arc::clone(&platform), (&disk, mode), wake)
+        let mut bus = bus
+            .start(client, Arc::clone(&platform), (&disk, mode))
             .map_err(system("starting xenstore's thread"))?;
+        registry
+            .register(&mut bus, XENSTORE, Interest::READABLE)
+            .map_err(&register)?;
         let store = (disk.backing().clone(), disk.store().clone(), pool);
         Ok(Backend {
             data: DataPath::new(agent, hooks, front, mapper.clone(), store),

@@ -9,7 +9,7 @@ use crate::config::FrontConfig;
 use crate::error::FrontError;
 use crate::live::Live;
 use libgnt::DomId;
-use mio::Waker;
+use mio::event::Source;
 use pv_xenstore::XenbusState;
 use pv_xenstore::keeper::{Keeper, News};
 use pv_xenstore::toolstack::DeviceId;
@@ -81,12 +81,11 @@ pub(crate) struct Bus {
 }
 
 impl Bus {
-    /// Finds the device that the toolstack made, and watches its back end. `waker` is used when
-    /// there is news.
+    /// Finds the device that the toolstack made, and watches its back end.
     ///
     /// # Errors
     /// [`FrontError::NoDevice`]; [`FrontError::KernelDriver`]; xenstore is not there.
-    pub(crate) fn open(config: &FrontConfig, waker: Arc<Waker>) -> Result<Self, FrontError> {
+    pub(crate) fn open(config: &FrontConfig) -> Result<Self, FrontError> {
         let situation = Arc::new(Mutex::new(Situation {
             back: String::new(),
             back_domid: DomId::DOM0,
@@ -95,17 +94,17 @@ impl Bus {
             own: XenbusState::Unknown,
             asking: false,
         }));
-        let wake = move || {
-            if let Err(error) = waker.wake() {
-                tracing::error!(%error, "cannot wake the front end");
-            }
-        };
-        let keeper = Side::start(config, Arc::clone(&situation), wake)?;
+        let keeper = Side::start(config, Arc::clone(&situation))?;
         Ok(Bus {
             keeper,
             situation,
             removed: false,
         })
+    }
+
+    /// Readable when there is news.
+    pub(crate) fn source(&mut self) -> &mut dyn Source {
+        &mut self.keeper
     }
 
     /// What came of the last reports, or of others' doing.

@@ -53,7 +53,6 @@ impl Side {
     pub(super) fn start(
         config: &FrontConfig,
         situation: Arc<Mutex<Situation>>,
-        wake: impl Fn() + Send + 'static,
     ) -> Result<Keeper<Side>, FrontError> {
         let (platform, device) = (&*config.platform, config.device);
         let client = Client::connect(platform)?;
@@ -105,8 +104,13 @@ impl Side {
         let brake = Brake::default();
         let open = Box::new(move || Client::connect(&*platform));
         let store = Steady::new(client, open, brake.clone());
-        Keeper::start("xenstore", side, store, brake, wake)
+        Keeper::start("xenstore", side, store, brake)
             .map_err(|e| FrontError::System("thread for xenstore", e))
+    }
+
+    fn asks(&self) {
+        let situation = self.situation.lock();
+        situation.unwrap_or_else(PoisonError::into_inner).asking = true;
     }
 
     fn tell_situation(&self) {
@@ -114,6 +118,7 @@ impl Side {
             .situation
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        situation.asking = false;
         situation.back.clone_from(&self.back);
         situation.back_domid = self.back_domid;
         situation.peer = self.peer;

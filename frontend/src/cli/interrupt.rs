@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// What the command has beyond the time that the device's close may take.
-const GRACE: Duration = Duration::from_millis(200);
+const GRACE: Duration = Duration::from_millis(150);
 
 /// Tells when it is dropped, by a panic too.
 struct TellEnd(UnixStream);

@@ -63,7 +63,7 @@ struct Common {
     #[arg(long, global = true, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     reconnect: Duration,
     /// Seconds that the end may take, after a signal too: for I/O that is under way, and for the
-    /// back end to close [default: 0.7]. A second signal ends at once.
+    /// back end to close [default: 0.6]. A second signal ends at once.
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     close: Option<Duration>,
     /// Check at each response that the pages are unmapped (simulated Xen only).

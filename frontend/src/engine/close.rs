@@ -10,10 +10,10 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use pv_xenstore::toolstack::DeviceId;
 use std::time::{Duration, Instant};
 
-/// A close that has run out of time still has this to say so in xenstore.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// The back end is waited for until this part of the time is left, for the end without it.
+const LAST_PART: u32 = 6;
 /// Whoever waits for a close gives it so much longer than it was given.
-const SLACK: Duration = Duration::from_millis(150);
+const SLACK: Duration = Duration::from_millis(100);
 
 /// A close on another thread.
 pub(crate) type Closing = Receiver<Result<Counters, FrontError>>;
@@ -98,10 +98,10 @@ impl Frontend {
     fn close_bus(&mut self, until: Instant) -> Result<(), FrontError> {
         self.state = State::Closed;
         let began = Instant::now();
-        let last = until + LAST_WORDS;
+        let patience = until - self.config.close / LAST_PART;
         self.make_no_ring("the device is being closed");
         let mut dead = self.tell_of_death()?;
-        self.bus.close(last);
+        self.bus.close(until);
         let mut late = None;
         loop {
             dead = dead || self.tell_of_death()?;
@@ -111,7 +111,7 @@ impl Frontend {
             }
             self.unmask(Instant::now())?;
             let now = Instant::now();
-            if now >= until && late.is_none() {
+            if now >= patience && late.is_none() {
                 late = Some(FrontError::Timeout {
                     what: format!("close of {}", name(self.config.device)),
                     waited: began.elapsed(),
@@ -119,7 +119,7 @@ impl Frontend {
                 });
                 self.bus.abandon();
             }
-            let wake = if late.is_none() { until } else { last };
+            let wake = if late.is_none() { patience } else { until };
             let left = wake.saturating_duration_since(now);
             if left.is_zero() {
                 return late.map_or(Ok(()), Err);

@@ -10,8 +10,6 @@ use libgnt::DomId;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
-/// How long the first connection waits for somebody else's quota to come free.
-const QUOTA_PATIENCE: Duration = Duration::from_secs(3);
 /// How often to see whether there is room for a ring by now.
 const ROOM_LOOK: Duration = Duration::from_millis(100);
 
@@ -19,7 +17,6 @@ const ROOM_LOOK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Wanted {
     back: DomId,
-    since: Instant,
     pub(super) not_before: Instant,
     /// It was told that there is no room.
     told: bool,
@@ -46,7 +43,6 @@ impl Frontend {
                 let now = Instant::now();
                 self.wanted = Some(Wanted {
                     back,
-                    since: now,
                     not_before: now + self.pace.pause(),
                     told: false,
                 });
@@ -236,8 +232,6 @@ impl Frontend {
                 return Ok(());
             }
         };
-        let patient =
-            self.connections > 0 || now.saturating_duration_since(wanted.since) < QUOTA_PATIENCE;
         let (config, granter) = (&self.config, &self.granter);
         match Live::prepare(config, granter, &self.events, wanted.back, room) {
             Ok(live) => {
@@ -245,7 +239,7 @@ impl Frontend {
                 self.bus.ring_ready(&live);
                 self.live = Some(live);
             }
-            Err(error) if matches!(error.errno(), Some(Errno::NOSPC | Errno::NOMEM)) && patient => {
+            Err(error) if matches!(error.errno(), Some(Errno::NOSPC | Errno::NOMEM)) => {
                 self.no_room(format!("no room for a new ring: {error}"), now);
             }
             Err(error) => {

@@ -27,7 +27,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const EVENTS: Token = Token(0);
-const WAKER: Token = Token(1);
+const XENSTORE: Token = Token(1);
+const WAKER: Token = Token(2);
 
 /// A longer poll ends early: any clock can count to this.
 const LONGEST_POLL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -112,10 +113,13 @@ impl Frontend {
         config.stop.wakes(&waker);
         let mut events = Events::open(&*config.platform)?;
         let granter = Granter::open(Arc::clone(&config.platform), config.ledger.clone())?;
-        let bus = Bus::open(&config, Arc::clone(&waker))?;
-        poll.registry()
-            .register(&mut events, EVENTS, Interest::READABLE)
-            .map_err(|e| FrontError::System("epoll on the event channels", e))?;
+        let mut bus = Bus::open(&config)?;
+        let register = |source: &mut dyn mio::event::Source, token, what| {
+            let done = poll.registry().register(source, token, Interest::READABLE);
+            done.map_err(|e| FrontError::System(what, e))
+        };
+        register(&mut events, EVENTS, "epoll on the event channels")?;
+        register(bus.source(), XENSTORE, "epoll on xenstore's news")?;
         let limits = Limits {
             queue: config.queue,
             deadline: config.deadline,

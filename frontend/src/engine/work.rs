@@ -1,6 +1,6 @@
 //! A round of work: requests and responses, events, sleep, and everything else now and then.
 
-use super::{EVENTS, Frontend, Service, State};
+use super::{EVENTS, Frontend, Service, State, WAKER};
 use crate::agent::DeviceError;
 use crate::bus::name;
 use crate::error::FrontError;
@@ -88,6 +88,20 @@ impl Frontend {
         Ok(popped > 0 || dies)
     }
 
+    /// Its process's death is a better reason than what xenstore says of the next one, so it is
+    /// looked at before that.
+    fn look_at_back_end(&mut self) -> Result<(), FrontError> {
+        if let Some(live) = &mut self.live
+            && self.service != Service::Stopped
+            && !self.silent
+            && !live.back_alive()
+            && self.path.pop(live) == 0
+        {
+            self.peer_died()?;
+        }
+        Ok(())
+    }
+
     /// Waits busily for a response, for as long as the last waits say that it may pay.
     fn spin(&mut self) -> bool {
         let Some(live) = &mut self.live else {
@@ -167,11 +181,8 @@ impl Frontend {
         for event in &self.happened {
             match event.token() {
                 EVENTS => read = true,
-                // The caller's, or xenstore's: nobody can tell.
-                _ => {
-                    self.woken = true;
-                    housekeeping = true;
-                }
+                WAKER => self.woken = true,
+                _ => housekeeping = true,
             }
         }
         if self.path.agent().in_flight() > 0 {
@@ -219,6 +230,7 @@ impl Frontend {
             self.path.tell.tell(|| FrontEventKind::LetGo { grants });
         }
         self.share(now)?;
+        self.look_at_back_end()?;
         self.settle_bus()?;
         if let State::Waiting { since, why } = &self.state
             && now.saturating_duration_since(*since) >= self.config.reconnect

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod overflow;
 mod valve;
 
 use libgnt::event::{Channel, Events};
@@ -192,6 +193,8 @@ pub struct Back {
     pub persistent: [Option<bool>; 2],
     /// Announce a liveness byte, and keep it.
     pub liveness: bool,
+    /// Write zeroes over the header's reserved bytes, when the ring is mapped.
+    pub clears_header: bool,
     /// Say how large the disk is.
     pub sectors: String,
     /// Maps that a script keeps.
@@ -219,6 +222,7 @@ impl Back {
             image,
             persistent: [Some(false), None],
             liveness: true,
+            clears_header: false,
             kept: Vec::new(),
         }
     }
@@ -292,6 +296,17 @@ impl Back {
         });
     }
 
+    /// Says another size, as Linux' back end does on the live device.
+    pub fn resize(&mut self, sectors: &str) {
+        let directory = &self.paths.1;
+        let state = XenbusState::Connected.as_str();
+        let resize = self.client.transaction(|tx| {
+            tx.write(&format!("{directory}/sectors"), sectors)?;
+            tx.write(&format!("{directory}/state"), state)
+        });
+        resize.expect("write");
+    }
+
     pub fn is_closed(&self) -> bool {
         self.handshake.own() == XenbusState::Closed
     }
@@ -361,6 +376,11 @@ impl Back {
                     page.set_unmap_notify(Some(BACK_ALIVE_BYTE), Some(channel.port()))
                         .expect("notify");
                     page.pages().store_u8(BACK_ALIVE_BYTE, 1, Ordering::Release);
+                }
+                if self.clears_header {
+                    for byte in libgnt::ring::layout::RSP_EVENT + 4..64 {
+                        page.pages().store_u8(byte, 0, Ordering::Release);
+                    }
                 }
                 let ring = BackRing::attach(Arc::clone(page.pages()), X86_64);
                 self.link = Some(Link {

@@ -221,8 +221,9 @@ impl Sim {
             "xvda",
         ];
         all.extend(match program {
-            "pv-backend" => ["--front", "1"],
-            _ => ["--domain", "1"],
+            "pv-backend" => &["--front", "1"][..],
+            // A busy machine may take long for an end in order.
+            _ => &["--domain", "1", "--close", "30"],
         });
         all.extend(more);
         place.command(&all)

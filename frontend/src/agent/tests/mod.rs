@@ -187,6 +187,63 @@ fn a_disk_that_comes_back_smaller_refuses_what_no_longer_fits() {
     assert!(out.is_empty());
 }
 
+/// Of three writes near the end of a disk that becomes smaller, one is on the ring, one is partly
+/// there, and one is not. How they end when the back end does what it has.
+fn shrink(sabotage: Sabotage) -> Vec<(IoKey, Result<(), IoError>)> {
+    let mut agent = Agent::sabotaged(
+        Limits {
+            queue: 64,
+            deadline: DEADLINE,
+        },
+        sabotage,
+    );
+    let mut out = Vec::new();
+    agent.connected(Duration::ZERO, session(small_disk(), 12), &mut out);
+    for sectors in [8, 96, 8] {
+        let write = IoRequest::write(900, sectors);
+        agent.submit(Duration::ZERO, write).expect("fits");
+    }
+    agent.pump(&mut out);
+    let requests = pushed(&out);
+    assert_eq!(requests.len(), 2, "{out:?}");
+    agent.resized(100, &mut out);
+    agent.pump(&mut out);
+    for request in requests {
+        agent.response(&request.response(Status::Okay), None, &mut out);
+        agent.pump(&mut out);
+    }
+    assert_eq!(pushed(&out).len(), 2, "nothing more goes past the end");
+    assert_eq!(agent.pending(), 0);
+    out.retain(|action| matches!(action, Action::Complete { .. }));
+    let complete = |action| match action {
+        Action::Complete { io, result } => (io, result),
+        other => panic!("{other:?}"),
+    };
+    out.into_iter().map(complete).collect()
+}
+
+#[test]
+fn a_smaller_disk_fails_what_is_not_on_the_ring_and_nothing_else() {
+    let ends = shrink(Sabotage::None);
+    let [
+        (third, Err(none_of_it)),
+        (first, Ok(())),
+        (second, Err(a_part_of_it)),
+    ] = &ends[..]
+    else {
+        panic!("{ends:?}");
+    };
+    assert_eq!((first.0, second.0, third.0), (0, 1, 2));
+    for error in [none_of_it, a_part_of_it] {
+        assert!(matches!(error, IoError::OutOfRange { sectors: 100, .. }));
+    }
+    let harmed = shrink(Sabotage::RefuseOnTheRing);
+    assert!(
+        harmed.iter().all(|(_, result)| result.is_err()),
+        "{harmed:?}"
+    );
+}
+
 #[test]
 fn a_flush_that_is_not_supported_is_remembered() {
     let mut agent = agent(8);

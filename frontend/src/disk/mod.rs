@@ -1,5 +1,8 @@
 //! A front end on a thread of its own, for any number of callers.
 
+mod mailbox;
+mod worker;
+
 use crate::agent::{DeviceError, DiskInfo, IoError};
 use crate::config::FrontConfig;
 use crate::counters::Counters;
@@ -8,115 +11,16 @@ use crate::engine::close::{self, Closing};
 use crate::error::FrontError;
 use crate::io::{Completion, Io, Refused};
 use crate::observe::Observer;
-use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
-use mio::Waker;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use mailbox::{Command, Flags, Mailbox, Reply};
 use pv_xenstore::toolstack::DeviceId;
-use slab::Slab;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use worker::{AtEnd, Worker};
 
 /// `read_at` and `write_at` of more than this are done in steps, to bound the bounce buffer.
 const STEP_BYTES: usize = 1 << 20;
-/// The thread sleeps at most this long; commands wake it.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);
-
-enum Reply {
-    One(Sender<Result<Vec<u8>, IoError>>),
-    Queue { tag: u64, done: Sender<Completion> },
-}
-
-impl Reply {
-    /// Nobody listening any more is no error; a queue always has room for what it submitted.
-    fn send(self, result: Result<(), IoError>, data: Vec<u8>) {
-        match self {
-            Reply::One(sender) => drop(sender.try_send(result.map(|()| data))),
-            Reply::Queue { tag, done } => drop(done.try_send(Completion { tag, result, data })),
-        }
-    }
-}
-
-enum Command {
-    Io(Io, Reply),
-    Info(Sender<(DiskInfo, Counters)>),
-}
-
-/// What the thread and its callers tell each other.
-#[derive(Default)]
-struct Flags {
-    /// The thread was woken and has not looked yet: one wake-up serves many commands.
-    woken: AtomicBool,
-    /// The device is to be closed, by this time. Not a command: it must arrive when the inbox is
-    /// full and stays so, too.
-    close_by: OnceLock<CloseBy>,
-    /// The thread has ended.
-    dead: AtomicBool,
-}
-
-impl Flags {
-    /// Begins a close that takes so long at most, if none has begun.
-    fn close(&self, time: Duration) -> CloseBy {
-        let now = Instant::now();
-        // Whoever sees this finds what was sent before in the inbox.
-        *self.close_by.get_or_init(|| CloseBy {
-            finish: now + time / 2,
-            end: now + time,
-        })
-    }
-}
-
-/// The times of a close.
-#[derive(Clone, Copy, Debug)]
-struct CloseBy {
-    /// What was sent before may finish until then.
-    finish: Instant,
-    /// All is over by then, with a back end and a xenstored that answer or without.
-    end: Instant,
-}
-
-/// The callers' way to the thread.
-struct Mailbox {
-    commands: Sender<Command>,
-    waker: Arc<Waker>,
-    flags: Arc<Flags>,
-    deadline: Duration,
-    close: Duration,
-}
-
-impl Mailbox {
-    fn wake(&self) {
-        // Pairs with the thread's swap: a command sent before it is found after it.
-        if !self.flags.woken.swap(true, Ordering::AcqRel)
-            && let Err(error) = self.waker.wake()
-        {
-            tracing::warn!(%error, "wake the front end");
-        }
-    }
-
-    /// Asks the thread to finish what was sent, and to close; says by when.
-    fn close(&self) -> Instant {
-        let close_by = self.flags.close(self.close);
-        self.wake();
-        close_by.end
-    }
-
-    /// Waits for room in the thread's queue, at most an I/O's deadline.
-    fn send(&self, command: Command) -> Result<(), Command> {
-        let sent = match self.commands.try_send(command) {
-            Err(TrySendError::Full(command)) => {
-                self.wake();
-                self.commands
-                    .send_timeout(command, self.deadline)
-                    .map_err(|e| e.into_inner())
-            }
-            other => other.map_err(|e| e.into_inner()),
-        };
-        if sent.is_ok() {
-            self.wake();
-        }
-        sent
-    }
-}
 
 /// A block device.
 pub struct Disk {
@@ -162,8 +66,9 @@ impl Disk {
         std::thread::Builder::new()
             .name(format!("front {}", crate::bus::name(device)))
             .spawn(move || {
-                let _at_end = AtEnd(Arc::clone(&shared));
+                let at_end = AtEnd(Arc::clone(&shared));
                 let result = Worker::new(front, inbox, shared, queue).run();
+                drop(at_end);
                 // Nobody may wait any more.
                 let _ = sender.try_send(result);
             })
@@ -360,118 +265,5 @@ impl IoQueue {
         let completion = self.done.recv_timeout(timeout).ok()?;
         self.outstanding.fetch_sub(1, Ordering::Relaxed);
         Some(completion)
-    }
-}
-
-/// The thread.
-struct Worker {
-    front: Frontend,
-    inbox: Receiver<Command>,
-    flags: Arc<Flags>,
-    queue: usize,
-    replies: Slab<Reply>,
-}
-
-/// Marks the thread's end, a panic included.
-struct AtEnd(Arc<Flags>);
-
-impl Drop for AtEnd {
-    fn drop(&mut self) {
-        self.0.dead.store(true, Ordering::Release);
-    }
-}
-
-impl Worker {
-    fn new(front: Frontend, inbox: Receiver<Command>, flags: Arc<Flags>, queue: usize) -> Self {
-        Worker {
-            front,
-            inbox,
-            flags,
-            queue,
-            replies: Slab::new(),
-        }
-    }
-
-    fn run(mut self) -> Result<Counters, FrontError> {
-        let (close_by, unfinished) = loop {
-            self.flags.woken.swap(false, Ordering::AcqRel);
-            // Looked at before the inbox: what was sent before the close is taken then.
-            let close_by = match self.front.is_stop_asked() {
-                true => Some(self.flags.close(self.front.close_time())),
-                false => self.flags.close_by.get().copied(),
-            };
-            let has_taken_all = self.take_commands();
-            let mut sleep = LONGEST_SLEEP;
-            if let Some(close_by) = close_by {
-                if has_taken_all && self.replies.is_empty() {
-                    break (close_by, None);
-                }
-                sleep = close_by.finish.saturating_duration_since(Instant::now());
-                if sleep.is_zero() {
-                    break (close_by, Some(self.give_up()));
-                }
-            }
-            if let Err(error) = self.front.poll(sleep.min(LONGEST_SLEEP)) {
-                // Dropped replies tell the callers.
-                tracing::error!(%error, "front end");
-                return Err(error);
-            }
-            self.reply();
-        };
-        let closed = self.front.close_by(close_by.end);
-        match unfinished {
-            None => closed,
-            // What was lost is the worse news.
-            Some(lost) => {
-                if let Err(error) = closed {
-                    tracing::warn!(%error, "close");
-                }
-                Err(lost)
-            }
-        }
-    }
-
-    fn reply(&mut self) {
-        while let Some(done) = self.front.next_completion() {
-            if let Some(reply) = self.replies.try_remove(done.tag as usize) {
-                reply.send(done.result, done.data);
-            }
-        }
-    }
-
-    /// Ends what was submitted before the close and has not finished in time.
-    fn give_up(&mut self) -> FrontError {
-        let error = self.front.unfinished(self.replies.len() + self.inbox.len());
-        self.front.give_up();
-        self.reply();
-        // A closed front end refuses the rest.
-        self.take_commands();
-        error
-    }
-
-    /// Takes what is there, and no more: others may go on sending. False if the front end has no
-    /// room for all of it.
-    fn take_commands(&mut self) -> bool {
-        for _ in 0..self.inbox.len() {
-            if self.front.pending() >= self.queue {
-                return false;
-            }
-            match self.inbox.try_recv() {
-                Ok(Command::Io(io, reply)) => {
-                    let tag = self.replies.insert(reply);
-                    if let Err(refused) = self.front.submit(io, tag as u64) {
-                        self.replies
-                            .remove(tag)
-                            .send(Err(refused.error), refused.io.into_buffer());
-                    }
-                }
-                Ok(Command::Info(sender)) => {
-                    // The asker may have gone.
-                    let _ = sender.try_send((self.front.info(), self.front.counters()));
-                }
-                Err(TryRecvError::Disconnected | TryRecvError::Empty) => break,
-            }
-        }
-        true
     }
 }
