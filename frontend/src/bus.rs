@@ -8,7 +8,7 @@ use crate::live::{FRONT_ALIVE_BYTE, Live};
 use crate::nodes::{BackNodes, LIVENESS_NODE, NodeError, PROTOCOL};
 use libgnt::DomId;
 use mio::event::Source;
-use pv_xenstore::toolstack::{self, DeviceId, Side};
+use pv_xenstore::toolstack::{self, DeviceId, KernelCheck, Side};
 use pv_xenstore::xenbus::front::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{Switched, read_online, read_state, switch_state};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
@@ -52,6 +52,7 @@ pub(crate) struct Bus {
     /// Absolute.
     back: String,
     back_domid: DomId,
+    kernel: KernelCheck,
     handle: u16,
     handshake: Handshake,
     /// The back end's state and `online`, as last read.
@@ -101,13 +102,15 @@ impl Bus {
             ))
         })?;
         let sysfs = config.sysfs.as_deref();
-        toolstack::refuse_kernel_driver(platform, sysfs, Side::Front, &config.class, device)?;
+        let kernel = KernelCheck::new(platform, sysfs, Side::Front, &config.class, device);
+        kernel.look()?;
         let mut bus = Bus {
             client,
             device,
             front,
             back,
             back_domid,
+            kernel,
             // The slot's field has 16 bits, as Linux's `blkif_vdev_t`.
             handle: device.0 as u16,
             handshake: Handshake::new(Some(ATTEMPTS_MAX)),
@@ -215,9 +218,11 @@ impl Bus {
         match action {
             // No feature of the back end's is asked for yet: some publish them only with the
             // switch to Connected, and what is there may be an earlier one's.
-            Action::PrepareRing => self.news.push_back(BusEvent::Share {
-                back: self.back_domid,
-            }),
+            Action::PrepareRing => {
+                self.kernel.look()?;
+                let back = self.back_domid;
+                self.news.push_back(BusEvent::Share { back });
+            }
             Action::ReadPeerAndConnect => {
                 return match BackNodes::read(|node| self.back_node(node)) {
                     Ok(nodes) => {

@@ -5,7 +5,7 @@ use super::config::{BackendError, Mode};
 use super::nodes::{BACK_LIVENESS, FrontNodes, LIVENESS_NODE, NodeError};
 use crate::disk::Disk;
 use libgnt::{DomId, Platform};
-use pv_xenstore::toolstack::{self, DeviceKey, DevicePaths, Side};
+use pv_xenstore::toolstack::{self, DeviceKey, DevicePaths, KernelCheck, Side};
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
@@ -48,6 +48,7 @@ pub(super) struct Bus {
     front: DomId,
     own: DomId,
     paths: DevicePaths,
+    kernel: KernelCheck,
     machine: Handshake,
     features: Vec<(&'static str, String)>,
     sizes: Vec<(&'static str, String)>,
@@ -92,7 +93,8 @@ impl Bus {
             Err(error) => return Err(error.into()),
         }
         let side = Side::Back { front_domid: front };
-        toolstack::refuse_kernel_driver(platform, sysfs, side, &device.class, device.devid)?;
+        let kernel = KernelCheck::new(platform, sysfs, side, &device.class, device.devid);
+        kernel.look()?;
         Ok(Bus {
             features: Vec::new(),
             sizes: Vec::new(),
@@ -102,6 +104,7 @@ impl Bus {
             front,
             own,
             paths,
+            kernel,
             machine: Handshake::new(),
             orders: VecDeque::new(),
             abandon_at: None,
@@ -294,6 +297,7 @@ impl Bus {
             }
             Action::ReadPeerAndConnect => match self.read_front()? {
                 Ok(nodes) => {
+                    self.kernel.look()?;
                     // Asked anew for each front: the device may have been made anew before it.
                     self.read_only = self.disk_read_only || self.toolstack_forbids_writes()?;
                     self.orders.push_back(Order::Connect(nodes));
