@@ -216,12 +216,15 @@ impl DeviceKey {
 
     /// The directory that an earlier device's record names, if that is still there.
     pub(super) fn left_behind(&self, tx: &Transaction<'_>) -> Result<Option<String>> {
-        match tx.read_string(&format!("{}/backend", self.own_record())) {
-            Ok(back) if self.is_back_of(&back) && tx.exists(&back)? => Ok(Some(back)),
-            Ok(_) => Ok(None),
-            Err(error) if error.is_gone() => Ok(None),
-            Err(error) => Err(error),
+        for record in [self.libxl_record(), self.own_record()] {
+            match tx.read_string(&format!("{record}/backend")) {
+                Ok(back) if self.is_back_of(&back) && tx.exists(&back)? => return Ok(Some(back)),
+                Ok(_) => {}
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error),
+            }
         }
+        Ok(None)
     }
 }
 

@@ -48,7 +48,7 @@ pub struct Removed {
 /// only; who may not remove everything changes nothing.
 ///
 /// # Errors
-/// [`Error::Invalid`] if there is no such device; EACCES; the connection's.
+/// [`Error::Invalid`] if there is no such device, or for another domain; the connection's.
 pub fn remove(
     client: &Client,
     device: &DeviceKey,
@@ -133,7 +133,15 @@ fn rehearse(client: &Client, device: &DeviceKey, paths: &DevicePaths) -> Result<
         allowed = true;
         Err::<(), _>(Error::Invalid("only tried".into()))
     });
-    if allowed { Ok(()) } else { dropped }
+    match dropped {
+        _ if allowed => Ok(()),
+        Err(error) if matches!(error.errno(), Some(Errno::ACCESS | Errno::PERM)) => {
+            Err(Error::Invalid(format!(
+                "{device} can be removed by dom0 only, and nothing has changed: {error}"
+            )))
+        }
+        other => other,
+    }
 }
 
 /// The state that the back end was in.
