@@ -254,7 +254,8 @@ fn who_may_not_remove_everything_changes_nothing() {
 fn a_device_that_was_never_in_use_goes_at_once() {
     let world = world();
     let dom0 = world.dom0();
-    for (front, back) in [("1", "1"), ("1", "2"), ("6", "2"), ("2", "1")] {
+    // 5: somebody has tried to remove it before, and given up.
+    for (front, back) in [("1", "1"), ("1", "2"), ("6", "2"), ("2", "1"), ("1", "5")] {
         device().create(&dom0).unwrap();
         dom0.write(&format!("{FRONT}/state"), front).unwrap();
         dom0.write(&format!("{BACK}/state"), back).unwrap();
@@ -262,6 +263,13 @@ fn a_device_that_was_never_in_use_goes_at_once() {
         assert_eq!(removed.end, End::Unused, "{front} {back}: {removed:?}");
         assert_nothing_left(&dom0);
     }
+    // It has been in use: who tells a front end the disk's size has mapped its ring.
+    device().create(&dom0).unwrap();
+    for (node, value) in [("state", "5"), ("sectors", "8")] {
+        dom0.write(&format!("{BACK}/{node}"), value).unwrap();
+    }
+    let removed = detach(&dom0, &device().key(), Duration::ZERO).unwrap();
+    assert_eq!(removed.end, End::Forced);
     // The front end's domain is gone, or the back end's.
     for gone in [2, 1] {
         device().create(&dom0).unwrap();
