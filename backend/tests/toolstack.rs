@@ -9,30 +9,65 @@ use pv_backend::driver::BackendError;
 use pv_xenstore::XenbusState;
 use pv_xenstore::toolstack::{BlockDevice, DeviceClass};
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+/// A kernel whose driver takes the device, or leaves it.
+struct Kernel {
+    sysfs: tempfile::TempDir,
+    link: PathBuf,
+}
+
+impl Kernel {
+    fn new() -> Kernel {
+        let sysfs = tempfile::tempdir().expect("directory");
+        let device = sysfs.path().join("bus/xen-backend/devices/vbd-1-51712");
+        std::fs::create_dir_all(&device).expect("device");
+        let link = device.join("driver");
+        Kernel { sysfs, link }
+    }
+
+    fn bind(&self) {
+        symlink("../../drivers/vbd", &self.link).expect("bind");
+    }
+
+    fn unbind(&self) {
+        std::fs::remove_file(&self.link).expect("unbind");
+    }
+
+    fn serve(&self, world: &World) -> Result<Running, BackendError> {
+        Running::try_start(world, |config| {
+            config.sysfs = Some(self.sysfs.path().to_owned());
+        })
+    }
+}
 
 #[test]
 fn a_device_that_the_kernel_has_taken_is_refused_and_left_alone() {
-    let world = World::new();
-    let sysfs = tempfile::tempdir().expect("directory");
-    let device = sysfs.path().join("bus/xen-backend/devices/vbd-1-51712");
-    std::fs::create_dir_all(&device).expect("device");
-    symlink("../../drivers/vbd", device.join("driver")).expect("link");
-    let serve = || {
-        Running::try_start(&world, |config| {
-            config.sysfs = Some(sysfs.path().to_owned());
-        })
-    };
+    let (world, kernel) = (World::new(), Kernel::new());
+    kernel.bind();
     let nodes = world.store.directory(&world.back_dir()).expect("nodes");
-    let error = serve().map(drop).expect_err("the kernel has it");
+    let error = kernel.serve(&world).map(drop).expect_err("taken");
     assert!(matches!(error, BackendError::KernelDriver(_)), "{error}");
     assert!(error.to_string().contains("vbd-1-51712"), "{error}");
-    assert_eq!(
-        world.store.directory(&world.back_dir()).expect("nodes"),
-        nodes
-    );
+    let now = world.store.directory(&world.back_dir()).expect("nodes");
+    assert_eq!(now, nodes, "nothing was written");
     world.wait_back(XenbusState::Initialising);
-    std::fs::remove_file(device.join("driver")).expect("unbind");
-    let _running = serve().expect("it is free now");
+    kernel.unbind();
+    let _running = kernel.serve(&world).expect("it is free now");
+    world.wait_back(XenbusState::InitWait);
+}
+
+#[test]
+fn a_driver_that_is_bound_later_is_noticed_before_a_ring_is_mapped() {
+    let (world, kernel) = (World::new(), Kernel::new());
+    let running = kernel.serve(&world).expect("it is free");
+    world.wait_back(XenbusState::InitWait);
+    kernel.bind();
+    let front = Front::new(&world);
+    front.announce();
+    front.state(XenbusState::Initialised);
+    let error = running.ended().expect_err("taken");
+    assert!(matches!(error, BackendError::KernelDriver(_)), "{error}");
     world.wait_back(XenbusState::InitWait);
 }
 

@@ -3,10 +3,11 @@
 
 mod common;
 
-use common::{DEVICE, FRONT, World};
+use common::{DEVICE, FRONT, PATIENCE, World};
 use libgnt::DomId;
 use pv_frontend::{DeviceClass, Disk, FrontError};
-use pv_xenstore::toolstack::BlockDevice;
+use pv_xenstore::XenbusState;
+use pv_xenstore::toolstack::{BlockDevice, error_path};
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
@@ -34,8 +35,38 @@ fn a_device_that_the_kernel_has_taken_is_refused_and_left_alone() {
         back.connect();
         back.serve_until_closed();
     });
-    Disk::open(config).expect("free").close().expect("close");
+    let disk = Disk::open(config).expect("it is free now");
+    disk.write_at(0, &[5; 512]).expect("write");
+    disk.close().expect("close");
     back.join().expect("no panic");
+}
+
+#[test]
+fn a_driver_that_is_bound_later_is_noticed_before_a_ring_is_offered() {
+    let world = World::new();
+    let sysfs = tempfile::tempdir().expect("directory");
+    let device = sysfs.path().join("bus/xen/devices/vbd-51712");
+    std::fs::create_dir_all(&device).expect("device");
+    let mut config = world.config();
+    config.sysfs = Some(sysfs.path().to_owned());
+    // What an earlier front end reported is taken away by one that has begun.
+    let report = error_path(&world.front_dir());
+    world.store.write(&report, "old").expect("write");
+    world.store.watch(&report, "report").expect("watch");
+    let error = std::thread::scope(|scope| {
+        let front = scope.spawn(|| Disk::open(config).map(drop).expect_err("taken"));
+        while world.store.exists(&report).expect("read") {
+            let event = world.store.wait_watch_event(PATIENCE).expect("event");
+            event.expect("in time");
+        }
+        symlink("../../drivers/vbd", device.join("driver")).expect("bind");
+        let waiting = XenbusState::InitWait.as_str();
+        let state = format!("{}/state", world.back_dir());
+        world.store.write(&state, waiting).expect("write");
+        front.join().expect("no panic")
+    });
+    assert!(matches!(error, FrontError::KernelDriver(_)), "{error}");
+    world.wait_state(&world.front_dir(), XenbusState::Initialising);
 }
 
 #[test]

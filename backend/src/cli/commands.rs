@@ -91,6 +91,9 @@ fn told(device: &DeviceKey, removed: &Removed, deadline: Duration) -> String {
     let Removed { end, states, .. } = removed;
     let mut text = match (end, states) {
         (End::Closed, [Some(_), Some(_)]) => format!("{device} is closed and removed"),
+        (End::Closed, [None, None]) => {
+            format!("{device} is gone: somebody else removed it meanwhile")
+        }
         (End::Closed, [None, _]) => format!(
             "the back end's half of {device} is closed and removed; the front end's was gone already"
         ),
@@ -119,7 +122,7 @@ fn told(device: &DeviceKey, removed: &Removed, deadline: Duration) -> String {
     if let Some(script) = &removed.hotplug_script {
         text += &format!(
             "; xl made it with the hotplug script {script}, which was not run: what that had set up \
-             (a loop device, say) stays. `xl block-detach` runs it"
+             (a loop device, say) stays. `xl block-detach` would have run it"
         );
     }
     text

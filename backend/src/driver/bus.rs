@@ -7,7 +7,7 @@ use crate::disk::Disk;
 use libgnt::{DomId, Platform};
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::{Brake, Steady};
-use pv_xenstore::toolstack::{self, DeviceKey, DevicePaths, Side};
+use pv_xenstore::toolstack::{self, DeviceKey, DevicePaths, KernelCheck, Side};
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
@@ -84,6 +84,7 @@ pub(super) struct Bus {
     front: DomId,
     own: DomId,
     paths: DevicePaths,
+    kernel: KernelCheck,
     machine: Handshake,
     features: Vec<(&'static str, String)>,
     sizes: Vec<(&'static str, String)>,
@@ -136,7 +137,8 @@ impl Bus {
             Err(error) => return Err(error.into()),
         }
         let side = Side::Back { front_domid: front };
-        toolstack::refuse_kernel_driver(platform, sysfs, side, &device.class, device.devid)?;
+        let kernel = KernelCheck::new(platform, sysfs, side, &device.class, device.devid);
+        kernel.look()?;
         let state = node::read_state(&client, &paths.back)?;
         let bus = Bus {
             features: Vec::new(),
@@ -147,6 +149,7 @@ impl Bus {
             front,
             own,
             paths,
+            kernel,
             machine: Handshake::new(),
             orders: VecDeque::new(),
             abandon_at: None,
@@ -257,6 +260,9 @@ impl Bus {
             Action::ReadPeerAndConnect { take_over } => {
                 return match store.run(|client| self.read_offer(client, take_over))? {
                     Ok(offer) => {
+                        // The kernel's driver writes into the same directory: nothing more of ours.
+                        let bound = |driver| Error::Invalid(format!("{driver}"));
+                        self.kernel.look().map_err(bound)?;
                         self.read_only = offer.read_only;
                         self.orders.push_back(Order::Connect(offer));
                         Ok(None)

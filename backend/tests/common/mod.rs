@@ -22,7 +22,7 @@ use pv_backend::hooks::{BackendEvent, EventKind, Hooks, Observer};
 use pv_xenstore::toolstack::{BlockDevice, DeviceId};
 use pv_xenstore::{Client, ServerHandle, XenbusState};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -254,6 +254,20 @@ impl Running {
             EventKind::Closed { zombies } => Some(*zombies),
             _ => None,
         })
+    }
+
+    /// How it ends by itself.
+    pub fn ended(mut self) -> Result<(), BackendError> {
+        let deadline = Instant::now() + PATIENCE;
+        // Its observer goes with it.
+        let error = loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if let Err(error) = self.events.recv_timeout(left) {
+                break error;
+            }
+        };
+        assert_eq!(error, RecvTimeoutError::Disconnected, "it does not end");
+        self.thread.take().expect("runs").join().expect("no panic")
     }
 
     pub fn stop(mut self) -> Result<(), BackendError> {

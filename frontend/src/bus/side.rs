@@ -9,11 +9,11 @@ use crate::nodes::{BackNodes, NodeError, SECTORS_NODE, size_of_disk};
 use libgnt::DomId;
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::{Brake, Steady};
-use pv_xenstore::toolstack::{self, DeviceId, Side as End};
+use pv_xenstore::toolstack::{self, DeviceId, KernelCheck, Side as End};
 use pv_xenstore::xenbus::front::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched, read_online, read_state};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
-use pv_xenstore::{Client, Result, value};
+use pv_xenstore::{Client, Error, Result, value};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -29,6 +29,7 @@ pub(super) struct Side {
     /// Absolute.
     back: String,
     back_domid: DomId,
+    kernel: KernelCheck,
     handle: u16,
     handshake: Handshake,
     /// The back end's state and `online`, as last read.
@@ -79,12 +80,14 @@ impl Side {
             ))
         })?;
         let sysfs = config.sysfs.as_deref();
-        toolstack::refuse_kernel_driver(platform, sysfs, End::Front, &config.class, device)?;
+        let kernel = KernelCheck::new(platform, sysfs, End::Front, &config.class, device);
+        kernel.look()?;
         let side = Side {
             device,
             front,
             back,
             back_domid,
+            kernel,
             // The slot's field has 16 bits, as Linux's `blkif_vdev_t`.
             handle: device.0 as u16,
             handshake: Handshake::new(Some(ATTEMPTS_MAX)),
@@ -177,9 +180,13 @@ impl Side {
         match action {
             // No feature of the back end's is asked for yet: some publish them only with the
             // switch to Connected, and what is there may be an earlier one's.
-            Action::PrepareRing => self.news.push_back(BusEvent::Share {
-                back: self.back_domid,
-            }),
+            Action::PrepareRing => {
+                // The kernel's driver writes into the same directory: nothing more of ours.
+                let bound = |driver| Error::Invalid(format!("{driver}"));
+                self.kernel.look().map_err(bound)?;
+                let back = self.back_domid;
+                self.news.push_back(BusEvent::Share { back });
+            }
             Action::ReadPeerAndConnect => {
                 let read = store.run(|client| {
                     match BackNodes::read(|node| Ok(self.back_node(client, node)?)) {

@@ -66,25 +66,47 @@ impl fmt::Display for DriverBound {
     }
 }
 
-/// Refuses a device that this kernel's own driver has. `sysfs` is where the kernel's drivers are
-/// shown; without it, `/sys` on the platform `linux`, and nowhere on the simulated Xen, whose devices
-/// no kernel sees.
-///
-/// # Errors
-/// [`DriverBound`].
-pub fn refuse_kernel_driver(
-    platform: &dyn Platform,
-    sysfs: Option<&Path>,
+/// Refuses a device while this kernel's own driver has it. To be asked at the start, and again before
+/// each connection: a module may be loaded at any time, and a kernel hears of a new device no sooner than
+/// a process does.
+#[derive(Clone, Debug)]
+pub struct KernelCheck {
+    /// Nowhere, if `None`.
+    sysfs: Option<PathBuf>,
     side: Side,
-    class: &DeviceClass,
+    class: DeviceClass,
     devid: DeviceId,
-) -> Result<(), DriverBound> {
-    let sysfs = match sysfs {
-        Some(sysfs) => sysfs.to_owned(),
-        None if platform.name() == "linux" => PathBuf::from("/sys"),
-        None => return Ok(()),
-    };
-    bound_driver(&sysfs, side, class, devid).map_or(Ok(()), Err)
+}
+
+impl KernelCheck {
+    /// `sysfs` is where the kernel's drivers are shown; without it, `/sys` on the platform `linux`, and
+    /// nowhere on the simulated Xen, whose devices no kernel sees.
+    pub fn new(
+        platform: &dyn Platform,
+        sysfs: Option<&Path>,
+        side: Side,
+        class: &DeviceClass,
+        devid: DeviceId,
+    ) -> KernelCheck {
+        let default = || (platform.name() == "linux").then(|| PathBuf::from("/sys"));
+        KernelCheck {
+            sysfs: sysfs.map(Path::to_owned).or_else(default),
+            side,
+            class: class.clone(),
+            devid,
+        }
+    }
+
+    /// Looks now.
+    ///
+    /// # Errors
+    /// [`DriverBound`].
+    pub fn look(&self) -> Result<(), DriverBound> {
+        let Some(sysfs) = &self.sysfs else {
+            return Ok(());
+        };
+        bound_driver(sysfs, self.side, &self.class, self.devid).map_or(Ok(()), Err)
+    }
 }
 
 /// The driver that a sysfs shows as bound to a device: `bus/xen/devices/vbd-51712/driver` is a link

@@ -16,6 +16,6 @@ pub use device_id::{BadDeviceId, DeviceId};
 pub use domain::{create_domain, domain_nodes, remove_domain};
 pub(crate) use domain::{domain_requests, remove_request};
 pub use errors::{clear_error, error_path, read_error, report_error};
-pub use kernel::{DriverBound, Side, bound_driver, refuse_kernel_driver};
+pub use kernel::{DriverBound, KernelCheck, Side, bound_driver};
 pub use place::{DeviceKey, DevicePaths};
 pub use remove::{End, Removed, remove, remove_nodes};

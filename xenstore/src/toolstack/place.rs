@@ -86,43 +86,41 @@ impl DeviceKey {
     /// [`Error::Invalid`] if there is no such device, or if nobody says where its back end is; the
     /// connection's.
     pub fn locate(&self, client: &Client, back: Option<DomId>) -> Result<DevicePaths> {
-        let recorded = self.recorded_back(client)?;
-        let paths = |back: String| DevicePaths {
-            back,
-            ..self.paths(self.front_domid)
-        };
-        let guessed = match back {
+        let named = self.paths(match back {
             Some(back) => back,
             None => DomId(client.read_parsed("domid")?),
+        });
+        let recorded = self.recorded_back(client)?.map(|back| DevicePaths {
+            back,
+            ..named.clone()
+        });
+        // The path, not only the domain: libxl has other names than the class for some back ends.
+        let agrees = |recorded: &DevicePaths| {
+            back.is_none_or(|back| recorded.back.starts_with(&format!("{}/", home(back))))
         };
-        let guessed_paths = self.paths(guessed);
-        match recorded {
-            // libxl has other names than the class for some of its back ends, so the record is
-            // more exact than a domain's number.
-            Some(recorded)
-                if back.is_none_or(|back| recorded.starts_with(&format!("{}/", home(back)))) =>
-            {
-                let paths = paths(recorded);
-                return if is_there(client, &paths.back)? || is_there(client, &paths.front)? {
-                    Ok(paths)
-                } else {
-                    Err(self.not_there(&paths))
-                };
-            }
-            Some(recorded) if is_there(client, &recorded)? => {
-                return Err(Error::Invalid(format!(
-                    "the back end of {self} is not in {guessed}: the toolstack's record names {recorded}, \
-                     which is there; leave `--back` away"
-                )));
-            }
-            _ => {}
+        if let Some(recorded) = &recorded
+            && !agrees(recorded)
+            && is_there(client, &recorded.back)?
+        {
+            return Err(Error::Invalid(format!(
+                "the back end of {self} is not at {}: the toolstack's record names {}, which is there; \
+                 leave `--back` away",
+                named.back, recorded.back
+            )));
         }
-        if is_there(client, &guessed_paths.back)? {
-            Ok(guessed_paths)
-        } else if is_there(client, &guessed_paths.front)? {
-            Err(self.back_unknown(client, &guessed_paths))
-        } else {
-            Err(self.not_there(&guessed_paths))
+        let recorded = recorded.filter(agrees);
+        for paths in recorded.iter().chain([&named]) {
+            if is_there(client, &paths.back)? {
+                return Ok(paths.clone());
+            }
+        }
+        match recorded {
+            _ if !is_there(client, &named.front)? => {
+                Err(self.not_there(recorded.as_ref().unwrap_or(&named)))
+            }
+            // The back end's half went with its domain.
+            Some(recorded) => Ok(recorded),
+            None => Err(self.back_unknown(client, &named)),
         }
     }
 
@@ -216,12 +214,15 @@ impl DeviceKey {
 
     /// The directory that an earlier device's record names, if that is still there.
     pub(super) fn left_behind(&self, tx: &Transaction<'_>) -> Result<Option<String>> {
-        match tx.read_string(&format!("{}/backend", self.own_record())) {
-            Ok(back) if self.is_back_of(&back) && tx.exists(&back)? => Ok(Some(back)),
-            Ok(_) => Ok(None),
-            Err(error) if error.is_gone() => Ok(None),
-            Err(error) => Err(error),
+        for record in [self.libxl_record(), self.own_record()] {
+            match tx.read_string(&format!("{record}/backend")) {
+                Ok(back) if self.is_back_of(&back) && tx.exists(&back)? => return Ok(Some(back)),
+                Ok(_) => {}
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error),
+            }
         }
+        Ok(None)
     }
 }
 

@@ -5,7 +5,9 @@ use super::place::is_there;
 use super::{DeviceKey, DevicePaths, read_error};
 use crate::client::{Client, Transaction};
 use crate::error::{Error, Result};
-use crate::xenbus::XenbusState::{self, Closed, Connected, InitWait, Initialising, Unknown};
+use crate::xenbus::XenbusState::{
+    self, Closed, Closing, Connected, InitWait, Initialising, Unknown,
+};
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
@@ -48,7 +50,7 @@ pub struct Removed {
 /// only; who may not remove everything changes nothing.
 ///
 /// # Errors
-/// [`Error::Invalid`] if there is no such device; EACCES; the connection's.
+/// [`Error::Invalid`] if there is no such device, or for another domain; the connection's.
 pub fn remove(
     client: &Client,
     device: &DeviceKey,
@@ -133,10 +135,18 @@ fn rehearse(client: &Client, device: &DeviceKey, paths: &DevicePaths) -> Result<
         allowed = true;
         Err::<(), _>(Error::Invalid("only tried".into()))
     });
-    if allowed { Ok(()) } else { dropped }
+    match dropped {
+        _ if allowed => Ok(()),
+        Err(error) if matches!(error.errno(), Some(Errno::ACCESS | Errno::PERM)) => {
+            Err(Error::Invalid(format!(
+                "{device} can be removed by dom0 only, and nothing has changed: {error}"
+            )))
+        }
+        other => other,
+    }
 }
 
-/// The state that the back end was in.
+/// The state that the back end was in before anybody asked it.
 fn ask_to_close(tx: &Transaction<'_>, back: &str) -> Result<Option<XenbusState>> {
     if !tx.exists(back)? {
         return Ok(None);
@@ -145,8 +155,13 @@ fn ask_to_close(tx: &Transaction<'_>, back: &str) -> Result<Option<XenbusState>>
     let node = format!("{back}/state");
     let before = tx.try_read(&node)?;
     let before = before.map_or(Unknown, |value| XenbusState::parse(&value));
+    if before == Closing && !tx.exists(&format!("{back}/sectors"))? {
+        // Somebody has tried to remove it before, and the back end had not connected by then: it
+        // would have told the disk's size.
+        return Ok(Some(InitWait));
+    }
     if before != Closed {
-        tx.write(&node, XenbusState::Closing.as_str())?;
+        tx.write(&node, Closing.as_str())?;
     }
     Ok(Some(before))
 }
@@ -265,7 +280,7 @@ fn remove_with_parents(tx: &Transaction<'_>, path: &str, keep: &str) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xenbus::XenbusState::{Closing, Initialised};
+    use crate::xenbus::XenbusState::Initialised;
 
     const DEADLINE: Duration = Duration::from_secs(100);
 
