@@ -10,7 +10,7 @@ use libgnt::proto::blkif::{Response, Status};
 use libgnt::{Access, DomId};
 use pv_frontend::agent::WaitsFor;
 use pv_frontend::{
-    DeviceError, Disk, FrontConfig, FrontError, FrontEvent, FrontEventKind, Io, IoError,
+    DeviceError, Disk, FrontConfig, FrontError, FrontEvent, FrontEventKind, Frontend, Io, IoError,
     ProtocolError,
 };
 use pv_xenstore::toolstack::read_error;
@@ -372,6 +372,40 @@ fn a_response_to_nothing_closes_the_device() {
         protocol_error(error),
         ProtocolError::UnknownId { .. }
     ));
+}
+
+#[test]
+fn the_reason_is_there_before_anybody_hears_of_the_failure() {
+    // Whether the front end sleeps or waits busily for the answer.
+    for spin in [Duration::ZERO, PATIENCE] {
+        let world = World::new();
+        let back = world.back(|back| {
+            back.connect();
+            let request = back.next();
+            let id = request.id.wrapping_add(1);
+            back.respond(&Response {
+                id,
+                ..request.response(Status::Okay)
+            });
+            back.follow("closed", Back::is_closed);
+        });
+        let config = FrontConfig {
+            spin,
+            ..world.config()
+        };
+        let mut front = Frontend::open(config).expect("open");
+        front.submit(Io::read(0, 512), 1).expect("submit");
+        let failed = loop {
+            front.poll(PATIENCE).expect("poll");
+            if let Some(done) = front.next_completion() {
+                break done.result.expect_err("a lie");
+            }
+        };
+        let told = read_error(&world.store, &world.front_dir()).expect("read");
+        assert_eq!(told, Some(failed.to_string()), "{spin:?}");
+        front.close().expect("close");
+        back.join().expect("back end");
+    }
 }
 
 #[test]

@@ -34,6 +34,7 @@ impl Frontend {
             }
         }
         if self.spin() {
+            self.end_if_broken()?;
             return Ok(());
         }
         self.unmask(Instant::now())?;
@@ -59,8 +60,7 @@ impl Frontend {
             self.path.push(live);
         }
         let popped = self.path.pop(live);
-        if let Some(error) = self.path.take_fatal() {
-            self.fail(&DeviceError::Protocol(error))?;
+        if self.end_if_broken()? {
             return Ok(true);
         }
         if popped > 0 {
@@ -71,6 +71,16 @@ impl Frontend {
             return Ok(true);
         }
         self.look_at_back_end()
+    }
+
+    /// True if the back end has broken the protocol: the device is over, and the reason in
+    /// xenstore, before anybody hears of it.
+    fn end_if_broken(&mut self) -> Result<bool, FrontError> {
+        let Some(error) = self.path.take_fatal() else {
+            return Ok(false);
+        };
+        self.fail(&DeviceError::Protocol(error))?;
+        Ok(true)
     }
 
     /// True if its process has died: that is a better reason than what xenstore says of the next
