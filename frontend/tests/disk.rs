@@ -10,7 +10,7 @@ use libgnt::proto::blkif::{Response, Status};
 use libgnt::{Access, DomId};
 use pv_frontend::agent::WaitsFor;
 use pv_frontend::{
-    DeviceError, Disk, FrontConfig, FrontError, FrontEvent, FrontEventKind, Io, IoError,
+    DeviceError, Disk, FrontConfig, FrontError, FrontEvent, FrontEventKind, Frontend, Io, IoError,
     ProtocolError,
 };
 use pv_xenstore::toolstack::End;
@@ -422,6 +422,39 @@ fn a_response_to_nothing_closes_the_device() {
         protocol_error(error),
         ProtocolError::UnknownId { .. }
     ));
+}
+
+#[test]
+fn the_reason_of_a_failure_is_left_in_xenstore() {
+    // Whether the front end sleeps or waits busily for the answer.
+    for spin in [Duration::ZERO, PATIENCE] {
+        let world = World::new();
+        let back = world.back(|back| {
+            back.connect();
+            let request = back.next();
+            let id = request.id.wrapping_add(1);
+            back.respond(&Response {
+                id,
+                ..request.response(Status::Okay)
+            });
+            back.follow("closed", Back::is_closed);
+        });
+        let config = FrontConfig {
+            spin,
+            ..world.config()
+        };
+        let mut front = Frontend::open(config).expect("open");
+        front.submit(Io::read(0, 512), 1).expect("submit");
+        let failed = loop {
+            front.poll(PATIENCE).expect("poll");
+            if let Some(done) = front.next_completion() {
+                break done.result.expect_err("a lie");
+            }
+        };
+        assert_eq!(world.wait_front_error(), failed.to_string(), "{spin:?}");
+        front.close().expect("close");
+        back.join().expect("back end");
+    }
 }
 
 #[test]

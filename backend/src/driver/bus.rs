@@ -7,7 +7,7 @@ use crate::disk::Disk;
 use libgnt::{DomId, Platform};
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::{Brake, Steady};
-use pv_xenstore::toolstack::{self, DeviceKey, DevicePaths, KernelCheck, Side};
+use pv_xenstore::toolstack::{self, DeviceKey, DevicePaths, DriverBound, KernelCheck, Side};
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
@@ -47,6 +47,8 @@ pub(super) enum Order {
     Fatal(String),
     /// News: the device is closed.
     Closed,
+    /// The kernel's own driver has taken the device: nothing follows.
+    Taken(DriverBound),
 }
 
 /// A ring to connect to.
@@ -260,9 +262,12 @@ impl Bus {
             Action::ReadPeerAndConnect { take_over } => {
                 return match store.run(|client| self.read_offer(client, take_over))? {
                     Ok(offer) => {
-                        // The kernel's driver writes into the same directory: nothing more of ours.
-                        let bound = |driver| Error::Invalid(format!("{driver}"));
-                        self.kernel.look().map_err(bound)?;
+                        if let Err(driver) = self.kernel.look() {
+                            // It writes into the same directory: nothing more of ours.
+                            self.orders.push_back(Order::Taken(driver));
+                            self.over = true;
+                            return Ok(None);
+                        }
                         self.read_only = offer.read_only;
                         self.orders.push_back(Order::Connect(offer));
                         Ok(None)

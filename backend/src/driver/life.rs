@@ -67,6 +67,10 @@ impl Backend {
                 tracing::info!(front = %self.front, zombies, "closed");
                 self.data.hooks.tell(EventKind::Closed { zombies });
             }
+            Order::Taken(driver) => {
+                self.over = true;
+                return Err(driver.into());
+            }
         }
         Ok(())
     }

@@ -8,7 +8,8 @@
 //! - a response is believed only if its id, generation and operation are those of a request in
 //!   flight (XSA-405);
 //! - what was not acknowledged when the back end died goes out again, oldest first;
-//! - a flush goes out when every write submitted before it is answered.
+//! - a flush goes out when every write submitted before it is answered;
+//! - a disk that becomes smaller harms no request on the ring, and gets none past its end.
 
 mod io;
 mod pages;

@@ -12,7 +12,7 @@ use libgnt::DomId;
 use mio::event::Source;
 use pv_xenstore::XenbusState;
 use pv_xenstore::keeper::{Keeper, News};
-use pv_xenstore::toolstack::DeviceId;
+use pv_xenstore::toolstack::{DeviceId, DriverBound};
 use side::Side;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -36,6 +36,8 @@ pub(crate) enum BusEvent {
     Free,
     /// The device is gone for good; nothing follows.
     Removed { why: String },
+    /// The kernel's own driver has taken the device; nothing follows.
+    Taken(DriverBound),
 }
 
 /// What the engine has done, or learned.
@@ -117,7 +119,7 @@ impl Bus {
         }
         match self.keeper.news() {
             Ok(News::Piece(event)) => {
-                self.removed = matches!(event, BusEvent::Removed { .. });
+                self.removed = matches!(event, BusEvent::Removed { .. } | BusEvent::Taken(_));
                 Ok(Some(event))
             }
             Ok(News::Nothing) => Ok(None),

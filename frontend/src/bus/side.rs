@@ -13,7 +13,7 @@ use pv_xenstore::toolstack::{self, DeviceId, KernelCheck, Side as End};
 use pv_xenstore::xenbus::front::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched, read_online, read_state};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
-use pv_xenstore::{Client, Error, Result, value};
+use pv_xenstore::{Client, Result, value};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -47,6 +47,8 @@ pub(super) struct Side {
     error: Option<String>,
     news: VecDeque<BusEvent>,
     situation: Arc<Mutex<Situation>>,
+    /// Before the handshake's end.
+    over: bool,
 }
 
 impl Side {
@@ -101,6 +103,7 @@ impl Side {
             error: None,
             news: VecDeque::new(),
             situation,
+            over: false,
         };
         side.tell_situation();
         let platform = Arc::clone(&config.platform);
@@ -164,7 +167,7 @@ impl Side {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             // The machine's end is final, and it says so once.
-            if self.handshake.is_removed() {
+            if self.is_over() {
                 return Ok(());
             }
             for action in self.handshake.handle(input) {
@@ -181,11 +184,17 @@ impl Side {
             // No feature of the back end's is asked for yet: some publish them only with the
             // switch to Connected, and what is there may be an earlier one's.
             Action::PrepareRing => {
-                // The kernel's driver writes into the same directory: nothing more of ours.
-                let bound = |driver| Error::Invalid(format!("{driver}"));
-                self.kernel.look().map_err(bound)?;
-                let back = self.back_domid;
-                self.news.push_back(BusEvent::Share { back });
+                match self.kernel.look() {
+                    Ok(()) => {
+                        let back = self.back_domid;
+                        self.news.push_back(BusEvent::Share { back });
+                    }
+                    // It writes into the same directory: nothing more of ours.
+                    Err(driver) => {
+                        self.news.push_back(BusEvent::Taken(driver));
+                        self.over = true;
+                    }
+                }
             }
             Action::ReadPeerAndConnect => {
                 let read = store.run(|client| {
@@ -401,7 +410,7 @@ impl Keep for Side {
     }
 
     fn is_over(&self) -> bool {
-        self.handshake.is_removed()
+        self.over || self.handshake.is_removed()
     }
 }
 

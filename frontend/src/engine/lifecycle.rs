@@ -100,6 +100,10 @@ impl Frontend {
                 }
                 self.bus.freed();
             }
+            BusEvent::Taken(driver) => {
+                self.wanted = None;
+                return Err(driver.into());
+            }
             BusEvent::Removed { why } => {
                 self.wanted = None;
                 if !matches!(self.state, State::Closed) {

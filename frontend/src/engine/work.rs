@@ -37,6 +37,7 @@ impl Frontend {
             }
         }
         if self.spin() {
+            self.end_if_broken()?;
             return Ok(());
         }
         self.unmask(Instant::now())?;
@@ -70,8 +71,7 @@ impl Frontend {
         let taken_over = self.silent
             && (live.back_alive()
                 || (popped > 0 && self.foreign_answers() > ANSWERS_OF_A_STRANGER));
-        if let Some(error) = self.path.take_fatal() {
-            self.fail(&DeviceError::Protocol(error))?;
+        if self.end_if_broken()? {
             return Ok(true);
         }
         if taken_over {
@@ -86,6 +86,15 @@ impl Frontend {
             self.peer_died()?;
         }
         Ok(popped > 0 || dies)
+    }
+
+    /// True if the back end has broken the protocol: the device is over.
+    fn end_if_broken(&mut self) -> Result<bool, FrontError> {
+        let Some(error) = self.path.take_fatal() else {
+            return Ok(false);
+        };
+        self.fail(&DeviceError::Protocol(error))?;
+        Ok(true)
     }
 
     /// Its process's death is a better reason than what xenstore says of the next one, so it is

@@ -18,6 +18,8 @@ struct Asked {
     data: Vec<Stamp>,
     /// Sectors that the model answered with okay; a flush counts one.
     answered: u32,
+    /// Sectors that the model back end has, or has answered.
+    given: u32,
 }
 
 /// A request that the model back end has.
@@ -34,6 +36,8 @@ struct World {
     now: Duration,
     persistent: bool,
     up: bool,
+    /// Sectors of the disk, as last said; the medium keeps all of them.
+    size: u64,
     next_gref: u32,
     next_serial: u64,
     memory: HashMap<u32, [Stamp; 8]>,
@@ -53,6 +57,11 @@ struct World {
 
 type Verdict = Result<(), String>;
 
+/// The sector after the last.
+fn end(request: &IoRequest) -> u64 {
+    request.sector + u64::from(request.sectors)
+}
+
 impl World {
     fn new(seed: u64, sabotage: Sabotage) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
@@ -68,6 +77,7 @@ impl World {
             now: Duration::ZERO,
             persistent,
             up: false,
+            size: SECTORS,
             next_gref: 8,
             next_serial: 0,
             memory: HashMap::new(),
@@ -103,7 +113,7 @@ impl World {
         self.memory = self.grefs.iter().map(|g| (g.0, [0; 8])).collect();
         self.last_push = [None; 2];
         self.old_answers.clear();
-        self.up = true;
+        (self.up, self.size) = (true, SECTORS);
         let disk = DiskInfo {
             sectors: SECTORS,
             sector_size: 512,
@@ -135,8 +145,22 @@ impl World {
         self.taken.clear();
         self.tainted.clear();
         self.up = false;
+        for asked in self.asked.values_mut() {
+            asked.given = asked.answered;
+        }
         let mut out = Vec::new();
         self.agent.backend_gone(&mut out);
+        self.perform(out)
+    }
+
+    /// Mostly large, so that there is something to do.
+    fn resize(&mut self) -> Verdict {
+        self.size = match self.rng.u32(0..3) {
+            0 => self.rng.u64(1..SECTORS),
+            _ => SECTORS,
+        };
+        let mut out = Vec::new();
+        self.agent.resized(self.size, &mut out);
         self.perform(out)
     }
 
@@ -169,6 +193,9 @@ impl World {
             Ok(key) => key,
             Err(IoError::QueueFull { .. }) if self.asked.len() == 40 => return Ok(()),
             Err(IoError::Device(_)) if self.fatal => return Ok(()),
+            Err(IoError::OutOfRange { .. }) if self.up && end(&request) > self.size => {
+                return Ok(());
+            }
             Err(error) => return Err(format!("submit refused: {error}")),
         };
         self.next_serial += 1;
@@ -186,6 +213,7 @@ impl World {
             request,
             data,
             answered: 0,
+            given: 0,
         };
         match self.asked.insert(key, asked) {
             Some(_) => Err(format!("{key:?} names two I/Os")),
@@ -238,7 +266,13 @@ impl World {
         start: usize,
         len: usize,
     ) -> Verdict {
+        if let Some(asked) = self.asked.get_mut(&io) {
+            asked.given += len as u32;
+        }
         let asked = self.asked.get(&io).ok_or("a request for no I/O")?;
+        if end(&asked.request) > self.size {
+            return Err(format!("{request:?} is of an I/O past the end"));
+        }
         if request.sector != asked.request.sector + start as u64
             || request.data_len() != len * 512
             || pages.len() != request.segments.len()
@@ -414,6 +448,10 @@ impl World {
         if result.is_ok() && asked.answered < asked.request.sectors.max(1) {
             return Err(format!("{} completed, but was not answered", asked.request));
         }
+        let refused = matches!(result, Err(IoError::OutOfRange { .. }));
+        if refused && self.up && asked.given == asked.request.sectors {
+            return Err(format!("{} was refused on the ring", asked.request));
+        }
         for (sector, stamp) in range.zip(&asked.data) {
             let expected = &mut self.expected[sector as usize];
             match (asked.request.op, &result) {
@@ -442,6 +480,7 @@ impl World {
             40..85 if self.up => self.answer()?,
             85..87 if self.up => self.die()?,
             87..97 if !self.up => self.connect()?,
+            95..97 => self.resize()?,
             97 => self.now += Duration::from_millis(self.rng.u64(0..4000)),
             98 if hostile && self.up => self.lie()?,
             _ => self.now += Duration::from_millis(1),
@@ -527,4 +566,5 @@ fn broken_variants_are_caught() {
     caught(Sabotage::ResendBackwards, "goes out after a newer one");
     caught(Sabotage::FlushOvertakes, "a flush overtakes");
     caught(Sabotage::CompleteEarly, "was not answered");
+    caught(Sabotage::RefuseOnTheRing, "was refused on the ring");
 }
