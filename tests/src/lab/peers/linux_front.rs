@@ -1,0 +1,132 @@
+//! Linux' own front end, with an ext4 file system, on our back end; which may be killed meanwhile.
+
+use super::stage::{DIR, Linux, Server, Side, Stage, Step};
+use crate::lab::ext4;
+use pv_xenstore::toolstack::DeviceId;
+
+/// xvda.
+const DISK: DeviceId = DeviceId(51712);
+const IMAGE: &str = "/peers/disk.img";
+const IMAGE_BYTES: u64 = 64 << 20;
+/// So many files there are, and each is written at least once.
+const FILES: u32 = 24;
+/// So many are written before the back end is killed, and after it serves again.
+const SOME: u32 = 4;
+
+/// Writes files until it is told to stop.
+const WRITER: &str = include_str!("write-files.sh");
+
+/// A file system's life on our back end, which is killed so many times while files are written.
+pub fn play(stage: &mut Stage<'_>, kills: u32) -> Step {
+    stage.load_drivers(Linux::Takes, Linux::Leaves)?;
+    stage.make_image(IMAGE, IMAGE_BYTES)?;
+    let device = stage.attach(DISK, &[])?;
+    let mut server = stage.serve(&device, IMAGE)?;
+    stage.must_become(
+        Side::Front,
+        "Linux' front end connects to our back end",
+        "[ -b /dev/xvda ]",
+    )?;
+    let make = format!("{} -q -t ext4 -F /dev/xvda", ext4::command("mke2fs"));
+    stage.must(Side::Front, "mke2fs makes an ext4 file system", &make)?;
+    let mount = "mkdir -p /mnt; mount -t ext4 /dev/xvda /mnt";
+    stage.must(Side::Front, "Linux mounts it", mount)?;
+    let start = format!("(\n{WRITER}) >{DIR}/writer.err 2>&1 </dev/null & echo $!");
+    stage.run(Side::Front, "starting the writer", &start)?;
+    for kill in 1..=kills {
+        kill_while_writing(stage, &mut server, &format!("kill {kill} of {kills}"))?;
+    }
+    written(stage, &format!("{FILES} files and more are written"), FILES)?;
+    // The writer stops between two files.
+    let stop = format!("touch {DIR}/stop");
+    stage.run(Side::Front, "stopping the writer", &stop)?;
+    let stopped = format!("[ -e {DIR}/done ] || [ -e {DIR}/failed ]");
+    stage.must_become(Side::Front, "the writer ends", &stopped)?;
+    let failed = format!("[ ! -e {DIR}/failed ] || {{ cat {DIR}/failed; false; }}");
+    stage.must(Side::Front, "no write failed", &failed)?;
+    stage.must(Side::Front, "Linux unmounts it", "sync; umount /mnt")?;
+    let fsck = format!("{} -f -n /dev/xvda", ext4::command("e2fsck"));
+    stage.must(Side::Front, "e2fsck finds no fault through the pair", &fsck)?;
+    let sums = sums(stage)?;
+    let name = "every file is as it was written, read through the pair";
+    same_files(stage, Side::Front, name, "/dev/xvda", &sums)?;
+    stage.detach(&device, Some(&server))?;
+    on_the_image(stage, &sums)
+}
+
+/// Waits until so many files are written in all, and no write has failed.
+fn written(stage: &mut Stage<'_>, name: &str, files: u32) -> Step {
+    let count = format!("[ \"$(cat {DIR}/written 2>/dev/null || echo 0)\" -ge {files} ]");
+    let condition = format!("[ -e {DIR}/failed ] || {count}");
+    stage.must_become(Side::Front, name, &condition)?;
+    let failed = format!("[ ! -e {DIR}/failed ] || {{ cat {DIR}/failed; false; }}");
+    stage.run(Side::Front, name, &failed).map(drop)
+}
+
+fn written_so_far(stage: &mut Stage<'_>) -> Step<u32> {
+    let count = format!("cat {DIR}/written 2>/dev/null || echo 0");
+    let said = stage.run(Side::Front, "counting the files", &count)?;
+    Ok(said.trim().parse().unwrap_or(0))
+}
+
+fn kill_while_writing(stage: &mut Stage<'_>, server: &mut Server, which: &str) -> Step {
+    let before = written_so_far(stage)? + SOME;
+    written(
+        stage,
+        &format!("{which}: files are written before it"),
+        before,
+    )?;
+    stage.kill(server)?;
+    stage.must_become(
+        Side::Front,
+        &format!("{which}: requests are on the ring while no back end is there"),
+        "awk '{ exit !($1 + $2) }' /sys/block/xvda/inflight",
+    )?;
+    let after = written_so_far(stage)? + SOME;
+    stage.start(server)?;
+    let goes_on = format!("{which}: the back end that is started again takes over");
+    written(stage, &goes_on, after)
+}
+
+/// The SHA-256 sum and name of every file, as they must be.
+fn sums(stage: &mut Stage<'_>) -> Step<String> {
+    let sum = format!(
+        "cd {DIR}/expected
+        for file in *; do
+            sum=$(sha256sum <../sources/$(cat $file) | cut -c 1-64)
+            echo \"$sum  $file\"
+        done"
+    );
+    stage.run(Side::Front, "computing sums", &sum)
+}
+
+/// Compares all files on a device that is mounted anew: what the kernel remembers is no proof.
+fn same_files(stage: &mut Stage<'_>, side: Side, name: &str, device: &str, sums: &str) -> Step {
+    let sums = sums.trim();
+    let count = sums.lines().count();
+    let compare = format!(
+        "mkdir -p /mnt; mount -t ext4 -o ro {device} /mnt; cd /mnt
+        sha256sum -c >{DIR}/sums.err 2>&1 <<END && same=0 || same=1\n{sums}\nEND
+        cd /; umount /mnt
+        grep -v ': OK$' {DIR}/sums.err || true
+        [ $same = 0 ]; echo {count} files"
+    );
+    stage.must(side, name, &compare).map(drop)
+}
+
+/// What the back end has left on its image, without the pair.
+fn on_the_image(stage: &mut Stage<'_>, sums: &str) -> Step {
+    let fsck = format!("{} -f -n {IMAGE}", ext4::command("e2fsck"));
+    stage.must(Side::Back, "e2fsck finds no fault on the image", &fsck)?;
+    let attach = format!("losetup /dev/loop0 {IMAGE}");
+    stage.run(Side::Back, "making a loop device", &attach)?;
+    let name = "every file is on the image";
+    same_files(stage, Side::Back, name, "/dev/loop0", sums)?;
+    stage
+        .run(
+            Side::Back,
+            "removing the loop device",
+            "losetup -d /dev/loop0",
+        )
+        .map(drop)
+}
