@@ -60,7 +60,7 @@ fn choose(archive: &Archive<'_>) -> Result<Choice> {
     Ok(Choice {
         packages: archive.with_libraries(&[TOOLS.into()])?,
         chief: TOOLS.into(),
-        detail: String::new(),
+        detail: TOOLS.into(),
     })
 }
 

@@ -259,6 +259,9 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(CONFORM_REPORT), "{\"rules\": []}").unwrap();
+        fs::create_dir(dir.path().join(PEERS_REPORT)).unwrap();
+        let peers = dir.path().join(PEERS_REPORT).join("report.json");
+        fs::write(peers, "{\"verdicts\": []}").unwrap();
         report.write(dir.path()).unwrap();
         let xml = fs::read_to_string(dir.path().join(JUNIT)).unwrap();
         assert!(
@@ -270,5 +273,6 @@ mod tests {
         let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(json["suites"][1]["end"]["how"], "lost");
         assert!(json["reports"]["conform"]["rules"].is_array());
+        assert!(json["reports"]["peers"]["verdicts"].is_array());
     }
 }

@@ -206,6 +206,9 @@ mod tests {
         assert_eq!(names(&words), ["conform", "scenarios"]);
         let words = ["--suite", "conform", "--scenario", "copy"];
         assert_eq!(names(&words), ["scenarios", "conform"]);
+        assert_eq!(names(&["--case", "linux-back"]), ["peers"]);
+        let words = ["--case", "linux-back", "--scenario", "copy"];
+        assert_eq!(names(&words), ["scenarios", "peers"]);
         assert_eq!(names(&["--run", "true"]), ["run"]);
         assert!(names(&["--shell"]).is_empty());
     }
@@ -232,11 +235,35 @@ mod tests {
     }
 
     #[test]
+    fn cases_are_passed_on_and_the_next_suite_gets_domains_without_linux_drivers() {
+        let script = &asked(&args(&["--case", "linux-back,direct-front"])).unwrap()[0].script;
+        assert!(
+            script.contains("--case linux-back,direct-front"),
+            "{script}"
+        );
+        assert!(
+            script.contains("--report /results/report/peers"),
+            "{script}"
+        );
+        assert!(
+            script.contains("--deadline $((180 * slow))s\nstatus=$?"),
+            "{script}"
+        );
+        let end = "xl destroy $domain; done\nexit $status";
+        assert!(script.ends_with(end), "{script}");
+        let all = &asked(&args(&["--suite", "peers"])).unwrap()[0];
+        assert!(!all.script.contains("--case"), "{}", all.script);
+    }
+
+    #[test]
     fn a_suites_limit_grows_with_what_it_runs() {
         let limit = |words: &[&str]| asked(&args(words)).unwrap()[0].limit.unwrap();
         let one = limit(&["--scenario", "copy"]);
         assert_eq!(limit(&["--scenario", "copy", "hold-unmap"]), one * 2);
         assert_eq!(limit(&["--run", "x"]), one);
+        assert_eq!(limit(&["--case", "linux-back", "direct-front"]), one * 2);
+        let all = u32::try_from(Case::ALL.len()).unwrap();
+        assert_eq!(limit(&["--suite", "peers"]), one * all);
         assert!(asked(&args(&["--scenario", "nonsense"])).is_err());
     }
 }

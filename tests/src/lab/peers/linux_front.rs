@@ -33,8 +33,17 @@ pub fn play(stage: &mut Stage<'_>, kills: u32) -> Step {
     stage.must(Side::Front, "Linux mounts it", mount)?;
     let start = format!("(\n{WRITER}) >{DIR}/writer.err 2>&1 </dev/null & echo $!");
     stage.run(Side::Front, "starting the writer", &start)?;
+    let ring = stage.front_nodes(&device)?;
     for kill in 1..=kills {
-        kill_while_writing(stage, &mut server, &format!("kill {kill} of {kills}"))?;
+        let which = format!("kill {kill} of {kills}");
+        kill_while_writing(stage, &mut server, &which)?;
+        let now = stage.front_nodes(&device)?;
+        let same = match now == ring {
+            true => Ok(now),
+            false => Err(format!("it was {ring}, and is {now}")),
+        };
+        let name = format!("{which}: Linux' front end has kept its ring");
+        stage.check(&name, same)?;
     }
     written(stage, &format!("{FILES} files and more are written"), FILES)?;
     // The writer stops between two files.

@@ -256,8 +256,10 @@ impl<'a> Stage<'a> {
     pub fn detach(&mut self, device: &BlockDevice, server: Option<&Server>) -> Step {
         const NAME: &str = "both ends close the device when it is removed";
         self.devices.retain(|other| other != device);
+        let is_closed =
+            |state: &Option<XenbusState>| matches!(state, None | Some(XenbusState::Closed));
         let found = match device.remove(&self.client, CLOSE.max(self.step)) {
-            Ok(removed) if removed.closed => Ok(String::new()),
+            Ok(removed) if removed.states.iter().all(is_closed) => Ok(String::new()),
             Ok(removed) => Err(format!("{removed:?}")),
             Err(error) => Err(error.to_string()),
         };
@@ -321,6 +323,26 @@ impl<'a> Stage<'a> {
         let kill = format!("kill -KILL {pid}\nwhile [ -e /proc/{pid} ]; do usleep 10000; done");
         self.run(Side::Back, "killing the back end", &kill)?;
         Ok(())
+    }
+
+    /// What the front end of a device has written of itself: its state and its ring.
+    ///
+    /// # Errors
+    /// [`Ended`] if xenstore does not say it.
+    pub fn front_nodes(&mut self, device: &BlockDevice) -> Step<String> {
+        let directory = device.paths().front;
+        let read = |name: &&str| {
+            let value = self.client.read_string(&format!("{directory}/{name}"))?;
+            Ok(format!("{name} {value}"))
+        };
+        let nodes: pv_xenstore::Result<Vec<String>> = ["state", "ring-ref", "event-channel"]
+            .iter()
+            .map(read)
+            .collect();
+        match nodes {
+            Ok(nodes) => Ok(nodes.join(", ")),
+            Err(error) => Err(self.fail(CAME_TO_ITS_END, format!("its front end: {error}"))),
+        }
     }
 
     /// Grants of the front's domain that are mapped now and were not when the case began.
