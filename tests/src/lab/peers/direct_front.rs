@@ -47,14 +47,14 @@ fn serve_one(stage: &mut Stage<'_>, order: &str, options: &str, back_end_first: 
         format!("pv-stress direct-front-end --device {DISK} --deadline {seconds}s{options}");
     let name = format!("it is served: {order}");
     let server = if back_end_first {
-        let server = stage.serve(&device, IMAGE)?;
+        let server = stage.serve(&device, IMAGE, "auto")?;
         stage.must(Side::Front, &name, &front)?;
         server
     } else {
         let mut server = None;
         stage.must_meanwhile(Side::Front, &name, &front, |stage| {
             stage.await_front(&device, XenbusState::Connected)?;
-            server = Some(stage.serve(&device, IMAGE)?);
+            server = Some(stage.serve(&device, IMAGE, "auto")?);
             Ok(())
         })?;
         match server {

@@ -16,26 +16,32 @@ const SOME: u32 = 4;
 /// Writes files until it is told to stop.
 const WRITER: &str = include_str!("write-files.sh");
 
-/// A file system's life on our back end, which is killed so many times while files are written.
-pub fn play(stage: &mut Stage<'_>, kills: u32) -> Step {
+/// A file system's life on our back end, once for each way in which data travels (its `--mode`); it
+/// is killed so many times while files are written.
+pub fn play(stage: &mut Stage<'_>, ways: &[&str], kills: u32) -> Step {
     stage.load_drivers(Linux::Takes, Linux::Leaves)?;
+    ways.iter().try_for_each(|way| live(stage, way, kills))
+}
+
+fn live(stage: &mut Stage<'_>, way: &str, kills: u32) -> Step {
+    let named = |what: &str| format!("{way}: {what}");
     stage.make_image(IMAGE, IMAGE_BYTES)?;
     let device = stage.attach(DISK, &[])?;
-    let mut server = stage.serve(&device, IMAGE)?;
-    stage.must_become(
-        Side::Front,
-        "Linux' front end connects to our back end",
-        "[ -b /dev/xvda ]",
-    )?;
+    let mut server = stage.serve(&device, IMAGE, way)?;
+    connected(stage, way)?;
     let make = format!("{} -q -t ext4 -F /dev/xvda", ext4::command("mke2fs"));
-    stage.must(Side::Front, "mke2fs makes an ext4 file system", &make)?;
+    stage.must(
+        Side::Front,
+        &named("mke2fs makes an ext4 file system"),
+        &make,
+    )?;
     let mount = "mkdir -p /mnt; mount -t ext4 /dev/xvda /mnt";
-    stage.must(Side::Front, "Linux mounts it", mount)?;
-    let start = format!("(\n{WRITER}) >{DIR}/writer.err 2>&1 </dev/null & echo $!");
+    stage.must(Side::Front, &named("Linux mounts it"), mount)?;
+    let start = format!("rm -f {DIR}/written\n(\n{WRITER}) >{DIR}/writer.err 2>&1 </dev/null &");
     stage.run(Side::Front, "starting the writer", &start)?;
     let ring = stage.front_nodes(&device)?;
     for kill in 1..=kills {
-        let which = format!("kill {kill} of {kills}");
+        let which = named(&format!("kill {kill} of {kills}"));
         kill_while_writing(stage, &mut server, &which)?;
         let now = stage.front_nodes(&device)?;
         let same = match now == ring {
@@ -45,22 +51,49 @@ pub fn play(stage: &mut Stage<'_>, kills: u32) -> Step {
         let name = format!("{which}: Linux' front end has kept its ring");
         stage.check(&name, same)?;
     }
-    written(stage, &format!("{FILES} files and more are written"), FILES)?;
+    let name = named(&format!("{FILES} files and more are written"));
+    written(stage, &name, FILES)?;
     // The writer stops between two files.
     let stop = format!("touch {DIR}/stop");
     stage.run(Side::Front, "stopping the writer", &stop)?;
     let stopped = format!("[ -e {DIR}/done ] || [ -e {DIR}/failed ]");
-    stage.must_become(Side::Front, "the writer ends", &stopped)?;
-    let failed = format!("[ ! -e {DIR}/failed ] || {{ cat {DIR}/failed; false; }}");
-    stage.must(Side::Front, "no write failed", &failed)?;
-    stage.must(Side::Front, "Linux unmounts it", "sync; umount /mnt")?;
+    stage.must_become(Side::Front, &named("the writer ends"), &stopped)?;
+    no_write_failed(stage, &named("no write failed"))?;
+    stage.must(
+        Side::Front,
+        &named("Linux unmounts it"),
+        "sync; umount /mnt",
+    )?;
     let fsck = format!("{} -f -n /dev/xvda", ext4::command("e2fsck"));
-    stage.must(Side::Front, "e2fsck finds no fault through the pair", &fsck)?;
+    let name = named("e2fsck finds no fault through the pair");
+    stage.must(Side::Front, &name, &fsck)?;
     let sums = sums(stage)?;
-    let name = "every file is as it was written, read through the pair";
-    same_files(stage, Side::Front, name, "/dev/xvda", &sums)?;
+    let name = named("every file is as it was written, read through the pair");
+    same_files(stage, Side::Front, &name, "/dev/xvda", &sums)?;
     stage.detach(&device, Some(&server))?;
-    on_the_image(stage, &sums)
+    on_the_image(stage, way, &sums)
+}
+
+/// Linux' front end offers the disk, and says how data travels.
+fn connected(stage: &mut Stage<'_>, way: &str) -> Step {
+    let name = format!("{way}: Linux' front end connects to our back end");
+    stage.must_become(Side::Front, &name, "[ -b /dev/xvda ]")?;
+    let last = "dmesg | grep 'blkfront: xvda' | tail -n 1";
+    let said = stage.run(Side::Front, "reading the kernel's log", last)?;
+    let wanted = match way {
+        "persistent" => "persistent grants: enabled",
+        _ => "persistent grants: disabled",
+    };
+    let found = match said.contains(wanted) {
+        true => Ok(said.trim().to_owned()),
+        false => Err(format!("its kernel says: {}", said.trim())),
+    };
+    stage.check(&format!("{way}: Linux' front end says so"), found)
+}
+
+fn no_write_failed(stage: &mut Stage<'_>, name: &str) -> Step {
+    let failed = format!("[ ! -e {DIR}/failed ] || {{ cat {DIR}/failed; false; }}");
+    stage.must(Side::Front, name, &failed).map(drop)
 }
 
 /// Waits until so many files are written in all, and no write has failed.
@@ -68,8 +101,7 @@ fn written(stage: &mut Stage<'_>, name: &str, files: u32) -> Step {
     let count = format!("[ \"$(cat {DIR}/written 2>/dev/null || echo 0)\" -ge {files} ]");
     let condition = format!("[ -e {DIR}/failed ] || {count}");
     stage.must_become(Side::Front, name, &condition)?;
-    let failed = format!("[ ! -e {DIR}/failed ] || {{ cat {DIR}/failed; false; }}");
-    stage.run(Side::Front, name, &failed).map(drop)
+    no_write_failed(stage, &format!("{name}: no write failed"))
 }
 
 fn written_so_far(stage: &mut Stage<'_>) -> Step<u32> {
@@ -124,13 +156,14 @@ fn same_files(stage: &mut Stage<'_>, side: Side, name: &str, device: &str, sums:
 }
 
 /// What the back end has left on its image, without the pair.
-fn on_the_image(stage: &mut Stage<'_>, sums: &str) -> Step {
+fn on_the_image(stage: &mut Stage<'_>, way: &str, sums: &str) -> Step {
     let fsck = format!("{} -f -n {IMAGE}", ext4::command("e2fsck"));
-    stage.must(Side::Back, "e2fsck finds no fault on the image", &fsck)?;
+    let name = format!("{way}: e2fsck finds no fault on the image");
+    stage.must(Side::Back, &name, &fsck)?;
     let attach = format!("losetup /dev/loop0 {IMAGE}");
     stage.run(Side::Back, "making a loop device", &attach)?;
-    let name = "every file is on the image";
-    same_files(stage, Side::Back, name, "/dev/loop0", sums)?;
+    let name = format!("{way}: every file is on the image");
+    same_files(stage, Side::Back, &name, "/dev/loop0", sums)?;
     stage
         .run(
             Side::Back,

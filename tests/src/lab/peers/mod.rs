@@ -28,9 +28,10 @@ const KILLS: u32 = 3;
 pub enum Case {
     /// Our front end on Linux' back end, with and without persistent grants
     LinuxBack,
-    /// Linux' front end on our back end: an ext4 file system
+    /// Linux' front end on our back end: an ext4 file system, by map and by grant copy
     LinuxFront,
-    /// The same, and the back end is killed three times while files are written
+    /// The same by persistent grants and by map, and the back end is killed three times while files
+    /// are written
     LinuxFrontKilled,
     /// A front end that goes straight to Connected, as those of boot loaders do, on our back end
     DirectFront,
@@ -60,8 +61,8 @@ impl Case {
     fn play(self, stage: &mut Stage<'_>) -> Step {
         match self {
             Case::LinuxBack => linux_back::play(stage),
-            Case::LinuxFront => linux_front::play(stage, 0),
-            Case::LinuxFrontKilled => linux_front::play(stage, KILLS),
+            Case::LinuxFront => linux_front::play(stage, &["map", "copy"], 0),
+            Case::LinuxFrontKilled => linux_front::play(stage, &["persistent", "map"], KILLS),
             Case::DirectFront => direct_front::play(stage),
         }
     }

@@ -282,14 +282,14 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Starts our back end on an image.
+    /// Starts our back end on an image, with this `--mode`.
     ///
     /// # Errors
     /// [`Ended`] if it cannot be started.
-    pub fn serve(&mut self, device: &BlockDevice, image: &str) -> Step<Server> {
+    pub fn serve(&mut self, device: &BlockDevice, image: &str, mode: &str) -> Step<Server> {
         let front = device.front_domid.0;
         let command = format!(
-            "pv-stress pv-backend serve --front {front} --device {} --image {image} >>{DIR}/back-end.err 2>&1 </dev/null",
+            "pv-stress pv-backend serve --front {front} --device {} --image {image} --mode {mode} >>{DIR}/back-end.err 2>&1 </dev/null",
             device.devid
         );
         let mut server = Server { command, pid: 0 };

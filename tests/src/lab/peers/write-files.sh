@@ -1,7 +1,7 @@
 # Writes file after file to /mnt, each of them safe (fsync) before the next one, over and over, until
 # /peers/stop is there. `written` says how many so far, `expected/FILE` which source it must equal.
 cd /peers
-rm -rf sources expected stop failed
+rm -rf sources expected stop failed done
 mkdir sources expected
 for source in 0 1 2 3 4 5 6; do
     dd if=/dev/urandom of=sources/$source bs=64k count=$((source + 2)) 2>/dev/null
