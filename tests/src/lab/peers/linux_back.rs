@@ -40,6 +40,14 @@ pub fn play(stage: &mut Stage<'_>) -> Step {
         written_data_is_the_kernels(stage, persistent)?;
         pages_between_requests(stage, &device, persistent)?;
     }
+    // Both would map and answer.
+    let serve = format!(
+        "timeout {} pv-stress pv-backend serve --front {} --device {DISK} --memory 32M",
+        stage.patience().as_secs() / 2,
+        device.front_domid.0
+    );
+    let name = "a device that Linux' back end has is not served by ours";
+    stage.must_be_refused(Side::Back, name, &serve, "xen_blkback")?;
     stage.detach(&device, None)?;
     stage
         .run(

@@ -12,12 +12,14 @@ const IMAGE_BYTES: u64 = 64 << 20;
 const FILES: u32 = 24;
 /// So many are written before the back end is killed, and after it serves again.
 const SOME: u32 = 4;
+/// A kill may come between two requests: after so many, one of them did not.
+const KILLS_AT_MOST: u32 = 12;
 
 /// Writes files until it is told to stop.
 const WRITER: &str = include_str!("write-files.sh");
 
 /// A file system's life on our back end, once for each way in which data travels (its `--mode`); it
-/// is killed so many times while files are written.
+/// is killed so many times while files are written, or more, until it was amid a request.
 pub fn play(stage: &mut Stage<'_>, ways: &[&str], kills: u32) -> Step {
     stage.load_drivers(Linux::Takes, Linux::Leaves)?;
     ways.iter().try_for_each(|way| live(stage, way, kills))
@@ -29,6 +31,9 @@ fn live(stage: &mut Stage<'_>, way: &str, kills: u32) -> Step {
     let device = stage.attach(DISK, &[])?;
     let mut server = stage.serve(&device, IMAGE, way)?;
     connected(stage, way)?;
+    let name = named("a device that Linux' front end has is not used by ours");
+    let info = format!("pv-stress pv-frontend info --device {DISK}");
+    stage.must_be_refused(Side::Front, &name, &info, "xen_blkfront")?;
     let make = format!("{} -q -t ext4 -F /dev/xvda", ext4::command("mke2fs"));
     stage.must(
         Side::Front,
@@ -39,17 +44,15 @@ fn live(stage: &mut Stage<'_>, way: &str, kills: u32) -> Step {
     stage.must(Side::Front, &named("Linux mounts it"), mount)?;
     let start = format!("rm -f {DIR}/written\n(\n{WRITER}) >{DIR}/writer.err 2>&1 </dev/null &");
     stage.run(Side::Front, "starting the writer", &start)?;
-    let ring = stage.front_nodes(&device)?;
-    for kill in 1..=kills {
-        let which = named(&format!("kill {kill} of {kills}"));
-        kill_while_writing(stage, &mut server, &which)?;
+    if kills > 0 {
+        let ring = stage.front_nodes(&device)?;
+        kill_all(stage, &mut server, way, kills)?;
         let now = stage.front_nodes(&device)?;
         let same = match now == ring {
             true => Ok(now),
             false => Err(format!("it was {ring}, and is {now}")),
         };
-        let name = format!("{which}: Linux' front end has kept its ring");
-        stage.check(&name, same)?;
+        stage.check(&named("Linux' front end has kept its ring"), same)?;
     }
     let name = named(&format!("{FILES} files and more are written"));
     written(stage, &name, FILES)?;
@@ -108,6 +111,30 @@ fn written_so_far(stage: &mut Stage<'_>) -> Step<u32> {
     let count = format!("cat {DIR}/written 2>/dev/null || echo 0");
     let said = stage.run(Side::Front, "counting the files", &count)?;
     Ok(said.trim().parse().unwrap_or(0))
+}
+
+fn kill_all(stage: &mut Stage<'_>, server: &mut Server, way: &str, kills: u32) -> Step {
+    let (mut kill, mut caught) = (0, Vec::new());
+    while kill < kills || (caught.iter().sum::<u32>() == 0 && kill < KILLS_AT_MOST) {
+        kill += 1;
+        kill_while_writing(stage, server, &format!("{way}: kill {kill}"))?;
+        caught.push(taken_over(stage)?);
+    }
+    let found = format!("{caught:?} requests");
+    let found = match caught.iter().sum::<u32>() {
+        0 => Err(found),
+        _ => Ok(found),
+    };
+    let name = format!("{way}: the next back end carries out what the dead one had taken");
+    stage.check(&name, found)
+}
+
+/// How many requests the last back end says that it has taken over.
+fn taken_over(stage: &mut Stage<'_>) -> Step<u32> {
+    let last = format!("grep 'took over a ring' {DIR}/back-end.err | tail -n 1");
+    let said = stage.run(Side::Back, "reading the back end's log", &last)?;
+    let number = said.rsplit("requests=").next().unwrap_or_default();
+    Ok(number.trim().parse().unwrap_or(0))
 }
 
 fn kill_while_writing(stage: &mut Stage<'_>, server: &mut Server, which: &str) -> Step {

@@ -48,6 +48,16 @@ pub enum Linux {
     Leaves,
 }
 
+impl Linux {
+    /// The command that says it to a kernel.
+    fn command(self) -> String {
+        let probe = u8::from(self == Linux::Takes);
+        format!(
+            "for bus in xen xen-backend; do echo {probe} >/sys/bus/$bus/drivers_autoprobe; done"
+        )
+    }
+}
+
 /// A back end of ours that serves.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -162,6 +172,22 @@ impl<'a> Stage<'a> {
         }
     }
 
+    /// A command that must be refused, with exit status 2 and these words: a check.
+    ///
+    /// # Errors
+    /// [`Ended`] if it is not.
+    pub fn must_be_refused(&mut self, side: Side, name: &str, command: &str, words: &str) -> Step {
+        let refused = format!("{command} </dev/null && status=0 || status=$?; [ $status = 2 ]");
+        let found = self.shell(side, &refused).and_then(|said| {
+            let said = said.trim().to_owned();
+            match said.contains(words) {
+                true => Ok(said),
+                false => Err(format!("no {words:?} in: {said}")),
+            }
+        });
+        self.check(name, found)
+    }
+
     /// Waits until a shell's condition holds in a domain, which must come to be: a check.
     ///
     /// # Errors
@@ -219,11 +245,7 @@ impl<'a> Stage<'a> {
             names.join(" ")
         );
         for (side, linux) in [(Side::Front, in_front), (Side::Back, in_back)] {
-            let probe = u8::from(linux == Linux::Takes);
-            let buses = format!(
-                "for bus in xen xen-backend; do echo {probe} > /sys/bus/$bus/drivers_autoprobe; done"
-            );
-            let loaded = self.shell(side, &format!("{load}\n{buses}"));
+            let loaded = self.shell(side, &format!("{load}\n{}", linux.command()));
             if let Err(why) = loaded {
                 return Err(self.fail(NAME, why));
             }
@@ -413,8 +435,10 @@ impl<'a> Stage<'a> {
         }
         for side in [Side::Front, Side::Back] {
             let domain = self.domain(side);
+            // Whoever comes next has a kernel as on every host.
             let logs = format!(
-                "cd {DIR}; for log in *.err; do [ ! -e $log ] || {{ echo \"== $log\"; cat $log; }}; done"
+                "{}; cd {DIR}; for log in *.err; do [ ! -e $log ] || {{ echo \"== $log\"; cat $log; }}; done",
+                Linux::Takes.command()
             );
             match shell(domain, &logs, CLOSE) {
                 Ok(said) => self.keep(&format!("{}.log", domain.name), &said),
