@@ -84,6 +84,12 @@ enum Command {
         #[command(subcommand)]
         process: crate::conform::process::Process,
     },
+    /// The suite `peers` of the lab, in dom0; started by the lab
+    #[command(hide = true)]
+    Peers(lab::peers::PeersArgs),
+    /// A front end of that suite, as a boot loader's
+    #[command(hide = true)]
+    DirectFrontEnd(lab::peers::direct_front::DirectFrontArgs),
     /// One process of a run; started by pv-stress itself
     #[command(hide = true)]
     Agent {
@@ -218,6 +224,15 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Some(Command::Conform(args)) => crate::conform::cli::run(&args),
         Some(Command::ConformProcess { process }) => {
             crate::conform::process::run(process)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Peers(args)) => {
+            log_to_stderr(tracing_subscriber::filter::LevelFilter::INFO);
+            lab::peers::run(&args)
+        }
+        Some(Command::DirectFrontEnd(args)) => {
+            log_to_stderr(tracing_subscriber::filter::LevelFilter::INFO);
+            lab::peers::direct_front::run(&args)?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Agent { role }) => {

@@ -11,6 +11,8 @@ pub const INPUT: &str = "input";
 pub const REPORT: &str = "/results/report";
 /// And the conformance suite's, in it.
 pub const CONFORM_REPORT: &str = "conform.json";
+/// And the directory of the report of the suite `peers`, in it.
+pub const PEERS_REPORT: &str = "peers";
 /// The word of dom0's command line that names the suites to run, each with its place on the disk.
 const SUITES: &str = "lab.suites=";
 

@@ -1,6 +1,7 @@
 //! The options of `pv-stress lab`.
 
 use super::domains::Kind;
+use super::peers::Case;
 use super::prune::PruneArgs;
 use super::suite::SuiteName;
 use crate::holder::HoldName;
@@ -47,6 +48,9 @@ pub struct LabArgs {
     /// Of the scenarios only these (default: all that make sense on a real Xen)
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     pub scenario: Vec<String>,
+    /// Of the suite peers only these cases (default: all)
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub case: Vec<Case>,
     /// How the third consumer holds pages (default: pipe)
     #[arg(long, value_name = "NAME")]
     pub hold: Option<HoldName>,
@@ -111,11 +115,11 @@ pub struct LabArgs {
     #[arg(long)]
     pub allow_kernel_damage: bool,
     /// Stay up, with a shell on dom0's console
-    #[arg(long, conflicts_with_all = ["run", "scenario", "suite"])]
+    #[arg(long, conflicts_with_all = ["run", "scenario", "case", "suite"])]
     pub shell: bool,
     /// Run this shell command in dom0 instead; `pv-stress on front COMMAND` and the like run commands
     /// in the domains
-    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["scenario", "suite"])]
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["scenario", "case", "suite"])]
     pub run: Option<String>,
     /// Files for --run and --shell: in /lab, in dom0 and in the domains
     #[arg(long, value_name = "FILE", num_args = 1..)]

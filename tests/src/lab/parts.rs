@@ -169,6 +169,11 @@ impl Parts {
         Ok(())
     }
 
+    /// Has this kernel a module of this name, in a file?
+    pub fn has_module(&self, name: &str) -> bool {
+        self.module_file(name).is_some()
+    }
+
     fn module_file(&self, module: &str) -> Option<PathBuf> {
         let plain = module.replace('-', "_");
         let wanted = |path: &Path| {

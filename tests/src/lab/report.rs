@@ -4,7 +4,7 @@
 use super::course::{End, Ended};
 use super::emulator::{Emulator, Processor};
 use super::error::{LabError, Result};
-use super::job::CONFORM_REPORT;
+use super::job::{CONFORM_REPORT, PEERS_REPORT};
 use super::packages::Set;
 use super::parts::Parts;
 use crate::error::Error;
@@ -189,7 +189,12 @@ impl LabReport<'_> {
     /// What reading them or `write` says.
     pub fn print_json(&self, dir: &Path, out: &mut dyn Write) -> io::Result<()> {
         let mut json = serde_json::to_value(self)?;
-        for (name, file) in [("scenarios", "report.json"), ("conform", CONFORM_REPORT)] {
+        let peers = Path::new(PEERS_REPORT).join("report.json");
+        for (name, file) in [
+            ("scenarios", Path::new("report.json")),
+            ("conform", Path::new(CONFORM_REPORT)),
+            ("peers", &peers),
+        ] {
             if let Ok(text) = fs::read(dir.join(file)) {
                 json["reports"][name] = serde_json::from_slice(&text)?;
             }
@@ -254,6 +259,9 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(CONFORM_REPORT), "{\"rules\": []}").unwrap();
+        fs::create_dir(dir.path().join(PEERS_REPORT)).unwrap();
+        let peers = dir.path().join(PEERS_REPORT).join("report.json");
+        fs::write(peers, "{\"verdicts\": []}").unwrap();
         report.write(dir.path()).unwrap();
         let xml = fs::read_to_string(dir.path().join(JUNIT)).unwrap();
         assert!(
@@ -265,5 +273,6 @@ mod tests {
         let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(json["suites"][1]["end"]["how"], "lost");
         assert!(json["reports"]["conform"]["rules"].is_array());
+        assert!(json["reports"]["peers"]["verdicts"].is_array());
     }
 }

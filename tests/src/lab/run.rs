@@ -15,9 +15,9 @@ use super::progress::Progress;
 use super::release::Release;
 use super::report::{LabReport, Machine};
 use super::results;
-use super::suite::{self, Suite};
+use super::suite::{self, PEERS_MODULES, Suite, SuiteName};
 use super::work::Work;
-use super::{gntdev, job, program, prune};
+use super::{ext4, gntdev, job, program, prune};
 use crate::error::Error;
 use crate::holder::HoldName;
 use crate::report::ReportDir;
@@ -93,6 +93,18 @@ impl Lab<'_> {
         let parts = Parts::fetch(&packages, xen, &args.kernel)?;
         // Found out before anything is built.
         parts.asked_modules(&args.modules)?;
+        let mut modules = args.modules.clone();
+        if suites
+            .iter()
+            .any(|s| s.name == SuiteName::Peers.to_string())
+        {
+            // What this kernel has built in, it need not be brought.
+            let brought = PEERS_MODULES
+                .into_iter()
+                .filter(|name| parts.has_module(name));
+            modules.extend(brought.map(str::to_owned));
+            with.extend(ext4::files(&packages, xen)?);
+        }
         if args.hold == Some(HoldName::Uring) && !parts.registers_grants_with_io_uring() {
             return Err(LabError::Run(Error::Usage(format!(
                 "--hold uring needs a kernel that registers gntdev's pages with io_uring, and Linux {} refuses; add --kernel 6.12 or --kernel sid",
@@ -116,7 +128,7 @@ impl Lab<'_> {
             domains: &domains,
             kernel_words: args.kernel_args.as_deref().unwrap_or_default(),
             suites: &suites,
-            modules: &args.modules,
+            modules: &modules,
             with: &with,
             gntdev: gntdev.as_deref(),
         };

@@ -1,7 +1,8 @@
 //! What a lab runs: suites, each a script in dom0, all in one boot if they leave the machine alive.
 
-use super::job::{CONFORM_REPORT, REPORT};
+use super::job::{CONFORM_REPORT, PEERS_REPORT, REPORT};
 use super::options::{DEADLINE, LabArgs};
+use super::peers::Case;
 use crate::error::Result;
 use crate::settings::{PlatformKind, quote};
 use std::fmt::{self, Write};
@@ -20,7 +21,20 @@ pub enum SuiteName {
     /// The platform itself, rule by rule: `front` tests its devices with `back` as the peer, and the
     /// simulated Xen's answers stand beside
     Conform,
+    /// The pair beside Linux' own drivers: our front end on xen-blkback; xen-blkfront, with an ext4
+    /// file system, on our back end, which is killed meanwhile; a boot loader's front end on it
+    Peers,
 }
+
+/// Linux' drivers that the suite `peers` is about, and what a file system on them needs.
+pub const PEERS_MODULES: [&str; 5] = [
+    "xen-blkfront",
+    "xen-blkback",
+    "loop",
+    // ext4 asks the kernel's programs for this one by a name that only they understand.
+    "crc32c_generic",
+    "ext4",
+];
 
 /// One thing to run in dom0.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +52,7 @@ impl fmt::Display for SuiteName {
         f.write_str(match self {
             SuiteName::Scenarios => "scenarios",
             SuiteName::Conform => "conform",
+            SuiteName::Peers => "peers",
         })
     }
 }
@@ -60,6 +75,9 @@ pub fn asked(args: &LabArgs) -> Result<Vec<Suite>> {
         return Ok(vec![suite("run", command.clone(), 1)]);
     }
     let mut names = args.suite.clone();
+    if !args.case.is_empty() && !names.contains(&SuiteName::Peers) {
+        names.push(SuiteName::Peers);
+    }
     if names.is_empty() || (!args.scenario.is_empty() && !names.contains(&SuiteName::Scenarios)) {
         names.insert(0, SuiteName::Scenarios);
     }
@@ -76,6 +94,14 @@ pub fn asked(args: &LabArgs) -> Result<Vec<Suite>> {
                 suite(&name.to_string(), scenarios(args), runs)
             }
             SuiteName::Conform => suite(&name.to_string(), conform(), CONFORM_RUNS),
+            SuiteName::Peers => {
+                let cases = match args.case.len() {
+                    0 => Case::ALL.len(),
+                    some => some,
+                };
+                let runs = u32::try_from(cases).unwrap_or(u32::MAX);
+                suite(&name.to_string(), peers(args), runs)
+            }
         });
     }
     Ok(all)
@@ -97,6 +123,39 @@ simulated=$?
 [ $real -ge $simulated ] && exit $real
 exit $simulated"
     )
+}
+
+/// The cases beside Linux' own drivers, which stay loaded: the suites that follow must not mind. Where
+/// a case failed they get other domains.
+fn peers(args: &LabArgs) -> String {
+    let mut command = format!(
+        "mkdir -p {REPORT}
+pv-stress peers --front front --back back --report {REPORT}/{PEERS_REPORT} --restart-domain $(which start-domain)",
+    );
+    let mut add = |option: &str, value: String| {
+        let _ = write!(command, " {option} {}", quote(&value));
+    };
+    if !args.case.is_empty() {
+        let cases: Vec<String> = args.case.iter().map(ToString::to_string).collect();
+        add("--case", cases.join(","));
+    }
+    add("--machine", args.machine());
+    add_deadline(&mut command, args);
+    command.push_str(
+        "
+status=$?
+[ $status = 0 ] || for domain in front back; do xl destroy $domain; done
+exit $status",
+    );
+    command
+}
+
+/// How long a scenario or a case may take: as was said, or counted by the shell that starts it.
+fn add_deadline(command: &mut String, args: &LabArgs) {
+    let _ = match args.deadline {
+        Some(deadline) => write!(command, " --deadline {}ms", deadline.as_millis()),
+        None => write!(command, " --deadline $(({} * slow))s", DEADLINE.as_secs()),
+    };
 }
 
 /// The command that runs the scenarios.
@@ -123,14 +182,7 @@ fn scenarios(args: &LabArgs) -> String {
     add("--input", input);
     add("--machine", args.machine());
     add("--hold-for", format!("{}ms", args.hold_for.as_millis()));
-    match args.deadline {
-        Some(deadline) => add("--deadline", format!("{}ms", deadline.as_millis())),
-        // Counted by the shell that starts it.
-        None => {
-            let seconds = DEADLINE.as_secs();
-            let _ = write!(command, " --deadline $(({seconds} * slow))s");
-        }
-    }
+    add_deadline(&mut command, args);
     if args.allow_kernel_damage {
         command.push_str(" --allow-kernel-damage");
     }
@@ -155,6 +207,9 @@ mod tests {
         assert_eq!(names(&words), ["conform", "scenarios"]);
         let words = ["--suite", "conform", "--scenario", "copy"];
         assert_eq!(names(&words), ["scenarios", "conform"]);
+        assert_eq!(names(&["--case", "linux-back"]), ["peers"]);
+        let words = ["--case", "linux-back", "--scenario", "copy"];
+        assert_eq!(names(&words), ["scenarios", "peers"]);
         assert_eq!(names(&["--run", "true"]), ["run"]);
         assert!(names(&["--shell"]).is_empty());
     }
@@ -181,11 +236,35 @@ mod tests {
     }
 
     #[test]
+    fn cases_are_passed_on_and_after_a_failure_the_next_suite_gets_other_domains() {
+        let script = &asked(&args(&["--case", "linux-back,direct-front"])).unwrap()[0].script;
+        assert!(
+            script.contains("--case linux-back,direct-front"),
+            "{script}"
+        );
+        assert!(
+            script.contains("--report /results/report/peers"),
+            "{script}"
+        );
+        assert!(
+            script.contains("--deadline $((180 * slow))s\nstatus=$?"),
+            "{script}"
+        );
+        let end = "[ $status = 0 ] || for domain in front back; do xl destroy $domain; done\nexit $status";
+        assert!(script.ends_with(end), "{script}");
+        let all = &asked(&args(&["--suite", "peers"])).unwrap()[0];
+        assert!(!all.script.contains("--case"), "{}", all.script);
+    }
+
+    #[test]
     fn a_suites_limit_grows_with_what_it_runs() {
         let limit = |words: &[&str]| asked(&args(words)).unwrap()[0].limit.unwrap();
         let one = limit(&["--scenario", "copy"]);
         assert_eq!(limit(&["--scenario", "copy", "hold-unmap"]), one * 2);
         assert_eq!(limit(&["--run", "x"]), one);
+        assert_eq!(limit(&["--case", "linux-back", "direct-front"]), one * 2);
+        let all = u32::try_from(Case::ALL.len()).unwrap();
+        assert_eq!(limit(&["--suite", "peers"]), one * all);
         assert!(asked(&args(&["--scenario", "nonsense"])).is_err());
     }
 }

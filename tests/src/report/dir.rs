@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 /// Marks a directory as one of ours; locked while a run writes there.
 const MARKER: &str = ".pv-stress-report";
 /// What an earlier run made.
-const OURS: [&str; 6] = [
+const OURS: [&str; 7] = [
     "report.json",
     "junit.xml",
     "report.html",
     "conform.json",
+    "peers",
     "runs",
     "machine",
 ];
