@@ -44,7 +44,8 @@ impl Backend {
                 }
                 Order::Closed => {
                     let zombies = self.data.agent.zombies();
-                    tracing::info!(front = %self.bus.front(), zombies, "closed");
+                    let still_mapped = self.data.still_mapped();
+                    tracing::info!(front = %self.bus.front(), zombies, still_mapped, "closed");
                     self.data.hooks.tell(EventKind::Closed { zombies });
                 }
             }
@@ -133,7 +134,7 @@ impl Backend {
             }
             self.cut_link();
         }
-        if self.freeing && self.data.agent.is_drained() {
+        if self.freeing && self.data.is_drained() {
             self.freeing = false;
             self.bus.freed()?;
             self.obey_xenstore()?;

@@ -1,5 +1,6 @@
 //! The loop that performs what the state machines ask for.
 
+mod again;
 mod bus;
 mod claim;
 mod config;
@@ -9,6 +10,7 @@ mod link;
 mod nodes;
 mod pace;
 mod run;
+mod unmaps;
 
 pub use claim::ClaimError;
 pub use config::{BackendConfig, BackendError, Mode, StopHandle};

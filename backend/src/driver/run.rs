@@ -26,8 +26,6 @@ const WAKER: Token = Token(3);
 const TURN: usize = 2 * RING_SIZE;
 /// Busy turns before the other sources are looked at, whatever the front keeps sending.
 const TURNS_BETWEEN_POLLS: u32 = 16;
-/// Nothing announces that a refused unmap would work now.
-const RETRY_UNMAPS: Duration = Duration::from_millis(10);
 
 /// One device's back end.
 #[derive(Debug)]
@@ -289,9 +287,18 @@ impl Backend {
         let sooner = |timeout: &mut Option<Duration>, other: Duration| {
             *timeout = Some(timeout.map_or(other, |t| t.min(other)));
         };
-        if self.data.has_refused() {
-            self.data.retry_unmaps();
-            sooner(&mut timeout, RETRY_UNMAPS);
+        if self.data.has_to_retry() {
+            let pause = match &mut self.link {
+                Some(link) => {
+                    let pause = self.data.retry(link);
+                    link.publish();
+                    pause
+                }
+                None => self.data.retry(&mut Nobody),
+            };
+            if let Some(pause) = pause {
+                sooner(&mut timeout, pause);
+            }
         }
         if let Some(deadline) = self.draining_until {
             sooner(&mut timeout, deadline.saturating_duration_since(now));
@@ -351,9 +358,6 @@ impl Backend {
             None => {
                 self.data.releases(&mut Nobody);
             }
-        }
-        if self.data.has_refused() {
-            self.data.retry_unmaps();
         }
     }
 }

@@ -87,17 +87,21 @@ impl Releases {
         if let Some(pair) = inner.pairs.take() {
             return Ok(Some(pair));
         }
-        if inner.stale {
-            self.take_in(&mut inner)?;
+        if !inner.stale
+            && let Some(pair) = inner.pairs.bind(&self.events)?
+        {
+            return Ok(Some(pair));
         }
-        let bound = inner.pairs.bind(&self.events)?;
-        if bound.is_some() || inner.collected {
-            return Ok(bound);
+        // Where somebody collects, to take events in here would take them from the loop that sleeps
+        // until they come.
+        if inner.collected {
+            return Ok(None);
         }
-        // Nobody else looks whether some are over. Where somebody does, this would take an event
-        // away from the loop that sleeps until it comes.
         self.take_in(&mut inner)?;
-        Ok(inner.pairs.take())
+        match inner.pairs.take() {
+            Some(pair) => Ok(Some(pair)),
+            None => inner.pairs.bind(&self.events),
+        }
     }
 
     /// No event will come to this pair after all.

@@ -1,12 +1,14 @@
 //! The simulated Xen's devices, bent: calls that fail on demand, and are counted.
 
-use libgnt::platform::{CopySegment, Evtchn, Gntalloc, Gntdev, GuestType, Platform, not_available};
+use libgnt::platform::{
+    CopySegment, CopySide, Evtchn, Gntalloc, Gntdev, GuestType, Platform, not_available,
+};
 use libgnt::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, GrantStatus, UnmapNotify};
 use libgnt::{Error, Result, SharedPages};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// What is wrong now.
@@ -18,6 +20,8 @@ pub struct Bend {
     pub no_guest_type: AtomicBool,
     /// The next read of an evtchn file loses what is pending, and says EFBIG.
     pub overflow: AtomicBool,
+    /// These pages are paged out: their maps fail with EAGAIN, their copies with `GNTST_eagain`.
+    pub paged_out: Mutex<Vec<GrantRef>>,
     /// So many more maps fail with EAGAIN.
     pub map_again: AtomicUsize,
     /// So many more copies leave their segments with `GNTST_eagain`.
@@ -95,6 +99,11 @@ fn fails<T>(operation: &'static str, errno: Errno) -> Result<T> {
 }
 
 impl BentGntdev {
+    fn is_paged_out(&self, grant: &ForeignGrant) -> bool {
+        let paged_out = self.bend.paged_out.lock().expect("no panic");
+        paged_out.contains(&grant.gref)
+    }
+
     fn called(&self) -> &dyn Gntdev {
         self.bend.gntdev_calls.fetch_add(1, Relaxed);
         &*self.inner
@@ -103,6 +112,9 @@ impl BentGntdev {
 
 impl Gntdev for BentGntdev {
     fn map_grant_ref(&self, grants: &[ForeignGrant]) -> Result<u64> {
+        if grants.iter().any(|grant| self.is_paged_out(grant)) {
+            return fails("mmap", Errno::AGAIN);
+        }
         self.called().map_grant_ref(grants)
     }
     fn mmap(&self, index: u64, pages: usize, access: Access) -> Result<SharedPages> {
@@ -127,7 +139,15 @@ impl Gntdev for BentGntdev {
         self.called().set_max_grants(count)
     }
     fn grant_copy(&self, segments: &mut [CopySegment<'_>]) -> Result<()> {
-        if one_of(&self.bend.copy_again) {
+        let any = segments.iter().any(|segment| {
+            [segment.source, segment.dest]
+                .iter()
+                .any(|side| match side {
+                    CopySide::Grant { grant, .. } => self.is_paged_out(grant),
+                    CopySide::Local { .. } => false,
+                })
+        });
+        if any || one_of(&self.bend.copy_again) {
             for segment in segments {
                 segment.status = GrantStatus::EAGAIN;
             }
