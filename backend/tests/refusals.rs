@@ -6,8 +6,8 @@
 mod common;
 
 use common::bent::{Bend, Bent};
-use common::{Front, PATIENCE, Running, World};
-use libgnt::grant::{Counts, Ledger, Map};
+use common::{DATA_PAGES, Front, PATIENCE, Running, World};
+use libgnt::grant::{Counts, IDLE_PAIRS, Ledger, Map};
 use libgnt::platform::{HoldId, HoldKind, Platform};
 use libgnt::proto::blkif::{Operation, Status};
 use libgnt::sim::core::Config;
@@ -18,6 +18,7 @@ use pv_xenstore::XenbusState;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 fn bent(world: &World, mode: Mode) -> (Running, Arc<Bend>) {
     let (platform, bend) = Bent::new(world.platform(DomId::DOM0, "backend"));
@@ -174,4 +175,31 @@ fn closed_is_not_said_while_unmaps_could_not_begin() {
         closed.unwrap_or_else(|_| panic!("never closed: {:?}", running.ledger.snapshot()));
     assert_eq!(counts.mapped_pages, 0, "Closed, and still mapped");
     assert!(refusals <= 1, "{refusals} refusals were told of");
+}
+
+#[test]
+fn a_closed_fronts_event_channels_are_given_back() {
+    let world = World::new();
+    let running = Running::start(&world, |config| config.mode = Mode::Persistent);
+    let mut front = Front::new(&world);
+    front.set("feature-persistent", 1);
+    front.connect(&world);
+    for page in 0..DATA_PAGES {
+        let request = front.request(Operation::Read, page as u64, 0, &[page]);
+        assert_eq!(front.one(request).status, Status::Okay);
+    }
+    front.state(XenbusState::Closing);
+    front.state(XenbusState::Closed);
+    running.wait_closed();
+    let deadline = Instant::now() + PATIENCE;
+    // The front's own is one, and the back end's may be on its way.
+    let few = 2 * IDLE_PAIRS as u32 + 2;
+    loop {
+        let ports = world.dom0.inspect().unwrap().event_channels;
+        if ports <= few {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{ports} event channels");
+        std::thread::yield_now();
+    }
 }

@@ -136,6 +136,12 @@ impl Agent {
         self.phase == Phase::Draining && self.active == 0 && self.cache.live() == 0
     }
 
+    /// Unmaps of requests' own maps that can be outstanding at once: a ring's worth may be taken
+    /// just before there are too many.
+    pub fn most_unmaps(&self) -> usize {
+        self.config.max_zombies + self.config.ring_size
+    }
+
     /// Requests taken from this front and not answered.
     pub fn in_flight(&self) -> usize {
         self.in_flight
