@@ -309,7 +309,7 @@ impl SharedPages {
     pub fn prefetch(&self, offset: usize, len: usize, write: bool) {
         let first = self.base.wrapping_add(offset);
         let last = first.wrapping_add(len.saturating_sub(1));
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
         // SAFETY: a prefetch neither faults nor changes memory. Processors without PREFETCHW
         // take it for a no-op.
         unsafe {
@@ -321,7 +321,7 @@ impl SharedPages {
                 asm!("prefetcht0 [{}]", in(reg) last, options(nostack, preserves_flags, readonly));
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = (first, last, write);
     }
 

@@ -157,6 +157,14 @@ fn a_mapper_unmaps_though_others_took_all_ports() {
 }
 
 #[test]
+fn a_mapper_without_any_port_says_what_to_do() {
+    let pair = Pair::with(few_ports());
+    let _others = pair.take_all_ports();
+    let error = Mapper::open(pair.back.clone(), Ledger::new()).unwrap_err();
+    assert!(error.to_string().contains("max_event_channels"), "{error}");
+}
+
+#[test]
 fn where_ports_are_few_no_reserve_is_kept() {
     let pair = Pair::with(few_ports());
     pair.mapper.process_releases().unwrap();

@@ -44,8 +44,7 @@ impl Mapper {
     /// other, however few the domain has later.
     ///
     /// # Errors
-    /// [`Error::NotAvailable`]. ENOSPC: the domain has no two event channels left
-    /// (`max_event_channels` in a guest's configuration).
+    /// [`Error::NotAvailable`]: a device, or two event channels.
     pub fn open(platform: Arc<dyn Platform>, ledger: Ledger) -> Result<Self> {
         Self::with_retry(platform, ledger, Retry::default())
     }

@@ -14,8 +14,9 @@
 //! use, a small reserve, and no more; and at least one pair from its opening to its end, so that
 //! its unmaps go on, one after the other, however few ports the others leave.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{Channel, Events};
+use crate::platform::not_available;
 use crate::types::{DomId, EvtchnPort};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -82,6 +83,17 @@ impl Pair {
     }
 }
 
+fn none_left(error: Error) -> Error {
+    if error.errno() != Some(Errno::NOSPC) {
+        return error;
+    }
+    not_available(
+        "a pair of event channels, to hear when unmaps are over,",
+        error,
+        "give the domain more (`max_event_channels` in its configuration), or end what uses them",
+    )
+}
+
 /// The pairs of one mapper.
 #[derive(Debug)]
 pub(super) struct Pairs {
@@ -97,7 +109,7 @@ impl Pairs {
     /// With what every mapper has for certain.
     ///
     /// # Errors
-    /// ENOSPC: the domain has no two ports left.
+    /// [`Error::NotAvailable`]: the domain has no two ports left.
     pub fn open(events: &Events) -> Result<Pairs> {
         let mut pairs = Pairs {
             idle: VecDeque::new(),
@@ -106,7 +118,7 @@ impl Pairs {
             scarce: false,
         };
         while pairs.bound < PROMISED_PAIRS {
-            pairs.idle.push_back(Pair::bind(events)?);
+            pairs.idle.push_back(Pair::bind(events).map_err(none_left)?);
             pairs.bound += 1;
         }
         Ok(pairs)
