@@ -155,23 +155,27 @@ impl Releases {
     /// lock is held throughout.
     fn take_in(&self, inner: &mut Inner) -> Result<()> {
         if inner.unsure {
-            self.look_at_all(inner)?;
+            self.look_at_all(inner);
         }
         loop {
             let mut ports = Vec::new();
             let read = self.read_all(&mut ports);
+            inner.stale &= read.is_err();
             for port in &ports {
                 self.take_event(inner, *port);
             }
             self.events.unmask(&ports)?;
-            match read {
-                Ok(()) => inner.stale = false,
-                Err(error) if error.errno() == Some(Errno::FBIG) => {
-                    self.events.reset()?;
-                    inner.stale = true;
-                    self.look_at_all(inner)?;
+            if let Err(error) = read {
+                if error.errno() != Some(Errno::FBIG) {
+                    return Err(error);
                 }
-                Err(error) => return Err(error),
+                // An overflow. Nobody knows whose events were lost.
+                self.events.reset()?;
+                let all: Vec<EvtchnPort> = inner.waiting.keys().copied().collect();
+                // Those that were in the queue are masked.
+                self.events.unmask(&all)?;
+                self.look_at_all(inner);
+                inner.stale = true;
             }
             inner.stale |= inner.pairs.trim();
             if !inner.stale {
@@ -211,34 +215,26 @@ impl Releases {
         pair
     }
 
-    /// After an overflow nobody knows whose events were lost.
-    fn look_at_all(&self, inner: &mut Inner) -> Result<()> {
-        let all: Vec<EvtchnPort> = inner.waiting.keys().copied().collect();
-        // Those that were in the queue are masked.
-        self.events.unmask(&all)?;
-        let mut result = Ok(());
+    /// Finds out which are over without their events.
+    fn look_at_all(&self, inner: &mut Inner) {
         inner.unsure = false;
-        for port in all {
-            let Some(mut waiting) = inner.waiting.remove(&port) else {
-                continue;
-            };
-            let over = match waiting.pair.look(&self.events) {
-                Ok(over) => over,
-                Err(error) => {
-                    (inner.unsure, result) = (true, Err(error));
-                    false
+        for (port, mut waiting) in std::mem::take(&mut inner.waiting) {
+            match waiting.pair.look(&self.events) {
+                Ok(true) => {
+                    lock_machine(&waiting.machine).event();
+                    let pair = self.finish(inner, waiting.id, waiting.entry, waiting.pair);
+                    // Its event may come yet, and must not be another unmap's.
+                    inner.stale |= inner.pairs.close(pair);
+                    continue;
                 }
-            };
-            if !over {
-                inner.waiting.insert(port, waiting);
-                continue;
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look whether an unmap is over; its event was lost, perhaps");
+                    inner.unsure = true;
+                }
             }
-            lock_machine(&waiting.machine).event();
-            let pair = self.finish(inner, waiting.id, waiting.entry, waiting.pair);
-            // Its event may come yet, and must not be another unmap's.
-            inner.stale |= inner.pairs.close(pair);
+            inner.waiting.insert(port, waiting);
         }
-        result
     }
 
     pub fn finished(&self) -> Result<Vec<UnmapId>> {

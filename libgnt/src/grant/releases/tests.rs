@@ -1,6 +1,7 @@
 //! Port numbers that are used again, on a device whose events come at the worst moment.
 
 use super::*;
+use crate::error::Error;
 use crate::grant::unmap::UnmapStep;
 use crate::platform::{Evtchn, Gntalloc, Gntdev, GuestType};
 use crate::types::{DomId, ForeignGrant, GrantRef};
@@ -21,6 +22,10 @@ struct State {
     bound: BTreeSet<u32>,
     raised: BTreeSet<u32>,
     queue: Vec<EvtchnPort>,
+    /// The next read loses the queue.
+    overflow: bool,
+    /// What a bind of an offered port says.
+    refuses: Option<Errno>,
 }
 
 impl Late {
@@ -44,6 +49,9 @@ impl Evtchn for Late {
         Ok(EvtchnPort(port))
     }
     fn bind_interdomain(&self, remote: DomId, _: EvtchnPort) -> Result<EvtchnPort> {
+        if let Some(errno) = self.lock().refuses {
+            return Err(Error::device("late", "BIND_INTERDOMAIN", errno, ""));
+        }
         let port = self.bind_unbound(remote)?;
         self.lock().raised.insert(port.0);
         Ok(port)
@@ -64,6 +72,10 @@ impl Evtchn for Late {
     }
     fn read(&self, ports: &mut Vec<EvtchnPort>) -> Result<usize> {
         let mut state = self.lock();
+        if std::mem::take(&mut state.overflow) {
+            state.queue.clear();
+            return Err(Error::device("late", "read", Errno::FBIG, ""));
+        }
         let count = state.queue.len();
         ports.append(&mut state.queue);
         Ok(count)
@@ -152,4 +164,41 @@ fn an_event_of_a_closed_port_releases_nothing_of_the_next_with_its_number() {
     let port = *releases.lock().waiting.keys().next().expect("one waits");
     platform.0.lock().expect("state").queue.push(port);
     assert_eq!(releases.finished().expect("process").len(), 1);
+}
+
+#[test]
+fn after_an_overflow_it_is_looked_until_it_could_be_looked() {
+    let platform = OnlyPorts::default();
+    let state = || platform.0.lock().expect("state");
+    let ledger = Ledger::new();
+    let releases = Releases::open(&platform, ledger.clone()).expect("open");
+    let begin = || {
+        let pair = releases.take_pair().expect("ports").expect("a pair");
+        let kind = crate::grant::ledger::EntryKind::Unmapping;
+        let entry = ledger.add(kind, Arc::new([]));
+        releases.expect(pair, &begun(), entry)
+    };
+    let first = begin();
+    // gntdev has the port still: no release, and the event comes as ever.
+    (state().overflow, state().refuses) = (true, Some(Errno::INVAL));
+    assert_eq!(releases.finished().expect("process"), []);
+    state().refuses = None;
+    assert_eq!(releases.finished().expect("process"), []);
+    let port = *releases.lock().waiting.keys().next().expect("one waits");
+    state().queue.push(port);
+    assert_eq!(releases.finished().expect("process"), [first]);
+
+    // It could not be looked: again, later. Other events are taken in meanwhile.
+    let (second, third) = (begin(), begin());
+    (state().overflow, state().refuses) = (true, Some(Errno::NOSPC));
+    assert_eq!(releases.finished().expect("process"), []);
+    let port = *releases.lock().waiting.keys().next().expect("two wait");
+    state().queue.push(port);
+    let told = releases.finished().expect("process");
+    assert_eq!(told.len(), 1, "{told:?}");
+    state().refuses = None;
+    let looked = releases.finished().expect("process");
+    let mut both = [told, looked].concat();
+    both.sort_unstable();
+    assert_eq!(both, [second, third]);
 }
