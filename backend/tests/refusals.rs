@@ -16,7 +16,7 @@ use pv_backend::driver::Mode;
 use pv_backend::hooks::{BackendEvent, EventKind, Hooks, Observer, PageLender, RequestInfo};
 use pv_xenstore::XenbusState;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -123,41 +123,75 @@ impl Observer for AtClosed {
     }
 }
 
+/// A back end of a domain with few event channels, and requests whose pages are all held: some
+/// unmaps have begun, the others cannot.
+struct Stuck {
+    // Dropped in this order: who uses the world before it.
+    running: Running,
+    front: Front,
+    platform: Arc<dyn Platform>,
+    holds: Vec<HoldId>,
+    at_closed: Receiver<(Counts, usize)>,
+    world: World,
+}
+
+impl Stuck {
+    fn new() -> Stuck {
+        const REQUESTS: usize = 12;
+        // For the ring and for a few unmaps.
+        let world = World::with(Config {
+            event_channels: 12,
+            ..Config::default()
+        });
+        let platform = world.platform(DomId::DOM0, "backend");
+        let ledger = Arc::<OnceLock<Ledger>>::default();
+        let (seen, at_closed) = channel();
+        let (send, holds) = channel();
+        let running = Running::start_on(Arc::clone(&platform), |config| {
+            config.mode = Mode::Map;
+            let lender = Pinner {
+                platform: Arc::clone(&platform),
+                holds: send,
+            };
+            let observer = AtClosed {
+                ledger: Arc::clone(&ledger),
+                seen,
+                refusals: 0,
+            };
+            config.hooks = Hooks::new(Some(Box::new(lender)), Some(Box::new(observer)));
+        });
+        ledger.set(running.ledger.clone()).unwrap();
+        let mut front = Front::new(&world);
+        front.connect(&world);
+        let requests: Vec<_> = (0..REQUESTS)
+            .map(|n| front.request(Operation::Read, n as u64, 0, &[n]))
+            .collect();
+        front.send(&requests);
+        let holds = (0..REQUESTS)
+            .map(|_| holds.recv_timeout(PATIENCE).unwrap())
+            .collect();
+        Stuck {
+            running,
+            front,
+            platform,
+            holds,
+            at_closed,
+            world,
+        }
+    }
+
+    fn release(&mut self) {
+        let memory = self.platform.memory_manager().unwrap();
+        for hold in self.holds.drain(..) {
+            memory.release(hold).unwrap();
+        }
+    }
+}
+
 #[test]
 fn closed_is_not_said_while_unmaps_could_not_begin() {
-    const REQUESTS: usize = 12;
-    // Dom0 has ports for the ring and for a few unmaps.
-    let world = World::with(Config {
-        event_channels: 12,
-        ..Config::default()
-    });
-    let platform = world.platform(DomId::DOM0, "backend");
-    let ledger = Arc::<OnceLock<Ledger>>::default();
-    let (seen, at_closed) = channel();
-    let (send, holds) = channel();
-    let running = Running::start_on(Arc::clone(&platform), |config| {
-        config.mode = Mode::Map;
-        let lender = Pinner {
-            platform: Arc::clone(&platform),
-            holds: send,
-        };
-        let observer = AtClosed {
-            ledger: Arc::clone(&ledger),
-            seen,
-            refusals: 0,
-        };
-        config.hooks = Hooks::new(Some(Box::new(lender)), Some(Box::new(observer)));
-    });
-    ledger.set(running.ledger.clone()).unwrap();
-    let mut front = Front::new(&world);
-    front.connect(&world);
-    let requests: Vec<_> = (0..REQUESTS)
-        .map(|n| front.request(Operation::Read, n as u64, 0, &[n]))
-        .collect();
-    front.send(&requests);
-    let held: Vec<HoldId> = (0..REQUESTS)
-        .map(|_| holds.recv_timeout(PATIENCE).unwrap())
-        .collect();
+    let mut stuck = Stuck::new();
+    let (front, world) = (&stuck.front, &stuck.world);
     front.state(XenbusState::Closing);
     world.wait_back(XenbusState::Closing);
     let mut ports = Vec::new();
@@ -166,15 +200,23 @@ fn closed_is_not_said_while_unmaps_could_not_begin() {
     front.state(XenbusState::Closed);
     // None was answered: this is the end of the ring.
     front.events.wait(PATIENCE).unwrap();
-    let memory = platform.memory_manager().unwrap();
-    for hold in held {
-        memory.release(hold).unwrap();
-    }
-    let closed = at_closed.recv_timeout(PATIENCE);
+    stuck.release();
+    let closed = stuck.at_closed.recv_timeout(PATIENCE);
     let (counts, refusals) =
-        closed.unwrap_or_else(|_| panic!("never closed: {:?}", running.ledger.snapshot()));
+        closed.unwrap_or_else(|_| panic!("never closed: {:?}", stuck.running.ledger.snapshot()));
     assert_eq!(counts.mapped_pages, 0, "Closed, and still mapped");
     assert!(refusals <= 1, "{refusals} refusals were told of");
+}
+
+#[test]
+fn a_stop_does_not_wait_for_who_holds_pages_and_does_not_say_closed() {
+    let stuck = Stuck::new();
+    stuck.front.state(XenbusState::Closing);
+    stuck.front.state(XenbusState::Closed);
+    assert!(stuck.running.ledger.counts().mapped_pages > 0);
+    stuck.running.stop().unwrap();
+    stuck.world.wait_back(XenbusState::Closing);
+    assert!(stuck.at_closed.try_recv().is_err(), "Closed was said");
 }
 
 #[test]

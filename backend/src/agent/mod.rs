@@ -136,10 +136,14 @@ impl Agent {
         self.phase == Phase::Draining && self.active == 0 && self.cache.live() == 0
     }
 
-    /// Unmaps of requests' own maps that can be outstanding at once: a ring's worth may be taken
-    /// just before there are too many.
+    /// Unmaps that can be outstanding at once: a ring's worth of requests may be taken just before
+    /// there are too many; and the ring's own. (Kept pages, when they go, are not counted.)
     pub fn most_unmaps(&self) -> usize {
-        self.config.max_zombies + self.config.ring_size
+        let requests = self
+            .config
+            .max_zombies
+            .saturating_add(self.config.ring_size);
+        requests.saturating_add(1)
     }
 
     /// Requests taken from this front and not answered.

@@ -74,9 +74,9 @@ impl DataPath {
         mapper: Mapper,
         (backing, store, pool): (Backing, Store, Option<Pool>),
     ) -> Self {
-        // Those of the requests, and the ring's. What is kept beyond, for persistent grants, goes by
-        // turns: other devices of the domain need event channels too.
-        mapper.limit_unmapping(agent.most_unmaps() + 1);
+        // What is kept beyond, for persistent grants, goes by turns: other devices of the domain need
+        // event channels too.
+        mapper.limit_unmapping(agent.most_unmaps());
         DataPath {
             agent,
             hooks,

@@ -45,6 +45,8 @@ pub struct Backend {
     /// xenstore's machine waits for the end of the disk's work on a front's pages.
     pub(super) freeing: bool,
     stopping: bool,
+    /// When a stop waits no longer for pages that cannot be unmapped.
+    leave_at: Option<Instant>,
     spin: Spin,
     pub(super) storm: Storm,
     /// The ring's port was delivered, and is masked until we write it back.
@@ -128,6 +130,7 @@ impl Backend {
             draining_until: None,
             freeing: false,
             stopping: false,
+            leave_at: None,
             spin: Spin::new(config.spin),
             storm: Storm::default(),
             masked: false,
@@ -169,11 +172,13 @@ impl Backend {
         loop {
             if stop.is_stopped() && !self.stopping {
                 self.stopping = true;
+                // As long again as the front has.
+                self.leave_at = Instant::now().checked_add(self.close_deadline.saturating_mul(2));
                 self.bus.stop(self.close_deadline)?;
                 self.obey_xenstore()?;
             }
             self.proceed_with_closing()?;
-            if self.bus.is_over() {
+            if self.bus.is_over() || self.must_leave() {
                 return Ok(());
             }
             let busy = self.turn()? || self.spin()?;
@@ -204,6 +209,21 @@ impl Backend {
             }
             self.obey_xenstore()?;
         }
+    }
+
+    /// A stop does not wait for ever for whoever holds pages. The state stays Closing, since pages are
+    /// mapped.
+    fn must_leave(&self) -> bool {
+        let late = self.leave_at.is_some_and(|at| Instant::now() >= at);
+        let must = late && self.freeing && self.data.agent.is_drained();
+        if must {
+            let still_mapped = self.data.still_mapped();
+            tracing::error!(
+                still_mapped,
+                "the device is left Closing: pages could not be unmapped"
+            );
+        }
+        must
     }
 
     /// A bounded piece of the data path's work. True if there was any.
@@ -299,6 +319,11 @@ impl Backend {
             if let Some(pause) = pause {
                 sooner(&mut timeout, pause);
             }
+        }
+        if let Some(at) = self.leave_at
+            && self.freeing
+        {
+            sooner(&mut timeout, at.saturating_duration_since(now));
         }
         if let Some(deadline) = self.draining_until {
             sooner(&mut timeout, deadline.saturating_duration_since(now));
