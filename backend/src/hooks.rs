@@ -88,7 +88,8 @@ pub enum EventKind {
     UnmapFailed {
         /// What is wrong.
         error: String,
-        /// True: it will be tried again. False: it goes on by itself.
+        /// True: it will be tried again; told once, until all that waited went. False: it goes on by
+        /// itself.
         retried: bool,
     },
     /// The hypervisor has unmapped.

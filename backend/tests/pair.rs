@@ -2,20 +2,19 @@
 
 mod common;
 
+use common::bent::Bent;
 use common::{Front, PATIENCE, Running, World};
+use libgnt::PAGE_SIZE;
 use libgnt::grant::Map;
-use libgnt::platform::{
-    Evtchn, Gntalloc, Gntdev, GuestType, HoldId, HoldKind, Platform, not_available,
-};
+use libgnt::platform::{HoldId, HoldKind, Platform};
 use libgnt::proto::blkif::{Operation, Status};
-use libgnt::{GrantRef, PAGE_SIZE};
 use pv_backend::agent::{DataMode, Sabotage};
 use pv_backend::disk::Backing;
 use pv_backend::driver::Mode;
 use pv_backend::hooks::{EventKind, PageLender, RequestInfo};
 use pv_xenstore::XenbusState;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
@@ -127,42 +126,12 @@ fn what_the_back_end_announces() {
     assert_eq!(node("mode"), "w");
 }
 
-/// A container: the devices are there, and `/sys/hypervisor` is not.
-#[derive(Debug)]
-struct Container(Arc<dyn Platform>);
-
-impl Platform for Container {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-    fn run_dir(&self) -> std::path::PathBuf {
-        self.0.run_dir()
-    }
-    fn guest_type(&self) -> libgnt::Result<GuestType> {
-        Err(not_available("the guest type", "no /sys/hypervisor", "-"))
-    }
-    fn open_gntdev(&self) -> libgnt::Result<Box<dyn Gntdev>> {
-        self.0.open_gntdev()
-    }
-    fn open_gntalloc(&self) -> libgnt::Result<Box<dyn Gntalloc>> {
-        self.0.open_gntalloc()
-    }
-    fn open_evtchn(&self) -> libgnt::Result<Box<dyn Evtchn>> {
-        self.0.open_evtchn()
-    }
-    fn open_xenstore(&self) -> libgnt::Result<OwnedFd> {
-        self.0.open_xenstore()
-    }
-    fn grants_in_use(&self, grefs: &[GrantRef]) -> libgnt::Result<Option<Vec<GrantRef>>> {
-        self.0.grants_in_use(grefs)
-    }
-}
-
 #[test]
 fn a_container_that_does_not_know_the_guest_type_can_serve() {
     let world = World::new();
-    let platform = world.platform(libgnt::DomId::DOM0, "backend");
-    let _running = Running::start_on(Arc::new(Container(platform)), |_| {});
+    let (container, bend) = Bent::new(world.platform(libgnt::DomId::DOM0, "backend"));
+    bend.no_guest_type.store(true, Ordering::Relaxed);
+    let _running = Running::start_on(container, |_| {});
     let mut front = Front::new(&world);
     front.connect(&world);
     write_and_read_back(&mut front);

@@ -144,7 +144,9 @@ impl Source for Events {
     }
 }
 
-/// One bound port; unbound on drop.
+/// One bound port; unbound on drop. An event that was raised before may still be read then, and
+/// the number is soon another channel's: who must tell the two apart reads the file empty before he
+/// binds again.
 #[derive(Debug)]
 pub struct Channel {
     evtchn: Arc<dyn Evtchn>,

@@ -17,11 +17,12 @@
 use crate::error::{Error, Result};
 use crate::types::{Access, PAGE_SIZE};
 use memmap2::{Advice, MmapOptions, MmapRaw};
+use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use std::fmt;
 use std::fs::File;
 use std::marker::PhantomData;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// What else has to happen when the pages leave the address space: the simulated Xen must be
@@ -65,9 +66,23 @@ const WORD: usize = size_of::<Word>();
 impl SharedPages {
     /// Takes over a mapping of whole pages.
     ///
+    /// # Safety
+    /// While the value lives, every byte of `raw` can be read and, with [`Access::ReadWrite`], written
+    /// without a fault: it is mapped with that protection, nobody unmaps it or changes that, and if
+    /// it is of a file, nobody shortens the file. No reference into it exists anywhere.
+    ///
+    /// Safe code cannot vouch for that:
+    /// ```compile_fail,E0133
+    /// # use libgnt::{Access, SharedPages};
+    /// let read_only = memmap2::MmapOptions::new().len(4096).map_anon()?.make_read_only()?;
+    /// let pages = SharedPages::new(read_only.into(), Access::ReadWrite, None);
+    /// pages.write(0, b"SIGSEGV");
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
     /// # Panics
     /// If the mapping is empty or no whole number of pages.
-    pub fn new(raw: MmapRaw, access: Access, after: Option<Box<dyn AfterUnmap>>) -> Self {
+    pub unsafe fn new(raw: MmapRaw, access: Access, after: Option<Box<dyn AfterUnmap>>) -> Self {
         let (base, len) = (raw.as_mut_ptr(), raw.len());
         assert!(
             len > 0 && len.is_multiple_of(PAGE_SIZE) && base.addr().is_multiple_of(PAGE_SIZE),
@@ -81,6 +96,47 @@ impl SharedPages {
             access,
             after,
         }
+    }
+
+    /// Maps the first pages of a memfd that nobody can shorten any more.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: no memfd, one without `F_SEAL_SHRINK`, or fewer pages in it. What mmap
+    /// says: EACCES, for a descriptor that is not open for that access.
+    pub fn of_memfd(memfd: impl AsFd, pages: usize, access: Access) -> Result<Self> {
+        let memfd = memfd.as_fd();
+        let failed =
+            |operation, errno| Error::device("memfd", operation, errno, format!("{pages} pages"));
+        let sealed = rustix::fs::fcntl_get_seals(memfd);
+        if !sealed.is_ok_and(|seals| seals.contains(SealFlags::SHRINK)) {
+            let why = "only a memfd that is sealed against shrinking (F_SEAL_SHRINK) is mapped: \
+                       another file may lose the pages under the mapping";
+            return Err(Error::Invalid(why.into()));
+        }
+        let size = rustix::fs::fstat(memfd)
+            .map_err(|errno| failed("fstat", errno))?
+            .st_size;
+        let len = pages.checked_mul(PAGE_SIZE).filter(|len| *len > 0);
+        let len = len.filter(|len| usize::try_from(size).is_ok_and(|size| *len <= size));
+        let Some(len) = len else {
+            let why = format!("{pages} pages of a memfd of {size} bytes");
+            return Err(Error::Invalid(why));
+        };
+        let mut options = MmapOptions::new();
+        options.len(len);
+        let raw = match access {
+            Access::ReadOnly => options.map_raw_read_only(&memfd),
+            Access::ReadWrite => options.map_raw(&memfd),
+        };
+        let raw = raw.map_err(|error| failed("mmap", errno_of(&error)))?;
+        // SAFETY: mapped just now for this access, inside a file that keeps its length.
+        Ok(unsafe { Self::new(raw, access, None) })
+    }
+
+    /// The same pages, with something that has to happen when they leave the address space.
+    pub(crate) fn with_after(mut self, after: Box<dyn AfterUnmap>) -> Self {
+        self.after = Some(after);
+        self
     }
 
     /// Zeroed private pages: the local side of a grant copy, or a bounce buffer.
@@ -99,20 +155,26 @@ impl SharedPages {
                     format!("{pages} pages"),
                 )
             })?;
-        Ok(Self::new(map.into(), Access::ReadWrite, None))
+        // SAFETY: private memory, readable and writable, that this value alone knows.
+        Ok(unsafe { Self::new(map.into(), Access::ReadWrite, None) })
     }
 
-    /// The first pages of a file, shared with whoever else maps it. What is written there outlives the
-    /// process.
+    /// Maps the first pages of a file, shared with whoever else maps it. What is written there
+    /// outlives the process.
+    ///
+    /// # Safety
+    /// While the value lives, nobody makes the file shorter than that: an access past its end is a
+    /// fault (SIGBUS).
     ///
     /// # Errors
-    /// What mmap says: EACCES if the file is not open for reading and writing. A file that is shorter,
-    /// or becomes it, ends the process with SIGBUS on the first access past its end.
-    pub fn of_file(file: &File, pages: usize) -> Result<Self> {
+    /// What mmap says: EACCES if the file is not open for reading and writing.
+    pub unsafe fn of_file(file: &File, pages: usize) -> Result<Self> {
+        let failed =
+            |error| Error::device("a file", "mmap", errno_of(&error), format!("{pages} pages"));
         let raw = MmapOptions::new().len(pages * PAGE_SIZE).map_raw(file);
-        let raw = raw
-            .map_err(|e| Error::device("a file", "mmap", errno_of(&e), format!("{pages} pages")))?;
-        Ok(Self::new(raw, Access::ReadWrite, None))
+        let raw = raw.map_err(failed)?;
+        // SAFETY: mapped just now for reading and writing, and the caller vouches for its length.
+        Ok(unsafe { Self::new(raw, Access::ReadWrite, None) })
     }
 
     /// Unmaps now, and waits where the platform's munmap waits.
@@ -266,7 +328,7 @@ impl SharedPages {
     pub fn prefetch(&self, offset: usize, len: usize, write: bool) {
         let first = self.base.wrapping_add(offset);
         let last = first.wrapping_add(len.saturating_sub(1));
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
         // SAFETY: a prefetch neither faults nor changes memory. Processors without PREFETCHW
         // take it for a no-op.
         unsafe {
@@ -278,7 +340,7 @@ impl SharedPages {
                 asm!("prefetcht0 [{}]", in(reg) last, options(nostack, preserves_flags, readonly));
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         let _ = (first, last, write);
     }
 
@@ -626,80 +688,4 @@ fn last_errno() -> Errno {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_offset_and_length_survives_the_round_trip() {
-        let a = SharedPages::anonymous(1).expect("memory");
-        let b = SharedPages::anonymous(1).expect("memory");
-        let pattern: Vec<u8> = (0..200u8).collect();
-        for offset in 0..40 {
-            for len in 0..80 {
-                a.fill(0, 200, 0xff);
-                a.write(offset, &pattern[..len]);
-                let mut back = vec![0; len];
-                a.read(offset, &mut back);
-                assert_eq!(back, pattern[..len]);
-                assert_eq!(
-                    a.load_u8(offset + len, Ordering::Relaxed),
-                    0xff,
-                    "wrote past the end"
-                );
-                let into = (offset * 7) % 33;
-                b.fill(0, 200, 0xee);
-                a.copy_to(offset, &b, into, len);
-                b.read(into, &mut back);
-                assert_eq!(back, pattern[..len]);
-                assert_eq!(
-                    b.load_u8(into + len, Ordering::Relaxed),
-                    0xee,
-                    "copied past the end"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_long_copy_between_places_of_other_alignment_is_whole() {
-        let (a, b) = (SharedPages::anonymous(1), SharedPages::anonymous(1));
-        let (a, b) = (a.expect("memory"), b.expect("memory"));
-        let pattern: Vec<u8> = (0..3 * PRIVATE + 7).map(|n| (n % 251) as u8).collect();
-        a.write(1, &pattern);
-        a.copy_to(1, &b, 18, pattern.len());
-        let mut back = vec![0; pattern.len()];
-        b.read(18, &mut back);
-        assert!(back == pattern);
-        assert_eq!(b.load_u8(17, Ordering::Relaxed), 0);
-        assert_eq!(b.load_u8(18 + pattern.len(), Ordering::Relaxed), 0);
-    }
-
-    #[test]
-    #[should_panic(expected = "outside")]
-    fn outside_is_a_panic_not_a_read() {
-        SharedPages::anonymous(1)
-            .expect("memory")
-            .read(PAGE_SIZE - 3, &mut [0; 4]);
-    }
-
-    #[test]
-    #[should_panic(expected = "overlapping")]
-    fn overlap_is_refused() {
-        let a = SharedPages::anonymous(1).expect("memory");
-        a.copy_to(0, &a, 8, 16);
-    }
-
-    #[test]
-    fn file_io_goes_straight_to_the_pages() {
-        use std::os::fd::AsFd;
-        let file = tempfile::tempfile().expect("file");
-        let a = SharedPages::anonymous(1).expect("memory");
-        a.write(10, b"granted");
-        assert_eq!(a.write_to_file(10, 7, file.as_fd(), 100), Ok(7));
-        a.fill(0, 64, 0);
-        assert_eq!(a.read_from_file(20, 50, file.as_fd(), 100), Ok(7));
-        let mut back = [0; 7];
-        a.read(20, &mut back);
-        assert_eq!(&back, b"granted");
-    }
-}
+mod tests;

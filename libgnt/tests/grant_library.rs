@@ -10,19 +10,17 @@ use libgnt::grant::{
     EndAccess, EntryKind, Granter, Ledger, MAX_UNMAPPING, Map, Mapper, Retry, UnmapRefused,
     UnmapState,
 };
-use libgnt::platform::{
-    CopySegment, CopySide, Evtchn, Gntalloc, Gntdev, GuestType, HoldKind, Platform,
-    SimMemoryManager, not_available,
-};
+use libgnt::platform::{CopySegment, CopySide, HoldKind, Platform, SimMemoryManager};
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
 use libgnt::types::{Access, DomId, ForeignGrant, GrantRef, GrantStatus, PAGE_SIZE};
 use libgnt::{Error, SharedPages};
 use mio::{Interest, Poll, Token};
 use rustix::io::Errno;
+use sim_common::bent::Bent;
 use sim_common::{PATIENCE, Xen, byte, eventually, grants};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const FRONT: u16 = 5;
@@ -279,7 +277,8 @@ fn a_notice_armed_for_the_peer_goes_to_the_peer() {
         matches!(error, Error::NotAvailable { .. }),
         "nobody can know twice: {error}"
     );
-    assert!(pair.mapper.ledger().counts().is_empty());
+    let counts = pair.mapper.ledger().counts();
+    assert_eq!((counts.unmapping_pages, counts.untold_pages), (0, 1));
 }
 
 #[test]
@@ -403,37 +402,6 @@ fn quota_is_waited_for_with_a_deadline() {
     assert_eq!(waiter.join().unwrap().unwrap(), 2);
 }
 
-/// A container: the devices are there, and `/sys/hypervisor` is not.
-#[derive(Debug)]
-struct Container(Arc<dyn Platform>);
-
-impl Platform for Container {
-    fn name(&self) -> String {
-        self.0.name()
-    }
-    fn run_dir(&self) -> std::path::PathBuf {
-        self.0.run_dir()
-    }
-    fn guest_type(&self) -> libgnt::Result<GuestType> {
-        Err(not_available("the guest type", "no /sys/hypervisor", "-"))
-    }
-    fn open_gntdev(&self) -> libgnt::Result<Box<dyn Gntdev>> {
-        self.0.open_gntdev()
-    }
-    fn open_gntalloc(&self) -> libgnt::Result<Box<dyn Gntalloc>> {
-        self.0.open_gntalloc()
-    }
-    fn open_evtchn(&self) -> libgnt::Result<Box<dyn Evtchn>> {
-        self.0.open_evtchn()
-    }
-    fn open_xenstore(&self) -> libgnt::Result<OwnedFd> {
-        self.0.open_xenstore()
-    }
-    fn grants_in_use(&self, grefs: &[GrantRef]) -> libgnt::Result<Option<Vec<GrantRef>>> {
-        self.0.grants_in_use(grefs)
-    }
-}
-
 #[test]
 fn a_domains_own_grants_are_refused_once_it_is_known() {
     let pair = Pair::new();
@@ -442,8 +410,9 @@ fn a_domains_own_grants_are_refused_once_it_is_known() {
     let own = own.unwrap();
     let own = grants(FRONT, own.grefs());
     // What is not known to be PV is taken for what a map would crash.
-    let container = Container(front.clone());
-    for platform in [front as Arc<dyn Platform>, Arc::new(container)] {
+    let (container, bend) = Bent::new(front.clone());
+    bend.no_guest_type.store(true, Ordering::Relaxed);
+    for platform in [front as Arc<dyn Platform>, container] {
         let mapper = Mapper::open(platform, Ledger::new()).unwrap();
         // The simulator maps it, as a PV guest does: what is refused below is refused by us.
         mapper.map(&own, Access::ReadWrite).unwrap();
@@ -489,4 +458,77 @@ fn a_sync_unmap_under_i915_is_a_named_deadlock_and_ends() {
     };
     assert_eq!(cycle.len(), 2, "{cycle:?}");
     unmapping.wait(PATIENCE).unwrap();
+}
+
+#[test]
+fn to_name_bad_grants_takes_few_calls_however_many_are_bad() {
+    let pair = Pair::new();
+    let (bent, bend) = Bent::new(pair.back.clone());
+    let mapper = Mapper::open(bent, Ledger::new()).unwrap();
+    let missing: Vec<_> = (30_000..30_011).map(GrantRef).collect();
+    let read_only = pair.share(11, Access::ReadOnly);
+    let many = pair.share(200, Access::ReadOnly);
+    for (grefs, most) in [
+        (&missing[..], 20),
+        (read_only.grefs(), 80),
+        (many.grefs(), 150),
+    ] {
+        let before = bend.gntdev_calls.load(Ordering::Relaxed);
+        let error = mapper
+            .map(&grants(FRONT, grefs), Access::ReadWrite)
+            .unwrap_err();
+        let Error::BadGrants { bad, .. } = error else {
+            panic!("{error}")
+        };
+        assert!(bad.len() >= 11, "{bad:?}");
+        let calls = bend.gntdev_calls.load(Ordering::Relaxed) - before;
+        assert!(calls <= most, "{calls} calls for {} grants", grefs.len());
+        // And none at all for who does not ask.
+        let before = bend.gntdev_calls.load(Ordering::Relaxed);
+        let wanted = grants(FRONT, grefs);
+        let error = mapper.try_map(&wanted, Access::ReadWrite).unwrap_err();
+        assert_eq!(bend.gntdev_calls.load(Ordering::Relaxed) - before, 3);
+        let named = mapper.explain(&wanted, Access::ReadWrite, error);
+        assert!(matches!(named, Error::BadGrants { .. }), "{named}");
+    }
+}
+
+#[test]
+fn what_must_be_tried_again_is_slept_on_only_by_who_wants_that() {
+    let pair = Pair::new();
+    let (bent, bend) = Bent::new(pair.back.clone());
+    let mapper = Mapper::open(bent, Ledger::new()).unwrap();
+    let share = pair.share(1, Access::ReadWrite);
+    let wanted = grants(FRONT, share.grefs());
+    bend.map_again.store(1, Ordering::Relaxed);
+    let error = mapper.try_map(&wanted, Access::ReadWrite).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::AGAIN));
+    bend.map_again.store(1, Ordering::Relaxed);
+    mapper.map(&wanted, Access::ReadWrite).unwrap();
+
+    let local = SharedPages::anonymous(1).unwrap();
+    let segment = |gref| CopySegment {
+        source: CopySide::Grant {
+            grant: ForeignGrant {
+                domid: DomId(FRONT),
+                gref,
+            },
+            offset: 0,
+        },
+        dest: CopySide::Local {
+            pages: &local,
+            offset: 0,
+        },
+        len: 8,
+        status: GrantStatus::OKAY,
+    };
+    let mut good = [segment(share.grefs()[0])];
+    bend.copy_again.store(1, Ordering::Relaxed);
+    let error = mapper.try_copy_all(&mut good).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::AGAIN));
+    mapper.try_copy_all(&mut good).unwrap();
+    bend.copy_again.store(2, Ordering::Relaxed);
+    mapper.copy_all(&mut good).unwrap();
+    let error = mapper.try_copy_all(&mut [segment(GrantRef(30_000))]);
+    assert!(matches!(error, Err(Error::BadGrants { .. })), "{error:?}");
 }

@@ -91,11 +91,7 @@ impl Raw {
 }
 
 fn map(fd: &OwnedFd, pages: usize) -> SharedPages {
-    let raw = MmapOptions::new()
-        .len(pages * PAGE_SIZE)
-        .map_raw(fd)
-        .unwrap();
-    SharedPages::new(raw, Access::ReadWrite, None)
+    SharedPages::of_memfd(fd, pages, Access::ReadWrite).unwrap()
 }
 
 /// The worst moment for a raiser to die: the selector says that a wake-up is coming, and the
@@ -184,11 +180,7 @@ fn a_grant_that_is_being_copied_does_not_end() {
     let Ok(Reply::CopyPage { generation, .. }) = attached else {
         panic!("{attached:?}")
     };
-    let generations = MmapOptions::new()
-        .len(PAGE_SIZE)
-        .map_raw_read_only(&fds[1])
-        .unwrap();
-    let generations = SharedPages::new(generations, Access::ReadOnly, None);
+    let generations = SharedPages::of_memfd(&fds[1], 1, Access::ReadOnly).unwrap();
     let word = || generations.load_u32(gref.0 as usize * 4, std::sync::atomic::Ordering::Acquire);
     let refused = MmapOptions::new().len(PAGE_SIZE).map_raw(&fds[1]);
     assert!(

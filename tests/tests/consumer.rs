@@ -8,7 +8,6 @@ mod common;
 
 use common::{PATIENCE, Place};
 use libgnt::{Access, DomId, ForeignGrant, GrantRef, PAGE_SIZE, SharedPages};
-use memmap2::MmapOptions;
 use pv_stress::consumer::{LendPolicy, Lender};
 use pv_stress::holder::{HoldName, kernel_holder, sha256};
 use pv_stress::timeline::{Event, Record, Timeline, read_file};
@@ -91,11 +90,8 @@ fn holds_across_processes(hold: HoldName, can_look: bool) {
         can_look.then(|| sha256(&[byte; PAGES * PAGE_SIZE]))
     };
     let first = fill(1);
-    let raw = MmapOptions::new()
-        .len(PAGES * PAGE_SIZE)
-        .map_raw(&memfd)
-        .unwrap();
-    let pages = SharedPages::new(raw, Access::ReadWrite, None);
+    fcntl_add_seals(&memfd, SealFlags::SHRINK).unwrap();
+    let pages = SharedPages::of_memfd(&memfd, PAGES, Access::ReadWrite).unwrap();
 
     let Consumer { mut child, control } = consumer(&place, hold);
     let timeline = Timeline::create(&place.path("mapper.jsonl"), "mapper").unwrap();

@@ -9,7 +9,8 @@
 //! The rules that the tests' checker holds it to:
 //!
 //! 1. A request is answered once, when its data is safe and its own mapping is *released*: the
-//!    front reuses or frees the pages on the answer (XSA-396).
+//!    front reuses or frees the pages on the answer (XSA-396). Where nobody can tell of the release,
+//!    it fails.
 //! 2. Requests are independent: one whose unmap is deferred delays nobody else.
 //! 3. A mapping is unmapped once, and never while the disk still uses it.
 //! 4. No request is taken while [`AgentConfig::max_zombies`] unmaps are outstanding, nor more
@@ -130,9 +131,19 @@ impl Agent {
     }
 
     /// After [`Input::Drain`] or [`Input::PeerGone`]: none of the front's pages is in use any
-    /// more, and every unmap has begun (not: is released).
+    /// more, and every unmap was asked for. Whether it has begun, and is over, the driver knows.
     pub fn is_drained(&self) -> bool {
         self.phase == Phase::Draining && self.active == 0 && self.cache.live() == 0
+    }
+
+    /// Unmaps that can be outstanding at once: a ring's worth of requests may be taken just before
+    /// there are too many; and the ring's own. (Kept pages, when they go, are not counted.)
+    pub fn most_unmaps(&self) -> usize {
+        let requests = self
+            .config
+            .max_zombies
+            .saturating_add(self.config.ring_size);
+        requests.saturating_add(1)
     }
 
     /// Requests taken from this front and not answered.
@@ -205,7 +216,11 @@ impl Agent {
                 let ok = self.is_ok(tag);
                 self.finish(tag, ok, out);
             }
-            Input::Released(MapKey::Cached(slot)) => {
+            Input::Untold(MapKey::Request(tag)) => {
+                self.zombies -= 1;
+                self.finish(tag, false, out);
+            }
+            Input::Released(MapKey::Cached(slot)) | Input::Untold(MapKey::Cached(slot)) => {
                 self.zombies -= 1;
                 self.cache.released(slot);
             }

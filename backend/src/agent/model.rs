@@ -279,6 +279,15 @@ impl World {
 
     fn release(&mut self, key: MapKey) -> Verdict {
         self.maps.remove(&key);
+        if self.fails() {
+            // No more than its own request: others that used a cached page are answered.
+            if let MapKey::Request(tag) = key
+                && let Some(taken) = self.taken.get_mut(&tag)
+            {
+                taken.failed = true;
+            }
+            return self.input(Input::Untold(key));
+        }
         self.input(Input::Released(key))
     }
 

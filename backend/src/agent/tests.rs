@@ -189,6 +189,22 @@ fn the_life_of_a_read_with_a_map_of_its_own() {
 }
 
 #[test]
+fn any_bound_of_zombies_will_do() {
+    let most = |max_zombies| {
+        let config = AgentConfig {
+            max_zombies,
+            ..AgentConfig::default()
+        };
+        Agent::new(config).most_unmaps()
+    };
+    assert_eq!(
+        most(DEFAULT_MAX_ZOMBIES),
+        DEFAULT_MAX_ZOMBIES + RING_SIZE + 1
+    );
+    assert_eq!(most(usize::MAX), usize::MAX);
+}
+
+#[test]
 fn a_held_request_delays_no_other() {
     let mut agent = opened(DataMode::Map);
     let unmapping = |agent: &mut Agent, gref| {

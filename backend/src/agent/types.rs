@@ -86,6 +86,9 @@ pub enum Input {
     },
     /// The hypervisor has unmapped what [`Action::Unmap`] named.
     Released(MapKey),
+    /// What [`Action::Unmap`] named is unmapped here, and nobody will tell when the hypervisor has
+    /// done it. The request fails: its pages may be mapped still.
+    Untold(MapKey),
     /// Take no more requests; finish and answer those at hand, and unmap all that is kept.
     Drain,
     /// The front, or its ring, is gone: as [`Input::Drain`], but nobody is answered any more.
@@ -120,7 +123,8 @@ pub enum Action {
         /// What.
         op: DiskOp,
     },
-    /// Begin to unmap, and report [`Input::Released`] when the hypervisor has done it.
+    /// Begin to unmap, at once or as soon as it can be done, and report [`Input::Released`] when the
+    /// hypervisor has done it.
     Unmap {
         /// Which mapping.
         key: MapKey,

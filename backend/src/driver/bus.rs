@@ -74,6 +74,8 @@ pub(super) enum Report {
     Freed,
     /// The front broke the ring's rules, or we cannot go on.
     Fatal(String),
+    /// Why something takes long, for xenstore.
+    Explain(String),
     /// The front's process is gone.
     FrontDied(String),
     /// Close the device and end. After that time, without the front's consent.
@@ -283,11 +285,7 @@ impl Bus {
             }
             Action::ReportError(text) => {
                 self.broken = true;
-                let back = &self.paths.back;
-                let reported = store.run(|client| toolstack::report_error(client, back, &text));
-                if let Err(error) = reported {
-                    tracing::warn!(%error, "the reason cannot be left in xenstore");
-                }
+                self.leave_reason(store, &text);
                 self.orders.push_back(Order::Fatal(text));
             }
             Action::RemoveDevice => self.over = true,
@@ -350,6 +348,13 @@ impl Bus {
             _ => None,
         });
         Ok(while_peer.map(|_| Input::Switched))
+    }
+
+    fn leave_reason(&self, store: &mut Steady, why: &str) {
+        let back = &self.paths.back;
+        if let Err(error) = store.run(|client| toolstack::report_error(client, back, why)) {
+            tracing::warn!(%error, "the reason cannot be left in xenstore");
+        }
     }
 
     /// What would speak for a back end of another make that serves the device after us.
@@ -415,6 +420,10 @@ impl Keep for Bus {
 
     fn obey(&mut self, store: &mut Steady, report: Report) -> Result<()> {
         let input = match report {
+            Report::Explain(why) => {
+                self.leave_reason(store, &why);
+                return Ok(());
+            }
             Report::Connected => Input::Connected,
             Report::ConnectFailed(why) => Input::ConnectFailed(why),
             Report::Freed => Input::Freed,

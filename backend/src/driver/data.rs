@@ -1,15 +1,17 @@
 //! Performs what the agent asks for: maps, copies, disk work, unmaps, responses.
 
+use super::again::{Pace, Suppressed};
+use super::unmaps::{Leaving, Outgoing, Unmaps};
 use crate::agent::{Action, Agent, DataMode, DiskOp, Input, MapKey, Tag};
 use crate::disk::pool::{Cause, Done, Fault, Pool, Work};
 use crate::disk::{Backing, Piece, Store};
 use crate::hooks::{EventKind, Hooks, RequestInfo};
-use libgnt::grant::{Map, Mapper, UnmapId, UnmapRefused};
+use libgnt::grant::{Map, Mapper};
 use libgnt::platform::{CopySegment, CopySide};
 use libgnt::proto::blkif::{MAX_SEGMENTS, Request, Response, SECTOR_SIZE, Segment};
 use libgnt::types::GrantStatus;
 use libgnt::{Access, DomId, ForeignGrant, GrantRef, PAGE_SIZE, SharedPages};
-use std::collections::HashMap;
+use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,13 +29,16 @@ impl Answers for Nobody {
     }
 }
 
-/// An unmap that has begun.
+/// A map or a copy that the device asked to try again: a page of the front's is paged out, or an
+/// earlier unmap of the same range is not over (Linux 5.19 to 6.0.3).
 #[derive(Debug)]
-struct Leaving {
-    key: MapKey,
-    request: Option<u64>,
-    began: Instant,
+struct Postponed {
+    action: Action,
+    since: Instant,
 }
+
+/// How long it is tried again. Nothing announces that it would work now.
+const POSTPONED_FOR: Duration = Duration::from_secs(2);
 
 /// The data path of one device.
 #[derive(Debug)]
@@ -51,9 +56,9 @@ pub(super) struct DataPath {
     cached: Vec<Option<Map>>,
     /// By the request's tag: where grant copies go.
     bounce: Vec<Option<Arc<SharedPages>>>,
-    leaving: HashMap<UnmapId, Leaving>,
-    /// Maps whose unmap was refused and did not begin: tried again ([`DataPath::retry_unmaps`]).
-    refused: Vec<(MapKey, Option<u64>, Map)>,
+    unmaps: Unmaps,
+    postponed: Vec<Postponed>,
+    pace: Pace,
     disk_errors: Suppressed,
     peer_errors: Suppressed,
     actions: Vec<Action>,
@@ -69,6 +74,9 @@ impl DataPath {
         mapper: Mapper,
         (backing, store, pool): (Backing, Store, Option<Pool>),
     ) -> Self {
+        // What is kept beyond, for persistent grants, goes by turns: other devices of the domain need
+        // event channels too.
+        mapper.limit_unmapping(agent.most_unmaps());
         DataPath {
             agent,
             hooks,
@@ -80,8 +88,9 @@ impl DataPath {
             maps: Vec::new(),
             cached: Vec::new(),
             bounce: Vec::new(),
-            leaving: HashMap::new(),
-            refused: Vec::new(),
+            unmaps: Unmaps::default(),
+            postponed: Vec::new(),
+            pace: Pace::default(),
             disk_errors: Suppressed::default(),
             peer_errors: Suppressed::default(),
             actions: Vec::new(),
@@ -156,7 +165,7 @@ impl DataPath {
                 key,
                 request,
                 began,
-            }) = self.leaving.remove(unmap)
+            }) = self.unmaps.released(*unmap)
             else {
                 continue;
             };
@@ -167,23 +176,74 @@ impl DataPath {
             });
             self.feed(Input::Released(key), answers);
         }
+        if !released.is_empty() {
+            // Their event channels are free again.
+            self.retry_unmaps(answers);
+        }
         !released.is_empty()
     }
 
     /// Unmaps outstanding, of which the mapper will tell.
     pub fn awaits_release(&self) -> bool {
-        !self.leaving.is_empty()
+        self.unmaps.awaits_release()
     }
 
-    /// Maps that could not be unmapped yet.
-    pub fn has_refused(&self) -> bool {
-        !self.refused.is_empty()
+    /// The front has gone, and nothing of it is in use: what is still mapped waits for its unmap to
+    /// begin, or for others who hold the pages ([`DataPath::still_mapped`]).
+    pub fn is_drained(&self) -> bool {
+        self.agent.is_drained()
     }
 
-    /// Tries again what was refused.
-    pub fn retry_unmaps(&mut self) {
-        for (key, request, map) in std::mem::take(&mut self.refused) {
-            self.begin_unmap(key, request, map);
+    /// Pages of fronts, rings included, that the hypervisor has not unmapped, as far as it tells:
+    /// in use, or with an unmap that could not begin yet, or held by somebody.
+    pub fn still_mapped(&mut self) -> usize {
+        // Most unmaps are over at once, and their events are there already: the ring's too.
+        self.releases(&mut Nobody);
+        let counts = self.mapper.ledger().counts();
+        counts.mapped_pages + counts.unmapping_pages
+    }
+
+    /// True while something is to be tried again ([`DataPath::retry`]).
+    pub fn has_to_retry(&self) -> bool {
+        self.unmaps.is_waiting() || !self.postponed.is_empty()
+    }
+
+    fn until_retry(&self, now: Instant) -> Option<Duration> {
+        let maps = (!self.postponed.is_empty()).then(|| self.pace.left(now));
+        [self.unmaps.left(now), maps].into_iter().flatten().min()
+    }
+
+    /// Tries again what is due. Returns how long until something is due, if anything is left.
+    pub fn retry(&mut self, answers: &mut impl Answers) -> Option<Duration> {
+        let now = Instant::now();
+        // A release begins those that wait; no release, and they are tried all the same.
+        if self.unmaps.left(now).is_some_and(|left| left.is_zero()) && !self.releases(answers) {
+            self.retry_unmaps(answers);
+        }
+        if !self.postponed.is_empty() && self.pace.left(now).is_zero() {
+            self.retry_postponed(answers);
+        }
+        self.until_retry(Instant::now())
+    }
+
+    fn retry_unmaps(&mut self, answers: &mut impl Answers) {
+        for input in self.unmaps.retry(&mut self.hooks) {
+            self.feed(input, answers);
+        }
+    }
+
+    fn retry_postponed(&mut self, answers: &mut impl Answers) {
+        let before = self.postponed.len();
+        for Postponed { action, since } in std::mem::take(&mut self.postponed) {
+            if let Some(input) = self.attempt(action, Some(since)) {
+                self.feed(input, answers);
+            }
+        }
+        if self.postponed.len() < before {
+            self.pace.worked();
+        }
+        if !self.postponed.is_empty() {
+            self.pace.failed(Instant::now());
         }
     }
 
@@ -199,20 +259,11 @@ impl DataPath {
 
     fn perform(&mut self, action: Action, answers: &mut impl Answers) -> Option<Input> {
         match action {
-            Action::Map { key, access } => Some(self.map(key, access)),
-            Action::CopyIn { tag } => Some(Input::Copied {
-                tag,
-                ok: self.copy(tag, Direction::FromFront),
-            }),
-            Action::CopyOut { tag } => Some(Input::Copied {
-                tag,
-                ok: self.copy(tag, Direction::ToFront),
-            }),
-            Action::Disk { tag, op } => self.disk(tag, op),
-            Action::Unmap { key } => {
-                self.unmap(key);
-                None
+            Action::Map { .. } | Action::CopyIn { .. } | Action::CopyOut { .. } => {
+                self.attempt(action, None)
             }
+            Action::Disk { tag, op } => self.disk(tag, op),
+            Action::Unmap { key } => self.unmap(key),
             Action::Respond(response) => {
                 answers.push(&response);
                 self.hooks.tell_each(|| EventKind::Responded {
@@ -224,46 +275,85 @@ impl DataPath {
         }
     }
 
-    fn map(&mut self, key: MapKey, access: Access) -> Input {
+    /// A map or a copy, which may have to be tried again: `since` then says for how long it was.
+    fn attempt(&mut self, action: Action, since: Option<Instant>) -> Option<Input> {
+        let done = match action {
+            Action::Map { key, access } => self.map(key, access),
+            Action::CopyIn { tag } => self.copy(tag, Direction::FromFront),
+            Action::CopyOut { tag } => self.copy(tag, Direction::ToFront),
+            Action::Disk { .. } | Action::Unmap { .. } | Action::Respond(_) => return None,
+        };
+        let again = matches!(&done, Err(error) if error.errno() == Some(Errno::AGAIN));
+        let since = since.unwrap_or_else(Instant::now);
+        if again && since.elapsed() < POSTPONED_FOR {
+            if self.postponed.is_empty() {
+                self.pace.failed(Instant::now());
+            }
+            self.postponed.push(Postponed { action, since });
+            return None;
+        }
+        let ok = done.is_ok();
+        Some(match action {
+            Action::Map { key, access } => match done {
+                Ok(()) => Input::Mapped(key),
+                Err(error) => {
+                    self.map_failed(access, error);
+                    Input::MapFailed(key)
+                }
+            },
+            Action::CopyIn { tag } | Action::CopyOut { tag } => {
+                if let Err(error) = done
+                    && let Some(missed) = self.peer_errors.may_speak()
+                {
+                    tracing::warn!(%error, missed, "a request's pages cannot be copied");
+                }
+                Input::Copied { tag, ok }
+            }
+            Action::Disk { .. } | Action::Unmap { .. } | Action::Respond(_) => return None,
+        })
+    }
+
+    fn map(&mut self, key: MapKey, access: Access) -> libgnt::Result<()> {
         self.agent.grants(key, &mut self.grefs);
         self.grants.clear();
         let domid = self.front;
         self.grants
             .extend(self.grefs.iter().map(|&gref| ForeignGrant { domid, gref }));
         let began = Instant::now();
-        match self.mapper.map(&self.grants, access) {
-            Ok(map) => {
-                let pages = self.grants.len();
-                self.hooks.tell_each(|| EventKind::MapDone {
-                    pages,
-                    took: began.elapsed(),
-                });
-                match key {
-                    MapKey::Request(tag) => put(&mut self.maps, tag.index(), map),
-                    MapKey::Cached(slot) => put(&mut self.cached, slot.index(), map),
-                }
-                Input::Mapped(key)
-            }
-            Err(error) => {
-                if let Some(missed) = self.peer_errors.may_speak() {
-                    tracing::warn!(%error, missed, "a request's pages cannot be mapped");
-                }
-                self.hooks.tell(EventKind::MapFailed {
-                    error: error.to_string(),
-                });
-                Input::MapFailed(key)
-            }
+        let map = self.mapper.try_map(&self.grants, access)?;
+        let pages = self.grants.len();
+        self.hooks.tell_each(|| EventKind::MapDone {
+            pages,
+            took: began.elapsed(),
+        });
+        match key {
+            MapKey::Request(tag) => put(&mut self.maps, tag.index(), map),
+            MapKey::Cached(slot) => put(&mut self.cached, slot.index(), map),
         }
+        Ok(())
     }
 
-    fn unmap(&mut self, key: MapKey) {
+    /// Of the grants that [`DataPath::map`] tried last.
+    fn map_failed(&mut self, access: Access, error: libgnt::Error) {
+        let mut error = error;
+        if let Some(missed) = self.peer_errors.may_speak() {
+            // Which of them is bad takes many calls: not for each request that a front likes to send.
+            error = self.mapper.explain(&self.grants, access, error);
+            tracing::warn!(%error, missed, "a request's pages cannot be mapped");
+        }
+        self.hooks.tell(EventKind::MapFailed {
+            error: error.to_string(),
+        });
+    }
+
+    fn unmap(&mut self, key: MapKey) -> Option<Input> {
         let map = match key {
             MapKey::Request(tag) => take(&mut self.maps, tag.index()),
             MapKey::Cached(slot) => take(&mut self.cached, slot.index()),
         };
         let Some(map) = map else {
             debug_assert!(false, "{key:?} is not mapped");
-            return;
+            return None;
         };
         let mut id = None;
         if let MapKey::Request(tag) = key
@@ -281,56 +371,8 @@ impl DataPath {
                 lender.lend(&map, &info);
             }
         }
-        self.begin_unmap(key, id, map);
-    }
-
-    fn begin_unmap(&mut self, key: MapKey, request: Option<u64>, map: Map) {
-        let pages = map.grants().len();
-        let began = Instant::now();
-        let unmapping = match map.unmap().map_err(|refused| *refused) {
-            Ok(unmapping) => unmapping,
-            Err(UnmapRefused::Failed { error, unmapping }) => {
-                let error = error.to_string();
-                tracing::error!(%error, "an unmap reported an error and goes on");
-                self.hooks.tell(EventKind::UnmapFailed {
-                    error,
-                    retried: false,
-                });
-                unmapping
-            }
-            Err(refused) => {
-                tracing::warn!(error = %refused, "unmap refused; it will be tried again");
-                let error = refused.to_string();
-                self.hooks.tell(EventKind::UnmapFailed {
-                    error,
-                    retried: true,
-                });
-                let (UnmapRefused::InUse { map, .. }
-                | UnmapRefused::TooMany { map }
-                | UnmapRefused::NoNotice { map, .. }) = refused
-                else {
-                    return;
-                };
-                self.refused.push((key, request, map));
-                return;
-            }
-        };
-        let took = began.elapsed();
-        let unmap = unmapping.id();
-        self.hooks.tell_each(|| EventKind::UnmapBegun {
-            unmap,
-            request,
-            pages,
-            took,
-        });
-        self.leaving.insert(
-            unmap,
-            Leaving {
-                key,
-                request,
-                began,
-            },
-        );
+        self.unmaps
+            .begin(Outgoing::new(key, id, map), &mut self.hooks)
     }
 
     /// Performs disk work at once if it is memory; else queues it.
@@ -391,12 +433,13 @@ impl DataPath {
         place.as_ref()
     }
 
-    fn copy(&mut self, tag: Tag, direction: Direction) -> bool {
+    fn copy(&mut self, tag: Tag, direction: Direction) -> libgnt::Result<()> {
+        let nothing = |what: &str| Err(libgnt::Error::Invalid(what.into()));
         let Some(request) = self.agent.request(tag).copied() else {
-            return false;
+            return nothing("no such request");
         };
         let Some(local) = self.bounce(tag).cloned() else {
-            return false;
+            return nothing("no memory to copy to");
         };
         let domid = self.front;
         let mut segments = Vec::with_capacity(request.segments.len());
@@ -405,7 +448,7 @@ impl DataPath {
                 u16::try_from(segment.offset()),
                 u16::try_from(segment.len()),
             ) else {
-                return false;
+                return nothing("a segment that is no part of a page");
             };
             let ours = CopySide::Local {
                 pages: &local,
@@ -427,15 +470,7 @@ impl DataPath {
                 status: GrantStatus::GENERAL_ERROR,
             });
         }
-        match self.mapper.copy_all(&mut segments) {
-            Ok(()) => true,
-            Err(error) => {
-                if let Some(missed) = self.peer_errors.may_speak() {
-                    tracing::warn!(%error, missed, "a request's pages cannot be copied");
-                }
-                false
-            }
-        }
+        self.mapper.try_copy_all(&mut segments)
     }
 }
 
@@ -488,24 +523,4 @@ fn put<T>(all: &mut Vec<Option<T>>, index: usize, value: T) {
 
 fn take<T>(all: &mut [Option<T>], index: usize) -> Option<T> {
     all.get_mut(index).and_then(Option::take)
-}
-
-/// One line a second, however much goes wrong.
-#[derive(Debug, Default)]
-struct Suppressed {
-    last: Option<Instant>,
-    missed: usize,
-}
-
-impl Suppressed {
-    /// Some: speak now, and this many were not told of.
-    fn may_speak(&mut self) -> Option<usize> {
-        const PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
-        if self.last.is_some_and(|last| last.elapsed() < PAUSE) {
-            self.missed += 1;
-            return None;
-        }
-        self.last = Some(Instant::now());
-        Some(std::mem::take(&mut self.missed))
-    }
 }

@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How long requests in flight may take when we leave a front that does not close.
 const DRAIN: Duration = Duration::from_millis(250);
+/// How long pages may still be mapped after the ring is gone, before the reason is told.
+const EXPLAIN_AFTER: Duration = Duration::from_millis(200);
 /// How much longer than the front's time to close xenstore may take.
 const STORE_BESIDE: Duration = Duration::from_millis(250);
 /// How long a back end that cannot go on tries to say so.
@@ -164,6 +166,7 @@ impl Backend {
     pub(super) fn cut_link(&mut self) {
         self.draining_until = None;
         self.freeing = true;
+        (self.explain_at, self.explained) = (None, false);
         self.serving = false;
         self.left.clear();
         self.data.feed(Input::PeerGone, &mut Nobody);
@@ -183,10 +186,33 @@ impl Backend {
             }
             self.cut_link();
         }
-        if self.freeing && self.data.agent.is_drained() {
-            self.freeing = false;
-            self.bus.tell(Report::Freed);
+        if self.freeing && self.data.is_drained() {
+            match self.data.still_mapped() {
+                0 => {
+                    self.freeing = false;
+                    self.explain_at = None;
+                    self.bus.tell(Report::Freed);
+                }
+                pages => self.explain_delay(pages),
+            }
         }
+    }
+
+    /// Closed means that nothing of the front's is mapped any more: as long as somebody holds pages,
+    /// the device stays Closing, with the reason in xenstore.
+    fn explain_delay(&mut self, pages: usize) {
+        let now = Instant::now();
+        let at = *self.explain_at.get_or_insert(now + EXPLAIN_AFTER);
+        if now < at || self.explained {
+            return;
+        }
+        self.explained = true;
+        let why = format!(
+            "{pages} pages of the front end's are still mapped: somebody in the back end's domain holds \
+             them, or their unmap was refused; the device is Closed when they are released"
+        );
+        tracing::warn!(front = %self.front, "{why}");
+        self.bus.tell(Report::Explain(why));
     }
 
     /// Somebody wants us to end.

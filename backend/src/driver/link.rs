@@ -187,8 +187,16 @@ impl Link {
             ..
         } = self;
         drop(ring);
+        // The kernel's event was for our death. In good order we tell the front, and hear of the
+        // page's release ourselves: somebody may hold it.
+        if let Err(error) = page.set_unmap_notify(Some(BACK_LIVENESS), None) {
+            tracing::debug!(%error, "the ring page's release is not told");
+        }
         if let Err(refused) = page.unmap() {
-            tracing::warn!(error = %refused, "the ring page is let go without a notice");
+            tracing::debug!(error = %refused, "the ring page is let go of later");
+        }
+        if let Err(error) = channel.notify() {
+            tracing::debug!(%error, "the front end is not told that the ring is left");
         }
         drop(channel);
         record

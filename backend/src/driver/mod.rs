@@ -1,5 +1,6 @@
 //! The loop that performs what the state machines ask for.
 
+mod again;
 mod bus;
 mod claim;
 mod config;
@@ -10,6 +11,7 @@ mod nodes;
 mod pace;
 mod record;
 mod run;
+mod unmaps;
 
 pub use claim::ClaimError;
 pub use config::{BackendConfig, BackendError, DEFAULT_CLOSE_DEADLINE, Mode, StopHandle};

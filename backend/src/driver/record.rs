@@ -88,7 +88,10 @@ impl Record {
         let bytes = (PAGES * PAGE_SIZE) as u64;
         // Room is made now: later a full file system would end the process.
         rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes)?;
-        let pages = SharedPages::of_file(file, PAGES).map_err(std::io::Error::other)?;
+        // SAFETY: it has that length since just now, and belongs to whoever has it locked, in a
+        // directory where nobody else may write.
+        #[allow(unsafe_code, reason = "a file that others could shorten")]
+        let pages = unsafe { SharedPages::of_file(file, PAGES) }.map_err(std::io::Error::other)?;
         let record = Record {
             pages: Arc::new(pages),
             free: (0..RING_SIZE).collect(),

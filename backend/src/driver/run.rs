@@ -32,8 +32,6 @@ const TURN: usize = 2 * RING_SIZE;
 const TURNS_BETWEEN_POLLS: u32 = 16;
 /// How long the disk may take for what it is at when we end.
 const END_OF_DISK: Duration = Duration::from_millis(500);
-/// Nothing announces that a refused unmap would work now.
-const RETRY_UNMAPS: Duration = Duration::from_millis(10);
 
 /// One device's back end.
 #[derive(Debug)]
@@ -65,6 +63,9 @@ pub struct Backend {
     pub(super) draining_until: Option<Instant>,
     /// xenstore's machine waits for the end of the disk's work on a front's pages.
     pub(super) freeing: bool,
+    /// When to say why that takes so long, and whether that was said.
+    pub(super) explain_at: Option<Instant>,
+    pub(super) explained: bool,
     pub(super) stopping: bool,
     /// When the end does not wait for xenstore any more.
     pub(super) give_up_at: Option<Instant>,
@@ -176,6 +177,8 @@ impl Backend {
             handing_over_until: None,
             draining_until: None,
             freeing: false,
+            explain_at: None,
+            explained: false,
             stopping: false,
             give_up_at: None,
             over: false,
@@ -361,14 +364,24 @@ impl Backend {
         let sooner = |timeout: &mut Option<Duration>, other: Duration| {
             *timeout = Some(timeout.map_or(other, |t| t.min(other)));
         };
-        if self.data.has_refused() {
-            self.data.retry_unmaps();
-            sooner(&mut timeout, RETRY_UNMAPS);
+        if self.data.has_to_retry() {
+            let pause = match &mut self.link {
+                Some(link) => {
+                    let pause = self.data.retry(link);
+                    link.publish();
+                    pause
+                }
+                None => self.data.retry(&mut Nobody),
+            };
+            if let Some(pause) = pause {
+                sooner(&mut timeout, pause);
+            }
         }
         for deadline in [
             self.draining_until,
             self.handing_over_until,
             self.give_up_at,
+            self.explain_at.filter(|_| !self.explained),
         ]
         .into_iter()
         .flatten()
@@ -430,9 +443,6 @@ impl Backend {
             None => {
                 self.data.releases(&mut Nobody);
             }
-        }
-        if self.data.has_refused() {
-            self.data.retry_unmaps();
         }
     }
 }

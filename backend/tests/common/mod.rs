@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+#[path = "../../../libgnt/tests/sim_common/bent.rs"]
+pub mod bent;
 pub mod gate;
 pub mod program;
 
@@ -70,12 +72,16 @@ impl Drop for Stopped {
 
 impl World {
     pub fn new() -> World {
+        Self::with(Config::default())
+    }
+
+    pub fn with(config: Config) -> World {
         let dir = tempfile::tempdir().expect("dir");
         let server = ServerHandle::start(Default::default()).expect("xenstore");
         let gate = Gate::default();
         let glue = Box::new(Glue(server.clone(), gate.clone()));
         let server = Stopped(server);
-        let host = HostThread::start(dir.path(), Config::default(), glue);
+        let host = HostThread::start(dir.path(), config, glue);
         let host = host.expect("host");
         let dom0 = SimPlatform::connect(dir.path(), Some(DomId::DOM0), "toolstack", false);
         let dom0 = dom0.expect("dom0");

@@ -1,6 +1,6 @@
 //! Grant copy: the hypervisor copies, nobody maps, so nobody has to unmap.
 
-use super::map::Mapper;
+use super::mapper::Mapper;
 use crate::error::{BadGrant, Error, Result};
 use crate::platform::{CopySegment, CopySide};
 use crate::types::GrantStatus;
@@ -16,21 +16,20 @@ impl Mapper {
     /// that leaves its page.
     pub fn copy(&self, segments: &mut [CopySegment<'_>]) -> Result<()> {
         self.shared.gntdev.grant_copy(segments)?;
-        let eagain = |s: &CopySegment<'_>| s.status == GrantStatus::EAGAIN;
-        if !segments.iter().any(eagain) {
+        if !segments.iter().any(is_paged_out) {
             return Ok(());
         }
         let again = self.shared.retry.run(
             || "grant copy".into(),
             &[Errno::AGAIN],
             || {
-                for segment in segments.iter_mut().filter(|s| eagain(s)) {
+                for segment in segments.iter_mut().filter(|s| is_paged_out(s)) {
                     self.shared
                         .gntdev
                         .grant_copy(std::slice::from_mut(segment))?;
                 }
-                if segments.iter().any(eagain) {
-                    return Err(Error::device("gntdev", "GRANT_COPY", Errno::AGAIN, ""));
+                if segments.iter().any(is_paged_out) {
+                    return Err(paged_out());
                 }
                 Ok(())
             },
@@ -49,24 +48,51 @@ impl Mapper {
     /// [`Error::BadGrants`] names every segment's grant that failed; the others were copied.
     pub fn copy_all(&self, segments: &mut [CopySegment<'_>]) -> Result<()> {
         self.copy(segments)?;
-        let mut bad = Vec::new();
-        for segment in segments.iter().filter(|s| !s.status.is_okay()) {
-            for side in [segment.source, segment.dest] {
-                if let CopySide::Grant { grant, .. } = side {
-                    bad.push(BadGrant {
-                        grant,
-                        status: Some(segment.status),
-                    });
-                }
+        all_copied(segments)
+    }
+
+    /// The same for an event loop: one attempt, nothing slept on.
+    ///
+    /// # Errors
+    /// EAGAIN: a page is paged out, and nothing else is wrong; copy all of it again later. Or as
+    /// [`Mapper::copy_all`].
+    pub fn try_copy_all(&self, segments: &mut [CopySegment<'_>]) -> Result<()> {
+        self.shared.gntdev.grant_copy(segments)?;
+        let mut failed = segments.iter().filter(|s| !s.status.is_okay()).peekable();
+        if failed.peek().is_some() && failed.all(is_paged_out) {
+            return Err(paged_out());
+        }
+        all_copied(segments)
+    }
+}
+
+fn is_paged_out(segment: &CopySegment<'_>) -> bool {
+    segment.status == GrantStatus::EAGAIN
+}
+
+fn paged_out() -> Error {
+    let why = "a page of the granter's is paged out";
+    Error::device("gntdev", "GRANT_COPY", Errno::AGAIN, why)
+}
+
+fn all_copied(segments: &[CopySegment<'_>]) -> Result<()> {
+    let mut bad = Vec::new();
+    for segment in segments.iter().filter(|s| !s.status.is_okay()) {
+        for side in [segment.source, segment.dest] {
+            if let CopySide::Grant { grant, .. } = side {
+                bad.push(BadGrant {
+                    grant,
+                    status: Some(segment.status),
+                });
             }
         }
-        if bad.is_empty() {
-            return Ok(());
-        }
-        Err(Error::BadGrants {
-            operation: "copy",
-            batch: segments.len(),
-            bad,
-        })
     }
+    if bad.is_empty() {
+        return Ok(());
+    }
+    Err(Error::BadGrants {
+        operation: "copy",
+        batch: segments.len(),
+        bad,
+    })
 }

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::platform::{Holder, Platform};
 use crate::types::{DomId, ForeignGrant};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +19,9 @@ pub enum EntryKind {
     Mapped,
     /// A peer's pages that we unmapped, and the hypervisor has not: somebody holds them.
     Unmapping,
+    /// A peer's pages that we unmapped, and nobody tells whether the hypervisor has: the notice of
+    /// it went to the peer, or could not be armed.
+    Untold,
 }
 
 /// One thing that is not given back yet.
@@ -45,6 +48,7 @@ impl fmt::Display for LedgerEntry {
             EntryKind::Granted => "granted to",
             EntryKind::Mapped => "mapped from",
             EntryKind::Unmapping => "still unmapping from",
+            EntryKind::Untold => "unmapped, perhaps held on, from",
         };
         let pages = self.grants.len();
         write!(
@@ -79,6 +83,8 @@ pub struct Counts {
     pub mapped_pages: usize,
     /// Pages unmapping.
     pub unmapping_pages: usize,
+    /// Pages unmapped without news of their release.
+    pub untold_pages: usize,
 }
 
 impl Counts {
@@ -98,7 +104,12 @@ struct Entry {
 struct Inner {
     next: u64,
     entries: BTreeMap<u64, Entry>,
+    /// Entries that nothing will ever remove, oldest first.
+    untold: VecDeque<u64>,
 }
+
+/// Entries of [`EntryKind::Untold`] that are kept: the youngest.
+const MAX_UNTOLD: usize = 1024;
 
 /// Counts and names what is mapped, unmapping and still granted. A handle: clones share one ledger.
 #[derive(Clone, Default)]
@@ -137,9 +148,19 @@ impl Ledger {
     }
 
     pub(super) fn change(&self, id: EntryId, kind: EntryKind) {
-        if let Some(entry) = self.lock().entries.get_mut(&id.0) {
-            entry.kind = kind;
-            entry.since = Instant::now();
+        let mut inner = self.lock();
+        let Some(entry) = inner.entries.get_mut(&id.0) else {
+            return;
+        };
+        entry.kind = kind;
+        entry.since = Instant::now();
+        if kind == EntryKind::Untold {
+            inner.untold.push_back(id.0);
+            if inner.untold.len() > MAX_UNTOLD
+                && let Some(oldest) = inner.untold.pop_front()
+            {
+                inner.entries.remove(&oldest);
+            }
         }
     }
 
@@ -159,7 +180,7 @@ impl Ledger {
         inner.entries.values().map(entry).collect()
     }
 
-    /// Everything, and who holds the pages that are still unmapping.
+    /// Everything, and who holds the pages that we unmapped.
     ///
     /// # Errors
     /// As [`Platform::holders`].
@@ -167,7 +188,7 @@ impl Ledger {
         let mut entries = self.snapshot();
         for entry in entries
             .iter_mut()
-            .filter(|e| e.kind == EntryKind::Unmapping)
+            .filter(|e| matches!(e.kind, EntryKind::Unmapping | EntryKind::Untold))
         {
             entry.holders = platform.holders(&entry.grants)?;
         }
@@ -182,6 +203,7 @@ impl Ledger {
                 EntryKind::Granted => &mut counts.granted_pages,
                 EntryKind::Mapped => &mut counts.mapped_pages,
                 EntryKind::Unmapping => &mut counts.unmapping_pages,
+                EntryKind::Untold => &mut counts.untold_pages,
             } += entry.grants.len();
         }
         counts
@@ -225,5 +247,24 @@ mod tests {
         );
         ledger.remove(id);
         assert!(ledger.counts().is_empty());
+    }
+
+    #[test]
+    fn what_nobody_tells_of_is_listed_and_bounded() {
+        let ledger = Ledger::new();
+        let grant = |n| {
+            let (domid, gref) = (DomId(3), GrantRef(n));
+            Arc::from([ForeignGrant { domid, gref }])
+        };
+        let mapped = ledger.add(EntryKind::Mapped, grant(0));
+        for n in 1..=MAX_UNTOLD as u32 + 5 {
+            let id = ledger.add(EntryKind::Mapped, grant(n));
+            ledger.change(id, EntryKind::Untold);
+        }
+        let counts = ledger.counts();
+        assert_eq!((counts.mapped_pages, counts.untold_pages), (1, MAX_UNTOLD));
+        assert_eq!(ledger.snapshot()[1].grants[0].gref, GrantRef(6));
+        ledger.remove(mapped);
+        assert!(!ledger.counts().is_empty());
     }
 }

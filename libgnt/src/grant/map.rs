@@ -1,232 +1,39 @@
-//! Mapping another domain's grants, and letting them go without waiting.
+//! Grants of other domains, mapped here, and letting them go without waiting.
 
-use super::ledger::{EntryId, EntryKind, Ledger, LedgerEntry};
-use super::probe::name_bad_grants;
-use super::releases::{Grants, PairIndex, Releases, UnmapId, Unmapping, lock_machine};
-use super::retry::Retry;
+use super::ledger::{EntryId, EntryKind};
+use super::mapper::Shared;
+use super::pairs::Pair;
 use super::unmap::{UnmapMachine, UnmapStep};
+use super::unmapping::{Grants, Unmapping, lock_machine};
 use crate::error::{Error, Result};
-use crate::platform::{Gntdev, GuestType, Platform};
 use crate::shm::SharedPages;
-use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, PAGE_SIZE, UnmapNotify};
-use mio::event::Source;
-use mio::{Interest, Registry, Token};
-use rustix::io::Errno;
+use crate::types::{EvtchnPort, ForeignGrant, PAGE_SIZE, UnmapNotify};
 use std::fmt;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, OnceLock};
-
-/// One open `/dev/xen/gntdev`, with the event channels that tell when unmaps are over.
-///
-/// A handle: clones share the file. Registers with mio as a [`Source`]: readable when an unmap
-/// may be over; then call [`Mapper::process_releases`].
-#[derive(Clone, Debug)]
-pub struct Mapper {
-    pub(super) shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub platform: Arc<dyn Platform>,
-    pub gntdev: Box<dyn Gntdev>,
-    pub retry: Retry,
-    releases: Arc<Releases>,
-    ledger: Ledger,
-    /// This process's domain, whose grants are refused.
-    own: OnceLock<DomId>,
-}
-
-impl Mapper {
-    /// Opens the devices.
-    ///
-    /// # Errors
-    /// [`Error::NotAvailable`].
-    pub fn open(platform: Arc<dyn Platform>, ledger: Ledger) -> Result<Self> {
-        Self::with_retry(platform, ledger, Retry::default())
-    }
-
-    /// The same, with another patience for grants that are paged out for now.
-    ///
-    /// # Errors
-    /// As [`Mapper::open`].
-    pub fn with_retry(platform: Arc<dyn Platform>, ledger: Ledger, retry: Retry) -> Result<Self> {
-        let gntdev = platform.open_gntdev()?;
-        let releases = Arc::new(Releases::open(&*platform, ledger.clone())?);
-        Ok(Mapper {
-            shared: Arc::new(Shared {
-                platform,
-                gntdev,
-                retry,
-                releases,
-                ledger,
-                own: OnceLock::new(),
-            }),
-        })
-    }
-
-    /// Tells the mapper which domain it runs in: that domain's grants are refused from then on.
-    /// A PVH or HVM guest that maps a grant of its own loses the page, because Xen moves the frame
-    /// to the mapping's place in the guest's physical memory (`guest_physmap_add_entry`,
-    /// `xen/arch/x86/mm/p2m.c`), and its kernel soon crashes. PV guests may do it, so nothing is
-    /// refused where the kernel says that it is one. The number is the node `domid` in xenstore.
-    pub fn refuse_grants_of(&self, own: DomId) {
-        match self.shared.platform.guest_type() {
-            Ok(GuestType::Pv) => return,
-            Ok(_) => {}
-            // In a container, say. The guess that crashes nobody.
-            Err(error) => tracing::debug!(%error, "this domain's own grants are refused"),
-        }
-        // A domain's number stays while the process lives: the first answer is as good.
-        self.shared.own.get_or_init(|| own);
-    }
-
-    /// The ledger that this mapper writes.
-    pub fn ledger(&self) -> &Ledger {
-        &self.shared.ledger
-    }
-
-    /// The ledger's entries, and who holds the pages that are still unmapping, where the platform
-    /// can say.
-    ///
-    /// # Errors
-    /// As [`Platform::holders`].
-    pub fn ledger_with_holders(&self) -> Result<Vec<LedgerEntry>> {
-        self.shared
-            .ledger
-            .snapshot_with_holders(&*self.shared.platform)
-    }
-
-    /// Maps grants, of one domain or of several, next to each other. All or nothing.
-    ///
-    /// # Errors
-    /// [`Error::BadGrants`] names the bad ones, with Xen's reason where a probe could get it, and
-    /// leaves nothing mapped. [`Error::Timeout`] if the device kept asking to try again. EINVAL
-    /// for no grants, or more than the driver's limit. [`Error::Invalid`] for a grant of this domain
-    /// itself, after [`Mapper::refuse_grants_of`].
-    pub fn map(&self, grants: &[ForeignGrant], access: Access) -> Result<Map> {
-        let (index, pages) = self.shared.map_pages(grants, access)?;
-        let grants: Arc<[ForeignGrant]> = grants.into();
-        let entry = self
-            .shared
-            .ledger
-            .add(EntryKind::Mapped, Arc::clone(&grants));
-        Ok(Map {
-            life: Some(Life {
-                pages: Arc::new(pages),
-                index,
-                entry,
-                notify: Mutex::default(),
-            }),
-            grants,
-            shared: Arc::clone(&self.shared),
-        })
-    }
-
-    /// Takes in release events, and says which unmaps are over. Never waits.
-    ///
-    /// # Errors
-    /// What the event channel's device says.
-    pub fn process_releases(&self) -> Result<Vec<UnmapId>> {
-        self.shared.releases.finished()
-    }
-
-    /// How many unmaps are in progress and will be told.
-    pub fn unmapping(&self) -> usize {
-        self.shared.releases.in_progress()
-    }
-}
-
-impl Shared {
-    /// `MAP_GRANT_REF` and mmap, undone on error.
-    fn map_pages(&self, grants: &[ForeignGrant], access: Access) -> Result<(u64, SharedPages)> {
-        let what = || format!("map {}", Grants(grants));
-        if let Some(own) = self.own.get()
-            && let Some(grant) = grants
-                .iter()
-                .find(|grant| [*own, DomId::SELF].contains(&grant.domid))
-        {
-            return Err(Error::Invalid(format!(
-                "{grant} is a grant of this domain, {own}, itself: to map it crashes the kernel of a PVH or HVM guest; map it in another domain, or copy it"
-            )));
-        }
-        // EAGAIN: Linux 5.19 to 6.0.3 while an earlier unmap of the same range is deferred.
-        self.retry.run(what, &[Errno::AGAIN], || {
-            let index = self.gntdev.map_grant_ref(grants)?;
-            match self.gntdev.mmap(index, grants.len(), access) {
-                Ok(pages) => Ok((index, pages)),
-                Err(error) => {
-                    self.gntdev.unmap_grant_ref(index, grants.len())?;
-                    Err(if error.errno() == Some(Errno::INVAL) {
-                        name_bad_grants(self, grants, access, error)
-                    } else {
-                        error
-                    })
-                }
-            }
-        })
-    }
-
-    /// Maps for a moment, to see whether it can be done. `Ok(false)`: a grant is bad.
-    pub fn can_map(&self, grants: &[ForeignGrant], access: Access) -> Result<bool> {
-        let index = self.gntdev.map_grant_ref(grants)?;
-        let mapped = self.gntdev.mmap(index, grants.len(), access);
-        let result = match mapped {
-            Ok(pages) => pages.unmap().map(|()| true),
-            Err(error) if error.errno() == Some(Errno::INVAL) => Ok(false),
-            Err(error) => Err(error),
-        };
-        self.gntdev.unmap_grant_ref(index, grants.len())?;
-        result
-    }
-}
-
-impl AsFd for Mapper {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.shared.releases.events().as_fd()
-    }
-}
-
-impl Source for Mapper {
-    fn register(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interest: Interest,
-    ) -> io::Result<()> {
-        self.shared
-            .releases
-            .events()
-            .clone()
-            .register(registry, token, interest)
-    }
-
-    fn reregister(
-        &mut self,
-        registry: &Registry,
-        token: Token,
-        interest: Interest,
-    ) -> io::Result<()> {
-        self.shared
-            .releases
-            .events()
-            .clone()
-            .reregister(registry, token, interest)
-    }
-
-    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.shared.releases.events().clone().deregister(registry)
-    }
-}
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What exists while the mapping does.
 #[derive(Debug)]
-struct Life {
+pub(super) struct Life {
     pages: Arc<SharedPages>,
     index: u64,
-    entry: EntryId,
+    pub entry: EntryId,
     /// What the owner armed, and the byte's place.
     notify: Mutex<Option<(usize, UnmapNotify)>>,
+}
+
+impl Life {
+    pub fn new(pages: SharedPages, index: u64, entry: EntryId) -> Self {
+        Life {
+            pages: Arc::new(pages),
+            index,
+            entry,
+            notify: Mutex::default(),
+        }
+    }
+
+    fn armed(&self) -> Option<(usize, UnmapNotify)> {
+        *self.notify.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Grants of other domains, mapped here. Unmapped on drop, without waiting.
@@ -237,9 +44,23 @@ pub struct Map {
     shared: Arc<Shared>,
 }
 
+/// Why an unmap did not begin.
+enum Refusal {
+    TooMany,
+    NoNotice(Error),
+}
+
 impl Map {
+    pub(super) fn new(life: Life, grants: Arc<[ForeignGrant]>, shared: Arc<Shared>) -> Map {
+        Map {
+            life: Some(life),
+            grants,
+            shared,
+        }
+    }
+
     fn life(&self) -> &Life {
-        // Only `begin` takes it, and that consumes the map.
+        // Only the beginning of the unmap takes it, and that consumes the map.
         self.life
             .as_ref()
             .expect("a map that was not unmapped has its pages")
@@ -257,7 +78,9 @@ impl Map {
 
     /// Arms the kernel's notice to the *peer*, for when this mapping goes, death included: a byte
     /// in the pages to be cleared when the unmap begins, an event when it is over. A mapping has one
-    /// event only: with `event`, [`Map::unmap`] cannot learn of its own release.
+    /// event only: with `event`, [`Map::unmap`] cannot learn of its own release, and the ledger lists
+    /// the pages as [`EntryKind::Untold`] from then on. Who unmaps in good order calls this once more
+    /// without `event`, and notifies the peer himself.
     ///
     /// # Errors
     /// EINVAL: a byte of a read-only map, or a port that is not open here.
@@ -278,10 +101,7 @@ impl Map {
         self.shared
             .gntdev
             .set_unmap_notify(life.index + place as u64, notify)?;
-        let mut armed = life
-            .notify
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut armed = life.notify.lock().unwrap_or_else(PoisonError::into_inner);
         *armed = Some((place, notify));
         Ok(())
     }
@@ -292,91 +112,122 @@ impl Map {
     ///
     /// # Errors
     /// [`UnmapRefused`] gives the map back where nothing was done.
-    pub fn unmap(mut self) -> Result<Unmapping, Box<UnmapRefused>> {
-        if Arc::strong_count(&self.life().pages) > 1 {
-            let uses = Arc::strong_count(&self.life().pages) - 1;
-            return Err(UnmapRefused::InUse { map: self, uses }.into());
+    pub fn unmap(self) -> Result<Unmapping, Box<UnmapRefused>> {
+        let mut map = self.unless_in_use()?;
+        match map.begin() {
+            Ok(begun) => followed(begun),
+            Err(Refusal::TooMany) => Err(UnmapRefused::TooMany { map }.into()),
+            Err(Refusal::NoNotice(error)) => Err(UnmapRefused::NoNotice { error, map }.into()),
         }
-        match self.begin() {
-            Ok((unmapping, Ok(()))) => Ok(unmapping),
-            Ok((unmapping, Err(error))) => Err(UnmapRefused::Failed { error, unmapping }.into()),
-            Err(None) => Err(UnmapRefused::TooMany { map: self }.into()),
-            Err(Some(error)) => Err(UnmapRefused::NoNotice { error, map: self }.into()),
+    }
+
+    /// The same without the news of its end, for a map whose notice cannot be armed. The
+    /// [`Unmapping`] never gets beyond [`UnmapState::Unmapping`](super::UnmapState), and the ledger
+    /// lists the pages as [`EntryKind::Untold`]: they may be mapped still, and their owner must not be
+    /// told otherwise.
+    ///
+    /// # Errors
+    /// [`UnmapRefused::InUse`], [`UnmapRefused::Failed`].
+    pub fn unmap_untold(self) -> Result<Unmapping, Box<UnmapRefused>> {
+        let mut map = self.unless_in_use()?;
+        let life = map.life.take();
+        // It was there a line ago.
+        let life = life.expect("a map that was not unmapped has its pages");
+        followed(map.finish(life, UnmapMachine::new(), None))
+    }
+
+    fn unless_in_use(self) -> Result<Map, Box<UnmapRefused>> {
+        match Arc::strong_count(&self.life().pages) - 1 {
+            0 => Ok(self),
+            uses => Err(UnmapRefused::InUse { map: self, uses }.into()),
         }
     }
 
     /// The steps of [`UnmapMachine`]. `Err`: nothing was done.
-    fn begin(&mut self) -> Result<(Unmapping, Result<()>), Option<Error>> {
-        let armed = *self
-            .life()
-            .notify
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let told_elsewhere = armed.is_some_and(|(_, notify)| notify.send_event.is_some());
-        let pair = if told_elsewhere {
-            None
-        } else {
-            Some(self.shared.releases.take_pair()?.ok_or(None)?)
-        };
+    fn begin(&mut self) -> Result<(Unmapping, Result<()>), Refusal> {
         let Some(life) = self.life.take() else {
-            return Err(None);
+            return Err(Refusal::TooMany);
         };
-        let machine = Arc::new(Mutex::new(UnmapMachine::new()));
-        // Registered before the first step: the event may come while the last one returns.
-        let id = match pair {
-            Some((pair, _)) => self.shared.releases.expect(pair, &machine, life.entry),
-            None => self.shared.releases.untold(),
-        };
-        self.shared.ledger.change(life.entry, EntryKind::Unmapping);
-        let entry = life.entry;
-        let result = self.perform(&machine, life, pair, armed);
-        if !lock_machine(&machine).is_noticed() {
-            // Nobody will tell us, so neither the pair nor the ledger can follow it.
-            if let Some((pair, _)) = pair {
-                self.shared.releases.forget(pair);
+        let mut machine = UnmapMachine::new();
+        match self.arm(&life, &mut machine) {
+            Ok(pair) => Ok(self.finish(life, machine, pair)),
+            Err(refusal) => {
+                self.life = Some(life);
+                Err(refusal)
             }
-            self.shared.ledger.remove(entry);
         }
-        let (releases, grants) = (Arc::clone(&self.shared.releases), Arc::clone(&self.grants));
-        Ok((
-            Unmapping {
-                id,
-                machine,
-                releases,
-                grants,
-            },
-            result,
-        ))
     }
 
-    fn perform(
+    /// The first step, while nothing is done and all can be left as it is. `None`: somebody else
+    /// is told.
+    fn arm(&self, life: &Life, machine: &mut UnmapMachine) -> Result<Option<Pair>, Refusal> {
+        let armed = life.armed();
+        if armed.is_some_and(|(_, notify)| notify.send_event.is_some()) {
+            return Ok(None);
+        }
+        let releases = &self.shared.releases;
+        let pair = releases.take_pair().map_err(Refusal::NoNotice)?;
+        let pair = pair.ok_or(Refusal::TooMany)?;
+        let (place, notify) = armed.unwrap_or_default();
+        let notify = UnmapNotify {
+            send_event: pair.notify_port(),
+            ..notify
+        };
+        machine.begin(true);
+        let offset = life.index + place as u64;
+        match self.shared.gntdev.set_unmap_notify(offset, notify) {
+            Ok(()) => {
+                machine.done(UnmapStep::ArmNotice, true);
+                Ok(Some(pair))
+            }
+            Err(error) => {
+                releases.put_back(pair);
+                Err(Refusal::NoNotice(error))
+            }
+        }
+    }
+
+    /// The other steps. They are all done, whatever one of them says.
+    fn finish(
         &self,
-        machine: &Mutex<UnmapMachine>,
         life: Life,
-        pair: Option<(PairIndex, EvtchnPort)>,
-        armed: Option<(usize, UnmapNotify)>,
-    ) -> Result<()> {
+        machine: UnmapMachine,
+        pair: Option<Pair>,
+    ) -> (Unmapping, Result<()>) {
+        let releases = &self.shared.releases;
+        let entry = life.entry;
+        let machine = Arc::new(Mutex::new(machine));
+        // Before the last step, while which the event may come.
+        let (id, kind) = match pair {
+            Some(pair) => (releases.expect(pair, &machine, entry), EntryKind::Unmapping),
+            None => (releases.untold(), EntryKind::Untold),
+        };
+        self.shared.ledger.change(entry, kind);
+        let result = self.perform(&machine, life);
+        if kind == EntryKind::Unmapping && !lock_machine(&machine).is_noticed() {
+            releases.give_up(id);
+            self.shared.ledger.change(entry, EntryKind::Untold);
+        }
+        let unmapping = Unmapping {
+            id,
+            machine,
+            releases: Arc::clone(releases),
+            grants: Arc::clone(&self.grants),
+        };
+        (unmapping, result)
+    }
+
+    fn perform(&self, machine: &Mutex<UnmapMachine>, life: Life) -> Result<()> {
         let Life { pages, index, .. } = life;
         let mut pages = Some(pages);
         let mut result = Ok(());
         // Held throughout: the release event must find every step reported.
         let mut machine = lock_machine(machine);
-        machine.begin(pair.is_some());
+        machine.begin(false);
         loop {
             let step = machine.next();
             let outcome = match step {
-                UnmapStep::None | UnmapStep::AwaitRelease => break,
-                UnmapStep::ArmNotice => {
-                    let (place, notify) = armed.unwrap_or_default();
-                    let send_event = pair.map(|(_, port)| port);
-                    let notify = UnmapNotify {
-                        send_event,
-                        ..notify
-                    };
-                    self.shared
-                        .gntdev
-                        .set_unmap_notify(index + place as u64, notify)
-                }
+                UnmapStep::None | UnmapStep::ArmNotice | UnmapStep::AwaitRelease => break,
                 // The last owner of the pages unmaps them; in a drop, that may come later.
                 UnmapStep::Munmap => match pages.take().map(Arc::try_unwrap) {
                     Some(Ok(pages)) => pages.unmap(),
@@ -391,26 +242,38 @@ impl Map {
     }
 }
 
+fn followed((unmapping, result): (Unmapping, Result<()>)) -> Result<Unmapping, Box<UnmapRefused>> {
+    match result {
+        Ok(()) => Ok(unmapping),
+        Err(error) => Err(UnmapRefused::Failed { error, unmapping }.into()),
+    }
+}
+
 impl Drop for Map {
     fn drop(&mut self) {
-        let Some(life) = &self.life else { return };
-        let entry = life.entry;
-        match self.begin() {
-            Ok((_, Ok(()))) => {}
-            Ok((_, Err(error))) => tracing::debug!(%error, "unmap in drop"),
-            Err(error) => {
-                // No notice to be had: let go without one.
-                tracing::debug!(?error, "unmap in drop, untold");
-                if let Some(life) = self.life.take() {
-                    let index = life.index;
-                    drop(life);
-                    if let Err(error) = self.shared.gntdev.unmap_grant_ref(index, self.grants.len())
-                    {
-                        tracing::debug!(%error, "give back in drop");
+        if self.life.is_none() {
+            return;
+        }
+        let result = match self.begin() {
+            Ok((_, result)) => result,
+            Err(refusal) => {
+                let Some(life) = self.life.take() else { return };
+                match refusal {
+                    // It stays mapped, and in the ledger, until a pair comes back.
+                    Refusal::TooMany => {
+                        let grants = Arc::clone(&self.grants);
+                        self.shared.wait_for_a_pair(life, grants);
+                        Ok(())
+                    }
+                    Refusal::NoNotice(error) => {
+                        tracing::debug!(%error, "unmap in drop, untold");
+                        self.finish(life, UnmapMachine::new(), None).1
                     }
                 }
-                self.shared.ledger.remove(entry);
             }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "unmap in drop");
         }
     }
 }
@@ -432,14 +295,21 @@ pub enum UnmapRefused {
         /// How many other owners the pages have.
         uses: usize,
     },
-    /// [`MAX_UNMAPPING`](super::MAX_UNMAPPING) unmaps are in progress. Nothing was done: wait for a release.
-    #[error("{map:?}: too many unmaps are in progress; wait for one to be released")]
+    /// As many unmaps are in progress as may be ([`Mapper::limit_unmapping`]), or the domain has no
+    /// more event channels. Nothing was done: try again when one is released. A dropped map is let go
+    /// of then by itself.
+    ///
+    /// [`Mapper::limit_unmapping`]: super::Mapper::limit_unmapping
+    #[error(
+        "{map:?}: no two event channels are left for the notice of its release; wait for another unmap to be released, or give the domain more (max_event_channels)"
+    )]
     TooMany {
         /// The map, untouched.
         map: Map,
     },
-    /// No event channel for the release notice. Nothing was done; dropping the map lets go without a notice.
-    #[error("{map:?}: no event channel for the notice of its release: {error}")]
+    /// The notice of the release cannot be armed. Nothing was done: [`Map::unmap_untold`], and a drop,
+    /// let go without a notice.
+    #[error("{map:?}: no notice of its release: {error}")]
     NoNotice {
         /// Why.
         error: Error,

@@ -8,15 +8,20 @@
 mod copy;
 mod ledger;
 mod map;
+mod mapper;
+mod pairs;
 mod probe;
 mod releases;
 mod retry;
 mod share;
 mod unmap;
+mod unmapping;
 
 pub use ledger::{Counts, EntryKind, Ledger, LedgerEntry};
-pub use map::{Map, Mapper, UnmapRefused};
-pub use releases::{MAX_UNMAPPING, UnmapId, Unmapping};
+pub use map::{Map, UnmapRefused};
+pub use mapper::Mapper;
+pub use pairs::{IDLE_PAIRS, MAX_UNMAPPING};
 pub use retry::Retry;
 pub use share::{EndAccess, Granter, Share};
 pub use unmap::{UnmapMachine, UnmapState, UnmapStep};
+pub use unmapping::{UnmapId, Unmapping};

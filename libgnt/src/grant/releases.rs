@@ -1,49 +1,41 @@
-//! Who tells that an unmap is over.
-//!
-//! gntdev sends an event when the hypervisor has really unmapped (`UNMAP_NOTIFY_SEND_EVENT`), to
-//! the other end of a port. To hear it ourselves, the other end must be ours too: a *loopback*
-//! pair of ports of our own domain, one pair for each unmap in progress, taken from a pool. The
-//! listening end is the unbound one: binding raises the binder's port once (Xen,
-//! `evtchn_bind_interdomain`), and nobody listens there.
+//! Who tells that an unmap is over: gntdev sends an event when the hypervisor has really unmapped
+//! (`UNMAP_NOTIFY_SEND_EVENT`), to a pair of ports that is this unmap's alone.
 
 use super::ledger::{EntryId, Ledger};
+use super::pairs::{Pair, Pairs};
 use super::unmap::{UnmapMachine, UnmapState};
-use crate::error::{Error, Result};
-use crate::event::{Channel, Events, wait_readable};
+use super::unmapping::{UnmapId, lock_machine};
+use crate::error::Result;
+use crate::event::Events;
 use crate::platform::Platform;
-use crate::types::{DomId, EvtchnPort, ForeignGrant};
+use crate::types::EvtchnPort;
+use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-/// Unmaps in progress at once, for one mapper: each needs two event channels, and a domain has
-/// 4096 with the two-level ABI. Beyond it, [`UnmapRefused::TooMany`](super::UnmapRefused).
-pub const MAX_UNMAPPING: usize = 1024;
+/// Releases that are kept for a collector who never came.
+const UNCOLLECTED: usize = 1024;
 
-/// Names one unmap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UnmapId(u64);
-
-struct Pair {
-    listen: Channel,
-    notify: Channel,
-    pending: Option<Pending>,
-}
-
-struct Pending {
+struct Waiting {
     id: UnmapId,
+    pair: Pair,
     machine: Arc<Mutex<UnmapMachine>>,
     entry: EntryId,
 }
 
-#[derive(Default)]
 struct Inner {
-    pairs: Vec<Pair>,
-    idle: Vec<usize>,
-    by_port: BTreeMap<EvtchnPort, usize>,
+    pairs: Pairs,
+    /// By the port that tells.
+    waiting: BTreeMap<EvtchnPort, Waiting>,
     finished: VecDeque<UnmapId>,
+    /// Somebody collects what is finished, and takes in events for it.
+    collected: bool,
+    /// Ports were closed, and an event of theirs may still be in the file's queue. A new pair may
+    /// get their numbers, so it is read empty before one is bound.
+    stale: bool,
+    /// It could not be looked at all that wait: look again.
+    unsure: bool,
     next_id: u64,
 }
 
@@ -53,16 +45,22 @@ pub(super) struct Releases {
     inner: Mutex<Inner>,
 }
 
-/// A pair of ports that an unmap may use.
-#[derive(Clone, Copy)]
-pub(super) struct PairIndex(usize);
-
 impl Releases {
     pub fn open(platform: &dyn Platform, ledger: Ledger) -> Result<Self> {
+        let events = Events::open(platform)?;
+        let pairs = Pairs::open(&events)?;
         Ok(Releases {
-            events: Events::open(platform)?,
+            events,
             ledger,
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner {
+                pairs,
+                waiting: BTreeMap::new(),
+                finished: VecDeque::new(),
+                collected: false,
+                stale: false,
+                unsure: false,
+                next_id: 0,
+            }),
         })
     }
 
@@ -74,222 +72,205 @@ impl Releases {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A free pair and the port that gntdev must notify, or `None` at the limit.
-    pub fn take_pair(&self) -> Result<Option<(PairIndex, EvtchnPort)>> {
+    pub fn limit(&self, pairs: usize) {
+        self.lock().pairs.limit(pairs);
+    }
+
+    /// From now on somebody collects.
+    pub fn collect(&self) {
+        self.lock().collected = true;
+    }
+
+    /// A free pair, or `None` at the limit.
+    pub fn take_pair(&self) -> Result<Option<Pair>> {
         let mut inner = self.lock();
-        if inner.idle.is_empty() {
-            if inner.pairs.len() == MAX_UNMAPPING {
-                return Ok(None);
-            }
-            let listen = self.events.bind_unbound(DomId::SELF)?;
-            let notify = self.events.bind_interdomain(DomId::SELF, listen.port())?;
-            let index = inner.pairs.len();
-            inner.by_port.insert(listen.port(), index);
-            inner.pairs.push(Pair {
-                listen,
-                notify,
-                pending: None,
-            });
-            inner.idle.push(index);
+        if let Some(pair) = inner.pairs.take() {
+            return Ok(Some(pair));
         }
-        let index = inner.idle.pop();
-        Ok(index.map(|index| (PairIndex(index), inner.pairs[index].notify.port())))
+        if !inner.stale
+            && let Some(pair) = inner.pairs.bind(&self.events)?
+        {
+            return Ok(Some(pair));
+        }
+        // Where somebody collects, to take events in here would take them from the loop that sleeps
+        // until they come.
+        if inner.collected {
+            return Ok(None);
+        }
+        self.take_in(&mut inner)?;
+        match inner.pairs.take() {
+            Some(pair) => Ok(Some(pair)),
+            None => inner.pairs.bind(&self.events),
+        }
     }
 
     /// No event will come to this pair after all.
-    pub fn forget(&self, pair: PairIndex) {
+    pub fn put_back(&self, pair: Pair) {
         let mut inner = self.lock();
-        inner.pairs[pair.0].pending = None;
-        inner.idle.push(pair.0);
+        inner.stale |= inner.pairs.put_back(pair);
     }
 
     /// From now on, the pair's event finishes this unmap.
     pub fn expect(
         &self,
-        pair: PairIndex,
+        pair: Pair,
         machine: &Arc<Mutex<UnmapMachine>>,
         entry: EntryId,
     ) -> UnmapId {
         let mut inner = self.lock();
-        let id = UnmapId(inner.next_id);
-        inner.next_id += 1;
-        let machine = Arc::clone(machine);
-        inner.pairs[pair.0].pending = Some(Pending { id, machine, entry });
+        let id = inner.fresh_id();
+        let waiting = Waiting {
+            id,
+            machine: Arc::clone(machine),
+            entry,
+            pair,
+        };
+        inner.waiting.insert(waiting.pair.listens_at(), waiting);
         id
+    }
+
+    /// The event of this unmap will never come.
+    pub fn give_up(&self, id: UnmapId) {
+        let mut inner = self.lock();
+        let port = inner.waiting.iter().find(|(_, w)| w.id == id);
+        if let Some(port) = port.map(|(port, _)| *port)
+            && let Some(waiting) = inner.waiting.remove(&port)
+        {
+            // Not to be used again: gntdev may have kept its port.
+            inner.stale |= inner.pairs.close(waiting.pair);
+        }
     }
 
     /// An id for an unmap whose release nobody will tell.
     pub fn untold(&self) -> UnmapId {
-        let mut inner = self.lock();
-        inner.next_id += 1;
-        UnmapId(inner.next_id - 1)
+        self.lock().fresh_id()
     }
 
     /// Takes in what has come.
-    fn process(&self) -> Result<()> {
-        let mut ports = Vec::new();
-        while self.events.read(&mut ports)? > 0 {}
-        let mut inner = self.lock();
-        for port in &ports {
-            let Some(&index) = inner.by_port.get(port) else {
-                continue;
-            };
-            let Some(pending) = inner.pairs[index].pending.take() else {
-                continue;
-            };
-            let state = {
-                let mut machine = lock_machine(&pending.machine);
-                machine.event();
-                machine.state()
-            };
-            if state != UnmapState::Released {
-                inner.pairs[index].pending = Some(pending);
-                continue;
-            }
-            self.ledger.remove(pending.entry);
-            inner.idle.push(index);
-            if inner.finished.len() == MAX_UNMAPPING {
-                inner.finished.pop_front();
-            }
-            inner.finished.push_back(pending.id);
+    pub fn process(&self) -> Result<()> {
+        self.take_in(&mut self.lock())
+    }
+
+    /// Nothing is bound meanwhile, and no other thread has a port in hand that it read before: the
+    /// lock is held throughout.
+    fn take_in(&self, inner: &mut Inner) -> Result<()> {
+        if inner.unsure {
+            self.look_at_all(inner);
         }
-        drop(inner);
-        self.events.unmask(&ports)
+        loop {
+            let mut ports = Vec::new();
+            let read = self.read_all(&mut ports);
+            inner.stale &= read.is_err();
+            for port in &ports {
+                self.take_event(inner, *port);
+            }
+            self.events.unmask(&ports)?;
+            if let Err(error) = read {
+                if error.errno() != Some(Errno::FBIG) {
+                    return Err(error);
+                }
+                // An overflow. Nobody knows whose events were lost.
+                self.events.reset()?;
+                let all: Vec<EvtchnPort> = inner.waiting.keys().copied().collect();
+                // Those that were in the queue are masked.
+                self.events.unmask(&all)?;
+                self.look_at_all(inner);
+                inner.stale = true;
+            }
+            inner.stale |= inner.pairs.trim();
+            if !inner.stale {
+                return Ok(());
+            }
+        }
+    }
+
+    fn read_all(&self, ports: &mut Vec<EvtchnPort>) -> Result<()> {
+        while self.events.read(ports)? > 0 {}
+        Ok(())
+    }
+
+    fn take_event(&self, inner: &mut Inner, port: EvtchnPort) {
+        let Some(waiting) = inner.waiting.remove(&port) else {
+            return;
+        };
+        let state = {
+            let mut machine = lock_machine(&waiting.machine);
+            machine.event();
+            machine.state()
+        };
+        if state == UnmapState::Released {
+            let pair = self.finish(inner, waiting.id, waiting.entry, waiting.pair);
+            inner.stale |= inner.pairs.put_back(pair);
+        } else {
+            inner.waiting.insert(port, waiting);
+        }
+    }
+
+    fn finish(&self, inner: &mut Inner, id: UnmapId, entry: EntryId, pair: Pair) -> Pair {
+        self.ledger.remove(entry);
+        if !inner.collected && inner.finished.len() == UNCOLLECTED {
+            inner.finished.pop_front();
+        }
+        inner.finished.push_back(id);
+        pair
+    }
+
+    /// Finds out which are over without their events.
+    fn look_at_all(&self, inner: &mut Inner) {
+        inner.unsure = false;
+        for (port, mut waiting) in std::mem::take(&mut inner.waiting) {
+            match waiting.pair.look(&self.events) {
+                Ok(true) => {
+                    lock_machine(&waiting.machine).event();
+                    let pair = self.finish(inner, waiting.id, waiting.entry, waiting.pair);
+                    // Its event may come yet, and must not be another unmap's.
+                    inner.stale |= inner.pairs.close(pair);
+                    continue;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look whether an unmap is over; its event was lost, perhaps");
+                    inner.unsure = true;
+                }
+            }
+            inner.waiting.insert(port, waiting);
+        }
     }
 
     pub fn finished(&self) -> Result<Vec<UnmapId>> {
-        self.process()?;
-        Ok(self.lock().finished.drain(..).collect())
+        let mut inner = self.lock();
+        inner.collected = true;
+        self.take_in(&mut inner)?;
+        Ok(inner.finished.drain(..).collect())
+    }
+
+    /// Whoever waited for this one knows.
+    pub fn known(&self, id: UnmapId) {
+        self.lock().finished.retain(|finished| *finished != id);
     }
 
     pub fn in_progress(&self) -> usize {
-        self.lock()
-            .pairs
-            .iter()
-            .filter(|pair| pair.pending.is_some())
-            .count()
+        self.lock().waiting.len()
+    }
+}
+
+impl Inner {
+    fn fresh_id(&mut self) -> UnmapId {
+        self.next_id += 1;
+        UnmapId(self.next_id - 1)
     }
 }
 
 impl fmt::Debug for Releases {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = self.lock();
-        let busy = inner.pairs.iter().filter(|pair| pair.pending.is_some());
-        write!(
-            f,
-            "Releases({} of {} ports wait",
-            busy.count(),
-            inner.pairs.len()
-        )?;
-        for pair in inner
-            .pairs
-            .iter()
-            .filter(|pair| pair.pending.is_some())
-            .take(4)
-        {
-            write!(f, " {:?}", pair.listen.port())?;
+        write!(f, "Releases({} wait", inner.waiting.len())?;
+        for port in inner.waiting.keys().take(4) {
+            write!(f, " {port:?}")?;
         }
         f.write_str(")")
     }
 }
 
-pub(super) fn lock_machine(machine: &Mutex<UnmapMachine>) -> MutexGuard<'_, UnmapMachine> {
-    machine.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A mapping that is on its way out. Dropping it changes nothing: the unmap goes on, and the
-/// ledger keeps naming it until it is over.
-pub struct Unmapping {
-    pub(super) id: UnmapId,
-    pub(super) machine: Arc<Mutex<UnmapMachine>>,
-    pub(super) releases: Arc<Releases>,
-    pub(super) grants: Arc<[ForeignGrant]>,
-}
-
-impl Unmapping {
-    /// Its name in [`Mapper::process_releases`](super::Mapper::process_releases).
-    pub fn id(&self) -> UnmapId {
-        self.id
-    }
-
-    /// What was mapped.
-    pub fn grants(&self) -> &[ForeignGrant] {
-        &self.grants
-    }
-
-    /// Where it stands, as far as events were processed.
-    pub fn state(&self) -> UnmapState {
-        lock_machine(&self.machine).state()
-    }
-
-    /// Looks whether it is over, without waiting.
-    ///
-    /// # Errors
-    /// What the event channel's device says.
-    pub fn poll(&self) -> Result<UnmapState> {
-        self.releases.process()?;
-        Ok(self.state())
-    }
-
-    /// Waits until the hypervisor has unmapped. For programs without an event loop: a loop
-    /// registers the mapper instead, and one thread does not wait here while another has it
-    /// registered, for each event is delivered once.
-    ///
-    /// # Errors
-    /// [`Error::Timeout`] names the grants that are still held. [`Error::NotAvailable`] if the
-    /// mapping's notice was used for something else, so that nobody can tell.
-    pub fn wait(&self, deadline: Duration) -> Result<()> {
-        if !lock_machine(&self.machine).is_noticed() {
-            return Err(Error::NotAvailable {
-                what: format!("the news of the release of {}", Grants(&self.grants)),
-                cause: "the mapping's unmap notify sends its event elsewhere".into(),
-                cure: "ask the granter, who got the event".into(),
-            });
-        }
-        let began = Instant::now();
-        loop {
-            if self.poll()? == UnmapState::Released {
-                // Whoever waited knows; only the others are news to the loop.
-                self.releases.lock().finished.retain(|id| *id != self.id);
-                return Ok(());
-            }
-            let left = deadline.saturating_sub(began.elapsed());
-            if left.is_zero() {
-                let what = format!(
-                    "the release of {}, which somebody still holds",
-                    Grants(&self.grants)
-                );
-                return Err(Error::Timeout {
-                    what,
-                    waited: began.elapsed(),
-                });
-            }
-            wait_readable(self.releases.events.as_fd(), left)?;
-        }
-    }
-}
-
-impl fmt::Debug for Unmapping {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Unmapping({:?}, {}, {:?})",
-            self.id,
-            Grants(&self.grants),
-            self.state()
-        )
-    }
-}
-
-/// A few of them, for a message.
-pub(super) struct Grants<'a>(pub &'a [ForeignGrant]);
-
-impl fmt::Display for Grants<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [] => f.write_str("no grants"),
-            [one] => write!(f, "{one}"),
-            [first, rest @ ..] => write!(f, "{first} and {} more", rest.len()),
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -56,7 +56,7 @@ impl Retry {
                 return Err(error);
             }
             let waited = began.elapsed();
-            if waited + pause >= self.deadline {
+            if waited.saturating_add(pause) >= self.deadline {
                 if self.deadline.is_zero() {
                     return Err(error);
                 }
@@ -67,7 +67,7 @@ impl Retry {
             }
             // Nothing announces that a quota or a paged-out page came back: time is the only event.
             std::thread::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0));
-            pause = (pause * 2).min(Self::MAX_PAUSE);
+            pause = pause.saturating_mul(2).min(Self::MAX_PAUSE);
         }
     }
 }
@@ -105,6 +105,17 @@ mod tests {
             (calls, result.err().and_then(|e| e.errno())),
             (1, Some(Errno::INVAL))
         );
+    }
+
+    #[test]
+    fn times_without_end_are_no_overflow() {
+        let retry = Retry {
+            deadline: Duration::MAX,
+            first_pause: Duration::MAX,
+        };
+        let result: Result<()> =
+            retry.run(String::new, &[Errno::AGAIN], || Err(error(Errno::AGAIN)));
+        assert!(matches!(result, Err(Error::Timeout { .. })));
     }
 
     #[test]

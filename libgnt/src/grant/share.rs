@@ -1,8 +1,8 @@
 //! Sharing pages of our own, and ending the peer's access honestly.
 
 use super::ledger::{EntryId, EntryKind, Ledger};
-use super::releases::Grants;
 use super::retry::Retry;
+use super::unmapping::Grants;
 use crate::error::Result;
 use crate::platform::{Gntalloc, Platform};
 use crate::shm::SharedPages;

@@ -72,11 +72,13 @@ impl UnmapMachine {
         self.next
     }
 
-    /// The step was performed. A failed notice costs the news, never the unmap; a failed munmap or
-    /// give-back is reported to the caller by its driver, and the rest is done all the same: the
-    /// closing of the file, or the death of the process, is what remains.
+    /// The step was performed. A failed notice costs the news, never the unmap (a driver may rather
+    /// stop there, while nothing is done); a failed munmap or give-back is reported to the caller by
+    /// its driver, and the rest is done all the same. What was not given back goes when the file is
+    /// closed or the process dies, so nobody will tell.
     pub fn done(&mut self, step: UnmapStep, ok: bool) {
         debug_assert_eq!(step, self.next, "steps are performed in order");
+        self.noticed &= ok || step != UnmapStep::GiveBack;
         self.next = match step {
             UnmapStep::None => UnmapStep::None,
             UnmapStep::ArmNotice => {
@@ -177,5 +179,16 @@ mod tests {
         );
         machine.event();
         assert_eq!(machine.state(), UnmapState::Unmapping);
+    }
+
+    #[test]
+    fn what_could_not_be_given_back_is_not_told_of() {
+        let mut machine = UnmapMachine::new();
+        machine.begin(true);
+        machine.done(UnmapStep::ArmNotice, true);
+        machine.done(UnmapStep::Munmap, true);
+        assert!(machine.is_noticed());
+        machine.done(UnmapStep::GiveBack, false);
+        assert!(!machine.is_noticed());
     }
 }

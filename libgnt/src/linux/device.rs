@@ -1,4 +1,5 @@
 //! What the three device files share: opening one, mapping it, and saying what went wrong.
+#![allow(unsafe_code, reason = "vouches for what the drivers map")]
 
 use super::ioctl::{Call, Kernel, Syscalls};
 use crate::error::{Error, Result};
@@ -107,7 +108,9 @@ impl<K: Kernel> Device<K> {
         };
         match raw {
             Ok(raw) => {
-                let pages = SharedPages::new(raw, access, None);
+                // SAFETY: mapped just now for this access. What gntdev and gntalloc map has its pages
+                // from mmap to munmap, and no length that could change.
+                let pages = unsafe { SharedPages::new(raw, access, None) };
                 // A child of some other thread's fork would hold the pages, and defer their unmap.
                 pages.set_inherited(false)?;
                 Ok(pages)

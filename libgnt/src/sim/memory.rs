@@ -1,5 +1,8 @@
 //! memfds and their mappings: the machine memory of the simulated Xen.
-#![allow(unsafe_code, reason = "mmap over a range that this module reserved")]
+#![allow(
+    unsafe_code,
+    reason = "mmap over a range that this module reserved, of files that it sealed"
+)]
 
 use crate::error::{Error, Result};
 use crate::shm::SharedPages;
@@ -63,9 +66,9 @@ pub fn identity(fd: BorrowedFd<'_>) -> Result<(u64, usize)> {
 /// Maps parts next to each other. The descriptors are no longer needed afterwards.
 ///
 /// # Errors
-/// EINVAL: nothing to map, or a part outside its memfd. EACCES: writable, of a read-only
-/// descriptor. ENOMEM.
-pub fn map(parts: &[Part<'_>], access: Access) -> Result<MmapRaw> {
+/// EINVAL: nothing to map, or a part outside its memfd, or of a file that could shrink. EACCES:
+/// writable, of a read-only descriptor. ENOMEM.
+pub fn map(parts: &[Part<'_>], access: Access) -> Result<SharedPages> {
     let failed = |errno: Errno| {
         let pages: usize = parts.iter().map(|part| part.pages).sum();
         Error::device(DEVICE, "mmap", errno, format!("{pages} pages"))
@@ -77,8 +80,12 @@ pub fn map(parts: &[Part<'_>], access: Access) -> Result<MmapRaw> {
             .checked_add(part.pages)
             .and_then(|pages| pages.checked_mul(PAGE_SIZE))
             .ok_or_else(|| failed(Errno::INVAL))?;
+        let seals = rustix::fs::fcntl_get_seals(part.fd).map_err(failed)?;
         let size = rustix::fs::fstat(part.fd).map_err(failed)?.st_size;
-        if part.pages == 0 || usize::try_from(size).is_ok_and(|size| end > size) {
+        if !seals.contains(SealFlags::SHRINK)
+            || part.pages == 0
+            || usize::try_from(size).is_ok_and(|size| end > size)
+        {
             return Err(failed(Errno::INVAL));
         }
         bytes = bytes
@@ -117,7 +124,8 @@ pub fn map(parts: &[Part<'_>], access: Access) -> Result<MmapRaw> {
         .map_err(failed)?;
         at += len;
     }
-    Ok(raw)
+    // SAFETY: all of it was mapped just now for this access, inside files that keep their lengths.
+    Ok(unsafe { SharedPages::new(raw, access, None) })
 }
 
 /// Maps some pages of a memfd.
@@ -125,7 +133,7 @@ pub fn map(parts: &[Part<'_>], access: Access) -> Result<MmapRaw> {
 /// # Errors
 /// As [`map`].
 pub fn map_part(part: Part<'_>, access: Access) -> Result<SharedPages> {
-    map(&[part], access).map(|raw| SharedPages::new(raw, access, None))
+    map(&[part], access)
 }
 
 /// Maps a memfd from its start.
@@ -186,8 +194,7 @@ mod tests {
                 pages: 1,
             },
         ];
-        let raw = map(&parts, Access::ReadWrite).expect("map");
-        let joined = SharedPages::new(raw, Access::ReadWrite, None);
+        let joined = map(&parts, Access::ReadWrite).expect("map");
         let (whole_a, whole_b) = (
             map_whole(&a, 2, Access::ReadOnly).expect("map"),
             map_whole(&b, 3, Access::ReadOnly).expect("map"),
@@ -222,5 +229,10 @@ mod tests {
         let outside = map_whole(&fd, 2, Access::ReadOnly).expect_err("must be refused");
         assert_eq!(outside.errno(), Some(Errno::INVAL));
         assert_eq!(rustix::fs::ftruncate(&fd, 0), Err(Errno::PERM));
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let fd = rustix::fs::memfd_create("can shrink", flags).expect("memfd");
+        rustix::fs::ftruncate(&fd, PAGE_SIZE as u64).expect("size");
+        let shrinks = map_whole(&fd, 1, Access::ReadOnly).expect_err("must be refused");
+        assert_eq!(shrinks.errno(), Some(Errno::INVAL));
     }
 }

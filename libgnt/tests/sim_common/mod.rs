@@ -2,6 +2,8 @@
 //! binary run again.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod bent;
+
 use libgnt::platform::Evtchn;
 use libgnt::sim::client::{SimPlatform, connect};
 use libgnt::sim::core::{Config, Deadlock};

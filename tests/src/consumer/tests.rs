@@ -3,6 +3,7 @@ use crate::consumer::{LendPolicy, Lender};
 use crate::holder::{Export, Held, HoldError, HoldName, Holder, kernel_holder};
 use crate::timeline::{Record, read_file};
 use libgnt::{Access, SharedPages};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 const GRANT: libgnt::ForeignGrant = libgnt::ForeignGrant {
     domid: libgnt::DomId(1),
@@ -162,9 +163,11 @@ fn a_holder_that_needs_writable_pages_is_offered_no_others() {
         writable_only: true,
     };
     let mut lender = lender(&running, policy);
-    let map = memmap2::MmapOptions::new().len(4096).map_anon().unwrap();
-    let read_only = map.make_read_only().unwrap();
-    let read_only = SharedPages::new(read_only.into(), Access::ReadOnly, None);
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memfd = memfd_create("granted", flags).unwrap();
+    rustix::fs::ftruncate(&memfd, 4096).unwrap();
+    fcntl_add_seals(&memfd, SealFlags::SHRINK).unwrap();
+    let read_only = SharedPages::of_memfd(&memfd, 1, Access::ReadOnly).unwrap();
     assert_eq!(lender.offer(&read_only, &[GRANT], 1), None);
     let writable = SharedPages::anonymous(1).unwrap();
     assert!(lender.offer(&writable, &[GRANT], 2).is_some());

@@ -7,7 +7,6 @@
 
 use super::*;
 use libgnt::Access;
-use memmap2::MmapOptions;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -25,15 +24,12 @@ impl Granter {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = File::from(memfd_create("granted", flags).unwrap());
         file.set_len((PAGES * PAGE_SIZE) as u64).unwrap();
+        fcntl_add_seals(&file, SealFlags::SHRINK).unwrap();
         Granter { file }
     }
 
     fn map(&self) -> SharedPages {
-        let raw = MmapOptions::new()
-            .len(PAGES * PAGE_SIZE)
-            .map_raw(&self.file)
-            .unwrap();
-        SharedPages::new(raw, Access::ReadWrite, None)
+        SharedPages::of_memfd(&self.file, PAGES, Access::ReadWrite).unwrap()
     }
 
     /// Fills all pages; returns the digest of `count` of them.
@@ -304,11 +300,7 @@ fn ranges_outside_and_exports_of_other_kinds_are_refused() {
 #[test]
 fn read_only_pages_say_why_they_cannot_be_registered() {
     let granter = Granter::new();
-    let raw = MmapOptions::new()
-        .len(PAGE_SIZE)
-        .map_raw_read_only(&granter.file)
-        .unwrap();
-    let mapping = SharedPages::new(raw, Access::ReadOnly, None);
+    let mapping = SharedPages::of_memfd(&granter.file, 1, Access::ReadOnly).unwrap();
     let holder = kernel_holder(HoldName::Uring).unwrap();
     let error = holder.hold(&mapping, 0, 1).unwrap_err().to_string();
     assert!(

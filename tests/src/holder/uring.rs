@@ -24,6 +24,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -179,12 +180,20 @@ fn fetch(pid: u64, number: u64) -> Result<OwnedFd, HoldError> {
 
 /// One page of the ring's memory; a ring of [`ENTRIES`] has no more of either kind.
 fn map(ring: &OwnedFd, offset: u64) -> Result<SharedPages, HoldError> {
+    // The number came from another process: a file would be mapped too, and end under the mapping.
+    let link = format!("/proc/self/fd/{}", ring.as_raw_fd());
+    let what = std::fs::read_link(link).map_err(|error| broken(error.to_string()))?;
+    if what != Path::new("anon_inode:[io_uring]") {
+        return Err(broken(format!("{} is no io_uring", what.display())));
+    }
     let raw = MmapOptions::new()
         .offset(offset)
         .len(PAGE_SIZE)
         .map_raw(ring)
         .map_err(|error| broken(format!("mapping the ring: {error}")))?;
-    Ok(SharedPages::new(raw, Access::ReadWrite, None))
+    // SAFETY: mapped just now, readable and writable; the kernel keeps a ring's memory for as long
+    // as it is mapped.
+    Ok(unsafe { SharedPages::new(raw, Access::ReadWrite, None) })
 }
 
 struct Offsets {

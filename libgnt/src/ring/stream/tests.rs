@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 
 type Page = Arc<SharedPages>;
 
+/// Miri is a hundred times slower.
+const SLOW: bool = cfg!(miri);
+
 fn pages(n: usize) -> Page {
     Arc::new(SharedPages::anonymous(n).unwrap())
 }
@@ -91,7 +94,7 @@ fn step(from: &mut Stream, to: &mut Stream, way: &mut Way, size: usize, rng: &mu
 
 #[test]
 fn random_steps_agree_with_the_model() {
-    for seed in 0..24 {
+    for seed in 0..if SLOW { 4 } else { 24 } {
         println!("seed {seed}");
         let mut rng = fastrand::Rng::with_seed(seed);
         let (left, right) = [(0, 0), (1, 0), (0, 2), (4, 1)][rng.usize(0..4)];
@@ -103,7 +106,7 @@ fn random_steps_agree_with_the_model() {
         let (_control, mut server, mut client) = pair(left, right, start);
         let bytes = |n: usize, small| if n == 0 { small } else { n * PAGE_SIZE };
         let (mut to_server, mut to_client) = (Way::default(), Way::default());
-        for _ in 0..4000 {
+        for _ in 0..if SLOW { 10 } else { 4000 } {
             let (l, r) = (bytes(left, 1024), bytes(right, 2048));
             step(&mut client, &mut server, &mut to_server, l, &mut rng);
             step(&mut server, &mut client, &mut to_client, r, &mut rng);
@@ -149,7 +152,7 @@ fn a_peers_index_beyond_the_buffer_is_fatal_and_stays_so() {
 
 #[test]
 fn garbage_in_the_control_page_is_an_error_or_is_bounded() {
-    for seed in 0..2000 {
+    for seed in 0..if SLOW { 10 } else { 2000 } {
         let mut rng = fastrand::Rng::with_seed(seed);
         let (control, mut server, _) = pair(1, 0, rng.u32(..));
         for _ in 0..8 {

@@ -6,7 +6,6 @@ use crate::shm::{AfterUnmap, SharedPages};
 use crate::sim::memory::{self, Part};
 use crate::sim::wire::{FileId, Piece, Reply, Request, RunId, VmaId};
 use crate::types::{Access, PAGE_SIZE};
-use memmap2::MmapRaw;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -102,15 +101,15 @@ pub fn map(
     };
     let mut answer = client.call(device, "mmap", request)?;
     let (vma, pieces) = pieces(&mut answer)?;
-    let mapped = map_pieces(&mut answer, &pieces, access).and_then(|raw| {
-        if raw.len() == pages * PAGE_SIZE {
-            Ok(raw)
+    let mapped = map_pieces(&mut answer, &pieces, access).and_then(|mapped| {
+        if mapped.len() == pages * PAGE_SIZE {
+            Ok(mapped)
         } else {
             Err(answer.unexpected())
         }
     });
-    let raw = match mapped {
-        Ok(raw) => raw,
+    let mapped = match mapped {
+        Ok(mapped) => mapped,
         Err(error) => {
             client.tell(Request::Munmap {
                 vma,
@@ -120,7 +119,7 @@ pub fn map(
             return Err(error);
         }
     };
-    let address = raw.as_mut_ptr() as usize;
+    let address = mapped.address();
     lock(&client.mappings).insert(
         address,
         Mapping {
@@ -137,7 +136,7 @@ pub fn map(
         vma,
         pages: count,
     };
-    Ok(SharedPages::new(raw, access, Some(Box::new(after))))
+    Ok(mapped.with_after(Box::new(after)))
 }
 
 /// A page count as the interface takes it.
@@ -165,7 +164,7 @@ pub fn pieces(answer: &mut Answer) -> Result<(VmaId, Vec<Piece>)> {
 ///
 /// # Errors
 /// [`Error::HostGone`]: a descriptor is missing. ENOMEM.
-pub fn map_pieces(answer: &mut Answer, pieces: &[Piece], access: Access) -> Result<MmapRaw> {
+pub fn map_pieces(answer: &mut Answer, pieces: &[Piece], access: Access) -> Result<SharedPages> {
     let mut order: Vec<(RunId, Access)> = Vec::new();
     let mut fds: Vec<OwnedFd> = Vec::new();
     let mut places = Vec::with_capacity(pieces.len());

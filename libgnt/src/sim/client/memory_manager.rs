@@ -59,8 +59,7 @@ impl SimMemoryManager for SimPlatform {
             .client
             .call(DEVICE, "attach", Request::HoldAttach { hold })?;
         let (_, pieces) = pieces(&mut answer)?;
-        let raw = map_pieces(&mut answer, &pieces, Access::ReadOnly)?;
-        Ok(SharedPages::new(raw, Access::ReadOnly, None))
+        map_pieces(&mut answer, &pieces, Access::ReadOnly)
     }
 
     fn release(&self, hold: HoldId) -> Result<()> {
