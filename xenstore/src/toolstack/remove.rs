@@ -11,10 +11,10 @@ use crate::xenbus::XenbusState::{
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
-/// How long a back end that offers a device, and to which no front end came, may take to close. It
-/// holds nothing of a front end's: a process needs milliseconds, a dead one will never close, and
-/// neither does Linux' back end, which waits for a front end that is not there.
-const UNUSED: Duration = Duration::from_secs(2);
+/// How long an end may take to say that it is closed when there is nothing left to close with the
+/// other: a process needs milliseconds, and a dead one will never do it. Neither will Linux' back end
+/// to which no front end came: it waits for that.
+const ALONE: Duration = Duration::from_secs(2);
 
 /// What preceded the removal of a device's directories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,9 @@ pub enum End {
     /// No front end had connected, so there was nothing to close; the back end, if one ran, did not
     /// say that it is closed.
     Unused,
+    /// The back end was closed, which is all that libxl waits for: it holds nothing of the front end's
+    /// any more. The front end did not say that it is; its process may be dead.
+    BackClosed,
     /// The deadline. The directories were taken away from under ends that may be connected.
     Forced,
 }
@@ -46,8 +49,9 @@ pub struct Removed {
 
 /// Removes a device: asks both ends to close (`online` = 0, the back end's `state` = 5), waits until
 /// they have or the time is over, and removes both directories, the toolstacks' records of the
-/// device, and the parents that only held them. An end that never connected is not waited for. dom0
-/// only; who may not remove everything changes nothing.
+/// device, and the parents that only held them. An end that never connected is not waited for, nor a
+/// front end for long whose back end is closed. dom0 only; who may not remove everything changes
+/// nothing.
 ///
 /// # Errors
 /// [`Error::Invalid`] if there is no such device, or for another domain; the connection's.
@@ -197,7 +201,8 @@ struct Patience {
     /// How long the back end may take when no front end is in the way; `None`: up to the deadline,
     /// for it has served one.
     unused: Option<Duration>,
-    front_out_since: Option<Instant>,
+    /// How it will end if an end that is alone stays silent, and since when that is so.
+    alone: Option<(End, Instant)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,28 +219,36 @@ impl Patience {
             unused: match before {
                 // The toolstack's own value: no back end has ever run.
                 Some(Initialising | Unknown) => Some(Duration::ZERO),
-                Some(InitWait) => Some(UNUSED),
+                Some(InitWait) => Some(ALONE),
                 _ => None,
             },
-            front_out_since: None,
+            alone: None,
         }
     }
 
     fn judge(&mut self, [front, back]: States, now: Instant) -> Step {
         // A front end in these has no connection.
         let front_is_out = matches!(front, None | Some(Initialising | InitWait | Closed));
-        if front_is_out && matches!(back, None | Some(Closed)) {
-            return Step::Over(End::Closed);
-        }
-        let (until, end) = match self.unused {
+        let back_is_out = matches!(back, None | Some(Closed));
+        let alone = match (front_is_out, back_is_out) {
+            (true, true) => return Step::Over(End::Closed),
+            (false, true) => Some((End::BackClosed, ALONE)),
             // A front end may have come just before the back end was asked to close.
-            Some(unused) if front_is_out && back != Some(Connected) => {
-                let since = *self.front_out_since.get_or_insert(now);
-                (self.deadline.min(since + unused), End::Unused)
+            (true, false) if back != Some(Connected) => self.unused.map(|time| (End::Unused, time)),
+            _ => None,
+        };
+        let (end, until) = match alone {
+            Some((end, time)) => {
+                let (_, since) = self
+                    .alone
+                    .filter(|(before, _)| *before == end)
+                    .unwrap_or((end, now));
+                self.alone = Some((end, since));
+                (end, self.deadline.min(since + time))
             }
-            _ => {
-                self.front_out_since = None;
-                (self.deadline, End::Forced)
+            None => {
+                self.alone = None;
+                (End::Forced, self.deadline)
             }
         };
         if now < until {
@@ -288,7 +301,7 @@ mod tests {
     fn who_is_waited_for_and_how_long() {
         let start = Instant::now();
         let wait = |seconds| Step::WaitUntil(start + Duration::from_secs(seconds));
-        let (all, grace) = (DEADLINE.as_secs(), UNUSED.as_secs());
+        let (all, grace) = (DEADLINE.as_secs(), ALONE.as_secs());
         // The back end before it was asked to close, both now, and what follows.
         for (before, front, back, step) in [
             (
@@ -347,7 +360,10 @@ mod tests {
                 Step::Over(End::Unused),
             ),
             (None, Some(Initialising), None, Step::Over(End::Closed)),
-            (None, Some(Connected), None, wait(all)),
+            // The back end is closed, or gone: the front end may say that it is, too.
+            (None, Some(Connected), None, wait(grace)),
+            (Some(Connected), Some(Connected), Some(Closed), wait(grace)),
+            (Some(Closed), Some(Initialised), Some(Closed), wait(grace)),
         ] {
             let mut patience = Patience::new(before, start + DEADLINE);
             assert_eq!(
@@ -366,14 +382,34 @@ mod tests {
         let out = [Some(Initialising), Some(Closing)];
         let come = [Some(Initialised), Some(Closing)];
         let left = [Some(Closed), Some(Closing)];
-        assert_eq!(patience.judge(out, start), Step::WaitUntil(start + UNUSED));
+        assert_eq!(patience.judge(out, start), Step::WaitUntil(start + ALONE));
         assert_eq!(patience.judge(come, at(1)), Step::WaitUntil(at(100)));
         assert_eq!(patience.judge(come, at(50)), Step::WaitUntil(at(100)));
         assert_eq!(
             patience.judge(left, at(60)),
-            Step::WaitUntil(at(60) + UNUSED)
+            Step::WaitUntil(at(60) + ALONE)
         );
         assert_eq!(patience.judge(left, at(63)), Step::Over(End::Unused));
         assert_eq!(patience.judge(come, at(101)), Step::Over(End::Forced));
+    }
+
+    #[test]
+    fn a_front_end_that_stays_silent_is_left_when_its_back_end_is_closed() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut patience = Patience::new(Some(Connected), at(100));
+        let [serving, closed] = [Closing, Closed].map(|back| [Some(Connected), Some(back)]);
+        assert_eq!(patience.judge(serving, start), Step::WaitUntil(at(100)));
+        assert_eq!(
+            patience.judge(closed, at(50)),
+            Step::WaitUntil(at(50) + ALONE)
+        );
+        // As if it was opened again: it starts anew.
+        assert_eq!(patience.judge(serving, at(51)), Step::WaitUntil(at(100)));
+        assert_eq!(
+            patience.judge(closed, at(60)),
+            Step::WaitUntil(at(60) + ALONE)
+        );
+        assert_eq!(patience.judge(closed, at(63)), Step::Over(End::BackClosed));
     }
 }
