@@ -2,7 +2,7 @@
 //! that dies, however it dies. xenstore cannot tell: a killed back end leaves its state behind.
 
 use libgnt::DomId;
-use pv_xenstore::toolstack::DeviceId;
+use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 use rustix::io::Errno;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
@@ -46,10 +46,15 @@ impl Claim {
     ///
     /// # Errors
     /// [`ClaimError::Taken`] at once if somebody has it.
-    pub fn take(platform: &str, front: DomId, device: DeviceId) -> Result<Self, ClaimError> {
+    pub fn take(
+        platform: &str,
+        class: &DeviceClass,
+        front: DomId,
+        device: DeviceId,
+    ) -> Result<Self, ClaimError> {
         // A socket's name has 107 bytes, a directory's may have more: the hash, and its tail for people.
         let mut hash = std::hash::DefaultHasher::new();
-        std::hash::Hash::hash(platform, &mut hash);
+        std::hash::Hash::hash(&(platform, class), &mut hash);
         let hash = std::hash::Hasher::finish(&hash);
         let tail: String = {
             let mut last: Vec<char> = platform.chars().rev().take(12).collect();
@@ -79,21 +84,25 @@ impl Claim {
 mod tests {
     use super::*;
 
+    const VBD: DeviceClass = DeviceClass::VBD;
     const XVDA: DeviceId = DeviceId(51712);
 
     #[test]
     fn a_device_is_claimed_once_and_given_back() {
         let place = format!("sim:/test/{}/{}", std::process::id(), "long/".repeat(40));
-        let first = Claim::take(&place, DomId(1), XVDA).expect("first");
-        let second = Claim::take(&place, DomId(1), XVDA);
+        let first = Claim::take(&place, &VBD, DomId(1), XVDA).expect("first");
+        let second = Claim::take(&place, &VBD, DomId(1), XVDA);
         assert!(
             matches!(second, Err(ClaimError::Taken { .. })),
             "{second:?}"
         );
-        let _other_device = Claim::take(&place, DomId(1), DeviceId(51728)).expect("another device");
-        let _other_front = Claim::take(&place, DomId(2), XVDA).expect("another front");
-        let _other_place = Claim::take(&format!("{place}x"), DomId(1), XVDA).expect("place");
+        let _other_device =
+            Claim::take(&place, &VBD, DomId(1), DeviceId(51728)).expect("another device");
+        let _other_front = Claim::take(&place, &VBD, DomId(2), XVDA).expect("another front");
+        let _other_place = Claim::take(&format!("{place}x"), &VBD, DomId(1), XVDA).expect("place");
+        let class = DeviceClass::new("pvstress");
+        let _other_class = Claim::take(&place, &class, DomId(1), XVDA).expect("another class");
         drop(first);
-        Claim::take(&place, DomId(1), XVDA).expect("given back");
+        Claim::take(&place, &VBD, DomId(1), XVDA).expect("given back");
     }
 }

@@ -76,7 +76,7 @@ impl Backend {
             hooks,
             ..
         } = config;
-        let claim = Claim::take(&platform.name(), front, device)?;
+        let claim = Claim::take(&platform.name(), &class, front, device)?;
         let device = DeviceKey::new(front, class, device);
         let mut bus = Bus::open(&*platform, &device, sysfs.as_deref())?;
         let disk = Disk::open(&backing, read_only || bus.toolstack_forbids_writes()?)?;
