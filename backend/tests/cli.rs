@@ -325,6 +325,19 @@ fn a_device_without_a_front_end_is_detached_at_once() {
     }
 }
 
+/// A back end that has closed holds nothing of a front end's, so that need not be waited for.
+#[test]
+fn a_device_whose_front_end_died_is_detached_at_once() {
+    let world = World::new();
+    world.write(&format!("{}/state", world.back_dir()), "6");
+    world.write(&format!("{}/state", world.front_dir()), "4");
+    let (status, stdout, stderr) = at_once(&world, &["detach"]);
+    assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
+    assert!(stdout.contains("Connected (4)"), "{stdout}");
+    assert!(!world.store.exists(&world.back_dir()).expect("read"));
+    assert!(!world.store.exists(&world.front_dir()).expect("read"));
+}
+
 #[test]
 fn ends_that_do_not_close_are_named_with_status_1() {
     let world = World::new();

@@ -85,6 +85,8 @@ fn a_device_of_another_class_is_another_device() {
     let _running = Running::start(&world, |config| config.class = class);
     world.wait_node(&format!("{back}/state"), "2", |value| value == Some("2"));
     world.wait_back(XenbusState::Initialising);
+    let _other = Running::start(&world, |_| {});
+    world.wait_back(XenbusState::InitWait);
 }
 
 /// libxl's nodes for a disk (`libxl__device_disk_add` and `device_disk_add`,

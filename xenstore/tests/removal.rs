@@ -286,17 +286,18 @@ fn a_device_that_was_never_in_use_goes_at_once() {
 /// A domain that writes its nodes as fast as it can is in the way of every transaction.
 #[test]
 fn nobody_can_keep_a_device_by_writing() {
+    const WRITERS: usize = 12;
     let world = world();
     let dom0 = world.dom0();
     for (domid, directory, states, end) in [
         (2, FRONT, ["1", "2"], End::Unused),
-        (1, BACK, ["4", "5"], End::Forced),
+        (1, BACK, ["4", "4"], End::Forced),
     ] {
         device().create(&dom0).unwrap();
         let stop = AtomicBool::new(false);
-        let at_work = Barrier::new(5);
+        let at_work = Barrier::new(WRITERS + 1);
         let removed = std::thread::scope(|scope| {
-            for _ in 0..4 {
+            for _ in 0..WRITERS {
                 let writer = world.client(domid);
                 let (stop, at_work) = (&stop, &at_work);
                 scope.spawn(move || {

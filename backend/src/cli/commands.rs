@@ -100,6 +100,14 @@ fn told(device: &DeviceKey, removed: &Removed, deadline: Duration) -> String {
         (End::Closed, [_, None]) => format!(
             "the front end's half of {device} is closed and removed; the back end's was gone already"
         ),
+        (End::BackClosed, [front, None]) => format!(
+            "the front end's half of {device} is removed; it was {}, and the back end's was gone already",
+            state_text(*front)
+        ),
+        (End::BackClosed, [front, _]) => format!(
+            "{device} is removed; its back end had closed, and its front end, whose process may be dead, was {}",
+            state_text(*front)
+        ),
         (End::Unused, _) => format!("{device} is removed; no front end had connected"),
         (End::Forced, _) => {
             let [front, back] = states.map(state_text);

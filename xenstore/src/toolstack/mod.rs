@@ -7,6 +7,7 @@ mod device_id;
 mod domain;
 mod errors;
 mod kernel;
+mod patience;
 mod place;
 mod remove;
 

@@ -1,20 +1,14 @@
 //! Taking a device away.
 
 use super::errors::forget_errors;
+use super::patience::{Patience, States, Step};
 use super::place::is_there;
 use super::{DeviceKey, DevicePaths, read_error};
 use crate::client::{Client, Transaction};
 use crate::error::{Error, Result};
-use crate::xenbus::XenbusState::{
-    self, Closed, Closing, Connected, InitWait, Initialising, Unknown,
-};
+use crate::xenbus::XenbusState::{self, Closed, Closing, Connected, InitWait, Unknown};
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
-
-/// How long a back end that offers a device, and to which no front end came, may take to close. It
-/// holds nothing of a front end's: a process needs milliseconds, a dead one will never close, and
-/// neither does Linux' back end, which waits for a front end that is not there.
-const UNUSED: Duration = Duration::from_secs(2);
 
 /// What preceded the removal of a device's directories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +18,9 @@ pub enum End {
     /// No front end had connected, so there was nothing to close; the back end, if one ran, did not
     /// say that it is closed.
     Unused,
+    /// The back end was closed, which is all that libxl waits for: it holds nothing of the front end's
+    /// any more. The front end did not say that it is; its process may be dead.
+    BackClosed,
     /// The deadline. The directories were taken away from under ends that may be connected.
     Forced,
 }
@@ -46,8 +43,9 @@ pub struct Removed {
 
 /// Removes a device: asks both ends to close (`online` = 0, the back end's `state` = 5), waits until
 /// they have or the time is over, and removes both directories, the toolstacks' records of the
-/// device, and the parents that only held them. An end that never connected is not waited for. dom0
-/// only; who may not remove everything changes nothing.
+/// device, and the parents that only held them. An end that never connected is not waited for, nor a
+/// front end for long whose back end is closed. dom0 only; who may not remove everything changes
+/// nothing.
 ///
 /// # Errors
 /// [`Error::Invalid`] if there is no such device, or for another domain; the connection's.
@@ -66,7 +64,15 @@ pub fn remove(
     }
     rehearse(client, device, paths)?;
     let script = client.try_read(&format!("{}/script", device.libxl_record()))?;
-    let before = client.transaction(|tx| ask_to_close(tx, back))?;
+    let before = match client.transaction(|tx| ask_to_close(tx, back)) {
+        // A back end that keeps writing its nodes is asked all the same, and may be in use.
+        Err(Error::Conflict { .. }) => {
+            client.write(&format!("{back}/online"), "0")?;
+            client.write(&format!("{back}/state"), Closing.as_str())?;
+            Some(Connected)
+        }
+        before => before?,
+    };
 
     let nodes = [format!("{front}/state"), format!("{back}/state")];
     let token = format!("remove-{:016x}", fastrand::u64(..));
@@ -166,8 +172,6 @@ fn ask_to_close(tx: &Transaction<'_>, back: &str) -> Result<Option<XenbusState>>
     Ok(Some(before))
 }
 
-type States = [Option<XenbusState>; 2];
-
 fn wait_closed(
     client: &Client,
     nodes: &[String; 2],
@@ -187,61 +191,6 @@ fn wait_closed(
             Step::WaitUntil(until) => {
                 client.wait_token(token, until.saturating_duration_since(now))?;
             }
-        }
-    }
-}
-
-/// How long the two ends are waited for, given what they do.
-struct Patience {
-    deadline: Instant,
-    /// How long the back end may take when no front end is in the way; `None`: up to the deadline,
-    /// for it has served one.
-    unused: Option<Duration>,
-    front_out_since: Option<Instant>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Over(End),
-    WaitUntil(Instant),
-}
-
-impl Patience {
-    /// `before` is what the back end's state was before it was asked to close.
-    fn new(before: Option<XenbusState>, deadline: Instant) -> Patience {
-        Patience {
-            deadline,
-            unused: match before {
-                // The toolstack's own value: no back end has ever run.
-                Some(Initialising | Unknown) => Some(Duration::ZERO),
-                Some(InitWait) => Some(UNUSED),
-                _ => None,
-            },
-            front_out_since: None,
-        }
-    }
-
-    fn judge(&mut self, [front, back]: States, now: Instant) -> Step {
-        // A front end in these has no connection.
-        let front_is_out = matches!(front, None | Some(Initialising | InitWait | Closed));
-        if front_is_out && matches!(back, None | Some(Closed)) {
-            return Step::Over(End::Closed);
-        }
-        let (until, end) = match self.unused {
-            // A front end may have come just before the back end was asked to close.
-            Some(unused) if front_is_out && back != Some(Connected) => {
-                let since = *self.front_out_since.get_or_insert(now);
-                (self.deadline.min(since + unused), End::Unused)
-            }
-            _ => {
-                self.front_out_since = None;
-                (self.deadline, End::Forced)
-            }
-        };
-        if now < until {
-            Step::WaitUntil(until)
-        } else {
-            Step::Over(end)
         }
     }
 }
@@ -274,106 +223,5 @@ fn remove_with_parents(tx: &Transaction<'_>, path: &str, keep: &str) -> Result<(
             return Ok(());
         }
         path = parent;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::xenbus::XenbusState::Initialised;
-
-    const DEADLINE: Duration = Duration::from_secs(100);
-
-    #[test]
-    fn who_is_waited_for_and_how_long() {
-        let start = Instant::now();
-        let wait = |seconds| Step::WaitUntil(start + Duration::from_secs(seconds));
-        let (all, grace) = (DEADLINE.as_secs(), UNUSED.as_secs());
-        // The back end before it was asked to close, both now, and what follows.
-        for (before, front, back, step) in [
-            (
-                Some(Connected),
-                Some(Closed),
-                Some(Closed),
-                Step::Over(End::Closed),
-            ),
-            (Some(Connected), None, Some(Closed), Step::Over(End::Closed)),
-            (Some(Connected), Some(Closed), None, Step::Over(End::Closed)),
-            (Some(Connected), Some(Connected), Some(Closing), wait(all)),
-            // It may still hold what it had mapped.
-            (Some(Connected), Some(Closed), Some(Closing), wait(all)),
-            (Some(Connected), None, Some(Closing), wait(all)),
-            (Some(Closing), Some(Initialising), Some(Closing), wait(all)),
-            (
-                Some(Closed),
-                Some(Initialising),
-                Some(Closed),
-                Step::Over(End::Closed),
-            ),
-            // A back end offers the device, and may say that it is closed.
-            (
-                Some(InitWait),
-                Some(Initialising),
-                Some(Closing),
-                wait(grace),
-            ),
-            (Some(InitWait), None, Some(Closing), wait(grace)),
-            (
-                Some(InitWait),
-                Some(Closed),
-                Some(Closed),
-                Step::Over(End::Closed),
-            ),
-            // A front end has begun to connect.
-            (Some(InitWait), Some(Initialised), Some(Closing), wait(all)),
-            (
-                Some(InitWait),
-                Some(Initialising),
-                Some(Connected),
-                wait(all),
-            ),
-            (
-                Some(Initialising),
-                Some(Initialised),
-                Some(Closing),
-                wait(all),
-            ),
-            (Some(Initialising), Some(Unknown), Some(Closing), wait(all)),
-            // No back end has ever run.
-            (
-                Some(Initialising),
-                Some(Initialising),
-                Some(Closing),
-                Step::Over(End::Unused),
-            ),
-            (None, Some(Initialising), None, Step::Over(End::Closed)),
-            (None, Some(Connected), None, wait(all)),
-        ] {
-            let mut patience = Patience::new(before, start + DEADLINE);
-            assert_eq!(
-                patience.judge([front, back], start),
-                step,
-                "{before:?} {front:?} {back:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_front_end_that_comes_late_is_waited_for_and_its_back_end_after_it() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut patience = Patience::new(Some(InitWait), at(100));
-        let out = [Some(Initialising), Some(Closing)];
-        let come = [Some(Initialised), Some(Closing)];
-        let left = [Some(Closed), Some(Closing)];
-        assert_eq!(patience.judge(out, start), Step::WaitUntil(start + UNUSED));
-        assert_eq!(patience.judge(come, at(1)), Step::WaitUntil(at(100)));
-        assert_eq!(patience.judge(come, at(50)), Step::WaitUntil(at(100)));
-        assert_eq!(
-            patience.judge(left, at(60)),
-            Step::WaitUntil(at(60) + UNUSED)
-        );
-        assert_eq!(patience.judge(left, at(63)), Step::Over(End::Unused));
-        assert_eq!(patience.judge(come, at(101)), Step::Over(End::Forced));
     }
 }
