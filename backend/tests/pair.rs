@@ -250,6 +250,31 @@ fn a_held_request_is_answered_when_released_and_others_go_on() {
 }
 
 #[test]
+fn closed_means_that_nothing_is_mapped_and_a_holder_is_told_of() {
+    let world = World::new();
+    let (running, consumer) = with_pinner(&world, Some(7));
+    let mut front = Front::new(&world);
+    front.connect(&world);
+    let held = front.request(Operation::Write, 7, 0, &[0]);
+    front.send(&[held]);
+    let (_, hold, pages) = consumer.take();
+    drop(pages);
+    front.state(XenbusState::Closing);
+    world.wait_back(XenbusState::Closing);
+    front.state(XenbusState::Closed);
+    let error = pv_xenstore::toolstack::error_path(&world.back_dir());
+    world.wait_node(&error, "the reason", |text| {
+        text.is_some_and(|text| text.contains("still mapped"))
+    });
+    world.wait_back(XenbusState::Closing);
+    consumer.memory().release(hold).expect("release");
+    world.wait_back(XenbusState::Closed);
+    let in_use = front.data.in_use().expect("simulated").expect("simulated");
+    assert!(in_use.is_empty(), "Closed, and still mapped: {in_use:?}");
+    drop(running);
+}
+
+#[test]
 fn a_back_end_that_answers_before_the_release_is_seen_to() {
     let world = World::new();
     let sabotage = Sabotage::RespondBeforeRelease;

@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// Where responses go.
 pub(super) trait Answers {
     fn push(&mut self, response: &Response);
+
+    /// Pages of a request are about to be lent to others.
+    fn lend(&mut self, id: u64);
 }
 
 /// For when the front is gone. The agent knows too, so nothing comes here.
@@ -27,6 +30,8 @@ impl Answers for Nobody {
     fn push(&mut self, response: &Response) {
         debug_assert!(false, "{response:?} to nobody");
     }
+
+    fn lend(&mut self, _: u64) {}
 }
 
 /// A map or a copy that the device asked to try again: a page of the front's is paged out, or an
@@ -263,7 +268,7 @@ impl DataPath {
                 self.attempt(action, None)
             }
             Action::Disk { tag, op } => self.disk(tag, op),
-            Action::Unmap { key } => self.unmap(key),
+            Action::Unmap { key } => self.unmap(key, answers),
             Action::Respond(response) => {
                 answers.push(&response);
                 self.hooks.tell_each(|| EventKind::Responded {
@@ -346,7 +351,7 @@ impl DataPath {
         });
     }
 
-    fn unmap(&mut self, key: MapKey) -> Option<Input> {
+    fn unmap(&mut self, key: MapKey, answers: &mut impl Answers) -> Option<Input> {
         let map = match key {
             MapKey::Request(tag) => take(&mut self.maps, tag.index()),
             MapKey::Cached(slot) => take(&mut self.cached, slot.index()),
@@ -368,6 +373,7 @@ impl DataPath {
                     segments: request.segments,
                     ok: self.agent.is_ok(tag),
                 };
+                answers.lend(info.id);
                 lender.lend(&map, &info);
             }
         }

@@ -47,6 +47,12 @@ pub(super) enum LinkError {
          the front end has to connect anew"
     )]
     Unrecorded,
+    /// Pages of what the earlier back end took may be in others' hands.
+    #[error(
+        "an earlier back end had lent pages of requests in flight to others, and nobody knows whether they \
+         still hold them; the front end has to connect anew"
+    )]
+    Lent,
     /// The record and the ring do not fit.
     #[error("the record of requests in flight does not fit the ring: {0}")]
     Misfit(RingError),
@@ -75,6 +81,9 @@ impl Link {
             port: offer.nodes.event_channel,
         };
         let known = offer.take_over && record.knows(name);
+        if known && record.was_lent() {
+            return Err((LinkError::Lent, record));
+        }
         let mut left = Vec::new();
         let pages = Arc::clone(page.pages());
         let mut ring = BackRing::resume(pages, X86_64, |rsp_prod| {
@@ -225,6 +234,10 @@ fn bind(
 }
 
 impl Answers for Link {
+    fn lend(&mut self, id: u64) {
+        self.record.lend(id);
+    }
+
     #[inline]
     fn push(&mut self, response: &Response) {
         self.record.answer(response.id, self.ring.next_response());

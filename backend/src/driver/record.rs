@@ -4,7 +4,7 @@
 //! The idea is that of vhost-user's in-flight memory. In a mapped file, each request taken has a
 //! place:
 //!
-//! 1. *taken*: written before anything is done for it.
+//! 1. *taken*: written before anything is done for it. If its pages are lent to others, *lent*.
 //! 2. *answered*, with the index that its response gets: before the response is in the ring.
 //! 3. *free*: after the response was published.
 //!
@@ -61,6 +61,7 @@ const _: () = assert!(RING_SIZE * place::BYTES <= PAGE_SIZE);
 const FREE: u32 = 0;
 const TAKEN: u32 = 1;
 const ANSWERED: u32 = 2;
+const LENT: u32 = 3;
 
 /// Which ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +156,12 @@ impl Record {
             && self.get(header::PORT) == ring.port.0
     }
 
+    /// Pages of a request were lent to others, who may hold them when this process is no more. Then
+    /// nobody knows when they let go, and without that no answer may be given (XSA-396).
+    pub fn was_lent(&self) -> bool {
+        (0..RING_SIZE).any(|place| self.get(at(place, place::STATE)) == LENT)
+    }
+
     /// The requests that an earlier back end took off this ring and did not answer, given the
     /// ring's `rsp_prod`. They are taken by us now.
     pub fn inherit(&mut self, rsp_prod: u32) -> Vec<Request> {
@@ -166,7 +173,7 @@ impl Record {
             let state = self.get(at(place, place::STATE));
             let answer = self.get(at(place, place::ANSWER));
             let pending = answer.wrapping_sub(rsp_prod).cast_signed() >= 0;
-            if state == TAKEN || (state == ANSWERED && pending) {
+            if state == TAKEN || state == LENT || (state == ANSWERED && pending) {
                 let request = self.read(place);
                 self.set(at(place, place::STATE), TAKEN);
                 self.taken.push((request.id, place));
@@ -190,6 +197,13 @@ impl Record {
         self.write(place, request);
         self.set(at(place, place::STATE), TAKEN);
         self.taken.push((request.id, place));
+    }
+
+    /// To be called before pages of a request are lent to others.
+    pub fn lend(&mut self, id: u64) {
+        if let Some((_, place)) = self.taken.iter().find(|(taken, _)| *taken == id) {
+            self.set(at(*place, place::STATE), LENT);
+        }
     }
 
     /// To be called before a response is written to the ring at an index.

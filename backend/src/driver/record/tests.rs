@@ -281,6 +281,23 @@ fn a_request_is_read_as_it_was_taken() {
 }
 
 #[test]
+fn the_next_back_end_learns_that_pages_were_lent_until_the_answer_is_there() {
+    let file = file();
+    let mut record = Record::open(&file, FRONT, XVDA).expect("record");
+    record.begin(RING);
+    record.take(&request(1));
+    record.take(&request(2));
+    let next = || Record::open(&file, FRONT, XVDA).expect("record");
+    assert!(!next().was_lent());
+    record.lend(2);
+    assert!(next().was_lent());
+    record.answer(2, 0);
+    record.published();
+    assert!(!next().was_lent());
+    assert_eq!(next().inherit(1), [request(1)]);
+}
+
+#[test]
 fn a_file_of_another_ring_device_or_version_says_nothing() {
     let file = file();
     let mut record = Record::open(&file, FRONT, XVDA).expect("record");
