@@ -7,7 +7,7 @@ mod common;
 
 use common::bent::{Bend, Bent};
 use common::{DATA_PAGES, Front, PATIENCE, Running, World};
-use libgnt::grant::{Counts, IDLE_PAIRS, Ledger, Map};
+use libgnt::grant::{Counts, EntryKind, IDLE_PAIRS, Ledger, Map};
 use libgnt::platform::{HoldId, HoldKind, Platform};
 use libgnt::proto::blkif::{Operation, Status};
 use libgnt::sim::core::Config;
@@ -242,6 +242,37 @@ fn a_closed_fronts_event_channels_are_given_back() {
             return;
         }
         assert!(Instant::now() < deadline, "{ports} event channels");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_ring_page_that_somebody_holds_is_in_the_ledger() {
+    let world = World::new();
+    let inner = world.platform(DomId::DOM0, "backend");
+    let (platform, bend) = Bent::new(Arc::clone(&inner));
+    let running = Running::start_on(platform, |_| {});
+    let front = Front::new(&world);
+    bend.hold_next.store(true, Relaxed);
+    front.connect(&world);
+    front.state(XenbusState::Closing);
+    front.state(XenbusState::Closed);
+    // The end of the ring.
+    front.events.wait(PATIENCE).unwrap();
+    let ring = front.ring_page.grefs();
+    assert_eq!(front.ring_page.in_use().unwrap().unwrap(), ring);
+    let entries = running.ledger.snapshot();
+    assert_eq!(entries.len(), 1, "{entries:?}");
+    assert_eq!(entries[0].kind, EntryKind::Unmapping);
+    assert_eq!(entries[0].grants[0].gref, ring[0]);
+    let memory = inner.memory_manager().unwrap();
+    for hold in bend.holds.lock().unwrap().drain(..) {
+        memory.release(hold).unwrap();
+    }
+    running.wait_closed();
+    let deadline = Instant::now() + PATIENCE;
+    while !running.ledger.counts().is_empty() {
+        assert!(Instant::now() < deadline, "{:?}", running.ledger.snapshot());
         std::thread::yield_now();
     }
 }

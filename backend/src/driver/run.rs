@@ -242,6 +242,7 @@ impl Backend {
                 if busy_turns < TURNS_BETWEEN_POLLS {
                     continue;
                 }
+                self.retry();
                 Some(Duration::ZERO)
             } else {
                 match self.before_sleep()? {
@@ -357,6 +358,19 @@ impl Backend {
         Ok(false)
     }
 
+    /// Tries again what is due of what the devices refused. Returns when to come back.
+    fn retry(&mut self) -> Option<Duration> {
+        if !self.data.has_to_retry() {
+            return None;
+        }
+        let Some(link) = &mut self.link else {
+            return self.data.retry(&mut Nobody);
+        };
+        let pause = self.data.retry(link);
+        link.publish();
+        pause
+    }
+
     /// Arms what must wake us.
     fn before_sleep(&mut self) -> Result<Sleep, BackendError> {
         let now = Instant::now();
@@ -364,18 +378,8 @@ impl Backend {
         let sooner = |timeout: &mut Option<Duration>, other: Duration| {
             *timeout = Some(timeout.map_or(other, |t| t.min(other)));
         };
-        if self.data.has_to_retry() {
-            let pause = match &mut self.link {
-                Some(link) => {
-                    let pause = self.data.retry(link);
-                    link.publish();
-                    pause
-                }
-                None => self.data.retry(&mut Nobody),
-            };
-            if let Some(pause) = pause {
-                sooner(&mut timeout, pause);
-            }
+        if let Some(pause) = self.retry() {
+            sooner(&mut timeout, pause);
         }
         for deadline in [
             self.draining_until,

@@ -1,7 +1,8 @@
 //! The simulated Xen's devices, bent: calls that fail on demand, and are counted.
 
 use libgnt::platform::{
-    CopySegment, CopySide, Evtchn, Gntalloc, Gntdev, GuestType, Platform, not_available,
+    CopySegment, CopySide, Evtchn, Gntalloc, Gntdev, GuestType, HoldId, HoldKind, Platform,
+    not_available,
 };
 use libgnt::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, GrantStatus, UnmapNotify};
 use libgnt::{Error, Result, SharedPages};
@@ -26,6 +27,10 @@ pub struct Bend {
     pub map_again: AtomicUsize,
     /// So many more copies leave their segments with `GNTST_eagain`.
     pub copy_again: AtomicUsize,
+    /// The next map is held by somebody, as long as he likes.
+    pub hold_next: AtomicBool,
+    /// Those holds.
+    pub holds: Mutex<Vec<HoldId>>,
     /// Calls of gntdev, all together.
     pub gntdev_calls: AtomicUsize,
     /// Binds and unbinds of event channels.
@@ -71,6 +76,7 @@ impl Platform for Bent {
     fn open_gntdev(&self) -> Result<Box<dyn Gntdev>> {
         Ok(Box::new(BentGntdev {
             inner: self.inner.open_gntdev()?,
+            platform: Arc::clone(&self.inner),
             bend: Arc::clone(&self.bend),
         }))
     }
@@ -94,6 +100,7 @@ impl Platform for Bent {
 #[derive(Debug)]
 struct BentGntdev {
     inner: Box<dyn Gntdev>,
+    platform: Arc<dyn Platform>,
     bend: Arc<Bend>,
 }
 
@@ -124,7 +131,13 @@ impl Gntdev for BentGntdev {
         if one_of(&self.bend.map_again) {
             return fails("mmap", Errno::AGAIN);
         }
-        self.called().mmap(index, pages, access)
+        let mapped = self.called().mmap(index, pages, access)?;
+        if self.bend.hold_next.swap(false, Relaxed) {
+            let memory = self.platform.memory_manager().expect("simulated");
+            let hold = memory.pin(&mapped, 0, pages, HoldKind::Plain)?;
+            self.bend.holds.lock().expect("no panic").push(hold);
+        }
+        Ok(mapped)
     }
     fn unmap_grant_ref(&self, index: u64, pages: usize) -> Result<()> {
         self.called().unmap_grant_ref(index, pages)
