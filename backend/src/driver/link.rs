@@ -72,10 +72,6 @@ impl Link {
         offer: &Offer,
         mut record: Record,
     ) -> Result<(Self, Vec<Request>), (LinkError, Record)> {
-        let (page, channel) = match bind(mapper, events, front, offer) {
-            Ok(bound) => bound,
-            Err(error) => return Err((error, record)),
-        };
         let name = RingName {
             ring_ref: offer.nodes.ring_ref,
             port: offer.nodes.event_channel,
@@ -84,41 +80,46 @@ impl Link {
         if known && record.was_lent() {
             return Err((LinkError::Lent, record));
         }
+        let (page, channel) = match bind(mapper, events, front, offer) {
+            Ok(bound) => bound,
+            Err(error) => return Err((error, record)),
+        };
         let mut left = Vec::new();
         let pages = Arc::clone(page.pages());
-        let mut ring = BackRing::resume(pages, X86_64, |rsp_prod| {
+        let ring = BackRing::resume(pages, X86_64, |rsp_prod| {
             if known {
                 left = record.inherit(rsp_prod);
             }
             u32::try_from(left.len()).unwrap_or(u32::MAX)
         });
-        if offer.take_over {
-            let refused = match ring.available() {
-                Ok(waiting) if waiting > 0 && !known => Some(LinkError::Unrecorded),
-                Ok(_) => None,
-                Err(error) => Some(LinkError::Misfit(error)),
-            };
-            if let Some(refused) = refused {
-                return Err((refused, record));
-            }
-        }
-        if !known {
-            record.begin(name);
-        }
-        // The front looks at it when it sees us connected, which comes later, through xenstore.
-        page.pages().store_u8(BACK_LIVENESS, 1, Ordering::Release);
-        // A byte that nobody has set is not this front's: an earlier one of ours left the node.
-        let is_set = |place: &usize| page.pages().load_u8(*place, Ordering::Relaxed) != 0;
-        let liveness = offer.nodes.liveness.filter(is_set);
         let mut link = Link {
             ring,
             record,
             page,
             channel,
-            liveness,
+            liveness: None,
             unpublished: 0,
             notify_failed: false,
         };
+        if offer.take_over {
+            let refused = match link.ring.available() {
+                Ok(waiting) if waiting > 0 && !known => Some(LinkError::Unrecorded),
+                Ok(_) => None,
+                Err(error) => Some(LinkError::Misfit(error)),
+            };
+            if let Some(refused) = refused {
+                return Err((refused, link.hand_over()));
+            }
+        }
+        if !known {
+            link.record.begin(name);
+        }
+        let pages = link.page.pages();
+        // The front looks at it when it sees us connected, which comes later, through xenstore.
+        pages.store_u8(BACK_LIVENESS, 1, Ordering::Release);
+        // A byte that nobody has set is not this front's: an earlier one of ours left the node.
+        let is_set = |place: &usize| pages.load_u8(*place, Ordering::Relaxed) != 0;
+        link.liveness = offer.nodes.liveness.filter(is_set);
         if offer.take_over {
             // The earlier back end may have died between an answer and its event.
             link.notify();
