@@ -45,7 +45,11 @@ fn live(stage: &mut Stage<'_>, way: &str, kills: u32) -> Step {
     )?;
     let mount = "mkdir -p /mnt; mount -t ext4 /dev/xvda /mnt";
     stage.must(Side::Front, &named("Linux mounts it"), mount)?;
-    let start = format!("rm -f {DIR}/written\n(\n{WRITER}) >{DIR}/writer.err 2>&1 </dev/null &");
+    // A kill amid a request is what is looked for.
+    let keep_full = if kills > 0 { "yes" } else { "no" };
+    let start = format!(
+        "rm -f {DIR}/written\n(keep_full={keep_full}\n{WRITER}) >{DIR}/writer.err 2>&1 </dev/null &"
+    );
     stage.run(Side::Front, "starting the writer", &start)?;
     if kills > 0 {
         let ring = stage.front_nodes(&device)?;
