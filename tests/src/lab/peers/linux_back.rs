@@ -69,7 +69,8 @@ fn way(persistent: bool) -> &'static str {
 
 fn front(command: &str, persistent: bool) -> String {
     let option = if persistent { " --persistent" } else { "" };
-    format!("pv-stress pv-frontend {command} --device {DISK} --json{option}")
+    // A slow machine is not what is looked for: the usual patience with a close is below a second.
+    format!("pv-stress pv-frontend {command} --device {DISK} --json --close 60{option}")
 }
 
 /// `MAJOR:MINOR` as xen-blkback wants it: in hexadecimal.

@@ -15,6 +15,9 @@ const SOME: u32 = 4;
 /// A kill may come between two requests: after so many, one of them did not.
 const KILLS_AT_MOST: u32 = 12;
 
+/// Says why the writer ended, if a write failed.
+const NO_WRITE_FAILED: &str = "[ ! -e /peers/failed ] || { cat /peers/failed; false; }";
+
 /// Writes files until it is told to stop.
 const WRITER: &str = include_str!("write-files.sh");
 
@@ -42,7 +45,11 @@ fn live(stage: &mut Stage<'_>, way: &str, kills: u32) -> Step {
     )?;
     let mount = "mkdir -p /mnt; mount -t ext4 /dev/xvda /mnt";
     stage.must(Side::Front, &named("Linux mounts it"), mount)?;
-    let start = format!("rm -f {DIR}/written\n(\n{WRITER}) >{DIR}/writer.err 2>&1 </dev/null &");
+    // A kill amid a request is what is looked for.
+    let keep_full = if kills > 0 { "yes" } else { "no" };
+    let start = format!(
+        "rm -f {DIR}/written\n(keep_full={keep_full}\n{WRITER}) >{DIR}/writer.err 2>&1 </dev/null &"
+    );
     stage.run(Side::Front, "starting the writer", &start)?;
     if kills > 0 {
         let ring = stage.front_nodes(&device)?;
@@ -61,7 +68,7 @@ fn live(stage: &mut Stage<'_>, way: &str, kills: u32) -> Step {
     stage.run(Side::Front, "stopping the writer", &stop)?;
     let stopped = format!("[ -e {DIR}/done ] || [ -e {DIR}/failed ]");
     stage.must_become(Side::Front, &named("the writer ends"), &stopped)?;
-    no_write_failed(stage, &named("no write failed"))?;
+    stage.must(Side::Front, &named("no write failed"), NO_WRITE_FAILED)?;
     stage.must(
         Side::Front,
         &named("Linux unmounts it"),
@@ -94,17 +101,12 @@ fn connected(stage: &mut Stage<'_>, way: &str) -> Step {
     stage.check(&format!("{way}: Linux' front end says so"), found)
 }
 
-fn no_write_failed(stage: &mut Stage<'_>, name: &str) -> Step {
-    let failed = format!("[ ! -e {DIR}/failed ] || {{ cat {DIR}/failed; false; }}");
-    stage.must(Side::Front, name, &failed).map(drop)
-}
-
 /// Waits until so many files are written in all, and no write has failed.
 fn written(stage: &mut Stage<'_>, name: &str, files: u32) -> Step {
     let count = format!("[ \"$(cat {DIR}/written 2>/dev/null || echo 0)\" -ge {files} ]");
     let condition = format!("[ -e {DIR}/failed ] || {count}");
     stage.must_become(Side::Front, name, &condition)?;
-    no_write_failed(stage, &format!("{name}: no write failed"))
+    stage.run(Side::Front, name, NO_WRITE_FAILED).map(drop)
 }
 
 fn written_so_far(stage: &mut Stage<'_>) -> Step<u32> {
