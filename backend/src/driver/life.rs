@@ -88,14 +88,14 @@ impl Backend {
                 DataMode::Map
             }
         };
-        // Both are there: the machine asks only when the last front's things are freed.
-        let record = self.record.take();
-        let Some(record) = record.filter(|_| self.data.agent.open(mode, offer.read_only)) else {
-            let why = "the last connection is not closed";
-            self.bus.tell(Report::ConnectFailed(why.into()));
+        // The machine asks only when the last front's things are freed.
+        if !self.data.agent.open(mode, offer.read_only) {
+            let why = LinkError::NotClosed.to_string();
+            self.bus.tell(Report::ConnectFailed(why));
             return Ok(());
-        };
-        match Link::connect(&self.mapper, &self.events, self.front, offer, record) {
+        }
+        let (mapper, events) = (&self.mapper, &self.events);
+        match Link::connect(mapper, events, self.front, offer, &mut self.record) {
             Ok((link, left)) => {
                 if offer.take_over {
                     tracing::info!(front = %self.front, requests = left.len(), "took over a ring in service");
@@ -108,8 +108,7 @@ impl Backend {
                 self.bus.tell(Report::Connected);
                 Ok(())
             }
-            Err((error, record)) => {
-                self.record = Some(record);
+            Err(error) => {
                 self.data.feed(Input::PeerGone, &mut Nobody);
                 match error {
                     // Not the front's fault, and nothing works any more.

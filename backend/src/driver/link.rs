@@ -35,6 +35,9 @@ pub(super) enum LinkError {
     /// A reference or a port that is not the front's to name, say.
     #[error("cannot connect to its ring: {0}")]
     Xen(#[from] libgnt::Error),
+    /// The last front's ring is still ours.
+    #[error("the last connection is not closed")]
+    NotClosed,
     /// The ring is in service, and its port is bound: not by an earlier back end that is gone.
     #[error(
         "the event channel of the front end's ring is in use: another back end serves it, perhaps in \
@@ -64,26 +67,25 @@ impl Link {
     /// and did not answer.
     ///
     /// # Errors
-    /// [`LinkError`], and the record back. Nothing else is left behind.
+    /// [`LinkError`]. Nothing is left behind, and the record where it was; else it is the link's now.
     pub fn connect(
         mapper: &Mapper,
         events: &Events,
         front: DomId,
         offer: &Offer,
-        mut record: Record,
-    ) -> Result<(Self, Vec<Request>), (LinkError, Record)> {
+        place: &mut Option<Record>,
+    ) -> Result<(Self, Vec<Request>), LinkError> {
         let name = RingName {
             ring_ref: offer.nodes.ring_ref,
             port: offer.nodes.event_channel,
         };
+        let record = place.as_ref().ok_or(LinkError::NotClosed)?;
         let known = offer.take_over && record.knows(name);
         if known && record.was_lent() {
-            return Err((LinkError::Lent, record));
+            return Err(LinkError::Lent);
         }
-        let (page, channel) = match bind(mapper, events, front, offer) {
-            Ok(bound) => bound,
-            Err(error) => return Err((error, record)),
-        };
+        let (page, channel) = bind(mapper, events, front, offer)?;
+        let mut record = place.take().ok_or(LinkError::NotClosed)?;
         let mut left = Vec::new();
         let pages = Arc::clone(page.pages());
         let ring = BackRing::resume(pages, X86_64, |rsp_prod| {
@@ -108,7 +110,8 @@ impl Link {
                 Err(error) => Some(LinkError::Misfit(error)),
             };
             if let Some(refused) = refused {
-                return Err((refused, link.hand_over()));
+                *place = Some(link.hand_over());
+                return Err(refused);
             }
         }
         if !known {
