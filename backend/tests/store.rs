@@ -27,6 +27,11 @@ fn a_daemon_that_is_slow_stops_nothing_and_is_caught_up_with() {
     front.connect(&world);
     back.wait_connected();
     world.gate.hold();
+    // Something to ask about.
+    let state = format!("{}/state", world.front_dir());
+    world.write(&state, XenbusState::Connected.as_str());
+    works(&mut front);
+    world.gate.wait_pressed();
     works(&mut front);
     world.gate.open();
     works(&mut front);
@@ -144,7 +149,7 @@ fn conflicts_without_end_end_no_process() {
         });
         // Time for more than the attempts of one transaction: the other end's clock is its writes.
         let counter = Client::connect(&world.dom0).expect("xenstore");
-        for _ in 0..4000 {
+        for _ in 0..60_000 {
             counter.read("domid").expect("read");
         }
         flooding.store(false, Ordering::Relaxed);

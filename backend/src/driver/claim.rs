@@ -3,6 +3,7 @@
 //! end leaves its state behind. In the file is what the next back end has to know
 //! ([`record`](super::record)).
 
+use super::record::Record;
 use pv_xenstore::toolstack::DeviceKey;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -51,11 +52,30 @@ fn cure(errno: Errno) -> &'static str {
     }
 }
 
-/// A locked file. Held as long as the device is served.
+/// Where files for claims are.
+#[derive(Clone, Debug)]
+pub(super) enum RunDir {
+    /// The platform's; what is made there is removed again.
+    Platforms(PathBuf),
+    /// One that the user named.
+    Users(PathBuf),
+}
+
+impl RunDir {
+    fn path(&self) -> &Path {
+        match self {
+            RunDir::Platforms(path) | RunDir::Users(path) => path,
+        }
+    }
+}
+
+/// A locked file. Held as long as the device is served; then removed, unless a next back end has to
+/// know what is in it.
 #[derive(Debug)]
 pub(super) struct Claim {
     pub file: File,
     path: PathBuf,
+    run_dir: RunDir,
     device: DeviceKey,
 }
 
@@ -65,8 +85,8 @@ impl Claim {
     ///
     /// # Errors
     /// [`ClaimError::Taken`] at once if somebody has it.
-    pub fn take(run_dir: &Path, device: &DeviceKey) -> Result<Self, ClaimError> {
-        let directory = run_dir.join(DIRECTORY);
+    pub fn take(run_dir: RunDir, device: &DeviceKey) -> Result<Self, ClaimError> {
+        let directory = run_dir.path().join(DIRECTORY);
         let front = device.front_domid.0;
         let path = directory.join(format!("{}-{front}-{}", device.class, device.devid));
         let failed = |what, path: &Path| {
@@ -78,16 +98,19 @@ impl Claim {
                 cause,
             }
         };
-        for new in [run_dir, &directory] {
-            match rustix::fs::mkdir(new, Mode::RWXU) {
-                Err(Errno::EXIST) => {}
-                other => other.map_err(failed("create", new))?,
-            }
-        }
         loop {
+            for new in [run_dir.path(), &directory] {
+                match rustix::fs::mkdir(new, Mode::RWXU) {
+                    Err(Errno::EXIST) => {}
+                    other => other.map_err(failed("create", new))?,
+                }
+            }
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(CWD, &path, flags, Mode::RUSR | Mode::WUSR)
-                .map_err(failed("open", &path))?;
+            let file = match rustix::fs::openat(CWD, &path, flags, Mode::RUSR | Mode::WUSR) {
+                // Somebody who ended has just removed the directory.
+                Err(Errno::NOENT) => continue,
+                other => other.map_err(failed("open", &path))?,
+            };
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::AGAIN) => {
                     return Err(ClaimError::Taken {
@@ -103,7 +126,12 @@ impl Claim {
                 Ok(there) if (there.st_dev, there.st_ino) == (locked.st_dev, locked.st_ino) => {
                     let file = File::from(file);
                     let device = device.clone();
-                    return Ok(Claim { file, path, device });
+                    return Ok(Claim {
+                        file,
+                        path,
+                        run_dir,
+                        device,
+                    });
                 }
                 Ok(_) | Err(Errno::NOENT) => {}
                 Err(cause) => return Err(failed("look at", &path)(cause)),
@@ -120,11 +148,21 @@ impl Claim {
             cause: Errno::from_io_error(error).unwrap_or(Errno::IO),
         }
     }
+}
 
-    /// Gives the device back, and leaves nothing.
-    pub fn remove(self) {
+/// Gives the device back.
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if Record::is_of_use(&self.file) {
+            return;
+        }
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "the claim's file stays");
+        }
+        // Those of other devices stay, and the directories with them.
+        let _ = self.path.parent().map(std::fs::remove_dir);
+        if let RunDir::Platforms(run_dir) = &self.run_dir {
+            let _ = std::fs::remove_dir(run_dir);
         }
     }
 }
@@ -142,10 +180,11 @@ mod tests {
     #[test]
     fn a_device_is_claimed_once_and_given_back() {
         let dir = tempfile::tempdir().expect("directory");
-        let (here, there) = (dir.path().join("a"), dir.path().join("b"));
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        let (here, there) = (|| RunDir::Platforms(a.clone()), RunDir::Users(b.clone()));
         let xvda = device(1, DeviceClass::VBD, 51712);
-        let first = Claim::take(&here, &xvda).expect("first");
-        let second = Claim::take(&here, &xvda);
+        let first = Claim::take(here(), &xvda).expect("first");
+        let second = Claim::take(here(), &xvda);
         let text = second.expect_err("taken").to_string();
         assert!(text.contains("vbd-1-51712"), "{text}");
         let class = "other".parse().expect("a class");
@@ -154,15 +193,35 @@ mod tests {
             device(2, DeviceClass::VBD, 51712),
             device(1, class, 51712),
         ];
-        let others = others.map(|other| Claim::take(&here, &other).expect("another device"));
-        let _other_place = Claim::take(&there, &xvda).expect("place");
+        let others = others.map(|other| Claim::take(here(), &other).expect("another device"));
+        let other_place = Claim::take(there, &xvda).expect("place");
         drop(first);
-        let again = Claim::take(&here, &xvda).expect("given back");
+        let again = Claim::take(here(), &xvda).expect("given back");
         let path = again.path.clone();
         assert!(path.exists());
-        again.remove();
+        drop(again);
         assert!(!path.exists());
-        drop(others);
+        drop((others, other_place));
+        assert!(!a.exists() && b.exists() && !b.join(DIRECTORY).exists());
+    }
+
+    #[test]
+    fn what_the_next_back_end_has_to_know_is_kept() {
+        let dir = tempfile::tempdir().expect("directory");
+        let xvda = device(1, DeviceClass::VBD, 51712);
+        let here = || RunDir::Platforms(dir.path().join("a"));
+        let claim = Claim::take(here(), &xvda).expect("claim");
+        let record = Record::open(&claim.file, DomId(1), xvda.devid).expect("record");
+        record.failed_flush().note();
+        let path = claim.path.clone();
+        drop((claim, record));
+        assert!(path.exists());
+        let claim = Claim::take(here(), &xvda).expect("claim");
+        Record::open(&claim.file, DomId(1), xvda.devid)
+            .expect("record")
+            .forget();
+        drop(claim);
+        assert!(!path.exists());
     }
 
     #[test]
@@ -171,7 +230,10 @@ mod tests {
         let place = dir.path().join(DIRECTORY);
         std::fs::create_dir(&place).expect("directory");
         std::os::unix::fs::symlink("/etc/passwd", place.join("vbd-1-51712")).expect("link");
-        let error = Claim::take(dir.path(), &device(1, DeviceClass::VBD, 51712));
+        let error = Claim::take(
+            RunDir::Users(dir.path().into()),
+            &device(1, DeviceClass::VBD, 51712),
+        );
         let text = error.expect_err("a link").to_string();
         assert!(
             text.contains("vbd-1-51712") && text.contains("remove it"),

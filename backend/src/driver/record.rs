@@ -23,11 +23,12 @@ use libgnt::{DomId, EvtchnPort, GrantRef, PAGE_SIZE, SharedPages};
 use pv_xenstore::toolstack::DeviceId;
 use rustix::fs::FallocateFlags;
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Anything else is not ours. The last byte is the version of what follows.
-const MAGIC: u64 = u64::from_le_bytes(*b"pvpair\0\x01");
+const MAGIC: u64 = u64::from_ne_bytes(*b"pvpair\0\x01");
 const PAGES: usize = 2;
 
 /// Offsets in the first page. All numbers are as this machine has them.
@@ -225,6 +226,18 @@ impl Record {
                 .store_u32(at(place, place::STATE), FREE, Ordering::Release);
             self.free.push(place);
         }
+    }
+
+    /// Has a file something that the next back end must know: a ring in service, or a failed flush?
+    pub fn is_of_use(file: &File) -> bool {
+        let mut header = [0; 32];
+        // One that is shorter is nobody's.
+        if file.read_exact_at(&mut header, 0).is_err() {
+            return false;
+        }
+        let word = |at: usize| header[at..at + 4].iter().any(|byte| *byte != 0);
+        header.starts_with(&MAGIC.to_ne_bytes())
+            && (word(header::VALID) || word(header::FLUSH_FAILED))
     }
 
     /// For the disk.

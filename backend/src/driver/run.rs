@@ -1,7 +1,7 @@
 //! The event loop: the ring, the disk's threads, released mappings, xenstore, and the stop switch.
 
 use super::bus::{Bus, Found};
-use super::claim::Claim;
+use super::claim::{Claim, RunDir};
 use super::config::{BackendConfig, BackendError, Mode, StopHandle};
 use super::data::{DataPath, Nobody};
 use super::link::Link;
@@ -79,7 +79,8 @@ pub struct Backend {
     pub(super) notified: bool,
     pressed: bool,
     ports: Vec<EvtchnPort>,
-    claim: Claim,
+    /// Given back last.
+    _claim: Claim,
 }
 
 impl Backend {
@@ -99,9 +100,10 @@ impl Backend {
             hooks,
             ..
         } = config;
-        let run_dir = config.run_dir.unwrap_or_else(|| platform.run_dir());
+        let run_dir = config.run_dir.map(RunDir::Users);
+        let run_dir = run_dir.unwrap_or_else(|| RunDir::Platforms(platform.run_dir()));
         let device = DeviceKey::new(front, class, device);
-        let claim = Claim::take(&run_dir, &device)?;
+        let claim = Claim::take(run_dir, &device)?;
         let Found {
             bus,
             client,
@@ -188,7 +190,7 @@ impl Backend {
             notified: false,
             pressed: false,
             ports: Vec::new(),
-            claim,
+            _claim: claim,
         })
     }
 
@@ -214,13 +216,9 @@ impl Backend {
             Ok(()) | Err(BackendError::Served(_)) => {}
             Err(reason) => self.say_farewell(reason),
         }
-        let handed_over = self.handing_over_until.is_some();
         // However it ended: nothing that the disk still does may outlive the maps.
         self.cut_link();
         self.data.finish(END_OF_DISK);
-        if !handed_over && result.is_ok() {
-            self.claim.remove();
-        }
         result
     }
 

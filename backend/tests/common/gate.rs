@@ -20,6 +20,8 @@ enum Door {
 #[derive(Debug, Default)]
 struct State {
     door: Door,
+    /// Requests that are held back.
+    waiting: usize,
     streams: Vec<UnixStream>,
 }
 
@@ -58,6 +60,15 @@ impl Gate {
         self.set(Door::Cut);
     }
 
+    /// Waits for a request that is held back.
+    pub fn wait_pressed(&self) {
+        let (state, changed) = &*self.0;
+        let state = state.lock().expect("gate");
+        let nobody = |state: &mut State| state.waiting == 0;
+        let waited = changed.wait_timeout_while(state, super::PATIENCE, nobody);
+        assert!(!waited.expect("gate").1.timed_out(), "nobody asks");
+    }
+
     /// The server's end of a new connection; `None` if nobody is there to take it.
     pub fn admit(&self, client: UnixStream) -> Option<UnixStream> {
         let (state, _) = &*self.0;
@@ -68,19 +79,20 @@ impl Gate {
             Door::Open | Door::Held => {}
         }
         let (ours, servers) = UnixStream::pair().expect("pair");
-        for (from, to) in [(&client, &ours), (&ours, &client)] {
+        for (from, to, asks) in [(&client, &ours, true), (&ours, &client, false)] {
             let (from, to) = (
                 from.try_clone().expect("clone"),
                 to.try_clone().expect("clone"),
             );
             let gate = self.clone();
-            std::thread::spawn(move || gate.pump(from, to));
+            std::thread::spawn(move || gate.pump(from, to, asks));
         }
         state.streams.extend([client, ours]);
         Some(servers)
     }
 
-    fn pump(&self, mut from: UnixStream, mut to: UnixStream) {
+    /// Requests are held back; events come through, so that there is something to ask about.
+    fn pump(&self, mut from: UnixStream, mut to: UnixStream, asks: bool) {
         let mut bytes = [0; 4096];
         loop {
             let n = match from.read(&mut bytes) {
@@ -89,8 +101,11 @@ impl Gate {
             };
             let (state, changed) = &*self.0;
             let mut state = state.lock().expect("gate");
-            while state.door == Door::Held {
+            while asks && state.door == Door::Held {
+                state.waiting += 1;
+                changed.notify_all();
                 state = changed.wait(state).expect("gate");
+                state.waiting -= 1;
             }
             drop(state);
             if to.write_all(&bytes[..n]).is_err() {
