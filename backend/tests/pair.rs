@@ -271,6 +271,7 @@ fn closed_means_that_nothing_is_mapped_and_a_holder_is_told_of() {
     world.wait_back(XenbusState::Closed);
     let in_use = front.data.in_use().expect("simulated").expect("simulated");
     assert!(in_use.is_empty(), "Closed, and still mapped: {in_use:?}");
+    world.wait_node(&error, "gone", |text| text.is_none());
     drop(running);
 }
 

@@ -2,7 +2,8 @@
 
 use mio::Waker;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 /// Asks front ends to end: an open gives up, every pending I/O ends with an error, and a
 /// [`Disk`](crate::Disk) closes by itself; a [`Frontend`](crate::Frontend) is to be closed. Clones
@@ -13,6 +14,8 @@ pub struct Stop(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     asked: AtomicBool,
+    /// What a close may take that begins from then on, at most.
+    limit: OnceLock<Duration>,
     /// The front ends' threads, which may sleep.
     sleepers: Mutex<Vec<Weak<Waker>>>,
 }
@@ -34,6 +37,18 @@ impl Stop {
                 tracing::warn!(%error, "wake the front end");
             }
         }
+    }
+
+    /// The same; and a close takes so long at most, whatever the front ends were configured with.
+    pub fn ask_within(&self, time: Duration) {
+        // The first word counts, as with the question itself.
+        let _ = self.0.limit.set(time);
+        self.ask();
+    }
+
+    /// A close's time, within that limit.
+    pub(crate) fn at_most(&self, time: Duration) -> Duration {
+        self.0.limit.get().map_or(time, |limit| time.min(*limit))
     }
 
     /// Was it asked?

@@ -74,8 +74,8 @@ pub(super) enum Report {
     Freed,
     /// The front broke the ring's rules, or we cannot go on.
     Fatal(String),
-    /// Why something takes long, for xenstore.
-    Explain(String),
+    /// Why something takes long, for xenstore; `None`: it is over.
+    Explain(Option<String>),
     /// The front's process is gone.
     FrontDied(String),
     /// Close the device and end. After that time, without the front's consent.
@@ -420,9 +420,12 @@ impl Keep for Bus {
 
     fn obey(&mut self, store: &mut Steady, report: Report) -> Result<()> {
         let input = match report {
-            Report::Explain(why) => {
+            Report::Explain(Some(why)) => {
                 self.leave_reason(store, &why);
                 return Ok(());
+            }
+            Report::Explain(None) => {
+                return store.run(|client| toolstack::clear_error(client, &self.paths.back));
             }
             Report::Connected => Input::Connected,
             Report::ConnectFailed(why) => Input::ConnectFailed(why),

@@ -62,6 +62,7 @@ impl Backend {
             }
             Order::Fatal(reason) => {
                 tracing::error!(front = %self.front, "the device closes: {reason}");
+                self.failed = true;
                 self.data.hooks.tell(EventKind::Fatal { reason });
             }
             Order::Closed => {
@@ -128,6 +129,7 @@ impl Backend {
         let read_only = self.read_only;
         tracing::info!(front = %self.front, ?mode, read_only, "connected");
         self.data.hooks.tell(EventKind::Connected { mode });
+        self.failed = false;
         let Some(link) = &mut self.link else { return };
         self.serving = true;
         for request in self.left.drain(..) {
@@ -190,6 +192,9 @@ impl Backend {
                 0 => {
                     self.freeing = false;
                     self.explain_at = None;
+                    if std::mem::take(&mut self.explained) && !self.failed {
+                        self.bus.tell(Report::Explain(None));
+                    }
                     self.bus.tell(Report::Freed);
                 }
                 pages => self.explain_delay(pages),
@@ -211,7 +216,10 @@ impl Backend {
              them, or their unmap was refused; the device is Closed when they are released"
         );
         tracing::warn!(front = %self.front, "{why}");
-        self.bus.tell(Report::Explain(why));
+        // The reason for which the device closes is worth more.
+        if !self.failed {
+            self.bus.tell(Report::Explain(Some(why)));
+        }
     }
 
     /// Somebody wants us to end.

@@ -66,6 +66,8 @@ pub struct Backend {
     /// When to say why that takes so long, and whether that was said.
     pub(super) explain_at: Option<Instant>,
     pub(super) explained: bool,
+    /// The device closes for a reason that stands in xenstore.
+    pub(super) failed: bool,
     pub(super) stopping: bool,
     /// When the end does not wait for xenstore any more.
     pub(super) give_up_at: Option<Instant>,
@@ -181,6 +183,7 @@ impl Backend {
             freeing: false,
             explain_at: None,
             explained: false,
+            failed: false,
             stopping: false,
             give_up_at: None,
             over: false,

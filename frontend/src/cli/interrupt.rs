@@ -66,7 +66,7 @@ pub(super) fn run(
         }
         Err(TryRecvError::Empty) => {}
     }
-    stop.ask();
+    stop.ask_within(close);
     outcome.recv_timeout(close.saturating_add(GRACE)).unwrap_or_else(|_| {
         let message = "interrupted; the command waits for its input, its output or xenstored, and \
                        is not waited for: what is left of the device ends with this process";

@@ -23,6 +23,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// What the close of a device may take at the end of a command's work.
+const ORDERLY_CLOSE: Duration = Duration::from_secs(5);
+
 /// A Xen block front end in userspace: looks at, reads, writes, copies through or measures the
 /// disk that a back end serves.
 ///
@@ -62,8 +65,8 @@ struct Common {
     /// Seconds to wait for a back end, at first and after it went.
     #[arg(long, global = true, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     reconnect: Duration,
-    /// Seconds that the end may take, after a signal too: for I/O that is under way, and for the
-    /// back end to close [default: 0.6]. A second signal ends at once.
+    /// Seconds that the end may take, for I/O that is under way and for the back end to close
+    /// [default: 5, and 0.6 after a signal]. A second signal ends at once.
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     close: Option<Duration>,
     /// Check at each response that the pages are unmapped (simulated Xen only).
@@ -250,9 +253,11 @@ fn run(cli: Cli) -> Outcome {
     let _ = log.try_init();
     let stop = Stop::new();
     let asked = stop.clone();
-    let close = common.close.unwrap_or(DEFAULT_CLOSE);
+    // Who sends a signal does not want to wait; who lets a command end by itself wants it done.
+    let interrupted = common.close.unwrap_or(DEFAULT_CLOSE);
+    let close = common.close.unwrap_or(ORDERLY_CLOSE);
     let command = move || perform(cli.command, &common, close, asked);
-    interrupt::run(&stop, close, command)
+    interrupt::run(&stop, interrupted, command)
 }
 
 fn perform(command: Command, common: &Common, close: Duration, stop: Stop) -> Outcome {

@@ -51,7 +51,7 @@ impl Frontend {
     /// The back end did not close in time, or xenstore does not answer: what is left ends with
     /// this process.
     pub fn close(self) -> Result<Counters, FrontError> {
-        let (device, until) = (self.config.device, Instant::now() + self.config.close);
+        let (device, until) = (self.config.device, Instant::now() + self.close_time());
         let (sender, closing) = bounded(1);
         std::thread::Builder::new()
             .name(format!("close {}", name(device)))
@@ -79,14 +79,14 @@ impl Frontend {
 
     /// How long a close may take.
     pub(crate) fn close_time(&self) -> Duration {
-        self.config.close
+        self.config.stop.at_most(self.config.close)
     }
 
     /// What a close says that did not wait for so many I/Os.
     pub(crate) fn unfinished(&self, ios: usize) -> FrontError {
         FrontError::Timeout {
             what: format!("close of {}", name(self.config.device)),
-            waited: self.config.close / 2,
+            waited: self.close_time() / 2,
             waits_for: format!(
                 "I/Os that were under way and ended with an error: {ios}; {}",
                 self.bus.situation()
@@ -98,7 +98,7 @@ impl Frontend {
     fn close_bus(&mut self, until: Instant) -> Result<(), FrontError> {
         self.state = State::Closed;
         let began = Instant::now();
-        let patience = until - self.config.close / LAST_PART;
+        let patience = until - self.close_time() / LAST_PART;
         self.make_no_ring("the device is being closed");
         let mut dead = self.tell_of_death()?;
         self.bus.close(until);
