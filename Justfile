@@ -33,10 +33,9 @@ check:
 loom:
     CARGO_TARGET_DIR=target/loom RUSTFLAGS="--cfg loom" cargo test --release --package libgnt --lib loom
 
-# shared memory, rings and states under Miri: rustup toolchain install nightly --component miri,rust-src
+# shared memory, rings and states under Miri, which it installs
 miri:
-    CARGO_TARGET_DIR=target/miri MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-disable-weak-memory-emulation" cargo +nightly miri test --package libgnt --lib -- shm:: ring:: grant::unmap sim::hazard sim::events
-    CARGO_TARGET_DIR=target/miri MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-disable-weak-memory-emulation" cargo +nightly miri test --package libgnt --test ring_model --test ring_hostile
+    .ci/miri
 
 # the benchmarks whose figures stand in docs/performance.md
 bench:
