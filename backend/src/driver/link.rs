@@ -4,10 +4,11 @@ use super::bus::Offer;
 use super::data::Answers;
 use super::nodes::BACK_LIVENESS;
 use super::record::{Record, RingName};
+use super::recorded::RecordedRing;
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Map, Mapper};
-use libgnt::proto::blkif::{Request, Response, X86_64};
-use libgnt::ring::{BackRing, RingError};
+use libgnt::proto::blkif::{Request, Response};
+use libgnt::ring::RingError;
 use libgnt::{Access, DomId, ForeignGrant};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -19,8 +20,7 @@ const PUBLISH_EVERY: u32 = 8;
 /// One front's ring.
 #[derive(Debug)]
 pub(super) struct Link {
-    ring: BackRing<X86_64>,
-    record: Record,
+    ring: RecordedRing,
     /// Unmapped before the channel goes: its unmap raises the channel.
     page: Map,
     channel: Channel,
@@ -85,18 +85,10 @@ impl Link {
             return Err(LinkError::Lent);
         }
         let (page, channel) = bind(mapper, events, front, offer)?;
-        let mut record = place.take().ok_or(LinkError::NotClosed)?;
-        let mut left = Vec::new();
-        let pages = Arc::clone(page.pages());
-        let ring = BackRing::resume(pages, X86_64, |rsp_prod| {
-            if known {
-                left = record.inherit(rsp_prod);
-            }
-            u32::try_from(left.len()).unwrap_or(u32::MAX)
-        });
+        let record = place.take().ok_or(LinkError::NotClosed)?;
+        let (ring, left) = RecordedRing::attach(Arc::clone(page.pages()), record, known);
         let mut link = Link {
             ring,
-            record,
             page,
             channel,
             liveness: None,
@@ -115,7 +107,7 @@ impl Link {
             }
         }
         if !known {
-            link.record.begin(name);
+            link.ring.record().begin(name);
         }
         let pages = link.page.pages();
         // The front looks at it when it sees us connected, which comes later, through xenstore.
@@ -149,11 +141,7 @@ impl Link {
     /// The front broke the ring's rules.
     #[inline]
     pub fn pop(&mut self) -> Result<Option<Request>, RingError> {
-        let request = self.ring.pop()?;
-        if let Some(request) = &request {
-            self.record.take(request);
-        }
-        Ok(request)
+        self.ring.pop()
     }
 
     /// Asks for an event at the next request; true: there is one already.
@@ -167,9 +155,7 @@ impl Link {
     /// Shows the front what was pushed, and wakes it if it sleeps.
     pub fn publish(&mut self) {
         self.unpublished = 0;
-        let sleeps = self.ring.publish();
-        self.record.published();
-        if sleeps {
+        if self.ring.publish() {
             self.notify();
         }
     }
@@ -194,12 +180,11 @@ impl Link {
     pub fn hand_over(self) -> Record {
         let Link {
             ring,
-            record,
             page,
             channel,
             ..
         } = self;
-        drop(ring);
+        let record = ring.into_record();
         // The kernel's event was for our death. In good order we tell the front, and hear of the
         // page's release ourselves: somebody may hold it.
         if let Err(error) = page.set_unmap_notify(Some(BACK_LIVENESS), None) {
@@ -239,12 +224,11 @@ fn bind(
 
 impl Answers for Link {
     fn lend(&mut self, id: u64) {
-        self.record.lend(id);
+        self.ring.record().lend(id);
     }
 
     #[inline]
     fn push(&mut self, response: &Response) {
-        self.record.answer(response.id, self.ring.next_response());
         self.ring.push(response);
         self.unpublished += 1;
         if self.unpublished >= PUBLISH_EVERY {

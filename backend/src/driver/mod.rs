@@ -10,6 +10,7 @@ mod link;
 mod nodes;
 mod pace;
 mod record;
+mod recorded;
 mod run;
 mod unmaps;
 

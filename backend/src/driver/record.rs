@@ -187,6 +187,11 @@ impl Record {
         requests
     }
 
+    /// No place is free: there are answers that were not published.
+    pub fn is_full(&self) -> bool {
+        self.free.is_empty()
+    }
+
     /// To be called with each request off the ring, before anything is done for it.
     ///
     /// # Panics

@@ -246,6 +246,35 @@ fn a_record_that_is_kept_wrong_is_noticed() {
     }
 }
 
+/// A front end that uses slots again before it was shown their answers: the ring's rules cannot tell.
+#[test]
+fn a_front_that_does_not_wait_for_answers_ends_nothing() {
+    use crate::driver::recorded::RecordedRing;
+    use libgnt::ring::layout::REQ_PROD;
+    let pages = Arc::new(SharedPages::anonymous(1).expect("memory"));
+    let mut front = FrontRing::new(Arc::clone(&pages), X86_64);
+    let mut record = Record::open(&file(), FRONT, XVDA).expect("record");
+    record.begin(RING);
+    let (mut back, left) = RecordedRing::attach(Arc::clone(&pages), record, false);
+    assert!(left.is_empty());
+    for id in 0..32 {
+        front.push(&request(id)).expect("room");
+    }
+    assert!(front.publish());
+    let mut produced = 32;
+    let mut taken = std::collections::VecDeque::new();
+    for _ in 0..200 {
+        while let Some(request) = back.pop().expect("within the ring's rules") {
+            taken.push_back(request);
+        }
+        let done: Request = taken.pop_front().expect("one of 32");
+        back.push(&done.response(Status::Okay));
+        produced += 1;
+        pages.store_u32(REQ_PROD, produced, Ordering::Release);
+    }
+    assert!(back.publish(), "its event is owed");
+}
+
 #[test]
 fn a_request_is_read_as_it_was_taken() {
     let file = file();
