@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How long requests in flight may take when we leave a front that does not close.
 const DRAIN: Duration = Duration::from_millis(250);
+/// How the death of a front's process shows.
+pub(super) const DIED: &str = "its liveness byte was cleared: the process is gone";
 /// How long pages may still be mapped after the ring is gone, before the reason is told.
 const EXPLAIN_AFTER: Duration = Duration::from_millis(200);
 /// How much longer than the front's time to close xenstore may take.
@@ -136,6 +138,10 @@ impl Backend {
             self.data.feed(Input::Request(request), link);
         }
         link.publish();
+        if !link.front_is_alive() {
+            // Its event came before we served it.
+            self.front_died(DIED);
+        }
     }
 
     /// We leave, and the front is still there: what is in flight is answered first.
@@ -239,8 +245,15 @@ impl Backend {
 
     /// Ends without xenstore when it has had its time: it may be stuck in a request.
     pub(super) fn mind_the_time(&mut self) {
-        if self.give_up_at.is_some_and(|at| at <= Instant::now()) && !self.over {
-            self.give_up(&"no answer in time");
+        if self.over || self.give_up_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        match self.data.still_mapped() {
+            pages if self.freeing && pages > 0 => {
+                tracing::error!(front = %self.front, pages, "the device is left Closing: pages are still mapped");
+                self.over = true;
+            }
+            _ => self.give_up(&"no answer in time"),
         }
     }
 

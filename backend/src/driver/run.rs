@@ -4,6 +4,7 @@ use super::bus::{Bus, Found};
 use super::claim::{Claim, RunDir};
 use super::config::{BackendConfig, BackendError, Mode, StopHandle};
 use super::data::{DataPath, Nobody};
+use super::life::DIED;
 use super::link::Link;
 use super::pace::{Spin, Storm};
 use super::record::Record;
@@ -433,7 +434,7 @@ impl Backend {
             if self.ports.is_empty() || self.ports.contains(&link.channel().port()) {
                 (self.masked, self.notified) = (true, true);
                 if !link.front_is_alive() {
-                    self.front_died("its liveness byte was cleared: the process is gone");
+                    self.front_died(DIED);
                 }
             }
         }
