@@ -323,15 +323,7 @@ impl Bus {
         }
         let DevicePaths { front, back } = &self.paths;
         let peer = while_peer.map(|state| (front.as_str(), state));
-        let mut again = false;
-        let switched = store.run(|client| {
-            // The answer to the first try may be what was lost, and not the write.
-            let tried = std::mem::replace(&mut again, true);
-            if tried && node::read_state(client, back)? == Some(to) {
-                return Ok(Switched::Done);
-            }
-            node::switch_state(client, back, to, peer, &nodes)
-        })?;
+        let switched = node::switch_state_steadily(store, back, to, peer, &nodes)?;
         match switched {
             Switched::Done => {}
             Switched::OwnGone => return Ok(Some(Input::Own(None))),

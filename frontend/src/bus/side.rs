@@ -258,15 +258,7 @@ impl Side {
         let back = self.back.as_str();
         let while_peer = switch.while_peer.map(|state| (back, state));
         let front = self.front.as_str();
-        let mut again = false;
-        let done = store.run(|client| {
-            // The answer to the first try may be what was lost, and not the write.
-            let tried = std::mem::replace(&mut again, true);
-            if tried && read_state(client, front)? == Some(switch.to) {
-                return Ok(Switched::Done);
-            }
-            node::switch_state(client, front, switch.to, while_peer, &nodes)
-        })?;
+        let done = node::switch_state_steadily(store, front, switch.to, while_peer, &nodes)?;
         Ok(match done {
             Switched::OwnGone => Some(Input::Own(None)),
             Switched::Done if switch.while_peer.is_none() => None,

@@ -3,6 +3,7 @@
 use super::XenbusState;
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::steady::Steady;
 use crate::value;
 
 /// How a [`switch_state`] went.
@@ -81,5 +82,31 @@ pub fn switch_state(
         }
         tx.write(&own, to.as_str())?;
         Ok::<_, Error>(Switched::Done)
+    })
+}
+
+/// [`switch_state`], tried until it works.
+///
+/// # Errors
+/// As [`Steady::run`].
+pub fn switch_state_steadily(
+    store: &mut Steady,
+    directory: &str,
+    to: XenbusState,
+    while_peer: Option<(&str, XenbusState)>,
+    nodes: &[(&str, String)],
+) -> Result<Switched> {
+    let mut lost = false;
+    store.run(|client| {
+        // What was lost may be the answer, and not the write.
+        if lost && read_state(client, directory)? == Some(to) {
+            return Ok(Switched::Done);
+        }
+        let switched = switch_state(client, directory, to, while_peer, nodes);
+        lost = matches!(
+            switched,
+            Err(Error::Timeout { .. } | Error::Disconnected { .. } | Error::Io { .. })
+        );
+        switched
     })
 }

@@ -1,0 +1,196 @@
+//! A connection that bad days do not end, and the thread that keeps it.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod common;
+
+use common::World;
+use libgnt::DomId;
+use pv_xenstore::keeper::{Keep, Keeper, News};
+use pv_xenstore::steady::{Brake, Open, Steady};
+use pv_xenstore::{Client, Error, Result};
+use rustix::io::Errno;
+use std::collections::BTreeSet;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Connections of domain 1, whose streams the test can cut.
+#[derive(Clone, Default)]
+struct Streams(Arc<Mutex<Vec<UnixStream>>>);
+
+impl Streams {
+    fn open(&self, world: &World) -> (Client, Open) {
+        let (streams, server) = (self.clone(), world.server.clone());
+        let open = move || {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            streams.0.lock().unwrap().push(ours.try_clone().unwrap());
+            server.attach(DomId(1), theirs).unwrap();
+            Client::from_stream(ours.into())
+        };
+        (open().unwrap(), Box::new(open))
+    }
+
+    fn cut(&self) {
+        for stream in self.0.lock().unwrap().drain(..) {
+            stream.shutdown(std::net::Shutdown::Both).unwrap();
+        }
+    }
+}
+
+fn world() -> World {
+    let world = World::new();
+    world.server.introduce(DomId(1), "guest").unwrap();
+    world
+}
+
+fn refused(errno: Errno) -> Error {
+    Error::Refused {
+        operation: "write",
+        path: "a".into(),
+        errno,
+    }
+}
+
+#[test]
+fn what_passes_is_tried_again_and_what_does_not_is_an_error() {
+    let world = world();
+    let (client, open) = Streams::default().open(&world);
+    let mut store = Steady::new(client, open, Brake::default());
+    let mut tries = 0;
+    let mut failing = [
+        refused(Errno::NOSPC),
+        refused(Errno::DQUOT),
+        refused(Errno::TOOBIG),
+        Error::Conflict { attempts: 32 },
+    ]
+    .into_iter();
+    let value = store.run(|client| {
+        tries += 1;
+        failing.next().map_or_else(|| client.read("domid"), Err)
+    });
+    assert_eq!((value.unwrap(), tries), (b"1".to_vec(), 5));
+    let mut tries = 0;
+    let error = store.run(|_| -> Result<()> {
+        tries += 1;
+        Err(refused(Errno::INVAL))
+    });
+    assert_eq!((error.unwrap_err().errno(), tries), (Some(Errno::INVAL), 1));
+}
+
+#[test]
+fn a_brake_ends_what_would_be_tried_for_ever() {
+    let world = world();
+    let (client, open) = Streams::default().open(&world);
+    let brake = Brake::default();
+    let mut store = Steady::new(client, open, brake.clone());
+    let began = Instant::now();
+    let ends = std::thread::scope(|scope| {
+        let ends = scope.spawn(|| store.run(|_| -> Result<()> { Err(refused(Errno::NOSPC)) }));
+        brake.stop_at(Instant::now() + Duration::from_millis(50));
+        ends.join().unwrap()
+    });
+    assert_eq!(ends.unwrap_err().errno(), Some(Errno::NOSPC));
+    assert!(began.elapsed() < PATIENCE);
+}
+
+#[test]
+fn a_new_connection_watches_what_the_old_one_did_and_looks_again() {
+    let world = world();
+    let streams = Streams::default();
+    let (client, open) = streams.open(&world);
+    let mut store = Steady::new(client, open, Brake::default());
+    store.watch("data/a", "a").unwrap();
+    let only_a = BTreeSet::from(["a".to_owned()]);
+    let wait = |store: &mut Steady| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let fired = store.fired().unwrap();
+            if !fired.is_empty() {
+                return fired;
+            }
+            assert!(Instant::now() < deadline, "no event");
+            let client = store.client().unwrap().clone();
+            // What it reads is put back into the client's own queue.
+            client.read("domid").unwrap();
+        }
+    };
+    assert_eq!(wait(&mut store), only_a, "a fresh watch fires");
+    streams.cut();
+    assert_eq!(wait(&mut store), only_a, "whatever happened meanwhile");
+    // The new watch's own event came before this answer.
+    store.run(|client| client.read("domid")).unwrap();
+    store.fired().unwrap();
+    world.dom0().write("/local/domain/1/data/a", "1").unwrap();
+    assert_eq!(wait(&mut store), only_a);
+}
+
+/// Counts looks, and echoes.
+#[derive(Default)]
+struct Echo {
+    news: Vec<String>,
+    over: bool,
+}
+
+impl Keep for Echo {
+    type Command = &'static str;
+    type News = String;
+
+    fn begin(&mut self, store: &mut Steady) -> Result<()> {
+        store.watch("data", "data")
+    }
+
+    fn obey(&mut self, store: &mut Steady, command: &'static str) -> Result<()> {
+        let value = store.run(|client| client.read_string(command))?;
+        self.news.push(value);
+        self.over = command == "name";
+        Ok(())
+    }
+
+    fn look(&mut self, _: &mut Steady, fired: &BTreeSet<String>) -> Result<()> {
+        self.news.extend(fired.iter().cloned());
+        Ok(())
+    }
+
+    fn news(&mut self) -> Option<String> {
+        self.news.pop()
+    }
+
+    fn is_over(&self) -> bool {
+        self.over
+    }
+}
+
+#[test]
+fn a_keeper_obeys_looks_and_ends() {
+    let world = world();
+    let (client, open) = Streams::default().open(&world);
+    let brake = Brake::default();
+    let store = Steady::new(client, open, brake.clone());
+    let mut keeper = Keeper::start("test", Echo::default(), store, brake).unwrap();
+    let mut poll = mio::Poll::new().unwrap();
+    let registry = poll.registry();
+    registry
+        .register(&mut keeper, mio::Token(0), mio::Interest::READABLE)
+        .unwrap();
+    let mut next = || {
+        let mut events = mio::Events::with_capacity(1);
+        loop {
+            match keeper.news().unwrap() {
+                News::Nothing => poll.poll(&mut events, Some(PATIENCE)).unwrap(),
+                other => return other,
+            }
+            assert!(!events.is_empty() || !matches!(keeper.news(), Ok(News::Nothing)));
+        }
+    };
+    assert!(matches!(next(), News::Piece(text) if text == "data"));
+    world.dom0().write("/local/domain/1/data/x", "1").unwrap();
+    assert!(matches!(next(), News::Piece(text) if text == "data"));
+    assert!(keeper.tell("domid"));
+    assert!(matches!(next(), News::Piece(text) if text == "1"));
+    assert!(keeper.tell("name"));
+    assert!(matches!(next(), News::Piece(text) if text == "guest"));
+    assert!(matches!(next(), News::Over));
+    assert!(!keeper.tell("domid"), "nobody is there any more");
+}
