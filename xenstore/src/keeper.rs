@@ -117,6 +117,8 @@ impl<K: Keep> Keeper<K> {
                     // Nobody may listen any more.
                     let _ = tell.send(Err(error));
                 }
+                // Whoever hears of the end must not be heard any more.
+                drop(obeys);
                 drop(tell);
                 ring(&rung);
             })?;
