@@ -32,7 +32,7 @@ const TURN: usize = 2 * RING_SIZE;
 /// Busy turns before the other sources are looked at, whatever the front keeps sending.
 const TURNS_BETWEEN_POLLS: u32 = 16;
 /// How long the disk may take for what it is at when we end.
-const END_OF_DISK: Duration = Duration::from_millis(500);
+const END_OF_DISK: Duration = Duration::from_millis(200);
 
 /// One device's back end.
 #[derive(Debug)]
