@@ -15,7 +15,9 @@ for entry in $(sed -n 's/.*lab\.suites=\([^ ]*\).*/\1/p' /proc/cmdline | tr + ' 
         xl domid $domain >/dev/null 2>&1 || start-domain $domain
     done
     echo "LAB: suite $suite begins"
-    ( slow=$slow sh /lab/suites/$suite 2>&1; echo $? >/tmp/status ) </dev/null | sed 's/^/LAB| /'
+    ( slow=$slow sh /lab/suites/$suite 2>&1; echo $? >/tmp/status ) </dev/null |
+        # Not sed, which keeps the last line to itself: that may be the one after which a suite hangs.
+        while IFS= read -r line; do echo "LAB| $line"; done
     echo "LAB: suite $suite ends: $(cat /tmp/status)"
     store ${entry#*:}
     echo "LAB: suite $suite is stored"
