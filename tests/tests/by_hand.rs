@@ -47,6 +47,44 @@ fn a_file_goes_through_agents_started_by_hand() {
     place.assert_nothing_left();
 }
 
+/// The pair itself: the front end keeps its ring, and each back end goes on where the dead one was.
+#[test]
+fn a_back_end_that_is_killed_and_started_again_is_only_a_pause() {
+    let place = Place::new();
+    let image = place.path("disk.img");
+    fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+    let sim = Sim::start(&place);
+    sim.run(&place, "pv-backend", "attach", &[])
+        .assert_status(0);
+    let image_arg = ["--image", image.to_str().unwrap()];
+    let serve = || sim.command(&place, "pv-backend", "serve", &image_arg);
+    let mut back = sim.serve(&place, serve());
+    let bench = ["--seconds", "8", "--json"];
+    let bench = sim.command(&place, "pv-frontend", "bench", &bench);
+    let bench = std::thread::spawn(move || {
+        let mut bench = bench;
+        common::said(bench.output().unwrap())
+    });
+    common::await_text(&back.log, "connected");
+    for n in 0..3 {
+        back.child.kill().unwrap();
+        back.child.wait().unwrap();
+        let log = place.path(&format!("again-{n}.log"));
+        let mut again = serve();
+        again.stderr(fs::File::create(&log).unwrap());
+        let child = again.stdout(std::process::Stdio::null()).spawn().unwrap();
+        back = common::Serving { child, log };
+        common::await_text(&back.log, "took over a ring in service");
+    }
+    let said = bench.join().unwrap();
+    said.assert_status(0);
+    let report: serde_json::Value = serde_json::from_str(&said.stdout).unwrap();
+    assert_eq!(report["never_ended"], 0, "{report}");
+    back.end().assert_status(0);
+    sim.end();
+    place.assert_nothing_left();
+}
+
 #[test]
 fn one_directory_has_one_host() {
     let place = Place::new();
