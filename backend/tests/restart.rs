@@ -101,6 +101,46 @@ fn a_killed_back_end_is_replaced_under_a_front_that_stays_connected() {
     }
 }
 
+/// The kernel says once that a flush failed: the process that heard it may be gone.
+#[test]
+fn a_failed_flush_is_known_to_the_next_back_end_until_the_device_is_attached_anew() {
+    use std::os::unix::fs::FileExt;
+    let world = World::new();
+    let image = image(&world);
+    let back = serve(&world, &image, &[]);
+    let mut front = Front::new(&world);
+    front.connect(&world);
+    let write = front.request(Operation::Write, 1, 0, &[0]);
+    assert_eq!(front.one(write).status, Status::Okay);
+    back.kill();
+    // As one leaves it whose flush had failed.
+    let record = world.dir().join("run-0/pv-backend/vbd-1-51712");
+    let record = std::fs::File::options().write(true).open(record);
+    let noted = record.expect("record").write_all_at(&[1], 28);
+    noted.expect("write");
+    let back = serve(&world, &image, &[]);
+    let flush = front.request(Operation::Flush, 2, 0, &[]);
+    let read = front.request(Operation::Read, 3, 0, &[0]);
+    assert_eq!(front.one(write).status, Status::Error);
+    assert_eq!(front.one(flush).status, Status::Error);
+    assert_eq!(front.one(read).status, Status::Okay, "reads go on");
+    back.kill();
+    drop(front);
+    BlockDevice::new(FRONT, DomId::DOM0, common::DEVICE, "")
+        .remove(&world.store, std::time::Duration::ZERO)
+        .expect("detach");
+    world.attach();
+    let _back = serve(&world, &image, &[]);
+    let mut front = Front::new(&world);
+    front.connect(&world);
+    assert_eq!(
+        front
+            .one(front.request(Operation::Write, 1, 0, &[0]))
+            .status,
+        Status::Okay
+    );
+}
+
 #[test]
 fn an_orderly_hand_over_leaves_the_front_in_service() {
     let world = World::new();

@@ -73,14 +73,14 @@ impl Fault {
         match self.cause {
             Cause::System(errno) if self.op == DiskOp::Flush => format!(
                 "{errno}; what was written may be lost, so every write and flush fails from now on; \
-                 see what is wrong with the image's disk, then serve the device anew"
+                 see what is wrong with the image's disk, then detach and attach the device"
             ),
             Cause::System(Errno::NOSPC | Errno::DQUOT) => {
                 "no space left on its file system; free some, and the device works again".into()
             }
             Cause::System(errno) => errno.to_string(),
             Cause::Cut => "the image ends there; somebody has cut it".into(),
-            Cause::FlushFailed => "an earlier flush failed; serve the device anew".into(),
+            Cause::FlushFailed => "an earlier flush failed; see what is wrong with the image's disk, then detach and attach the device".into(),
         }
     }
 }
@@ -460,7 +460,7 @@ mod tests {
             assert_eq!(refused.cause, Cause::FlushFailed);
             assert_eq!(read(), Ok(()), "reads go on");
         }
-        // A device that is served anew begins anew.
+        // Another device knows nothing of it.
         let again = Rig::on(unflushable());
         assert_eq!(again.one(DiskOp::Write, piece(&pages, 4096, 8192)), Ok(()));
     }
