@@ -13,7 +13,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// What the thread drives: one end of a device. Every method may wait for xenstore.
@@ -90,6 +91,8 @@ pub struct Keeper<K: Keep> {
     /// Rung by the thread.
     news_bell: Arc<OwnedFd>,
     brake: Brake,
+    /// Until it has ended.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl<K: Keep> Keeper<K> {
@@ -110,17 +113,18 @@ impl<K: Keep> Keeper<K> {
         // One command leads to a few pieces of news at most, and the looks are paced.
         let (tell, news) = unbounded();
         let (heard, rung) = (Arc::clone(&bell), Arc::clone(&news_bell));
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name(name.into())
             .spawn(move || {
+                // Dropped in the order from below, after a panic too: whoever hears of the end must not
+                // be heard any more.
+                let _at_end = Rings(Arc::clone(&rung));
+                let tell = tell;
+                let obeys = obeys;
                 if let Err(error) = run(&mut keep, &mut store, &obeys, &heard, (&tell, &rung)) {
                     // Nobody may listen any more.
                     let _ = tell.send(Err(error));
                 }
-                // Whoever hears of the end must not be heard any more.
-                drop(obeys);
-                drop(tell);
-                ring(&rung);
             })?;
         Ok(Keeper {
             commands,
@@ -128,6 +132,7 @@ impl<K: Keep> Keeper<K> {
             bell,
             news_bell,
             brake,
+            thread: Mutex::new(Some(thread)),
         })
     }
 
@@ -146,7 +151,17 @@ impl<K: Keep> Keeper<K> {
         match self.news.try_recv() {
             Ok(piece) => piece.map(News::Piece),
             Err(TryRecvError::Empty) => Ok(News::Nothing),
-            Err(TryRecvError::Disconnected) => Ok(News::Over),
+            Err(TryRecvError::Disconnected) => {
+                let thread = self
+                    .thread
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take();
+                match thread.map(JoinHandle::join) {
+                    Some(Err(_)) => Err(Error::Invalid("xenstore's thread panicked".into())),
+                    _ => Ok(News::Over),
+                }
+            }
         }
     }
 
@@ -280,6 +295,15 @@ fn wait(store: &Steady, bell: &OwnedFd, timeout: Option<Duration>) -> Result<()>
     // Nobody else reads it; whether anybody rang is seen by the commands.
     let _ = rustix::io::read(bell, &mut [0_u8; 8]);
     Ok(())
+}
+
+/// Rings when it is dropped.
+struct Rings(Arc<OwnedFd>);
+
+impl Drop for Rings {
+    fn drop(&mut self) {
+        ring(&self.0);
+    }
 }
 
 fn ring(bell: &OwnedFd) {

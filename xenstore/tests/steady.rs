@@ -145,6 +145,7 @@ impl Keep for Echo {
         let value = store.run(|client| client.read_string(command))?;
         self.news.push(value);
         self.over = command == "name";
+        assert!(command != "vm", "a test's panic");
         Ok(())
     }
 
@@ -193,4 +194,25 @@ fn a_keeper_obeys_looks_and_ends() {
     assert!(matches!(next(), News::Piece(text) if text == "guest"));
     assert!(matches!(next(), News::Over));
     assert!(!keeper.tell("domid"), "nobody is there any more");
+}
+
+#[test]
+fn a_keeper_that_panicked_has_not_ended_well() {
+    let world = world();
+    world.dom0().write("/local/domain/1/vm", "-").unwrap();
+    let (client, open) = Streams::default().open(&world);
+    let brake = Brake::default();
+    let store = Steady::new(client, open, brake.clone());
+    let keeper = Keeper::start("test", Echo::default(), store, brake).unwrap();
+    assert!(keeper.tell("vm"));
+    let deadline = Instant::now() + PATIENCE;
+    let error = loop {
+        match keeper.news() {
+            Ok(News::Over) => panic!("as if nothing were wrong"),
+            Ok(_) => assert!(Instant::now() < deadline, "it never ends"),
+            Err(error) => break error,
+        }
+        std::thread::yield_now();
+    };
+    assert!(error.to_string().contains("panicked"), "{error}");
 }
