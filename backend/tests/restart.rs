@@ -195,6 +195,21 @@ fn without_a_record_a_quiet_ring_is_taken_over_and_a_busy_one_is_closed_with_the
 }
 
 #[test]
+fn a_disk_in_memory_is_not_taken_for_the_one_that_is_gone() {
+    let world = World::new();
+    let back = Serving::start(&world, &["--memory", "1M"]);
+    let mut front = Front::new(&world);
+    front.connect(&world);
+    let request = front.request(Operation::Write, 1, 0, &[0]);
+    assert_eq!(front.one(request).status, Status::Okay);
+    back.kill();
+    let _back = Serving::start(&world, &["--memory", "1M"]);
+    world.wait_back(XenbusState::Closed);
+    let error = error_of(&world).expect("the reason");
+    assert!(error.contains("in the memory"), "{error}");
+}
+
+#[test]
 fn a_second_back_end_with_claims_of_its_own_does_not_disturb_the_first() {
     let world = World::new();
     let image = image(&world);

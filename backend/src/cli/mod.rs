@@ -144,7 +144,7 @@ struct ServeArgs {
     /// At Ctrl-C or SIGTERM leave a ring in service as it is, for the next back end to go on with: for
     /// an upgrade, or `systemctl restart`. The guest notices a pause. Until somebody serves the
     /// device again, its requests wait.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "memory")]
     hand_over: bool,
     /// Where the device is claimed, and requests in flight are recorded, so that a back end that is
     /// started again after a crash goes on where this one was. All back ends of a domain must have

@@ -59,7 +59,7 @@ pub struct BackendConfig {
     /// How long the front may take to close when the back end is stopped; then it is left alone.
     pub close_deadline: Duration,
     /// When the back end is stopped, leave a ring in service as it is, for the next back end to go on
-    /// with: the front notices nothing but a pause.
+    /// with: the front notices nothing but a pause. Not for a disk in memory.
     pub hand_over: bool,
     /// Where the device is claimed, and requests in flight are recorded; [`Platform::run_dir`] if it is
     /// not given. All back ends of a domain must have the same.

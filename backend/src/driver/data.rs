@@ -193,6 +193,11 @@ impl DataPath {
         self.unmaps.awaits_release()
     }
 
+    /// What is on the disk is there for the next process, too.
+    pub fn outlives_us(&self) -> bool {
+        matches!(self.store, Store::File(_))
+    }
+
     /// The front has gone, and nothing of it is in use: what is still mapped waits for its unmap to
     /// begin, or for others who hold the pages ([`DataPath::still_mapped`]).
     pub fn is_drained(&self) -> bool {

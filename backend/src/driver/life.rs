@@ -91,6 +91,11 @@ impl Backend {
                 DataMode::Map
             }
         };
+        if offer.take_over && !self.data.outlives_us() {
+            let why = LinkError::DiskGone.to_string();
+            self.bus.tell(Report::ConnectFailed(why));
+            return Ok(());
+        }
         // The machine asks only when the last front's things are freed.
         if !self.data.agent.open(mode, offer.read_only) {
             let why = LinkError::NotClosed.to_string();
@@ -231,7 +236,7 @@ impl Backend {
     /// Somebody wants us to end.
     pub(super) fn begin_to_stop(&mut self) {
         self.stopping = true;
-        if self.hand_over && self.serving {
+        if self.hand_over && self.serving && self.data.outlives_us() {
             self.handing_over_until = Some(Instant::now() + DRAIN);
             return;
         }

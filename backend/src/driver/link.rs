@@ -38,6 +38,12 @@ pub(super) enum LinkError {
     /// The last front's ring is still ours.
     #[error("the last connection is not closed")]
     NotClosed,
+    /// The disk that the front end knows is no more.
+    #[error(
+        "the disk was in the memory of an earlier back end, which is gone; \
+         serve an image if it has to outlive the back end"
+    )]
+    DiskGone,
     /// The ring is in service, and its port is bound: not by an earlier back end that is gone.
     #[error(
         "the event channel of the front end's ring is in use: another back end serves it, perhaps in \
