@@ -38,6 +38,7 @@ const END_OF_DISK: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Backend {
     poll: mio::Poll,
+    happened: mio::Events,
     waker: Arc<Waker>,
     platform: Arc<dyn Platform>,
     pub(super) events: Events,
@@ -165,6 +166,7 @@ impl Backend {
         Ok(Backend {
             data: DataPath::new(agent, hooks, front, mapper.clone(), store),
             poll,
+            happened: mio::Events::with_capacity(8),
             waker,
             platform,
             events,
@@ -232,7 +234,6 @@ impl Backend {
             if stop.is_stopped() && !self.stopping {
                 self.begin_to_stop();
             }
-            self.obey_xenstore()?;
             self.proceed_with_closing();
             self.mind_the_time();
             if self.over || self.has_handed_over() {
@@ -254,33 +255,38 @@ impl Backend {
             };
             busy_turns = 0;
             self.wait(timeout)?;
+            self.obey_xenstore()?;
         }
     }
 
     /// Waits for anything to happen. xenstore's news and the disk's are looked at in any case.
     fn wait(&mut self, timeout: Option<Duration>) -> Result<(), BackendError> {
-        let mut ready = mio::Events::with_capacity(8);
-        match self.poll.poll(&mut ready, timeout) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => return Ok(()),
-            other => other.map_err(system("epoll_wait"))?,
+        self.poll(timeout).map_err(system("epoll_wait"))?;
+        if self.has_happened(EVENTS) {
+            self.take_events()?;
         }
-        for event in &ready {
-            match event.token() {
-                EVENTS => self.take_events()?,
-                RELEASES => self.take_releases(),
-                _ => {}
-            }
+        if self.has_happened(RELEASES) {
+            self.take_releases();
         }
         Ok(())
     }
 
-    /// Waits for what the end of a device may still need: the disk, unmaps, xenstore.
-    pub(super) fn nap(&mut self, timeout: Duration) -> std::io::Result<()> {
-        let mut ready = mio::Events::with_capacity(8);
-        match self.poll.poll(&mut ready, Some(timeout)) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+    fn poll(&mut self, timeout: Option<Duration>) -> std::io::Result<()> {
+        match self.poll.poll(&mut self.happened, timeout) {
+            // What happened before is no news.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => self.happened.clear(),
             other => other?,
         }
+        Ok(())
+    }
+
+    fn has_happened(&self, token: Token) -> bool {
+        self.happened.iter().any(|event| event.token() == token)
+    }
+
+    /// Waits for what the end of a device may still need: the disk, unmaps, xenstore.
+    pub(super) fn nap(&mut self, timeout: Duration) -> std::io::Result<()> {
+        self.poll(Some(timeout))?;
         self.take_releases();
         Ok(())
     }
