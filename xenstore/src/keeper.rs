@@ -4,11 +4,12 @@
 
 use crate::error::{Error, Result};
 use crate::steady::{Brake, Steady};
+use crate::transport::timespec;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
@@ -100,12 +101,8 @@ impl<K: Keep> Keeper<K> {
     ///
     /// # Errors
     /// The kernel gives no thread or no eventfd.
-    pub fn start(
-        name: &str,
-        mut keep: K,
-        mut store: Steady,
-        brake: Brake,
-    ) -> io::Result<Keeper<K>> {
+    pub fn start(name: &str, mut keep: K, mut store: Steady) -> io::Result<Keeper<K>> {
+        let brake = store.brake();
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let bell = Arc::new(eventfd(0, flags)?);
         let news_bell = Arc::new(eventfd(0, flags)?);
@@ -272,14 +269,8 @@ fn wait(store: &Steady, bell: &OwnedFd, timeout: Option<Duration>) -> Result<()>
     let Some(client) = store.client() else {
         return Ok(());
     };
-    let timeout = timeout.map(|timeout| {
-        // Rounded up: not to come back just before.
-        let timeout = timeout + Duration::from_millis(1);
-        Timespec::try_from(timeout).unwrap_or(Timespec {
-            tv_sec: 1,
-            tv_nsec: 0,
-        })
-    });
+    // Rounded up: not to come back just before.
+    let timeout = timeout.map(|timeout| timespec(timeout.saturating_add(Duration::from_millis(1))));
     let store = client.as_fd();
     let mut fds = [
         PollFd::new(bell, PollFlags::IN),

@@ -67,15 +67,20 @@ pub struct Steady {
 
 impl Steady {
     /// Goes on with a connection that works. `open` makes another one.
-    pub fn new(client: Client, open: Open, brake: Brake) -> Steady {
+    pub fn new(client: Client, open: Open) -> Steady {
         Steady {
             open,
             client: Some(client),
             watches: Vec::new(),
             missed: false,
-            brake,
+            brake: Brake::default(),
             since: None,
         }
+    }
+
+    /// Stops it from elsewhere.
+    pub fn brake(&self) -> Brake {
+        self.brake.clone()
     }
 
     /// Does something until it works, or fails for good: it must be something that may be done

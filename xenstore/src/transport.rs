@@ -156,7 +156,7 @@ fn closed() -> Error {
     }
 }
 
-fn timespec(duration: Duration) -> Timespec {
+pub(crate) fn timespec(duration: Duration) -> Timespec {
     // A year is as good as for ever, and fits everywhere.
     let duration = duration.min(Duration::from_secs(365 * 24 * 3600));
     Timespec::try_from(duration).unwrap_or(Timespec {

@@ -6,7 +6,7 @@ mod common;
 use common::World;
 use libgnt::DomId;
 use pv_xenstore::keeper::{Keep, Keeper, News};
-use pv_xenstore::steady::{Brake, Open, Steady};
+use pv_xenstore::steady::{Open, Steady};
 use pv_xenstore::{Client, Error, Result};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -57,7 +57,7 @@ fn refused(errno: Errno) -> Error {
 fn what_passes_is_tried_again_and_what_does_not_is_an_error() {
     let world = world();
     let (client, open) = Streams::default().open(&world);
-    let mut store = Steady::new(client, open, Brake::default());
+    let mut store = Steady::new(client, open);
     let mut tries = 0;
     let mut failing = [
         refused(Errno::NOSPC),
@@ -83,8 +83,8 @@ fn what_passes_is_tried_again_and_what_does_not_is_an_error() {
 fn a_brake_ends_what_would_be_tried_for_ever() {
     let world = world();
     let (client, open) = Streams::default().open(&world);
-    let brake = Brake::default();
-    let mut store = Steady::new(client, open, brake.clone());
+    let mut store = Steady::new(client, open);
+    let brake = store.brake();
     let began = Instant::now();
     let ends = std::thread::scope(|scope| {
         let ends = scope.spawn(|| store.run(|_| -> Result<()> { Err(refused(Errno::NOSPC)) }));
@@ -100,7 +100,7 @@ fn a_new_connection_watches_what_the_old_one_did_and_looks_again() {
     let world = world();
     let streams = Streams::default();
     let (client, open) = streams.open(&world);
-    let mut store = Steady::new(client, open, Brake::default());
+    let mut store = Steady::new(client, open);
     store.watch("data/a", "a").unwrap();
     let only_a = BTreeSet::from(["a".to_owned()]);
     let wait = |store: &mut Steady| {
@@ -167,9 +167,8 @@ impl Keep for Echo {
 fn a_keeper_obeys_looks_and_ends() {
     let world = world();
     let (client, open) = Streams::default().open(&world);
-    let brake = Brake::default();
-    let store = Steady::new(client, open, brake.clone());
-    let mut keeper = Keeper::start("test", Echo::default(), store, brake).unwrap();
+    let store = Steady::new(client, open);
+    let mut keeper = Keeper::start("test", Echo::default(), store).unwrap();
     let mut poll = mio::Poll::new().unwrap();
     let registry = poll.registry();
     registry
@@ -201,9 +200,8 @@ fn a_keeper_that_panicked_has_not_ended_well() {
     let world = world();
     world.dom0().write("/local/domain/1/vm", "-").unwrap();
     let (client, open) = Streams::default().open(&world);
-    let brake = Brake::default();
-    let store = Steady::new(client, open, brake.clone());
-    let keeper = Keeper::start("test", Echo::default(), store, brake).unwrap();
+    let store = Steady::new(client, open);
+    let keeper = Keeper::start("test", Echo::default(), store).unwrap();
     assert!(keeper.tell("vm"));
     let deadline = Instant::now() + PATIENCE;
     let error = loop {

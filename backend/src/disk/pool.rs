@@ -93,18 +93,6 @@ pub trait FailedFlush: Send + Sync {
     fn note(&self);
 }
 
-/// Forgotten with the process.
-impl FailedFlush for AtomicBool {
-    fn is_noted(&self) -> bool {
-        self.load(Ordering::Acquire)
-    }
-
-    fn note(&self) {
-        // Partner: the load in `is_noted`.
-        self.store(true, Ordering::Release);
-    }
-}
-
 /// Wakes the event loop.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
@@ -316,6 +304,17 @@ mod tests {
     use libgnt::SharedPages;
 
     const PATIENCE: Duration = Duration::from_secs(20);
+
+    impl FailedFlush for AtomicBool {
+        fn is_noted(&self) -> bool {
+            self.load(Ordering::Acquire)
+        }
+
+        fn note(&self) {
+            // Partner: the load in `is_noted`.
+            self.store(true, Ordering::Release);
+        }
+    }
 
     fn pages() -> Arc<SharedPages> {
         Arc::new(SharedPages::anonymous(1).expect("memory"))

@@ -6,7 +6,7 @@ use super::nodes::{BACK_LIVENESS, FrontNodes, LIVENESS_NODE, NodeError};
 use crate::disk::Disk;
 use libgnt::{DomId, Platform};
 use pv_xenstore::keeper::{Keep, Keeper};
-use pv_xenstore::steady::{Brake, Steady};
+use pv_xenstore::steady::Steady;
 use pv_xenstore::toolstack::{self, DeviceKey, DevicePaths, DriverBound, KernelCheck, Side};
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched};
@@ -105,10 +105,11 @@ pub(super) struct Bus {
     over: bool,
 }
 
-/// The device was new when we began: whatever an earlier back end left is not of this one.
+/// A device, as it was found.
 pub(super) struct Found {
     pub bus: Bus,
     pub client: Client,
+    /// Nobody has served it yet: whatever an earlier back end left is not of this device.
     pub is_new: bool,
 }
 
@@ -195,10 +196,8 @@ impl Bus {
             ),
         ];
         self.disk_read_only = disk.is_read_only();
-        let brake = Brake::default();
         let open = Box::new(move || Client::connect(&*platform));
-        let store = Steady::new(client, open, brake.clone());
-        Keeper::start("xenstore", self, store, brake)
+        Keeper::start("xenstore", self, Steady::new(client, open))
     }
 
     /// The domain that this process runs in.

@@ -270,9 +270,7 @@ impl Record {
         put(place::WHAT, u32::from_le_bytes(what));
         put(place::SEGMENTS, u32::from(request.segments.count()));
         for (n, segment) in request.segments.iter().enumerate() {
-            let sectors = u16::from_le_bytes([segment.first_sector, segment.last_sector]);
-            let word = u64::from(segment.gref) | u64::from(sectors) << 32;
-            put_long(place::FIRST_SEGMENT + n * 8, word);
+            put_long(place::FIRST_SEGMENT + n * 8, segment.word());
         }
     }
 
@@ -292,15 +290,8 @@ impl Record {
             },
         };
         let count = (get(place::SEGMENTS) as usize).min(MAX_SEGMENTS);
-        let segments = (0..count).map(|n| {
-            let word = get_long(place::FIRST_SEGMENT + n * 8);
-            let [first_sector, last_sector, ..] = (word >> 32).to_le_bytes();
-            Segment {
-                gref: word as u32,
-                first_sector,
-                last_sector,
-            }
-        });
+        let segments =
+            (0..count).map(|n| Segment::from_word(get_long(place::FIRST_SEGMENT + n * 8)));
         Request {
             operation,
             handle: u16::from_le_bytes([low, high]),

@@ -8,7 +8,7 @@ use crate::error::FrontError;
 use crate::nodes::{BackNodes, NodeError, SECTORS_NODE, size_of_disk};
 use libgnt::DomId;
 use pv_xenstore::keeper::{Keep, Keeper};
-use pv_xenstore::steady::{Brake, Steady};
+use pv_xenstore::steady::Steady;
 use pv_xenstore::toolstack::{self, DeviceId, KernelCheck, Side as End};
 use pv_xenstore::xenbus::front::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched, read_online, read_state};
@@ -107,10 +107,8 @@ impl Side {
         };
         side.tell_situation();
         let platform = Arc::clone(&config.platform);
-        let brake = Brake::default();
         let open = Box::new(move || Client::connect(&*platform));
-        let store = Steady::new(client, open, brake.clone());
-        Keeper::start("xenstore", side, store, brake)
+        Keeper::start("xenstore", side, Steady::new(client, open))
             .map_err(|e| FrontError::System("thread for xenstore", e))
     }
 

@@ -70,15 +70,7 @@ impl Frontend {
                 self.disk = Some(disk);
                 self.state = State::Connected;
                 self.service = Service::Running;
-                let (back, ring) = (live.back, live.ring_grant());
-                let (pages, persistent) = (live.pool.pages(), live.persistent);
-                self.path.tell.tell(|| FrontEventKind::Connected {
-                    back,
-                    ring,
-                    pages,
-                    persistent,
-                    again,
-                });
+                self.path.tell.tell(|| connected(live, again));
                 self.path.connected(live, disk, handle);
             }
             BusEvent::Resized { sectors } => {
@@ -167,15 +159,7 @@ impl Frontend {
         self.state = State::Connected;
         let device = name(self.config.device);
         tracing::info!(device, "another back end has taken the ring over");
-        let (back, ring) = (live.back, live.ring_grant());
-        let (pages, persistent) = (live.pool.pages(), live.persistent);
-        self.path.tell.tell(|| FrontEventKind::Connected {
-            back,
-            ring,
-            pages,
-            persistent,
-            again: true,
-        });
+        self.path.tell.tell(|| connected(live, true));
     }
 
     fn tell_gone(&mut self, why: &str) {
@@ -306,5 +290,16 @@ impl Frontend {
         self.make_no_ring(&error.to_string());
         self.bus.fail(error.to_string());
         Ok(())
+    }
+}
+
+/// The news that a back end works on a ring.
+fn connected(live: &Live, again: bool) -> FrontEventKind {
+    FrontEventKind::Connected {
+        back: live.back,
+        ring: live.ring_grant(),
+        pages: live.pool.pages(),
+        persistent: live.persistent,
+        again,
     }
 }

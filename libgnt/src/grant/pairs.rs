@@ -147,8 +147,9 @@ impl Pairs {
         if self.scarce {
             return Ok(None);
         }
+        let pair = bound?;
         self.bound += 1;
-        bound.map(Some).inspect_err(|_| self.bound -= 1)
+        Ok(Some(pair))
     }
 
     /// Its unmap is over, and its event was read. Closed if it is of no more use: true.

@@ -199,20 +199,19 @@ impl Releases {
             machine.state()
         };
         if state == UnmapState::Released {
-            let pair = self.finish(inner, waiting.id, waiting.entry, waiting.pair);
-            inner.stale |= inner.pairs.put_back(pair);
+            self.finish(inner, waiting.id, waiting.entry);
+            inner.stale |= inner.pairs.put_back(waiting.pair);
         } else {
             inner.waiting.insert(port, waiting);
         }
     }
 
-    fn finish(&self, inner: &mut Inner, id: UnmapId, entry: EntryId, pair: Pair) -> Pair {
+    fn finish(&self, inner: &mut Inner, id: UnmapId, entry: EntryId) {
         self.ledger.remove(entry);
         if !inner.collected && inner.finished.len() == UNCOLLECTED {
             inner.finished.pop_front();
         }
         inner.finished.push_back(id);
-        pair
     }
 
     /// Finds out which are over without their events.
@@ -222,9 +221,9 @@ impl Releases {
             match waiting.pair.look(&self.events) {
                 Ok(true) => {
                     lock_machine(&waiting.machine).event();
-                    let pair = self.finish(inner, waiting.id, waiting.entry, waiting.pair);
+                    self.finish(inner, waiting.id, waiting.entry);
                     // Its event may come yet, and must not be another unmap's.
-                    inner.stale |= inner.pairs.close(pair);
+                    inner.stale |= inner.pairs.close(waiting.pair);
                     continue;
                 }
                 Ok(false) => {}

@@ -51,10 +51,21 @@ const _: () = assert!(
 impl Segment {
     /// The eight bytes in a slot, padding zeroed.
     #[inline]
-    fn word(self) -> u64 {
+    pub fn word(self) -> u64 {
         let sectors = u16::from_le_bytes([self.first_sector, self.last_sector]);
         u64::from(self.gref) | u64::from(sectors) << 32
     }
+
+    /// Back from [`Segment::word`].
+    pub fn from_word(word: u64) -> Segment {
+        let [first_sector, last_sector, ..] = (word >> 32).to_le_bytes();
+        Segment {
+            gref: word as u32,
+            first_sector,
+            last_sector,
+        }
+    }
+
     /// The page's reference.
     pub fn grant(&self) -> GrantRef {
         GrantRef(self.gref)
