@@ -367,10 +367,9 @@ impl Bus {
             }
         }
         let DevicePaths { front, back } = &self.paths;
-        let read = |name: &str| match client.read(&format!("{front}/{name}")) {
-            Ok(value) => Ok(Some(value)),
-            Err(error) if error.is_gone() => Ok(None),
-            Err(error) => Err(Stop::Store(error)),
+        let read = |name: &str| {
+            let value = client.read_unless_gone(&format!("{front}/{name}"));
+            value.map_err(Stop::Store)
         };
         let nodes = match FrontNodes::read(read) {
             Ok(nodes) => nodes,

@@ -162,6 +162,19 @@ macro_rules! operations {
                 }
             }
 
+            /// A node's value; `None` if it is not there, or not there for this domain
+            /// ([`Error::is_gone`]).
+            ///
+            /// # Errors
+            /// The connection's.
+            pub fn read_unless_gone(&self, path: &str) -> Result<Option<Vec<u8>>> {
+                match self.read(path) {
+                    Ok(value) => Ok(Some(value)),
+                    Err(error) if error.is_gone() => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+
             /// A node's value as text, without the NUL bytes that some toolstacks write behind it.
             ///
             /// # Errors

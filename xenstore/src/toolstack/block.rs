@@ -38,11 +38,8 @@ impl Mode {
 /// # Errors
 /// The connection's.
 pub fn read_mode(client: &Client, back_directory: &str) -> Result<Option<Mode>> {
-    match client.read(&format!("{back_directory}/mode")) {
-        Ok(value) => Ok(Some(Mode::parse(&value))),
-        Err(error) if error.is_gone() => Ok(None),
-        Err(error) => Err(error),
-    }
+    let value = client.read_unless_gone(&format!("{back_directory}/mode"))?;
+    Ok(value.map(|value| Mode::parse(&value)))
 }
 
 /// What else a back end's directory says of the disk, and a front end has to know.
@@ -59,10 +56,9 @@ pub struct Medium {
 /// # Errors
 /// The connection's.
 pub fn read_medium(client: &Client, back_directory: &str) -> Result<Medium> {
-    let read = |name: &str| match client.read(&format!("{back_directory}/{name}")) {
-        Ok(value) => Ok(value),
-        Err(error) if error.is_gone() => Ok(Vec::new()),
-        Err(error) => Err(error),
+    let read = |name: &str| -> Result<Vec<u8>> {
+        let value = client.read_unless_gone(&format!("{back_directory}/{name}"))?;
+        Ok(value.unwrap_or_default())
     };
     Ok(Medium {
         cdrom: value::trimmed(&read("device-type")?) == b"cdrom",

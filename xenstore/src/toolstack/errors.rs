@@ -45,11 +45,8 @@ pub fn report_error(client: &Client, own_path: &str, text: &str) -> Result<()> {
 /// # Errors
 /// The connection's.
 pub fn read_error(client: &Client, own_path: &str) -> Result<Option<String>> {
-    match client.read(&error_path(own_path)) {
-        Ok(text) => Ok(Some(printable(&String::from_utf8_lossy(&text)))),
-        Err(error) if error.is_gone() => Ok(None),
-        Err(error) => Err(error),
-    }
+    let text = client.read_unless_gone(&error_path(own_path))?;
+    Ok(text.map(|text| printable(&String::from_utf8_lossy(&text))))
 }
 
 fn printable(text: &str) -> String {

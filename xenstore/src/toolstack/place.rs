@@ -228,9 +228,5 @@ impl DeviceKey {
 
 /// Is there such a node, in this domain's sight?
 pub(super) fn is_there(client: &Client, path: &str) -> Result<bool> {
-    match client.read(path) {
-        Ok(_) => Ok(true),
-        Err(error) if error.is_gone() => Ok(false),
-        Err(error) => Err(error),
-    }
+    Ok(client.read_unless_gone(path)?.is_some())
 }

@@ -22,11 +22,8 @@ pub enum Switched {
 /// # Errors
 /// The connection's.
 pub fn read_state(client: &Client, directory: &str) -> Result<Option<XenbusState>> {
-    match client.read(&format!("{directory}/state")) {
-        Ok(value) => Ok(Some(XenbusState::parse(&value))),
-        Err(error) if error.is_gone() => Ok(None),
-        Err(error) => Err(error),
-    }
+    let value = client.read_unless_gone(&format!("{directory}/state"))?;
+    Ok(value.map(|value| XenbusState::parse(&value)))
 }
 
 /// The back end's `online`: false if the toolstack is taking the device away, or has, or wrote what
@@ -36,15 +33,14 @@ pub fn read_state(client: &Client, directory: &str) -> Result<Option<XenbusState
 /// The connection's.
 pub fn read_online(client: &Client, back_directory: &str) -> Result<bool> {
     let path = format!("{back_directory}/online");
-    match client.read(&path) {
-        Ok(value) => Ok(value::boolean(&value).unwrap_or_else(|| {
+    let value = client.read_unless_gone(&path)?;
+    Ok(value.is_some_and(|value| {
+        value::boolean(&value).unwrap_or_else(|| {
             let value = value::shown(&value);
             tracing::debug!(path, value, "no boolean, taken as 0");
             false
-        })),
-        Err(error) if error.is_gone() => Ok(false),
-        Err(error) => Err(error),
-    }
+        })
+    }))
 }
 
 /// Writes `nodes` (names within `directory`) and then `state`, in one transaction, if the own
@@ -62,17 +58,12 @@ pub fn switch_state(
     let own = format!("{directory}/state");
     let peer = while_peer.map(|(directory, state)| (format!("{directory}/state"), state));
     client.transaction(|tx| {
-        match tx.read(&own) {
-            Ok(_) => {}
-            Err(error) if error.is_gone() => return Ok(Switched::OwnGone),
-            Err(error) => return Err(error),
+        if tx.read_unless_gone(&own)?.is_none() {
+            return Ok(Switched::OwnGone);
         }
         if let Some((path, wanted)) = &peer {
-            let state = match tx.read(path) {
-                Ok(value) => Some(XenbusState::parse(&value)),
-                Err(error) if error.is_gone() => None,
-                Err(error) => return Err(error),
-            };
+            let state = tx.read_unless_gone(path)?;
+            let state = state.map(|value| XenbusState::parse(&value));
             if state != Some(*wanted) {
                 return Ok(Switched::PeerMoved(state));
             }
