@@ -11,6 +11,14 @@ use pv_xenstore::{Client, XenbusState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+fn in_service(world: &World) -> (Running, Front) {
+    let back = Running::start(world, |_| {});
+    let front = Front::new(world);
+    front.connect(world);
+    back.wait_connected();
+    (back, front)
+}
+
 fn works(front: &mut Front) {
     for id in 0..64 {
         let request = front.request(Operation::Write, id, 0, &[id as usize % 32]);
@@ -22,10 +30,7 @@ fn works(front: &mut Front) {
 fn a_daemon_that_is_slow_stops_nothing_and_is_caught_up_with() {
     let world = World::new();
     world.gate.arm();
-    let back = Running::start(&world, |_| {});
-    let mut front = Front::new(&world);
-    front.connect(&world);
-    back.wait_connected();
+    let (back, mut front) = in_service(&world);
     world.gate.hold();
     // Something to ask about.
     let state = format!("{}/state", world.front_dir());
@@ -47,10 +52,7 @@ fn a_daemon_that_is_slow_stops_nothing_and_is_caught_up_with() {
 fn a_daemon_that_goes_and_comes_stops_nothing_and_is_caught_up_with() {
     let world = World::new();
     world.gate.arm();
-    let back = Running::start(&world, |_| {});
-    let mut front = Front::new(&world);
-    front.connect(&world);
-    back.wait_connected();
+    let (back, mut front) = in_service(&world);
     // The front end's own connection is not the question.
     front.store = Client::connect(&world.dom0).expect("xenstore");
     world.gate.cut();
@@ -79,10 +81,7 @@ fn a_daemon_that_goes_and_comes_stops_nothing_and_is_caught_up_with() {
 fn a_back_end_ends_although_the_daemon_is_gone() {
     let world = World::new();
     world.gate.arm();
-    let back = Running::start(&world, |_| {});
-    let mut front = Front::new(&world);
-    front.connect(&world);
-    back.wait_connected();
+    let (back, mut front) = in_service(&world);
     world.gate.hold();
     works(&mut front);
     let began = Instant::now();
@@ -94,10 +93,7 @@ fn a_back_end_ends_although_the_daemon_is_gone() {
 #[test]
 fn a_front_that_rewrites_its_state_for_ever_costs_only_its_own_device_time() {
     let world = World::new();
-    let back = Running::start(&world, |_| {});
-    let mut front = Front::new(&world);
-    front.connect(&world);
-    back.wait_connected();
+    let (back, mut front) = in_service(&world);
     let flooding = AtomicBool::new(true);
     std::thread::scope(|scope| {
         let flood = Client::connect(&*world.platform(FRONT, "flood")).expect("xenstore");

@@ -21,6 +21,10 @@ pub struct Bend {
     pub no_guest_type: AtomicBool,
     /// The next read of an evtchn file loses what is pending, and says EFBIG.
     pub overflow: AtomicBool,
+    /// Reads of the evtchn file that was opened first fail with EIO.
+    pub first_evtchn_breaks: AtomicBool,
+    /// One was opened.
+    pub evtchn_opened: AtomicBool,
     /// These pages are paged out: their maps fail with EAGAIN, their copies with `GNTST_eagain`.
     pub paged_out: Mutex<Vec<GrantRef>>,
     /// So many more maps fail with EAGAIN.
@@ -86,6 +90,7 @@ impl Platform for Bent {
     fn open_evtchn(&self) -> Result<Box<dyn Evtchn>> {
         Ok(Box::new(BentEvtchn {
             inner: self.inner.open_evtchn()?,
+            is_first: !self.bend.evtchn_opened.swap(true, Relaxed),
             bend: Arc::clone(&self.bend),
         }))
     }
@@ -188,6 +193,7 @@ impl Gntdev for BentGntdev {
 #[derive(Debug)]
 struct BentEvtchn {
     inner: Box<dyn Evtchn>,
+    is_first: bool,
     bend: Arc<Bend>,
 }
 
@@ -221,6 +227,9 @@ impl Evtchn for BentEvtchn {
         self.inner.notify(port)
     }
     fn read(&self, ports: &mut Vec<EvtchnPort>) -> Result<usize> {
+        if self.is_first && self.bend.first_evtchn_breaks.load(Relaxed) {
+            return Err(Error::device("/dev/xen/evtchn", "read", Errno::IO, "bent"));
+        }
         if self.bend.overflow.swap(false, Relaxed) {
             // Lost, and masked, as by the driver.
             self.inner.read(&mut Vec::new())?;

@@ -62,8 +62,6 @@ struct World {
     /// Somebody's deadline passed, or the nodes were taken away: the front end may free a ring
     /// that is still mapped (and learns it from the grant table), but nothing may be freed twice.
     abandoned: bool,
-    /// How much more trouble this run may see.
-    trouble_left: u8,
 }
 
 struct Explorer {
@@ -134,7 +132,7 @@ const TROUBLE: &[Step] = &[
 ];
 const DEADLINES: &[Step] = &[FrontAbandons, BackAbandons];
 
-fn created(trouble_left: u8) -> World {
+fn created() -> World {
     World {
         front: None,
         back: None,
@@ -154,7 +152,6 @@ fn created(trouble_left: u8) -> World {
         ring_mapped: false,
         ring_current: false,
         abandoned: false,
-        trouble_left,
     }
 }
 
@@ -569,16 +566,8 @@ impl Rules for Pair<'_> {
         world.is_goal()
     }
 
-    fn trouble(&self, world: &World) -> &[Step] {
-        if world.trouble_left > 0 {
-            self.trouble
-        } else {
-            &[]
-        }
-    }
-
-    fn spend(&self, world: &mut World) {
-        world.trouble_left -= 1;
+    fn trouble(&self) -> &[Step] {
+        self.trouble
     }
 }
 
@@ -593,7 +582,7 @@ fn explore(
         back_offers_always,
         trouble,
     };
-    search(&pair, created(limit))
+    search(&pair, created(), limit)
 }
 
 fn good(limit: u8, trouble: &[Step]) {

@@ -24,16 +24,16 @@ pub trait Rules {
     /// Where every world must be able to get to by progress alone.
     fn is_goal(&self, world: &Self::World) -> bool;
 
-    /// The trouble that may come now; each costs one of [`Rules::spend`].
-    fn trouble(&self, world: &Self::World) -> &[Self::Step];
-
-    fn spend(&self, world: &mut Self::World);
+    /// What may happen, but only so often in all.
+    fn trouble(&self) -> &[Self::Step];
 }
 
-/// Explores everything reachable; the number of worlds, or what is wrong and how to get there.
-pub fn search<R: Rules>(rules: &R, start: R::World) -> Result<usize, Finding> {
-    let mut index = HashMap::from([(start.clone(), 0)]);
-    let mut worlds = vec![start];
+/// Explores everything reachable with so much trouble at most; the number of worlds, or what is wrong
+/// and how to get there.
+pub fn search<R: Rules>(rules: &R, start: R::World, limit: u8) -> Result<usize, Finding> {
+    // Each with the trouble that is left to it.
+    let mut index = HashMap::from([((start.clone(), limit), 0)]);
+    let mut worlds = vec![(start, limit)];
     let mut from: Vec<Option<(usize, R::Step)>> = vec![None];
     // Progress edges, backwards.
     let mut reached_from: Vec<Vec<usize>> = vec![Vec::new()];
@@ -48,9 +48,10 @@ pub fn search<R: Rules>(rules: &R, start: R::World) -> Result<usize, Finding> {
     };
     let mut at = 0;
     while at < worlds.len() {
-        let world = worlds[at].clone();
-        for step in R::PROGRESS.iter().chain(rules.trouble(&world)) {
-            let mut next = match rules.step(&world, *step) {
+        let (world, left) = worlds[at].clone();
+        let trouble = if left > 0 { rules.trouble() } else { &[] };
+        for step in R::PROGRESS.iter().chain(trouble) {
+            let next = match rules.step(&world, *step) {
                 Ok(None) => continue,
                 Ok(Some(next)) => next,
                 Err(finding) => {
@@ -61,10 +62,8 @@ pub fn search<R: Rules>(rules: &R, start: R::World) -> Result<usize, Finding> {
                 }
             };
             let progress = R::PROGRESS.contains(step);
-            if !progress {
-                rules.spend(&mut next);
-            }
-            let to = *index.entry(next).or_insert_with_key(|next| {
+            let left = if progress { left } else { left - 1 };
+            let to = *index.entry((next, left)).or_insert_with_key(|next| {
                 worlds.push(next.clone());
                 from.push(Some((at, *step)));
                 reached_from.push(Vec::new());
@@ -76,7 +75,10 @@ pub fn search<R: Rules>(rules: &R, start: R::World) -> Result<usize, Finding> {
         }
         at += 1;
     }
-    let mut alive: Vec<bool> = worlds.iter().map(|world| rules.is_goal(world)).collect();
+    let mut alive: Vec<bool> = worlds
+        .iter()
+        .map(|(world, _)| rules.is_goal(world))
+        .collect();
     let mut todo: Vec<usize> = (0..worlds.len()).filter(|n| alive[*n]).collect();
     while let Some(at) = todo.pop() {
         for before in &reached_from[at] {
@@ -89,7 +91,7 @@ pub fn search<R: Rules>(rules: &R, start: R::World) -> Result<usize, Finding> {
         Some(dead) => Err(format!(
             "dead end: {}\n{:#?}",
             path(&from, dead),
-            worlds[dead]
+            worlds[dead].0
         )),
         None => Ok(worlds.len()),
     }

@@ -39,7 +39,6 @@ struct World {
     was_in_service: bool,
     /// Somebody asked for the end, or a take-over failed: the disk may be lost.
     may_end: bool,
-    trouble_left: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,16 +217,8 @@ impl Rules for Strangers<'_> {
         (world.front == Connected && world.is_served()) || (world.may_end && world.front == Closed)
     }
 
-    fn trouble(&self, world: &World) -> &[Step] {
-        if world.trouble_left > 0 {
-            self.trouble
-        } else {
-            &[]
-        }
-    }
-
-    fn spend(&self, world: &mut World) {
-        world.trouble_left -= 1;
+    fn trouble(&self) -> &[Step] {
+        self.trouble
     }
 }
 
@@ -248,9 +239,8 @@ fn explore(make: Make, back_offers_always: bool, trouble: &[Step]) -> Result<usi
         mapped: false,
         was_in_service: false,
         may_end: false,
-        trouble_left: 4,
     };
-    search(&rules, start)
+    search(&rules, start, 4)
 }
 
 #[test]
