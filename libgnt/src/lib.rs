@@ -9,6 +9,7 @@ pub mod error;
 pub mod event;
 pub mod grant;
 pub mod linux;
+pub mod machine;
 pub mod platform;
 pub mod proto;
 pub mod ring;
