@@ -3,11 +3,12 @@
 mod common;
 
 use common::{DEVICE, FRONT, Front, PATIENCE, Running, World};
+use libgnt::proto::blkif::nodes::LIVENESS;
 use libgnt::proto::blkif::{Operation, Request, Segment, Status};
 use libgnt::ring::layout;
 use libgnt::{Access, GrantRef};
 use pv_backend::disk::{Backing, Disk};
-use pv_backend::driver::{BackendError, LIVENESS_NODE, Mode};
+use pv_backend::driver::{BackendError, Mode};
 use pv_backend::hooks::EventKind;
 use pv_xenstore::XenbusState;
 use pv_xenstore::toolstack::DeviceId;
@@ -239,7 +240,7 @@ fn nonsense_in_the_fronts_nodes_is_refused_with_a_reason() {
         ("event-channel", "4000"),
         ("event-channel", "0"),
         ("protocol", "powerpc64-abi"),
-        (LIVENESS_NODE, "63"),
+        (LIVENESS, "63"),
     ] {
         let world = World::new();
         let running = Running::start(&world, |_| {});
@@ -261,7 +262,7 @@ fn nonsense_in_the_fronts_nodes_is_refused_with_a_reason() {
         close(&front, &world);
         front
             .store
-            .rm(&format!("{}/{LIVENESS_NODE}", world.front_dir()))
+            .rm(&format!("{}/{LIVENESS}", world.front_dir()))
             .expect("rm");
         drop(front);
         serves_an_honest_front(&world);
@@ -355,7 +356,7 @@ fn a_front_that_is_killed_in_a_living_domain_is_noticed_by_its_byte() {
     // The next front has no such byte.
     world
         .store
-        .rm(&format!("{}/{LIVENESS_NODE}", world.front_dir()))
+        .rm(&format!("{}/{LIVENESS}", world.front_dir()))
         .expect("rm");
     serves_an_honest_front(&world);
 }

@@ -21,7 +21,6 @@
 //! ```
 
 pub mod agent;
-mod announce;
 mod bus;
 pub mod cli;
 mod config;
@@ -32,7 +31,6 @@ mod engine;
 mod error;
 mod io;
 mod live;
-mod nodes;
 mod observe;
 mod pool;
 mod stop;
@@ -44,7 +42,6 @@ pub use disk::{Disk, IoQueue, Ticket};
 pub use engine::Frontend;
 pub use error::FrontError;
 pub use io::{Completion, Io, Refused};
-pub use live::{BACK_ALIVE_BYTE, FRONT_ALIVE_BYTE};
 pub use observe::{FrontEvent, FrontEventKind, Observer};
 pub use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 pub use stop::Stop;

@@ -2,11 +2,11 @@
 
 use super::bus::Offer;
 use super::data::Answers;
-use super::nodes::BACK_LIVENESS;
 use super::record::{Record, RingName};
 use super::recorded::RecordedRing;
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Map, Mapper};
+use libgnt::proto::blkif::nodes::BACK_ALIVE_BYTE;
 use libgnt::proto::blkif::{Request, Response};
 use libgnt::ring::RingError;
 use libgnt::{Access, DomId, ForeignGrant};
@@ -117,7 +117,7 @@ impl Link {
         }
         let pages = link.page.pages();
         // The front looks at it when it sees us connected, which comes later, through xenstore.
-        pages.store_u8(BACK_LIVENESS, 1, Ordering::Release);
+        pages.store_u8(BACK_ALIVE_BYTE, 1, Ordering::Release);
         // A byte that nobody has set is not this front's: an earlier one of ours left the node.
         let is_set = |place: &usize| pages.load_u8(*place, Ordering::Relaxed) != 0;
         link.liveness = offer.nodes.liveness.filter(is_set);
@@ -193,7 +193,7 @@ impl Link {
         let record = ring.into_record();
         // The kernel's event was for our death. In good order we tell the front, and hear of the
         // page's release ourselves: somebody may hold it.
-        if let Err(error) = page.set_unmap_notify(Some(BACK_LIVENESS), None) {
+        if let Err(error) = page.set_unmap_notify(Some(BACK_ALIVE_BYTE), None) {
             tracing::debug!(%error, "the ring page's release is not told");
         }
         if let Err(refused) = page.unmap() {
@@ -224,7 +224,7 @@ fn bind(
         }
         other => other?,
     };
-    page.set_unmap_notify(Some(BACK_LIVENESS), Some(channel.port()))?;
+    page.set_unmap_notify(Some(BACK_ALIVE_BYTE), Some(channel.port()))?;
     Ok((page, channel))
 }
 

@@ -7,7 +7,6 @@ mod config;
 mod data;
 mod life;
 mod link;
-mod nodes;
 mod pace;
 mod record;
 mod recorded;
@@ -16,5 +15,4 @@ mod unmaps;
 
 pub use claim::ClaimError;
 pub use config::{BackendConfig, BackendError, DEFAULT_CLOSE_DEADLINE, Mode, StopHandle};
-pub use nodes::{FrontNodes, LIVENESS_NODE, NodeError};
 pub use run::Backend;

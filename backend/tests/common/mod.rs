@@ -480,7 +480,7 @@ pub fn child_front(dir: &std::path::Path) {
     front.store.watch(&back_state, "b").expect("watch");
     wait_back(&front, XenbusState::InitWait);
     front.announce();
-    front.set(pv_backend::driver::LIVENESS_NODE, LIVENESS);
+    front.set(libgnt::proto::blkif::nodes::LIVENESS, LIVENESS);
     let port = front.channel.port();
     front
         .ring_page
