@@ -35,7 +35,6 @@ mod live;
 mod nodes;
 mod observe;
 mod pool;
-mod stop;
 
 pub use agent::{DeviceError, DiskInfo, IoError, ProtocolError};
 pub use config::{DEFAULT_CLOSE, FrontConfig};
@@ -44,7 +43,7 @@ pub use disk::{Disk, IoQueue, Ticket};
 pub use engine::Frontend;
 pub use error::FrontError;
 pub use io::{Completion, Io, Refused};
+pub use libgnt::stop::Stop;
 pub use live::{BACK_ALIVE_BYTE, FRONT_ALIVE_BYTE};
 pub use observe::{FrontEvent, FrontEventKind, Observer};
 pub use pv_xenstore::toolstack::{DeviceClass, DeviceId};
-pub use stop::Stop;
