@@ -33,7 +33,6 @@ mod io;
 mod live;
 mod observe;
 mod pool;
-mod stop;
 
 pub use agent::{DeviceError, DiskInfo, IoError, ProtocolError};
 pub use config::{DEFAULT_CLOSE, FrontConfig};
@@ -42,6 +41,6 @@ pub use disk::{Disk, IoQueue, Ticket};
 pub use engine::Frontend;
 pub use error::FrontError;
 pub use io::{Completion, Io, Refused};
+pub use libgnt::stop::Stop;
 pub use observe::{FrontEvent, FrontEventKind, Observer};
 pub use pv_xenstore::toolstack::{DeviceClass, DeviceId};
-pub use stop::Stop;
