@@ -7,9 +7,9 @@ use libgnt::proto::blkif::nodes::LIVENESS;
 use libgnt::proto::blkif::{Operation, Request, Segment, Status};
 use libgnt::ring::layout;
 use libgnt::{Access, GrantRef};
+use pv_backend::BackEventKind;
 use pv_backend::disk::{Backing, Disk};
-use pv_backend::driver::{BackendError, Mode};
-use pv_backend::hooks::EventKind;
+use pv_backend::{BackError, Mode};
 use pv_xenstore::XenbusState;
 use pv_xenstore::toolstack::DeviceId;
 use std::io::{BufRead, BufReader, Write};
@@ -297,7 +297,7 @@ fn a_domain_that_is_destroyed_in_mid_request_leaves_nothing() {
     front.send(&requests);
     world.dom0.destroy_domain(FRONT).expect("destroy");
     running.wait("front gone", |e| {
-        matches!(e, EventKind::FrontGone { .. }).then_some(())
+        matches!(e, BackEventKind::FrontGone { .. }).then_some(())
     });
     running.wait_closed();
     let deadline = std::time::Instant::now() + PATIENCE;
@@ -308,7 +308,7 @@ fn a_domain_that_is_destroyed_in_mid_request_leaves_nothing() {
             running.ledger.snapshot()
         );
         running.wait("released", |e| {
-            matches!(e, EventKind::Released { .. }).then_some(())
+            matches!(e, BackEventKind::Released { .. }).then_some(())
         });
     }
 }
@@ -348,7 +348,7 @@ fn a_front_that_is_killed_in_a_living_domain_is_noticed_by_its_byte() {
     child.kill().expect("kill");
     child.wait().expect("wait");
     let how = running.wait("front gone", |e| match e {
-        EventKind::FrontGone { how } => Some(how.clone()),
+        BackEventKind::FrontGone { how } => Some(how.clone()),
         _ => None,
     });
     assert!(how.contains("liveness"), "{how}");
@@ -366,7 +366,7 @@ fn a_second_back_end_for_the_device_or_the_image_is_refused() {
     let world = World::new();
     let _first = Running::start(&world, |_| {});
     let second = Running::try_start(&world, |_| {});
-    assert!(matches!(second, Err(BackendError::Claim(_))), "{second:?}");
+    assert!(matches!(second, Err(BackError::Claim(_))), "{second:?}");
 
     let image = tempfile::NamedTempFile::new().expect("image");
     image.as_file().set_len(4096).expect("size");

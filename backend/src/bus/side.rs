@@ -1,14 +1,16 @@
-//! xenstore's side of the device: performs what the handshake's machine asks for, on a thread of its
-//! own, and turns what concerns the ring into orders for the loop.
+//! Finds the device, reads and writes the nodes, and performs what [`Handshake`] says; what that machine
+//! wants of the ring becomes an order.
 
-use super::config::{BackendError, Mode};
+use super::{Found, Offer, Order, Report};
+use crate::config::Mode;
 use crate::disk::Disk;
+use crate::error::BackError;
 use libgnt::proto::blkif::SECTOR_SIZE;
 use libgnt::proto::blkif::nodes::{self, BackNodes, DiskInfo, FrontNodes, NodeError};
 use libgnt::{DomId, Platform};
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::Steady;
-use pv_xenstore::toolstack::{self, DeviceKey, DevicePaths, DriverBound, KernelCheck, Side};
+use pv_xenstore::toolstack::{self, DeviceKey, DevicePaths, KernelCheck, Side};
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
@@ -16,7 +18,7 @@ use pv_xenstore::{Client, Error, Result, value};
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// No disk.
 const NOTHING: BackNodes = BackNodes {
@@ -38,64 +40,9 @@ const FRONT: &str = "front";
 const OWN: &str = "own";
 const ONLINE: &str = "online";
 
-/// What the loop has to do, or to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    /// Features are announced; no front yet.
-    Waiting,
-    /// Map the ring, bind the channel; then [`Report::Connected`] or [`Report::ConnectFailed`].
-    Connect(Offer),
-    /// Both sides know: take requests.
-    Serve,
-    /// Let everything of the front's go; then [`Report::Freed`].
-    Free {
-        /// The front is still there: what is in flight may be answered first.
-        answer_first: bool,
-    },
-    /// News: the front, or its domain, went away without closing.
-    FrontGone(String),
-    /// News: the front broke the protocol.
-    Fatal(String),
-    /// News: the device is closed.
-    Closed,
-    /// The kernel's own driver has taken the device: nothing follows.
-    Taken(DriverBound),
-}
-
-/// A ring to connect to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Offer {
-    pub nodes: FrontNodes,
-    /// It is in service: an earlier back end took requests from it.
-    pub take_over: bool,
-    /// The front may use persistent grants: we offer them, and so did the back end before us.
-    pub persistent: bool,
-    /// The front may only read.
-    pub read_only: bool,
-}
-
-/// What the loop has done, or learned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Report {
-    /// To [`Order::Connect`]: it worked.
-    Connected,
-    /// To [`Order::Connect`]: it did not, and nothing is left of the attempt.
-    ConnectFailed(String),
-    /// To [`Order::Free`]: nothing of the front's is mapped any more.
-    Freed,
-    /// The front broke the ring's rules, or we cannot go on.
-    Fatal(String),
-    /// Why something takes long, for xenstore; `None`: it is over.
-    Explain(Option<String>),
-    /// The front's process is gone.
-    FrontDied(String),
-    /// Close the device and end. After that time, without the front's consent.
-    Stop(Duration),
-}
-
 /// The two directories, and the handshake.
 #[derive(Debug)]
-pub(super) struct Bus {
+pub(crate) struct Bus {
     front: DomId,
     own: DomId,
     paths: DevicePaths,
@@ -113,31 +60,23 @@ pub(super) struct Bus {
     over: bool,
 }
 
-/// A device, as it was found.
-pub(super) struct Found {
-    pub bus: Bus,
-    pub client: Client,
-    /// Nobody has served it yet: whatever an earlier back end left is not of this device.
-    pub is_new: bool,
-}
-
 impl Bus {
     /// Connects, and finds the device's directories. Nothing is written before [`Bus::start`].
     ///
     /// # Errors
-    /// [`BackendError::NoDevice`] if the toolstack has not created the device;
-    /// [`BackendError::KernelDriver`] if the kernel has taken it.
+    /// [`BackError::NoDevice`] if the toolstack has not created the device;
+    /// [`BackError::KernelDriver`] if the kernel has taken it.
     pub fn open(
         platform: &dyn Platform,
         device: &DeviceKey,
         sysfs: Option<&Path>,
-    ) -> Result<Found, BackendError> {
+    ) -> Result<Found, BackError> {
         let front = device.front_domid;
         let client = Client::connect(platform)?;
         let own = DomId(client.read_parsed("domid")?);
         let mut paths = device.paths(own);
         let no_device = |path: &str| {
-            BackendError::NoDevice(format!(
+            BackError::NoDevice(format!(
                 "{device} is not in xenstore: {path} is missing; create it with \
                  `pv-backend attach --front {} --device {} --class {}`",
                 front.0, device.devid, device.class

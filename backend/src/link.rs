@@ -1,9 +1,9 @@
 //! The connection to one front: its ring page, mapped, and its event channel.
 
-use super::bus::Offer;
-use super::data::Answers;
-use super::record::{Record, RingName};
-use super::recorded::RecordedRing;
+use crate::bus::Offer;
+use crate::data::Answers;
+use crate::record::{Record, RingName};
+use crate::recorded::RecordedRing;
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Map, Mapper};
 use libgnt::proto::blkif::nodes::BACK_ALIVE_BYTE;
@@ -17,9 +17,12 @@ use std::sync::atomic::Ordering;
 /// Responses are shown to the front in groups, so that it can work while we do.
 const PUBLISH_EVERY: u32 = 8;
 
+/// How the death of a front's process shows.
+pub(crate) const DIED: &str = "its liveness byte was cleared: the process is gone";
+
 /// One front's ring.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     ring: RecordedRing,
     /// Unmapped before the channel goes: its unmap raises the channel.
     page: Map,
@@ -31,7 +34,7 @@ pub(super) struct Link {
 
 /// Why a ring cannot be connected to.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
+pub(crate) enum LinkError {
     /// A reference or a port that is not the front's to name, say.
     #[error("cannot connect to its ring: {0}")]
     Xen(#[from] libgnt::Error),
