@@ -66,7 +66,7 @@ impl Backend {
                 self.data.hooks.tell(BackEventKind::Fatal { reason });
             }
             Order::Closed => {
-                let zombies = self.data.agent.zombies();
+                let zombies = self.data.machine.zombies();
                 tracing::info!(front = %self.front, zombies, "closed");
                 self.data.hooks.tell(BackEventKind::Closed { zombies });
             }
@@ -95,11 +95,13 @@ impl Backend {
             return Ok(());
         }
         // The machine asks only when the last front's things are freed.
-        if !self.data.agent.open(mode, offer.read_only) {
+        if !self.data.is_drained() {
             let why = LinkError::NotClosed.to_string();
             self.bus.tell(Report::ConnectFailed(why));
             return Ok(());
         }
+        let read_only = offer.read_only;
+        self.data.feed(Input::Open { mode, read_only }, &mut Nobody);
         let (mapper, events) = (&self.mapper, &self.events);
         match Link::connect(mapper, events, self.front, offer, &mut self.record) {
             Ok((link, left)) => {
@@ -130,7 +132,7 @@ impl Backend {
     }
 
     fn begin_service(&mut self) {
-        let mode = self.data.agent.mode();
+        let mode = self.data.machine.mode();
         let read_only = self.read_only;
         tracing::info!(front = %self.front, ?mode, read_only, "connected");
         self.data.hooks.tell(BackEventKind::Connected { mode });
@@ -187,7 +189,7 @@ impl Backend {
 
     pub(crate) fn proceed_with_closing(&mut self) {
         if let Some(deadline) = self.draining_until {
-            let left = self.data.agent.in_flight();
+            let left = self.data.machine.in_flight();
             if left > 0 && Instant::now() < deadline {
                 return;
             }
@@ -271,7 +273,7 @@ impl Backend {
         let Some(deadline) = self.handing_over_until else {
             return false;
         };
-        let left = self.data.agent.in_flight();
+        let left = self.data.machine.in_flight();
         if self.link.is_some() && left > 0 && Instant::now() < deadline {
             return false;
         }

@@ -2,25 +2,11 @@
 //! to a third party, and records what happens when.
 
 use crate::machine::DataMode;
+pub use crate::machine::RequestInfo;
 use libgnt::grant::{Map, UnmapId};
 use libgnt::machine::monotonic;
-use libgnt::proto::blkif::{Operation, Segments, Status};
+use libgnt::proto::blkif::Status;
 use std::time::Duration;
-
-/// A request whose pages are mapped.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestInfo {
-    /// The front's name for it. Not necessarily unique.
-    pub id: u64,
-    /// What.
-    pub operation: Operation,
-    /// Where, in units of 512 bytes.
-    pub sector: u64,
-    /// Which part of each page; page by page as in the map.
-    pub segments: Segments,
-    /// The disk's part succeeded: what the pages hold is the data.
-    pub ok: bool,
-}
 
 /// Shows the pages of a request to somebody else, as a display server hands them to a GPU driver.
 pub trait PageLender: Send {

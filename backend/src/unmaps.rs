@@ -54,7 +54,7 @@ pub(crate) struct Unmaps {
 
 /// What became of an attempt.
 enum Attempt {
-    /// Under way; perhaps with news for the agent.
+    /// Under way; perhaps with news for the machine.
     Begun(Option<Input>),
     Waits(Outgoing, Wait),
 }
@@ -72,7 +72,7 @@ impl Unmaps {
         !self.leaving.is_empty()
     }
 
-    /// Begins an unmap, or puts it behind those that wait. Returns news for the agent.
+    /// Begins an unmap, or puts it behind those that wait. Returns news for the machine.
     pub fn begin(&mut self, outgoing: Outgoing, hooks: &mut Hooks) -> Option<Input> {
         if self.blocked {
             self.waiting.push_back(outgoing);
@@ -106,7 +106,7 @@ impl Unmaps {
         self.is_waiting().then(|| self.pace.left(now))
     }
 
-    /// Tries those that wait. Returns news for the agent.
+    /// Tries those that wait. Returns news for the machine.
     pub fn retry(&mut self, hooks: &mut Hooks) -> Vec<Input> {
         let mut news = Vec::new();
         let mut any = false;

@@ -2,7 +2,6 @@
 //! used given up first.
 
 use super::Tag;
-use libgnt::GrantRef;
 use slab::Slab;
 use std::collections::HashMap;
 
@@ -71,10 +70,6 @@ impl Cache {
     /// Pages that are mapped or being mapped.
     pub(super) fn live(&self) -> usize {
         self.live
-    }
-
-    pub(super) fn grant(&self, slot: Slot) -> Option<GrantRef> {
-        self.pages.get(slot.index()).map(|page| GrantRef(page.gref))
     }
 
     /// Finds or makes the page of a reference, and counts one more user of it.

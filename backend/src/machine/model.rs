@@ -1,8 +1,9 @@
 //! A front, a kernel and a disk that do everything in a random order and fail at any step, and a
-//! judge that holds the agent to its rules. Everything follows from a seed.
+//! judge that holds the machine to its promises. Everything follows from a seed.
 
 use super::*;
 use fastrand::Rng;
+use libgnt::proto::blkif::{Operation, Request, Response, Status};
 use libgnt::proto::blkif::{SECTORS_PER_PAGE, Segment, Segments};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,10 +54,10 @@ struct Taken {
     copied_out: bool,
 }
 
-struct World {
+struct Run {
     rng: Rng,
     policy: Policy,
-    agent: Agent,
+    machine: BackMachine,
     pending: Vec<Action>,
     held: Vec<MapKey>,
     maps: BTreeMap<MapKey, MapState>,
@@ -71,30 +72,41 @@ struct World {
 
 type Verdict<T = ()> = Result<T, String>;
 
-/// Runs one world to its end.
+/// One run to its end.
 pub(super) fn run(seed: u64, policy: &Policy) -> Verdict<Seen> {
-    let mut world = World::new(seed, policy.clone());
-    world
-        .live()
+    let mut run = Run::new(seed, policy.clone());
+    run.live()
         .map_err(|what| format!("seed {seed}, {policy:?}: {what}"))?;
-    Ok(world.seen)
+    Ok(run.seen)
+}
+
+/// What the machine knows of a request in flight.
+fn request(machine: &BackMachine, tag: Tag) -> Option<&Request> {
+    machine.jobs.get(tag.index()).map(|job| &job.request)
+}
+
+/// The cached page of each of its segments.
+fn slots(machine: &BackMachine, tag: Tag) -> impl Iterator<Item = Option<Slot>> + '_ {
+    let job = machine.jobs.get(tag.index());
+    job.into_iter()
+        .flat_map(|job| job.slots.iter().copied().take(job.request.segments.len()))
 }
 
 fn check(good: bool, what: impl FnOnce() -> String) -> Verdict {
     if good { Ok(()) } else { Err(what()) }
 }
 
-impl World {
+impl Run {
     fn new(seed: u64, policy: Policy) -> Self {
-        let config = AgentConfig {
+        let config = Limits {
             sectors: SECTORS,
             cache: 0,
             sabotage: policy.sabotage,
-            ..AgentConfig::default()
+            ..Limits::default()
         };
-        World {
+        Run {
             rng: Rng::with_seed(seed),
-            agent: Agent::new(config),
+            machine: BackMachine::new(config),
             policy,
             pending: Vec::new(),
             held: Vec::new(),
@@ -111,14 +123,15 @@ impl World {
         let Policy {
             mode, read_only, ..
         } = self.policy;
-        check(self.agent.open(mode, read_only), || {
-            "a fresh agent refused a front".into()
+        self.input(Input::Open { mode, read_only })?;
+        check(self.machine.can_take(), || {
+            "a fresh machine refused a front".into()
         })?;
         let mut asked = 0;
         let vanish_at = self.rng.usize(1..self.policy.requests);
         while asked < self.policy.requests && !self.front_gone {
             if self.rng.bool() && self.front_has_a_slot() {
-                if self.agent.can_take() {
+                if self.machine.can_take() {
                     asked += 1;
                     self.ask()?;
                 } else {
@@ -141,12 +154,12 @@ impl World {
         while !self.pending.is_empty() {
             self.step()?;
         }
-        check(self.agent.is_drained(), || {
+        check(self.machine.is_drained(), || {
             "not drained, and nothing is outstanding".into()
         })?;
         let held = self.held.len();
-        check(self.agent.zombies() == held, || {
-            format!("{} zombies counted, {held} held", self.agent.zombies())
+        check(self.machine.zombies() == held, || {
+            format!("{} zombies counted, {held} held", self.machine.zombies())
         })?;
         let all_unmapped = self
             .maps
@@ -158,7 +171,7 @@ impl World {
         while !self.held.is_empty() {
             self.let_go_one()?;
         }
-        check(self.agent.zombies() == 0, || {
+        check(self.machine.zombies() == 0, || {
             "zombies after the last release".into()
         })?;
         let unanswered: usize = self.unanswered.values().sum();
@@ -241,16 +254,16 @@ impl World {
                 self.maps.insert(key, MapState::Mapped);
                 self.input(Input::Mapped(key))
             }
-            Action::CopyIn { tag } | Action::CopyOut { tag } => {
+            Action::Copy { tag, direction, .. } => {
                 let ok = !self.fails();
                 if let Some(taken) = self.taken.get_mut(&tag) {
                     taken.failed |= !ok;
-                    taken.copied_out = matches!(action, Action::CopyOut { .. });
+                    taken.copied_out = direction == Direction::ToFront;
                 }
                 self.input(Input::Copied { tag, ok })
             }
-            Action::Disk { tag, .. } => {
-                self.pages_are_mapped(tag)?;
+            Action::Disk { tag, pages, .. } => {
+                self.pages_are_mapped(tag, pages)?;
                 let ok = !self.fails();
                 if let Some(taken) = self.taken.get_mut(&tag) {
                     taken.failed |= !ok;
@@ -258,7 +271,7 @@ impl World {
                 }
                 self.input(Input::DiskDone { tag, ok })
             }
-            Action::Unmap { key } => {
+            Action::Unmap { key, .. } => {
                 if self.policy.hold_one_in > 0 && self.rng.u32(0..self.policy.hold_one_in) == 0 {
                     self.held.push(key);
                     return Ok(());
@@ -296,14 +309,14 @@ impl World {
         for (tag, taken) in &mut self.taken {
             let uses = match key {
                 MapKey::Request(of) => of == *tag,
-                MapKey::Cached(slot) => self.agent.slots(*tag).any(|s| s == Some(slot)),
+                MapKey::Cached(slot) => slots(&self.machine, *tag).any(|s| s == Some(slot)),
             };
             taken.failed |= uses;
         }
     }
 
     /// Rule 3, seen from the disk: while it works, the pages are mapped.
-    fn pages_are_mapped(&self, tag: Tag) -> Verdict {
+    fn pages_are_mapped(&self, tag: Tag, pages: Pages) -> Verdict {
         let Some(taken) = self.taken.get(&tag) else {
             return Ok(());
         };
@@ -311,22 +324,22 @@ impl World {
             return Ok(());
         }
         let mapped = |key| self.maps.get(&key) == Some(&MapState::Mapped);
-        let good = match self.policy.mode {
-            DataMode::Map => mapped(MapKey::Request(tag)),
-            DataMode::Copy => true,
-            DataMode::Persistent => self
-                .agent
-                .slots(tag)
+        let good = match (self.policy.mode, pages) {
+            (DataMode::Map, Pages::Own) => mapped(MapKey::Request(tag)),
+            (DataMode::Copy, Pages::Bounce) => true,
+            (DataMode::Persistent, Pages::Kept(slots)) => slots[..taken.request.segments.len()]
+                .iter()
                 .all(|slot| slot.is_some_and(|s| mapped(MapKey::Cached(s)))),
+            _ => false,
         };
         check(good, || {
-            format!("the disk works on pages of {tag:?} that are not mapped")
+            format!("the disk works on pages of {tag:?} that are not mapped: {pages:?}")
         })
     }
 
     fn input(&mut self, input: Input) -> Verdict {
         let mut out = Vec::new();
-        self.agent.handle(input, &mut out);
+        self.machine.step(Now::ZERO, input, &mut out);
         let mut refused = None;
         if let Input::Request(request) = input {
             match self.newest_tag() {
@@ -352,31 +365,38 @@ impl World {
                 format!("{answers} answers to a request just taken")
             })?;
         }
-        self.seen.most_zombies = self.seen.most_zombies.max(self.agent.zombies());
-        self.seen.max_cached = self.seen.max_cached.max(self.agent.cached());
-        let (cached, bound) = (self.agent.cached(), RING_SIZE * MAX_SEGMENTS);
+        self.seen.most_zombies = self.seen.most_zombies.max(self.machine.zombies());
+        self.seen.max_cached = self.seen.max_cached.max(self.machine.cached());
+        let (cached, bound) = (self.machine.cached(), RING_SIZE * MAX_SEGMENTS);
         check(cached <= bound, || format!("{cached} cached pages"))?;
-        check(self.agent.zombies() == self.unmapping(), || {
+        check(self.machine.zombies() == self.unmapping(), || {
             "zombies are miscounted".into()
         })
     }
 
     fn judge_action(&mut self, action: Action) -> Verdict {
         match action {
-            Action::Map { key, access } => {
+            Action::Map {
+                key,
+                access,
+                segments,
+            } => {
                 if let MapKey::Request(tag) = key {
-                    let write = self.agent.request(tag).map(|r| r.operation);
+                    let request = request(&self.machine, tag);
+                    let write = request.map(|r| r.operation);
                     check(
                         access.writable() == (write == Some(Operation::Read)),
                         || "a write's pages are mapped writable, or a read's are not".into(),
                     )?;
+                    let same = request.is_some_and(|r| r.segments == segments);
+                    check(same, || format!("{request:?} maps {segments:?}"))?;
                 }
                 let before = self.maps.insert(key, MapState::Wanted);
                 check(before.is_none(), || {
                     format!("{key:?} is mapped twice: {before:?}")
                 })
             }
-            Action::Unmap { key } => {
+            Action::Unmap { key, .. } => {
                 if matches!(key, MapKey::Cached(_)) {
                     self.seen.evictions += 1;
                 }
@@ -386,19 +406,33 @@ impl World {
                 })?;
                 let used = self.pending.iter().any(|p| match (p, key) {
                     (Action::Disk { tag, .. }, MapKey::Request(of)) => *tag == of,
-                    (Action::Disk { tag, .. }, MapKey::Cached(slot)) => {
-                        self.agent.slots(*tag).any(|s| s == Some(slot))
-                    }
+                    (
+                        Action::Disk {
+                            pages: Pages::Kept(slots),
+                            ..
+                        },
+                        MapKey::Cached(slot),
+                    ) => slots.contains(&Some(slot)),
                     _ => false,
                 });
                 check(!used, || {
                     format!("unmap of {key:?} while the disk works on it")
                 })
             }
-            Action::Disk { tag, op } => {
-                let Some(request) = self.agent.request(tag) else {
+            Action::Disk {
+                tag,
+                op,
+                sector,
+                segments,
+                ..
+            } => {
+                let Some(request) = request(&self.machine, tag) else {
                     return Err("disk work for nobody".into());
                 };
+                let same = (sector, segments) == (request.sector, request.segments);
+                check(op == DiskOp::Flush || same, || {
+                    format!("{op:?} of {segments:?} at {sector} for {request:?}")
+                })?;
                 let end = u128::from(request.sector) + request.data_len() as u128 / 512;
                 check(op == DiskOp::Flush || end <= u128::from(SECTORS), || {
                     format!("{op:?} beyond the end: {request:?}")
@@ -412,10 +446,10 @@ impl World {
     }
 
     /// The tag of the request that `Input::Request` just brought in: one that is not noted yet.
-    /// None if the agent refused it.
+    /// None if the machine refused it.
     fn newest_tag(&self) -> Option<Tag> {
         let noted: BTreeSet<usize> = self.taken.keys().map(|tag| tag.index()).collect();
-        self.agent
+        self.machine
             .jobs
             .iter()
             .map(|(index, _)| index)
@@ -452,11 +486,11 @@ impl World {
         if let Some(request) = refused {
             return Self::judge_refusal(&request, response);
         }
-        // The answered ones are those that we noted and the agent has forgotten.
+        // The answered ones are those that we noted and the machine has forgotten.
         let gone = self.taken.iter().filter(|(tag, taken)| {
             taken.request.id == response.id
                 && taken.request.operation.number() == response.operation
-                && self.agent.request(**tag).is_none()
+                && request(&self.machine, **tag).is_none()
         });
         let Some((&tag, taken)) = gone.min_by_key(|(_, taken)| taken.serial) else {
             return Err(format!("{response:?}, but the request is not over"));

@@ -1,6 +1,7 @@
 use super::model::{Policy, SECTORS, Seen, run};
 use super::*;
-use libgnt::proto::blkif::{Malformed, Segment, Segments};
+use libgnt::proto::blkif::{Malformed, Operation, Request, Segment, Segments, Status};
+use libgnt::{Access, GrantRef};
 
 const MODES: [DataMode; 3] = [DataMode::Map, DataMode::Copy, DataMode::Persistent];
 
@@ -129,18 +130,47 @@ fn request(operation: Operation, sector: u64, grefs: &[u32]) -> Request {
     }
 }
 
-fn opened(mode: DataMode) -> Agent {
-    let mut agent = Agent::new(AgentConfig {
+fn opened(mode: DataMode) -> BackMachine {
+    let mut machine = BackMachine::new(Limits {
         sectors: SECTORS,
-        ..AgentConfig::default()
+        ..Limits::default()
     });
-    assert!(agent.open(mode, false));
-    agent
+    open(&mut machine, mode);
+    assert!(machine.can_take());
+    machine
 }
 
-fn step(agent: &mut Agent, input: Input) -> Vec<Action> {
+fn open(machine: &mut BackMachine, mode: DataMode) {
+    let read_only = false;
+    let actions = step(machine, Input::Open { mode, read_only });
+    assert_eq!(actions, []);
+}
+
+/// The key of the only action, which is the end of a request's own mapping.
+fn unmapped(actions: &[Action], of: Request, ok: bool) -> MapKey {
+    let [
+        Action::Unmap {
+            key: key @ MapKey::Request(_),
+            request: Some(info),
+        },
+    ] = actions
+    else {
+        panic!("{actions:?}");
+    };
+    let expected = RequestInfo {
+        id: of.id,
+        operation: of.operation,
+        sector: of.sector,
+        segments: of.segments,
+        ok,
+    };
+    assert_eq!(*info, expected);
+    *key
+}
+
+fn step(machine: &mut BackMachine, input: Input) -> Vec<Action> {
     let mut out = Vec::new();
-    agent.handle(input, &mut out);
+    machine.step(Now::ZERO, input, &mut out);
     out
 }
 
@@ -153,49 +183,51 @@ fn answered(actions: &[Action]) -> Option<Status> {
 
 #[test]
 fn the_life_of_a_read_with_a_map_of_its_own() {
-    let mut agent = opened(DataMode::Map);
-    let actions = step(
-        &mut agent,
-        Input::Request(request(Operation::Read, 0, &[1, 2])),
-    );
+    let mut machine = opened(DataMode::Map);
+    let read = request(Operation::Read, 24, &[1, 2]);
+    let actions = step(&mut machine, Input::Request(read));
     let [
         Action::Map {
             key,
             access: Access::ReadWrite,
+            segments,
         },
     ] = actions[..]
     else {
         panic!("{actions:?}");
     };
-    let mut grants = Vec::new();
-    agent.grants(key, &mut grants);
+    let grants: Vec<GrantRef> = segments.iter().map(Segment::grant).collect();
     assert_eq!(grants, [GrantRef(1), GrantRef(2)]);
-    let actions = step(&mut agent, Input::Mapped(key));
+    let actions = step(&mut machine, Input::Mapped(key));
     let [
         Action::Disk {
             tag,
             op: DiskOp::Read,
+            sector: 24,
+            segments,
+            pages: Pages::Own,
         },
     ] = actions[..]
     else {
         panic!("{actions:?}")
     };
-    let actions = step(&mut agent, Input::DiskDone { tag, ok: true });
-    assert_eq!(actions, [Action::Unmap { key }]);
-    assert_eq!((agent.in_flight(), agent.zombies()), (1, 1));
-    let actions = step(&mut agent, Input::Released(key));
+    assert_eq!(segments, read.segments);
+    let actions = step(&mut machine, Input::DiskDone { tag, ok: true });
+    assert_eq!(unmapped(&actions, read, true), key);
+    assert_eq!((machine.in_flight(), machine.zombies()), (1, 1));
+    let actions = step(&mut machine, Input::Released(key));
     assert_eq!(answered(&actions), Some(Status::Okay));
-    assert_eq!((agent.in_flight(), agent.zombies()), (0, 0));
+    assert_eq!((machine.in_flight(), machine.zombies()), (0, 0));
 }
 
 #[test]
 fn any_bound_of_zombies_will_do() {
     let most = |max_zombies| {
-        let config = AgentConfig {
+        let config = Limits {
             max_zombies,
-            ..AgentConfig::default()
+            ..Limits::default()
         };
-        Agent::new(config).most_unmaps()
+        BackMachine::new(config).most_unmaps()
     };
     assert_eq!(
         most(DEFAULT_MAX_ZOMBIES),
@@ -206,73 +238,69 @@ fn any_bound_of_zombies_will_do() {
 
 #[test]
 fn a_held_request_delays_no_other() {
-    let mut agent = opened(DataMode::Map);
-    let unmapping = |agent: &mut Agent, gref| {
-        let [Action::Map { key, .. }] =
-            step(agent, Input::Request(request(Operation::Write, 0, &[gref])))[..]
-        else {
+    let mut machine = opened(DataMode::Map);
+    let unmapping = |machine: &mut BackMachine, gref| {
+        let write = request(Operation::Write, 0, &[gref]);
+        let [Action::Map { key, .. }] = step(machine, Input::Request(write))[..] else {
             panic!("no map");
         };
-        let [Action::Disk { tag, .. }] = step(agent, Input::Mapped(key))[..] else {
+        let [Action::Disk { tag, .. }] = step(machine, Input::Mapped(key))[..] else {
             panic!("no disk");
         };
-        assert_eq!(
-            step(agent, Input::DiskDone { tag, ok: true }),
-            [Action::Unmap { key }]
-        );
+        let actions = step(machine, Input::DiskDone { tag, ok: true });
+        assert_eq!(unmapped(&actions, write, true), key);
         key
     };
-    let held = unmapping(&mut agent, 1);
+    let held = unmapping(&mut machine, 1);
     for gref in 2..100 {
-        let key = unmapping(&mut agent, gref);
+        let key = unmapping(&mut machine, gref);
         assert_eq!(
-            answered(&step(&mut agent, Input::Released(key))),
+            answered(&step(&mut machine, Input::Released(key))),
             Some(Status::Okay)
         );
     }
     assert_eq!(
-        answered(&step(&mut agent, Input::Released(held))),
+        answered(&step(&mut machine, Input::Released(held))),
         Some(Status::Okay)
     );
 }
 
 #[test]
 fn zombies_of_a_dead_front_count_against_the_next() {
-    let mut agent = opened(DataMode::Map);
+    let mut machine = opened(DataMode::Map);
     let mut keys = Vec::new();
     for gref in 0..DEFAULT_MAX_ZOMBIES as u32 {
-        assert!(agent.can_take());
-        let [Action::Map { key, .. }] = step(
-            &mut agent,
-            Input::Request(request(Operation::Write, 0, &[gref])),
-        )[..] else {
+        assert!(machine.can_take());
+        let write = request(Operation::Write, 0, &[gref]);
+        let [Action::Map { key, .. }] = step(&mut machine, Input::Request(write))[..] else {
             panic!("no map");
         };
-        keys.push(key);
+        keys.push((key, write));
     }
-    step(&mut agent, Input::PeerGone);
+    step(&mut machine, Input::PeerGone);
+    open(&mut machine, DataMode::Map);
     assert!(
-        !agent.open(DataMode::Map, false),
+        !machine.is_drained() && !machine.is_open(),
         "opened with maps of the last front"
     );
-    for &key in &keys {
+    for &(key, write) in &keys {
         // The write was not acknowledged, and nobody waits for it: straight to the unmap.
-        assert_eq!(
-            step(&mut agent, Input::Mapped(key)),
-            [Action::Unmap { key }]
-        );
+        let actions = step(&mut machine, Input::Mapped(key));
+        assert_eq!(unmapped(&actions, write, true), key);
     }
-    assert!(agent.is_drained() && agent.open(DataMode::Map, false));
+    assert!(machine.is_drained());
+    open(&mut machine, DataMode::Map);
+    assert!(machine.is_open());
     assert!(
-        !agent.can_take(),
+        !machine.can_take(),
         "took a request with {DEFAULT_MAX_ZOMBIES} zombies"
     );
     assert_eq!(
-        step(&mut agent, Input::Released(keys[0])),
+        step(&mut machine, Input::Released(keys[0].0)),
         [],
         "answered a front that is gone"
     );
-    assert!(agent.can_take());
+    assert!(machine.can_take());
 }
 
 #[test]
@@ -292,14 +320,14 @@ fn geometry_is_judged_before_a_page_is_touched() {
         (request(Operation::Flush, 0, &[1]), Status::Error),
     ];
     for mode in MODES {
-        let mut agent = opened(mode);
+        let mut machine = opened(mode);
         for (request, status) in cases {
-            let actions = step(&mut agent, Input::Request(request));
+            let actions = step(&mut machine, Input::Request(request));
             assert_eq!(answered(&actions), Some(status), "{request:?}");
         }
-        assert_eq!(agent.in_flight(), 0);
+        assert_eq!(machine.in_flight(), 0);
         let last = step(
-            &mut agent,
+            &mut machine,
             Input::Request(request(Operation::Read, SECTORS - 8, &[1])),
         );
         assert_eq!(answered(&last), None, "the last sectors are refused");
@@ -308,9 +336,9 @@ fn geometry_is_judged_before_a_page_is_touched() {
 
 #[test]
 fn a_persistent_page_is_mapped_once_and_shared() {
-    let mut agent = opened(DataMode::Persistent);
+    let mut machine = opened(DataMode::Persistent);
     let first = step(
-        &mut agent,
+        &mut machine,
         Input::Request(request(Operation::Read, 0, &[5, 5])),
     );
     let [Action::Map { key, .. }] = first[..] else {
@@ -318,25 +346,32 @@ fn a_persistent_page_is_mapped_once_and_shared() {
     };
     assert_eq!(
         step(
-            &mut agent,
+            &mut machine,
             Input::Request(request(Operation::Write, 0, &[5]))
         ),
         []
     );
-    let both = step(&mut agent, Input::Mapped(key));
+    let both = step(&mut machine, Input::Mapped(key));
     let [Action::Disk { tag: a, .. }, Action::Disk { tag: b, .. }] = both[..] else {
         panic!("{both:?}");
     };
-    assert!(answered(&step(&mut agent, Input::DiskDone { tag: a, ok: true })).is_some());
+    assert!(answered(&step(&mut machine, Input::DiskDone { tag: a, ok: true })).is_some());
     assert_eq!(
-        step(&mut agent, Input::Drain),
+        step(&mut machine, Input::Drain),
         [],
         "unmapped under a request"
     );
-    let last = step(&mut agent, Input::DiskDone { tag: b, ok: true });
-    let [Action::Unmap { key: unmapped }, Action::Respond(_)] = last[..] else {
+    let last = step(&mut machine, Input::DiskDone { tag: b, ok: true });
+    let [
+        Action::Unmap {
+            key: unmapped,
+            request: None,
+        },
+        Action::Respond(_),
+    ] = last[..]
+    else {
         panic!("{last:?}");
     };
     assert_eq!(unmapped, key);
-    assert!(agent.is_drained());
+    assert!(machine.is_drained());
 }

@@ -1,8 +1,8 @@
-//! What goes into the agent and what comes out of it.
+//! What goes into the machine and what comes out of it.
 
-use super::Slot;
+use super::{Sabotage, Slot};
 use libgnt::Access;
-use libgnt::proto::blkif::{Request, Response};
+use libgnt::proto::blkif::{MAX_SEGMENTS, Operation, Request, Response, Segments};
 
 /// How a request's data travels between the front's pages and the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -61,16 +61,26 @@ pub enum DiskOp {
     Flush,
 }
 
-/// What happens to the agent.
+/// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// The front asks. Only while [`Agent::can_take`](super::Agent::can_take).
+    /// A front end is there, and may ask. Only while [`BackMachine::is_drained`]; otherwise nothing
+    /// changes.
+    ///
+    /// [`BackMachine::is_drained`]: super::BackMachine::is_drained
+    Open {
+        /// How its data travels.
+        mode: DataMode,
+        /// Its writes are refused.
+        read_only: bool,
+    },
+    /// The front asks. Only while [`BackMachine::can_take`](super::BackMachine::can_take).
     Request(Request),
     /// [`Action::Map`] is done.
     Mapped(MapKey),
     /// [`Action::Map`] failed, and left nothing mapped.
     MapFailed(MapKey),
-    /// [`Action::CopyIn`] or [`Action::CopyOut`] is over.
+    /// [`Action::Copy`] is over.
     Copied {
         /// The action's.
         tag: Tag,
@@ -95,67 +105,94 @@ pub enum Input {
     PeerGone,
 }
 
-/// What the driver has to do, in order.
+/// Which way a copy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// From the front's pages to ours, before a write.
+    FromFront,
+    /// From our pages to the front's, after a read.
+    ToFront,
+}
+
+/// Where the pages of a request are, segment by segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// In the request's own mapping: [`MapKey::Request`]. A flush has no segments, and so it looks
+    /// for no page there.
+    Own,
+    /// In pages of our own, which [`Action::Copy`] fills or empties.
+    Bounce,
+    /// Each in a mapping of its own that is kept: [`MapKey::Cached`]. What is past the number of
+    /// segments means nothing.
+    Kept([Option<Slot>; MAX_SEGMENTS]),
+}
+
+/// A request whose pages are mapped, for those to whom the pages are lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RequestInfo {
+    /// The front's name for it. Not necessarily unique.
+    pub id: u64,
+    /// What it asks for.
+    pub operation: Operation,
+    /// Where on the disk, in units of 512 bytes.
+    pub sector: u64,
+    /// Which part of each page; page by page as in the mapping.
+    pub segments: Segments,
+    /// The disk's part succeeded: what the pages hold is the data.
+    pub ok: bool,
+}
+
+/// What the driver has to do, in order. Each action carries all that its doing needs, inline: a
+/// request has at most [`MAX_SEGMENTS`] segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Map these grants of the front ([`Agent::grants`](super::Agent::grants)).
+    /// Map these pages of the front.
     Map {
         /// The mapping's name.
         key: MapKey,
         /// A write to the disk only reads the pages.
         access: Access,
+        /// Which pages, in this order.
+        segments: Segments,
     },
-    /// Copy the request's segments from the front's pages to ours.
-    CopyIn {
+    /// Copy a request's data between the front's pages and ours.
+    Copy {
         /// The request.
         tag: Tag,
+        /// Which way.
+        direction: Direction,
+        /// Which part of each page. Our pages have the same parts.
+        segments: Segments,
     },
-    /// Copy the request's segments from our pages to the front's.
-    CopyOut {
-        /// The request.
-        tag: Tag,
-    },
-    /// Disk I/O; what and where: [`Agent::request`](super::Agent::request),
-    /// [`Agent::slots`](super::Agent::slots).
+    /// Disk I/O.
     Disk {
         /// The request.
         tag: Tag,
         /// What.
         op: DiskOp,
+        /// Where on the disk, in units of 512 bytes; 0 for a flush.
+        sector: u64,
+        /// Which part of each page.
+        segments: Segments,
+        /// Where the pages are.
+        pages: Pages,
     },
     /// Begin to unmap, at once or as soon as it can be done, and report [`Input::Released`] when the
     /// hypervisor has done it.
     Unmap {
         /// Which mapping.
         key: MapKey,
+        /// The request whose own mapping it is.
+        request: Option<RequestInfo>,
     },
     /// Put this on the ring.
     Respond(Response),
 }
 
-/// Breaks the agent on purpose, for tests that the checks notice.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Sabotage {
-    #[default]
-    None,
-    /// Breaks rule 1: answers when the unmap has begun.
-    RespondBeforeRelease,
-    /// Breaks rule 1: answers twice.
-    RespondTwice,
-    /// Breaks rule 3: unmaps while the disk works.
-    UnmapDuringDisk,
-    /// Breaks rule 4: takes requests without end.
-    NoZombieBound,
-    /// Never takes maps out of the cache.
-    KeepCache,
-    /// Breaks the bounds check.
-    NoRangeCheck,
-}
-
-/// What an agent is built with.
+/// The machine's bounds.
 #[derive(Clone, Debug)]
-pub struct AgentConfig {
+pub struct Limits {
     /// The disk's size, in sectors of 512 bytes.
     pub sectors: u64,
     /// Slots of the ring: requests in flight never exceed it.
@@ -176,9 +213,9 @@ pub const DEFAULT_MAX_ZOMBIES: usize = 16;
 /// `xen_blkif_max_pgrants` (`drivers/block/xen-blkback`, 6.1) has it for one ring.
 pub const DEFAULT_CACHE: usize = 1056;
 
-impl Default for AgentConfig {
+impl Default for Limits {
     fn default() -> Self {
-        AgentConfig {
+        Limits {
             sectors: 0,
             ring_size: RING_SIZE,
             max_zombies: DEFAULT_MAX_ZOMBIES,

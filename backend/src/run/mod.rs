@@ -11,7 +11,7 @@ use crate::data::{DataPath, Nobody};
 use crate::disk::{Disk, Store, pool::Pool};
 use crate::error::BackError;
 use crate::link::{DIED, Link};
-use crate::machine::{Agent, AgentConfig, Input, RING_SIZE};
+use crate::machine::{BackMachine, Input, Limits, RING_SIZE};
 use crate::observe::BackEventKind;
 use crate::record::Record;
 use libgnt::event::Events;
@@ -144,7 +144,7 @@ impl Backend {
         registry
             .register(&mut mapper, RELEASES, Interest::READABLE)
             .map_err(&register)?;
-        let agent = Agent::new(AgentConfig {
+        let machine = BackMachine::new(Limits {
             sectors: disk.sectors(),
             ring_size: RING_SIZE,
             max_zombies: config.max_zombies,
@@ -173,7 +173,7 @@ impl Backend {
             .map_err(&register)?;
         let store = (disk.backing().clone(), disk.store().clone(), pool);
         Ok(Backend {
-            data: DataPath::new(agent, hooks, front, mapper.clone(), store),
+            data: DataPath::new(machine, hooks, front, mapper.clone(), store),
             poll,
             happened: mio::Events::with_capacity(8),
             _waker: waker,
@@ -309,7 +309,7 @@ impl Backend {
         let mut broken = None;
         let takes = self.serving && self.handing_over_until.is_none();
         for _ in 0..TURN {
-            if !takes || !self.data.agent.can_take() {
+            if !takes || !self.data.machine.can_take() {
                 break;
             }
             match link.pop() {
@@ -343,9 +343,9 @@ impl Backend {
     }
 
     fn tell_back_pressure(&mut self) {
-        let agent = &self.data.agent;
-        let zombies = agent.zombies();
-        let pressed = self.draining_until.is_none() && agent.is_pressed();
+        let machine = &self.data.machine;
+        let zombies = machine.zombies();
+        let pressed = self.draining_until.is_none() && machine.is_pressed();
         if pressed != std::mem::replace(&mut self.pressed, pressed) {
             self.data.hooks.tell_each(|| BackEventKind::BackPressure {
                 on: pressed,
@@ -358,7 +358,7 @@ impl Backend {
     fn spin(&mut self) -> Result<bool, BackError> {
         const HINTS: u32 = 16;
         let budget = self.spin.budget();
-        if !self.serving || budget.is_zero() || !self.data.agent.can_take() {
+        if !self.serving || budget.is_zero() || !self.data.machine.can_take() {
             return Ok(false);
         }
         let until = Instant::now() + budget;
@@ -413,7 +413,7 @@ impl Backend {
             return Ok(Sleep::AtMost(timeout));
         };
         // Under back-pressure the ring does not matter: a release or the disk wakes us.
-        if self.serving && self.handing_over_until.is_none() && self.data.agent.can_take() {
+        if self.serving && self.handing_over_until.is_none() && self.data.machine.can_take() {
             match link.final_check() {
                 Ok(false) => {}
                 Ok(true) => return Ok(Sleep::NotYet),
