@@ -1,6 +1,6 @@
 //! What a front end says about its ring in xenstore, and what it must not leave there.
 
-use crate::live::{FRONT_ALIVE_BYTE, Live};
+use crate::link::{FRONT_ALIVE_BYTE, Link};
 use crate::nodes::LIVENESS_NODE;
 
 /// The only slot layout that is spoken.
@@ -16,13 +16,13 @@ pub(crate) const RING_NODES: [&str; 5] = [
 ];
 
 /// The announcement: names and values.
-pub(crate) fn ring(live: &Live) -> [(&'static str, String); RING_NODES.len()] {
+pub(crate) fn ring(link: &Link) -> [(&'static str, String); RING_NODES.len()] {
     let [ring_ref, event_channel, protocol, persistent, liveness] = RING_NODES;
     [
-        (ring_ref, live.ring_grant().0.to_string()),
-        (event_channel, live.channel.port().0.to_string()),
+        (ring_ref, link.ring_grant().0.to_string()),
+        (event_channel, link.channel.port().0.to_string()),
         (protocol, PROTOCOL.into()),
-        (persistent, u8::from(live.persistent).to_string()),
+        (persistent, u8::from(link.persistent).to_string()),
         (liveness, FRONT_ALIVE_BYTE.to_string()),
     ]
 }

@@ -1,7 +1,7 @@
 //! What the back end says about itself in xenstore: read once, checked, and only then used.
 
-use crate::agent::DiskInfo;
-use crate::live::BACK_ALIVE_BYTE;
+use crate::link::BACK_ALIVE_BYTE;
+use crate::machine::DiskInfo;
 use libgnt::PAGE_SIZE;
 use libgnt::proto::blkif::SECTOR_SIZE;
 use pv_xenstore::value;
