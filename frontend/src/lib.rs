@@ -55,17 +55,12 @@ mod disk;
 
 pub mod cli;
 
-// BACK: nodes
-mod announce;
-mod nodes;
-
 pub use config::{DEFAULT_CLOSE, FrontConfig};
 pub use counters::Counters;
 pub use disk::{Disk, IoQueue, Ticket};
 pub use error::FrontError;
 pub use io::{Completion, Io, Refused};
 pub use libgnt::stop::Stop;
-pub use link::{BACK_ALIVE_BYTE, FRONT_ALIVE_BYTE};
 pub use machine::{DeviceError, DiskInfo, IoError, ProtocolError};
 pub use observe::{FrontEvent, FrontEventKind, Observer};
 pub use pv_xenstore::toolstack::{DeviceClass, DeviceId};

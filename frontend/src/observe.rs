@@ -120,7 +120,7 @@ impl FrontEventKind {
 /// Sees everything that happens, in order.
 pub trait Observer: Send {
     /// Called on the front end's thread: return at once.
-    fn event(&mut self, event: &FrontEvent);
+    fn event(&mut self, event: FrontEvent);
 
     /// False: only events for which [`FrontEventKind::is_rare`] holds are wanted. Asked once.
     fn each_request(&self) -> bool {
@@ -128,8 +128,8 @@ pub trait Observer: Send {
     }
 }
 
-impl<F: FnMut(&FrontEvent) + Send> Observer for F {
-    fn event(&mut self, event: &FrontEvent) {
+impl<F: FnMut(FrontEvent) + Send> Observer for F {
+    fn event(&mut self, event: FrontEvent) {
         self(event);
     }
 }
@@ -164,7 +164,7 @@ impl Tell {
     /// Tells what happens once in a connection. `kind` is built only if somebody listens.
     pub(crate) fn tell(&mut self, kind: impl FnOnce() -> FrontEventKind) {
         if let Some(observer) = &mut self.observer {
-            observer.event(&FrontEvent {
+            observer.event(FrontEvent {
                 at: monotonic(),
                 kind: kind(),
             });

@@ -35,7 +35,7 @@ type Events = Arc<Mutex<Vec<FrontEventKind>>>;
 fn observed(mut config: FrontConfig) -> (Disk, Events) {
     let events = Events::default();
     let sink = Arc::clone(&events);
-    let observer = move |event: &FrontEvent| sink.lock().unwrap().push(event.kind.clone());
+    let observer = move |event: FrontEvent| sink.lock().unwrap().push(event.kind);
     config.observer = Some(Box::new(observer));
     (Disk::open(config).expect("open"), events)
 }

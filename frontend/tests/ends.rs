@@ -303,7 +303,7 @@ fn a_disk_that_is_dropped_ends_by_itself() {
     let stage = Stage::new();
     let back = Stalled::at_a_request(&stage);
     let (tell, events) = channel();
-    let observer = move |event: &FrontEvent| drop(tell.send(event.kind.clone()));
+    let observer = move |event: FrontEvent| drop(tell.send(event.kind));
     let mut config = patient(&stage);
     config.observer = Some(Box::new(observer));
     let disk = Disk::open(config).expect("open");

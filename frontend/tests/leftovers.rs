@@ -83,7 +83,7 @@ fn a_liveness_byte_that_an_earlier_back_end_announced_does_not_mislead() {
         });
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&events);
-        let observer = move |event: &FrontEvent| sink.lock().unwrap().push(event.kind.clone());
+        let observer = move |event: FrontEvent| sink.lock().unwrap().push(event.kind);
         let mut config = stage.config();
         config.observer = Some(Box::new(observer));
         let disk = Disk::open(config).expect("open");

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 fn observed(mut config: FrontConfig) -> (Disk, Receiver<FrontEvent>) {
     let (tell, events) = channel();
-    let observer = move |event: &FrontEvent| drop(tell.send(event.clone()));
+    let observer = move |event: FrontEvent| drop(tell.send(event));
     config.observer = Some(Box::new(observer));
     let disk = Disk::open(config).expect("open");
     (disk, events)
@@ -110,7 +110,7 @@ fn a_first_ring_waits_for_the_quota() {
         back.serve_until_closed();
     });
     let (tell, events) = channel();
-    let observer = move |event: &FrontEvent| drop(tell.send(event.clone()));
+    let observer = move |event: FrontEvent| drop(tell.send(event));
     let mut config = stage.config();
     config.observer = Some(Box::new(observer));
     let opening = std::thread::spawn(move || Disk::open(config));

@@ -14,7 +14,7 @@ const HALF: u64 = ALL / 2;
 
 fn open(mut config: FrontConfig) -> (Disk, Receiver<FrontEventKind>) {
     let (tell, events) = channel();
-    let observer = move |event: &FrontEvent| drop(tell.send(event.kind.clone()));
+    let observer = move |event: FrontEvent| drop(tell.send(event.kind));
     config.observer = Some(Box::new(observer));
     let disk = Disk::open(config).expect("open");
     (disk, events)

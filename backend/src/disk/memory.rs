@@ -1,7 +1,7 @@
 //! A disk in memory.
 
 use super::DiskError;
-use crate::agent::DiskOp;
+use crate::machine::DiskOp;
 use libgnt::{PAGE_SIZE, SharedPages};
 
 /// Zeroed pages of our own.

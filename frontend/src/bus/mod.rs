@@ -3,7 +3,6 @@
 
 mod side;
 
-use crate::announce;
 use crate::config::FrontConfig;
 use crate::error::FrontError;
 use crate::link::Link;
@@ -142,7 +141,7 @@ impl Bus {
 
     /// To [`BusEvent::Share`]: announces the ring, all at once with the state.
     pub(crate) fn ring_ready(&self, link: &Link) {
-        self.report(Report::RingReady(announce::ring(link).into()));
+        self.report(Report::RingReady(link.nodes().write()));
     }
 
     /// To [`BusEvent::Share`]: there is none.

@@ -2,10 +2,11 @@
 
 use super::*;
 use crate::config::FrontConfig;
-use crate::link::{BACK_ALIVE_BYTE, Bell};
+use crate::link::Bell;
 use crate::machine::{IoError, Limits};
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Granter, Ledger, Map, Mapper};
+use libgnt::proto::blkif::nodes::BACK_ALIVE_BYTE;
 use libgnt::proto::blkif::{Operation, Status, X86_64};
 use libgnt::ring::{BackRing, RingError};
 use libgnt::sim::client::join;

@@ -73,8 +73,8 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
     );
     let mut observer = recorder.clone();
     agent.timeline.waiting("a back end");
-    config.observer = Some(Box::new(move |event: &FrontEvent| {
-        observer.event(event.kind.clone())
+    config.observer = Some(Box::new(move |event: FrontEvent| {
+        observer.event(event.kind)
     }));
     let disk = Disk::open(config)?;
     control.send(&News::Ready)?;

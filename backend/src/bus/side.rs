@@ -1,13 +1,16 @@
-//! xenstore's side of the device: performs what the handshake's machine asks for, on a thread of its
-//! own, and turns what concerns the ring into orders for the loop.
+//! Finds the device, reads and writes the nodes, and performs what [`Handshake`] says; what that machine
+//! wants of the ring becomes an order.
 
-use super::config::{BackendError, Mode};
-use super::nodes::{BACK_LIVENESS, FrontNodes, LIVENESS_NODE, NodeError};
+use super::{Found, Offer, Order, Report};
+use crate::config::Mode;
 use crate::disk::Disk;
+use crate::error::BackError;
+use libgnt::proto::blkif::SECTOR_SIZE;
+use libgnt::proto::blkif::nodes::{self, BackNodes, DiskInfo, FrontNodes, NodeError};
 use libgnt::{DomId, Platform};
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::Steady;
-use pv_xenstore::toolstack::{self, DeviceKey, DevicePaths, DriverBound, KernelCheck, Side};
+use pv_xenstore::toolstack::{self, DeviceKey, DevicePaths, KernelCheck, Side};
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
@@ -15,87 +18,39 @@ use pv_xenstore::{Client, Error, Result, value};
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Bits of the node `info` (`xen/include/public/io/blkif.h`).
-const VDISK_CDROM: u32 = 1;
-const VDISK_REMOVABLE: u32 = 2;
-const VDISK_READONLY: u32 = 4;
+/// No disk.
+const NOTHING: BackNodes = BackNodes {
+    disk: DiskInfo {
+        sectors: 0,
+        sector_size: SECTOR_SIZE as u32,
+        physical_sector_size: SECTOR_SIZE as u32,
+        read_only: false,
+        flush: false,
+        persistent: false,
+    },
+    cdrom: false,
+    removable: false,
+    liveness: false,
+};
 
 /// The watches' tokens.
 const FRONT: &str = "front";
 const OWN: &str = "own";
 const ONLINE: &str = "online";
 
-/// What the loop has to do, or to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    /// Features are announced; no front yet.
-    Waiting,
-    /// Map the ring, bind the channel; then [`Report::Connected`] or [`Report::ConnectFailed`].
-    Connect(Offer),
-    /// Both sides know: take requests.
-    Serve,
-    /// Let everything of the front's go; then [`Report::Freed`].
-    Free {
-        /// The front is still there: what is in flight may be answered first.
-        answer_first: bool,
-    },
-    /// News: the front, or its domain, went away without closing.
-    FrontGone(String),
-    /// News: the front broke the protocol.
-    Fatal(String),
-    /// News: the device is closed.
-    Closed,
-    /// The kernel's own driver has taken the device: nothing follows.
-    Taken(DriverBound),
-}
-
-/// A ring to connect to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Offer {
-    pub nodes: FrontNodes,
-    /// It is in service: an earlier back end took requests from it.
-    pub take_over: bool,
-    /// The front may use persistent grants: we offer them, and so did the back end before us.
-    pub persistent: bool,
-    /// The front may only read.
-    pub read_only: bool,
-}
-
-/// What the loop has done, or learned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Report {
-    /// To [`Order::Connect`]: it worked.
-    Connected,
-    /// To [`Order::Connect`]: it did not, and nothing is left of the attempt.
-    ConnectFailed(String),
-    /// To [`Order::Free`]: nothing of the front's is mapped any more.
-    Freed,
-    /// The front broke the ring's rules, or we cannot go on.
-    Fatal(String),
-    /// Why something takes long, for xenstore; `None`: it is over.
-    Explain(Option<String>),
-    /// The front's process is gone.
-    FrontDied(String),
-    /// Close the device and end. After that time, without the front's consent.
-    Stop(Duration),
-}
-
 /// The two directories, and the handshake.
 #[derive(Debug)]
-pub(super) struct Bus {
+pub(crate) struct Bus {
     front: DomId,
     own: DomId,
     paths: DevicePaths,
     kernel: KernelCheck,
     machine: Handshake,
-    features: Vec<(&'static str, String)>,
-    sizes: Vec<(&'static str, String)>,
-    persistent: bool,
-    /// The disk was opened for reading only.
-    disk_read_only: bool,
-    /// The front may only read: for that reason, or by the toolstack's word.
+    /// What is offered; as long as nobody has opened a disk, nothing.
+    offered: BackNodes,
+    /// The front may only read: because the disk was opened so, or by the toolstack's word.
     read_only: bool,
     orders: VecDeque<Order>,
     /// When the front's time to close is over.
@@ -105,31 +60,23 @@ pub(super) struct Bus {
     over: bool,
 }
 
-/// A device, as it was found.
-pub(super) struct Found {
-    pub bus: Bus,
-    pub client: Client,
-    /// Nobody has served it yet: whatever an earlier back end left is not of this device.
-    pub is_new: bool,
-}
-
 impl Bus {
     /// Connects, and finds the device's directories. Nothing is written before [`Bus::start`].
     ///
     /// # Errors
-    /// [`BackendError::NoDevice`] if the toolstack has not created the device;
-    /// [`BackendError::KernelDriver`] if the kernel has taken it.
+    /// [`BackError::NoDevice`] if the toolstack has not created the device;
+    /// [`BackError::KernelDriver`] if the kernel has taken it.
     pub fn open(
         platform: &dyn Platform,
         device: &DeviceKey,
         sysfs: Option<&Path>,
-    ) -> Result<Found, BackendError> {
+    ) -> Result<Found, BackError> {
         let front = device.front_domid;
         let client = Client::connect(platform)?;
         let own = DomId(client.read_parsed("domid")?);
         let mut paths = device.paths(own);
         let no_device = |path: &str| {
-            BackendError::NoDevice(format!(
+            BackError::NoDevice(format!(
                 "{device} is not in xenstore: {path} is missing; create it with \
                  `pv-backend attach --front {} --device {} --class {}`",
                 front.0, device.devid, device.class
@@ -146,10 +93,7 @@ impl Bus {
         kernel.look()?;
         let state = node::read_state(&client, &paths.back)?;
         let bus = Bus {
-            features: Vec::new(),
-            sizes: Vec::new(),
-            persistent: false,
-            disk_read_only: false,
+            offered: NOTHING,
             read_only: false,
             front,
             own,
@@ -178,24 +122,18 @@ impl Bus {
         platform: Arc<dyn Platform>,
         (disk, mode): (&Disk, Mode),
     ) -> std::io::Result<Keeper<Bus>> {
-        let persistent = matches!(mode, Mode::Auto | Mode::Persistent);
-        let flag = |on: bool| u8::from(on).to_string();
-        self.persistent = persistent;
-        self.features = vec![
-            ("feature-flush-cache", flag(true)),
-            ("feature-persistent", flag(persistent)),
-            ("max-ring-page-order", flag(false)),
-            (LIVENESS_NODE, BACK_LIVENESS.to_string()),
-        ];
-        self.sizes = vec![
-            ("sectors", disk.sectors().to_string()),
-            ("sector-size", "512".into()),
-            (
-                "physical-sector-size",
-                disk.physical_sector_size().to_string(),
-            ),
-        ];
-        self.disk_read_only = disk.is_read_only();
+        self.offered = BackNodes {
+            disk: DiskInfo {
+                sectors: disk.sectors(),
+                sector_size: SECTOR_SIZE as u32,
+                physical_sector_size: disk.physical_sector_size(),
+                read_only: disk.is_read_only(),
+                flush: true,
+                persistent: matches!(mode, Mode::Auto | Mode::Persistent),
+            },
+            liveness: true,
+            ..NOTHING
+        };
         let open = Box::new(move || Client::connect(&*platform));
         Keeper::start("xenstore", self, Steady::new(client, open))
     }
@@ -216,13 +154,14 @@ impl Bus {
         Ok(cdrom || mode == Some(toolstack::Mode::ReadOnly))
     }
 
-    /// The node `info`.
-    fn info(&self, client: &Client) -> Result<u32> {
+    /// What is said of the disk, to the front that is connected to now.
+    fn disk_nodes(&self, client: &Client) -> Result<Vec<(&'static str, String)>> {
         let medium = toolstack::read_medium(client, &self.paths.back)?;
-        let bit = |is, bit| if is { bit } else { 0 };
-        Ok(bit(medium.cdrom, VDISK_CDROM)
-            | bit(medium.removable, VDISK_REMOVABLE)
-            | bit(self.read_only, VDISK_READONLY))
+        let mut nodes = self.offered;
+        nodes.cdrom = medium.cdrom;
+        nodes.removable = medium.removable;
+        nodes.disk.read_only = self.read_only;
+        Ok(nodes.write_disk())
     }
 
     fn read_peer(&mut self, store: &mut Steady) -> Result<Input> {
@@ -300,7 +239,7 @@ impl Bus {
             if !tx.exists(&format!("{back}/state"))? {
                 return Ok(());
             }
-            for (name, value) in &self.features {
+            for (name, value) in self.offered.write_features() {
                 tx.write(&format!("{back}/{name}"), value)?;
             }
             Ok(())
@@ -314,12 +253,10 @@ impl Bus {
 
     fn switch(&mut self, store: &mut Steady, switch: SwitchState) -> Result<Option<Input>> {
         let SwitchState { to, while_peer } = switch;
-        let mut nodes = Vec::new();
-        if to == XenbusState::Connected {
-            nodes.extend_from_slice(&self.sizes);
-            let info = store.run(|client| self.info(client))?;
-            nodes.push(("info", info.to_string()));
-        }
+        let nodes = match to {
+            XenbusState::Connected => store.run(|client| self.disk_nodes(client))?,
+            _ => Vec::new(),
+        };
         let DevicePaths { front, back } = &self.paths;
         let peer = while_peer.map(|state| (front.as_str(), state));
         let switched = node::switch_state_steadily(store, back, to, peer, &nodes)?;
@@ -350,7 +287,7 @@ impl Bus {
 
     /// What would speak for a back end of another make that serves the device after us.
     fn remove_own(&self, store: &Steady) {
-        let node = format!("{}/{LIVENESS_NODE}", self.paths.back);
+        let node = format!("{}/{}", self.paths.back, nodes::LIVENESS);
         if let Some(Err(error)) = store.client().map(|client| client.rm(&node)) {
             tracing::debug!(%error, "{node} stays in xenstore");
         }
@@ -376,10 +313,10 @@ impl Bus {
             Err(Stop::Bad(bad)) => return Ok(Err(bad)),
             Err(Stop::Store(error)) => return Err(error),
         };
-        let mut persistent = self.persistent && nodes.persistent;
+        let mut persistent = self.offered.disk.persistent && nodes.persistent;
         if take_over {
             // A front that was told otherwise takes its grants back after each request.
-            let offered = client.try_read(&format!("{back}/feature-persistent"))?;
+            let offered = client.try_read(&format!("{back}/{}", nodes::FEATURE_PERSISTENT))?;
             persistent &= offered.is_some_and(|value| value::boolean(&value) == Some(true));
         }
         Ok(Ok(Offer {
@@ -387,7 +324,7 @@ impl Bus {
             take_over,
             persistent,
             // Asked anew for each front: the device may have been made anew before it.
-            read_only: self.disk_read_only || self.toolstack_forbids_writes(client)?,
+            read_only: self.offered.disk.read_only || self.toolstack_forbids_writes(client)?,
         }))
     }
 }

@@ -1,12 +1,8 @@
-//! The block protocol's slots (`xen/include/public/io/blkif.h`).
+//! What is in a slot of the block protocol's ring (`xen/include/public/io/blkif.h`).
 //!
 //! Any bytes decode: a request that makes no sense keeps its id and its operation's number and
 //! becomes [`Operation::Malformed`] or [`Operation::Other`], so that it is answered with an error
 //! as xen-blkback does, and other requests go on. Only broken ring indices cost the device.
-
-mod codec;
-
-pub use codec::{X86_32, X86_64};
 
 use crate::types::GrantRef;
 
@@ -178,7 +174,7 @@ impl Segments {
 
     /// As a slot has them.
     #[inline]
-    fn words(&self) -> &[u64] {
+    pub(super) fn words(&self) -> &[u64] {
         &self.words[..usize::from(self.len)]
     }
 }

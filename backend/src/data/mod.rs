@@ -1,11 +1,11 @@
 //! Performs what the agent asks for: maps, copies, disk work, unmaps, responses.
 
-use super::again::{Pace, Suppressed};
-use super::unmaps::{Leaving, Outgoing, Unmaps};
-use crate::agent::{Action, Agent, DataMode, DiskOp, Input, MapKey, Tag};
+use crate::again::{Pace, Suppressed};
 use crate::disk::pool::{Cause, Done, Fault, Pool, Work};
 use crate::disk::{Backing, Piece, Store};
-use crate::hooks::{EventKind, Hooks, RequestInfo};
+use crate::machine::{Action, Agent, DataMode, DiskOp, Input, MapKey, Tag};
+use crate::observe::{BackEventKind, Hooks, RequestInfo};
+use crate::unmaps::{Leaving, Outgoing, Unmaps};
 use libgnt::grant::{Map, Mapper};
 use libgnt::platform::{CopySegment, CopySide};
 use libgnt::proto::blkif::{MAX_SEGMENTS, Request, Response, SECTOR_SIZE, Segment};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Where responses go.
-pub(super) trait Answers {
+pub(crate) trait Answers {
     fn push(&mut self, response: &Response);
 
     /// Pages of a request are about to be lent to others.
@@ -24,7 +24,7 @@ pub(super) trait Answers {
 }
 
 /// For when the front is gone. The agent knows too, so nothing comes here.
-pub(super) struct Nobody;
+pub(crate) struct Nobody;
 
 impl Answers for Nobody {
     fn push(&mut self, response: &Response) {
@@ -47,7 +47,7 @@ const POSTPONED_FOR: Duration = Duration::from_secs(2);
 
 /// The data path of one device.
 #[derive(Debug)]
-pub(super) struct DataPath {
+pub(crate) struct DataPath {
     pub agent: Agent,
     pub hooks: Hooks,
     front: DomId,
@@ -153,7 +153,7 @@ impl DataPath {
                 }
             }
         }
-        self.hooks.tell(EventKind::DiskFailed { error });
+        self.hooks.tell(BackEventKind::DiskFailed { error });
     }
 
     /// Takes in which unmaps are over. True if there was one.
@@ -174,7 +174,7 @@ impl DataPath {
             else {
                 continue;
             };
-            self.hooks.tell_each(|| EventKind::Released {
+            self.hooks.tell_each(|| BackEventKind::Released {
                 unmap: *unmap,
                 request,
                 after: began.elapsed(),
@@ -276,7 +276,7 @@ impl DataPath {
             Action::Unmap { key } => self.unmap(key, answers),
             Action::Respond(response) => {
                 answers.push(&response);
-                self.hooks.tell_each(|| EventKind::Responded {
+                self.hooks.tell_each(|| BackEventKind::Responded {
                     id: response.id,
                     status: response.status,
                 });
@@ -332,7 +332,7 @@ impl DataPath {
         let began = Instant::now();
         let map = self.mapper.try_map(&self.grants, access)?;
         let pages = self.grants.len();
-        self.hooks.tell_each(|| EventKind::MapDone {
+        self.hooks.tell_each(|| BackEventKind::MapDone {
             pages,
             took: began.elapsed(),
         });
@@ -351,7 +351,7 @@ impl DataPath {
             error = self.mapper.explain(&self.grants, access, error);
             tracing::warn!(%error, missed, "a request's pages cannot be mapped");
         }
-        self.hooks.tell(EventKind::MapFailed {
+        self.hooks.tell(BackEventKind::MapFailed {
             error: error.to_string(),
         });
     }

@@ -1,12 +1,12 @@
 //! The connection to one front: its ring page, mapped, and its event channel.
 
-use super::bus::Offer;
-use super::data::Answers;
-use super::nodes::BACK_LIVENESS;
-use super::record::{Record, RingName};
-use super::recorded::RecordedRing;
+use crate::bus::Offer;
+use crate::data::Answers;
+use crate::record::{Record, RingName};
+use crate::recorded::RecordedRing;
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Map, Mapper};
+use libgnt::proto::blkif::nodes::BACK_ALIVE_BYTE;
 use libgnt::proto::blkif::{Request, Response};
 use libgnt::ring::RingError;
 use libgnt::{Access, DomId, ForeignGrant};
@@ -17,9 +17,12 @@ use std::sync::atomic::Ordering;
 /// Responses are shown to the front in groups, so that it can work while we do.
 const PUBLISH_EVERY: u32 = 8;
 
+/// How the death of a front's process shows.
+pub(crate) const DIED: &str = "its liveness byte was cleared: the process is gone";
+
 /// One front's ring.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     ring: RecordedRing,
     /// Unmapped before the channel goes: its unmap raises the channel.
     page: Map,
@@ -31,7 +34,7 @@ pub(super) struct Link {
 
 /// Why a ring cannot be connected to.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
+pub(crate) enum LinkError {
     /// A reference or a port that is not the front's to name, say.
     #[error("cannot connect to its ring: {0}")]
     Xen(#[from] libgnt::Error),
@@ -117,7 +120,7 @@ impl Link {
         }
         let pages = link.page.pages();
         // The front looks at it when it sees us connected, which comes later, through xenstore.
-        pages.store_u8(BACK_LIVENESS, 1, Ordering::Release);
+        pages.store_u8(BACK_ALIVE_BYTE, 1, Ordering::Release);
         // A byte that nobody has set is not this front's: an earlier one of ours left the node.
         let is_set = |place: &usize| pages.load_u8(*place, Ordering::Relaxed) != 0;
         link.liveness = offer.nodes.liveness.filter(is_set);
@@ -193,7 +196,7 @@ impl Link {
         let record = ring.into_record();
         // The kernel's event was for our death. In good order we tell the front, and hear of the
         // page's release ourselves: somebody may hold it.
-        if let Err(error) = page.set_unmap_notify(Some(BACK_LIVENESS), None) {
+        if let Err(error) = page.set_unmap_notify(Some(BACK_ALIVE_BYTE), None) {
             tracing::debug!(%error, "the ring page's release is not told");
         }
         if let Err(refused) = page.unmap() {
@@ -224,7 +227,7 @@ fn bind(
         }
         other => other?,
     };
-    page.set_unmap_notify(Some(BACK_LIVENESS), Some(channel.port()))?;
+    page.set_unmap_notify(Some(BACK_ALIVE_BYTE), Some(channel.port()))?;
     Ok((page, channel))
 }
 

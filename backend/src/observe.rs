@@ -1,10 +1,10 @@
 //! What a program that embeds the back end may watch and do: a test lends the pages of requests
 //! to a third party, and records what happens when.
 
-use crate::agent::DataMode;
+use crate::machine::DataMode;
 use libgnt::grant::{Map, UnmapId};
+use libgnt::machine::monotonic;
 use libgnt::proto::blkif::{Operation, Segments, Status};
-use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 
 /// A request whose pages are mapped.
@@ -33,9 +33,9 @@ pub trait PageLender: Send {
 /// Sees everything that happens, in order.
 pub trait Observer: Send {
     /// Called on the event loop: return at once.
-    fn event(&mut self, event: &BackendEvent);
+    fn event(&mut self, event: BackEvent);
 
-    /// False: only events for which [`EventKind::is_rare`] holds are wanted. Asked once.
+    /// False: only events for which [`BackEventKind::is_rare`] holds are wanted. Asked once.
     fn each_request(&self) -> bool {
         true
     }
@@ -43,17 +43,17 @@ pub trait Observer: Send {
 
 /// Something that happened.
 #[derive(Clone, Debug)]
-pub struct BackendEvent {
+pub struct BackEvent {
     /// `CLOCK_MONOTONIC`: comparable between the processes of one machine.
     pub at: Duration,
     /// What.
-    pub kind: EventKind,
+    pub kind: BackEventKind,
 }
 
 /// What happened.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum EventKind {
+pub enum BackEventKind {
     /// The device waits for a front.
     Waiting,
     /// A front is connected.
@@ -137,25 +137,18 @@ pub enum EventKind {
     },
 }
 
-impl EventKind {
+impl BackEventKind {
     /// True for what happens once in a connection, not once in a request.
     pub fn is_rare(&self) -> bool {
         !matches!(
             self,
-            EventKind::MapDone { .. }
-                | EventKind::UnmapBegun { .. }
-                | EventKind::Released { .. }
-                | EventKind::Responded { .. }
-                | EventKind::BackPressure { .. }
+            BackEventKind::MapDone { .. }
+                | BackEventKind::UnmapBegun { .. }
+                | BackEventKind::Released { .. }
+                | BackEventKind::Responded { .. }
+                | BackEventKind::BackPressure { .. }
         )
     }
-}
-
-/// `CLOCK_MONOTONIC` now.
-pub fn now() -> Duration {
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// The hooks of one device; both may be absent.
@@ -180,14 +173,17 @@ impl Hooks {
     }
 
     /// Tells of something rare.
-    pub(crate) fn tell(&mut self, kind: EventKind) {
+    pub(crate) fn tell(&mut self, kind: BackEventKind) {
         if let Some(observer) = &mut self.observer {
-            observer.event(&BackendEvent { at: now(), kind });
+            observer.event(BackEvent {
+                at: monotonic(),
+                kind,
+            });
         }
     }
 
     /// Tells of something that each request does: not even built if nobody wants to know.
-    pub(crate) fn tell_each(&mut self, kind: impl FnOnce() -> EventKind) {
+    pub(crate) fn tell_each(&mut self, kind: impl FnOnce() -> BackEventKind) {
         let observer = self.observer.as_deref();
         if *self
             .each

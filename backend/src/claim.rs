@@ -1,9 +1,9 @@
 //! One back end for one device: a file that is locked as long as the device is served. The kernel
 //! takes the lock back when the process dies, however it dies. xenstore cannot tell: a killed back
 //! end leaves its state behind. In the file is what the next back end has to know
-//! ([`record`](super::record)).
+//! ([`record`](crate::record)).
 
-use super::record::Record;
+use crate::record::Record;
 use pv_xenstore::toolstack::DeviceKey;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -54,7 +54,7 @@ fn cure(errno: Errno) -> &'static str {
 
 /// Where files for claims are.
 #[derive(Clone, Debug)]
-pub(super) enum RunDir {
+pub(crate) enum RunDir {
     /// The platform's; what is made there is removed again.
     Platforms(PathBuf),
     /// One that the user named.
@@ -72,7 +72,7 @@ impl RunDir {
 /// A locked file. Held as long as the device is served; then removed, unless a next back end has to
 /// know what is in it.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(crate) struct Claim {
     pub file: File,
     path: PathBuf,
     run_dir: RunDir,

@@ -1,7 +1,7 @@
 //! A ring, and the record of what was taken off it, moved together: whoever pops, pushes or publishes
 //! here cannot forget the other half.
 
-use super::record::Record;
+use crate::record::Record;
 use libgnt::SharedPages;
 use libgnt::proto::blkif::{Request, Response, X86_64};
 use libgnt::ring::{BackRing, RingError};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 /// The back end's half of a block ring that survives its process.
 #[derive(Debug)]
-pub(super) struct RecordedRing {
+pub(crate) struct RecordedRing {
     ring: BackRing<X86_64>,
     record: Record,
     /// Something was published, and the front end sleeps.

@@ -16,8 +16,8 @@
 //! The front end may write what it likes to `rsp_prod`. It is only compared; what it would get by
 //! that are its own requests, twice or never.
 
-use crate::agent::RING_SIZE;
 use crate::disk::pool::FailedFlush;
+use crate::machine::RING_SIZE;
 use libgnt::proto::blkif::{MAX_SEGMENTS, Malformed, Operation, Request, Segment};
 use libgnt::{DomId, EvtchnPort, GrantRef, PAGE_SIZE, SharedPages};
 use pv_xenstore::toolstack::DeviceId;
@@ -66,14 +66,14 @@ const LENT: u32 = 3;
 
 /// Which ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RingName {
+pub(crate) struct RingName {
     pub ring_ref: GrantRef,
     pub port: EvtchnPort,
 }
 
 /// The file, mapped.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(crate) struct Record {
     pages: Arc<SharedPages>,
     free: Vec<usize>,
     /// In the order in which they were taken: the id, and the place.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// Pauses that grow while nothing works. No clock of its own: the caller brings it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     pause: Duration,
     next: Option<Instant>,
 }
@@ -47,7 +47,7 @@ impl Pace {
 
 /// One line a second, however much goes wrong.
 #[derive(Debug, Default)]
-pub(super) struct Suppressed {
+pub(crate) struct Suppressed {
     last: Option<Instant>,
     missed: usize,
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Polling before sleep pays when work comes soon, and is a waste when it does not. The time grows
 /// when it paid and shrinks when it did not.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Spin {
+pub(crate) struct Spin {
     most: Duration,
     now: Duration,
 }
@@ -36,7 +36,7 @@ impl Spin {
 /// A peer may notify as often as it likes. Events without work keep the channel masked for a
 /// while, longer each time (XSA-391).
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Storm {
+pub(crate) struct Storm {
     in_vain: u32,
     masked_until: Option<Instant>,
 }

@@ -249,7 +249,7 @@ fn a_record_that_is_kept_wrong_is_noticed() {
 /// A front end that uses slots again before it was shown their answers: the ring's rules cannot tell.
 #[test]
 fn a_front_that_does_not_wait_for_answers_ends_nothing() {
-    use crate::driver::recorded::RecordedRing;
+    use crate::recorded::RecordedRing;
     use libgnt::ring::layout::REQ_PROD;
     let pages = Arc::new(SharedPages::anonymous(1).expect("memory"));
     let mut front = FrontRing::new(Arc::clone(&pages), X86_64);

@@ -1,21 +1,26 @@
-//! The event loop: the ring, the disk's threads, released mappings, xenstore, and the stop switch.
+//! The event loop: the ring, the disk's threads, released mappings, xenstore, and the request to stop.
 
-use super::bus::{Bus, Found};
-use super::claim::{Claim, RunDir};
-use super::config::{BackendConfig, BackendError, Mode, StopHandle};
-use super::data::{DataPath, Nobody};
-use super::life::DIED;
-use super::link::Link;
-use super::pace::{Spin, Storm};
-use super::record::Record;
-use crate::agent::{Agent, AgentConfig, Input, RING_SIZE};
+mod pace;
+
+pub(crate) use pace::Storm;
+
+use crate::bus::{Bus, Found};
+use crate::claim::{Claim, RunDir};
+use crate::config::{BackConfig, Mode};
+use crate::data::{DataPath, Nobody};
 use crate::disk::{Disk, Store, pool::Pool};
-use crate::hooks::EventKind;
+use crate::error::BackError;
+use crate::link::{DIED, Link};
+use crate::machine::{Agent, AgentConfig, Input, RING_SIZE};
+use crate::observe::BackEventKind;
+use crate::record::Record;
 use libgnt::event::Events;
 use libgnt::grant::{Ledger, Mapper};
 use libgnt::proto::blkif::Request;
+use libgnt::stop::Stop;
 use libgnt::{DomId, EvtchnPort, Platform};
 use mio::{Interest, Token, Waker};
+use pace::Spin;
 use pv_xenstore::keeper::Keeper;
 use pv_xenstore::toolstack::DeviceKey;
 use rustix::io::Errno;
@@ -39,48 +44,50 @@ const END_OF_DISK: Duration = Duration::from_millis(200);
 pub struct Backend {
     poll: mio::Poll,
     happened: mio::Events,
-    waker: Arc<Waker>,
+    /// Kept for those who wake us: they know it as long as it lives.
+    _waker: Arc<Waker>,
     platform: Arc<dyn Platform>,
-    pub(super) events: Events,
-    pub(super) mapper: Mapper,
-    pub(super) front: DomId,
+    pub(crate) events: Events,
+    pub(crate) mapper: Mapper,
+    pub(crate) front: DomId,
     /// xenstore's side, on a thread of its own.
-    pub(super) bus: Keeper<Bus>,
-    pub(super) data: DataPath,
-    pub(super) link: Option<Link>,
+    pub(crate) bus: Keeper<Bus>,
+    pub(crate) data: DataPath,
+    pub(crate) link: Option<Link>,
     /// While there is no link, which has it else.
-    pub(super) record: Option<Record>,
+    pub(crate) record: Option<Record>,
     /// What an earlier back end took off the link's ring and did not answer.
-    pub(super) left: Vec<Request>,
+    pub(crate) left: Vec<Request>,
     /// Both sides know of the link: requests are taken from it.
-    pub(super) serving: bool,
+    pub(crate) serving: bool,
     /// The link's front may only read.
-    pub(super) read_only: bool,
-    pub(super) mode: Mode,
-    pub(super) close_deadline: Duration,
-    pub(super) hand_over: bool,
+    pub(crate) read_only: bool,
+    pub(crate) mode: Mode,
+    pub(crate) stop: Stop,
+    pub(crate) close: Duration,
+    pub(crate) hand_over: bool,
     /// The link is left to the next back end when this has passed.
-    pub(super) handing_over_until: Option<Instant>,
+    pub(crate) handing_over_until: Option<Instant>,
     /// The link is cut when this has passed.
-    pub(super) draining_until: Option<Instant>,
+    pub(crate) draining_until: Option<Instant>,
     /// xenstore's machine waits for the end of the disk's work on a front's pages.
-    pub(super) freeing: bool,
+    pub(crate) freeing: bool,
     /// When to say why that takes so long, and whether that was said.
-    pub(super) explain_at: Option<Instant>,
-    pub(super) explained: bool,
+    pub(crate) explain_at: Option<Instant>,
+    pub(crate) explained: bool,
     /// The device closes for a reason that stands in xenstore.
-    pub(super) failed: bool,
-    pub(super) stopping: bool,
+    pub(crate) failed: bool,
+    pub(crate) stopping: bool,
     /// When the end does not wait for xenstore any more.
-    pub(super) give_up_at: Option<Instant>,
+    pub(crate) give_up_at: Option<Instant>,
     /// xenstore's side has ended, or was given up.
-    pub(super) over: bool,
+    pub(crate) over: bool,
     spin: Spin,
-    pub(super) storm: Storm,
+    pub(crate) storm: Storm,
     /// The ring's port was delivered, and is masked until we write it back.
-    pub(super) masked: bool,
+    pub(crate) masked: bool,
     /// An event came since the last turn.
-    pub(super) notified: bool,
+    pub(crate) notified: bool,
     pressed: bool,
     ports: Vec<EvtchnPort>,
     /// Given back last.
@@ -91,9 +98,10 @@ impl Backend {
     /// Opens everything that can fail: the device's claim, the image, the Xen devices, xenstore.
     ///
     /// # Errors
-    /// [`BackendError`]; nothing is left behind.
-    pub fn new(platform: Arc<dyn Platform>, config: BackendConfig) -> Result<Self, BackendError> {
-        let BackendConfig {
+    /// [`BackError`]; nothing is left behind.
+    pub fn open(config: BackConfig) -> Result<Self, BackError> {
+        let BackConfig {
+            platform,
             front,
             device,
             class,
@@ -123,6 +131,7 @@ impl Backend {
         let poll = mio::Poll::new().map_err(system("epoll_create"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?;
         let waker = Arc::new(waker);
+        config.stop.wakes(&waker);
         let mut events = Events::open(&*platform)?;
         restrict(&events, front)?;
         let mut mapper = Mapper::open(Arc::clone(&platform), Ledger::new())?;
@@ -167,7 +176,7 @@ impl Backend {
             data: DataPath::new(agent, hooks, front, mapper.clone(), store),
             poll,
             happened: mio::Events::with_capacity(8),
-            waker,
+            _waker: waker,
             platform,
             events,
             mapper,
@@ -179,7 +188,8 @@ impl Backend {
             serving: false,
             read_only: false,
             mode,
-            close_deadline: config.close_deadline,
+            stop: config.stop,
+            close: config.close,
             hand_over: config.hand_over,
             handing_over_until: None,
             draining_until: None,
@@ -210,16 +220,15 @@ impl Backend {
         &self.platform
     }
 
-    /// Serves fronts until the device is removed or `stop` is used.
+    /// Serves fronts until the device is removed, or until [`BackConfig::stop`] is asked.
     ///
     /// # Errors
     /// What the platform or xenstore says: the simulator's host went away, say. A front's
     /// misbehaviour closes the device and is never an error here.
-    pub fn run(mut self, stop: &StopHandle) -> Result<(), BackendError> {
-        stop.register(Arc::clone(&self.waker));
-        let result = self.serve(stop);
+    pub fn run(mut self) -> Result<(), BackError> {
+        let result = self.serve();
         match &result {
-            Ok(()) | Err(BackendError::Served(_)) => {}
+            Ok(()) | Err(BackError::Served(_)) => {}
             Err(reason) => self.say_farewell(reason),
         }
         // However it ended: nothing that the disk still does may outlive the maps.
@@ -228,10 +237,10 @@ impl Backend {
         result
     }
 
-    fn serve(&mut self, stop: &StopHandle) -> Result<(), BackendError> {
+    fn serve(&mut self) -> Result<(), BackError> {
         let mut busy_turns = 0;
         loop {
-            if stop.is_stopped() && !self.stopping {
+            if self.stop.is_asked() && !self.stopping {
                 self.begin_to_stop();
             }
             self.proceed_with_closing();
@@ -260,7 +269,7 @@ impl Backend {
     }
 
     /// Waits for anything to happen. xenstore's news and the disk's are looked at in any case.
-    fn wait(&mut self, timeout: Option<Duration>) -> Result<(), BackendError> {
+    fn wait(&mut self, timeout: Option<Duration>) -> Result<(), BackError> {
         self.poll(timeout).map_err(system("epoll_wait"))?;
         if self.has_happened(EVENTS) {
             self.take_events()?;
@@ -285,14 +294,14 @@ impl Backend {
     }
 
     /// Waits for what the end of a device may still need: the disk, unmaps, xenstore.
-    pub(super) fn nap(&mut self, timeout: Duration) -> std::io::Result<()> {
+    pub(crate) fn nap(&mut self, timeout: Duration) -> std::io::Result<()> {
         self.poll(Some(timeout))?;
         self.take_releases();
         Ok(())
     }
 
     /// A bounded piece of the data path's work. True if there was any.
-    fn turn(&mut self) -> Result<bool, BackendError> {
+    fn turn(&mut self) -> Result<bool, BackError> {
         let Some(link) = &mut self.link else {
             return Ok(self.data.disk_completions(&mut Nobody));
         };
@@ -338,7 +347,7 @@ impl Backend {
         let zombies = agent.zombies();
         let pressed = self.draining_until.is_none() && agent.is_pressed();
         if pressed != std::mem::replace(&mut self.pressed, pressed) {
-            self.data.hooks.tell_each(|| EventKind::BackPressure {
+            self.data.hooks.tell_each(|| BackEventKind::BackPressure {
                 on: pressed,
                 zombies,
             });
@@ -346,7 +355,7 @@ impl Backend {
     }
 
     /// Polls for a short while. True if that brought work.
-    fn spin(&mut self) -> Result<bool, BackendError> {
+    fn spin(&mut self) -> Result<bool, BackError> {
         const HINTS: u32 = 16;
         let budget = self.spin.budget();
         if !self.serving || budget.is_zero() || !self.data.agent.can_take() {
@@ -380,7 +389,7 @@ impl Backend {
     }
 
     /// Arms what must wake us.
-    fn before_sleep(&mut self) -> Result<Sleep, BackendError> {
+    fn before_sleep(&mut self) -> Result<Sleep, BackError> {
         let now = Instant::now();
         let mut timeout = None;
         let sooner = |timeout: &mut Option<Duration>, other: Duration| {
@@ -426,7 +435,7 @@ impl Backend {
         Ok(Sleep::AtMost(timeout))
     }
 
-    fn take_events(&mut self) -> Result<(), BackendError> {
+    fn take_events(&mut self) -> Result<(), BackError> {
         loop {
             self.ports.clear();
             match self.events.read(&mut self.ports) {
@@ -467,12 +476,12 @@ enum Sleep {
     AtMost(Option<Duration>),
 }
 
-fn system(what: &'static str) -> impl Fn(std::io::Error) -> BackendError {
-    move |source| BackendError::System { what, source }
+fn system(what: &'static str) -> impl Fn(std::io::Error) -> BackError {
+    move |source| BackError::System { what, source }
 }
 
 /// A defence in depth: this descriptor talks to the front's domain only. Kernels without it serve too.
-fn restrict(events: &Events, front: libgnt::DomId) -> Result<(), BackendError> {
+fn restrict(events: &Events, front: libgnt::DomId) -> Result<(), BackError> {
     if front == DomId::DOM0 {
         // The driver takes 0 for a mistake (`evtchn_ioctl_restrict_domid`, drivers/xen/evtchn.c, 6.1).
         return Ok(());

@@ -1,20 +1,18 @@
 //! How connections begin and end.
 
-use super::bus::{Offer, Order, Report};
-use super::config::{BackendError, Mode};
-use super::data::Nobody;
-use super::link::{Link, LinkError};
-use super::pace::Storm;
-use super::run::Backend;
-use crate::agent::{DataMode, Input};
-use crate::hooks::EventKind;
+use crate::bus::{Offer, Order, Report};
+use crate::config::Mode;
+use crate::data::Nobody;
+use crate::error::BackError;
+use crate::link::{DIED, Link, LinkError};
+use crate::machine::{DataMode, Input};
+use crate::observe::BackEventKind;
+use crate::run::{Backend, Storm};
 use pv_xenstore::keeper::News;
 use std::time::{Duration, Instant};
 
 /// How long requests in flight may take when we leave a front that does not close.
 const DRAIN: Duration = Duration::from_millis(250);
-/// How the death of a front's process shows.
-pub(super) const DIED: &str = "its liveness byte was cleared: the process is gone";
 /// How long pages may still be mapped after the ring is gone, before the reason is told.
 const EXPLAIN_AFTER: Duration = Duration::from_millis(200);
 /// How much longer than the front's time to close xenstore may take.
@@ -24,7 +22,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 
 impl Backend {
     /// Takes in xenstore's news and does what follows.
-    pub(super) fn obey_xenstore(&mut self) -> Result<(), BackendError> {
+    pub(crate) fn obey_xenstore(&mut self) -> Result<(), BackError> {
         loop {
             match self.bus.news() {
                 Ok(News::Piece(order)) => self.obey(order)?,
@@ -46,11 +44,11 @@ impl Backend {
         }
     }
 
-    fn obey(&mut self, order: Order) -> Result<(), BackendError> {
+    fn obey(&mut self, order: Order) -> Result<(), BackError> {
         match order {
             Order::Waiting => {
                 tracing::info!(front = %self.front, "waiting for a front end");
-                self.data.hooks.tell(EventKind::Waiting);
+                self.data.hooks.tell(BackEventKind::Waiting);
             }
             Order::Connect(offer) => self.connect(&offer)?,
             Order::Serve => self.begin_service(),
@@ -60,17 +58,17 @@ impl Backend {
             } => self.cut_link(),
             Order::FrontGone(how) => {
                 tracing::warn!(front = %self.front, "the front end is gone: {how}");
-                self.data.hooks.tell(EventKind::FrontGone { how });
+                self.data.hooks.tell(BackEventKind::FrontGone { how });
             }
             Order::Fatal(reason) => {
                 tracing::error!(front = %self.front, "the device closes: {reason}");
                 self.failed = true;
-                self.data.hooks.tell(EventKind::Fatal { reason });
+                self.data.hooks.tell(BackEventKind::Fatal { reason });
             }
             Order::Closed => {
                 let zombies = self.data.agent.zombies();
                 tracing::info!(front = %self.front, zombies, "closed");
-                self.data.hooks.tell(EventKind::Closed { zombies });
+                self.data.hooks.tell(BackEventKind::Closed { zombies });
             }
             Order::Taken(driver) => {
                 self.over = true;
@@ -80,7 +78,7 @@ impl Backend {
         Ok(())
     }
 
-    fn connect(&mut self, offer: &Offer) -> Result<(), BackendError> {
+    fn connect(&mut self, offer: &Offer) -> Result<(), BackError> {
         let mode = match self.mode {
             Mode::Map => DataMode::Map,
             Mode::Copy => DataMode::Copy,
@@ -121,7 +119,7 @@ impl Backend {
                 match error {
                     // Not the front's fault, and nothing works any more.
                     LinkError::Xen(error @ libgnt::Error::HostGone { .. }) => Err(error.into()),
-                    LinkError::Served => Err(BackendError::Served(error.to_string())),
+                    LinkError::Served => Err(BackError::Served(error.to_string())),
                     error => {
                         self.bus.tell(Report::ConnectFailed(error.to_string()));
                         Ok(())
@@ -135,7 +133,7 @@ impl Backend {
         let mode = self.data.agent.mode();
         let read_only = self.read_only;
         tracing::info!(front = %self.front, ?mode, read_only, "connected");
-        self.data.hooks.tell(EventKind::Connected { mode });
+        self.data.hooks.tell(BackEventKind::Connected { mode });
         self.failed = false;
         let Some(link) = &mut self.link else { return };
         self.serving = true;
@@ -160,14 +158,14 @@ impl Backend {
         link.publish();
     }
 
-    pub(super) fn front_died(&mut self, how: &str) {
+    pub(crate) fn front_died(&mut self, how: &str) {
         if std::mem::take(&mut self.serving) {
             self.bus.tell(Report::FrontDied(how.into()));
         }
     }
 
     /// The front broke the rules. The device closes, with the reason in xenstore; we live on.
-    pub(super) fn fatal(&mut self, reason: String) {
+    pub(crate) fn fatal(&mut self, reason: String) {
         // Nothing more of this ring, however long xenstore takes to hear of it.
         if std::mem::take(&mut self.serving) {
             self.bus.tell(Report::Fatal(reason));
@@ -175,7 +173,7 @@ impl Backend {
     }
 
     /// Nobody is answered any more; the ring goes at once, the maps when the disk is done.
-    pub(super) fn cut_link(&mut self) {
+    pub(crate) fn cut_link(&mut self) {
         self.draining_until = None;
         self.freeing = true;
         (self.explain_at, self.explained) = (None, false);
@@ -187,7 +185,7 @@ impl Backend {
         }
     }
 
-    pub(super) fn proceed_with_closing(&mut self) {
+    pub(crate) fn proceed_with_closing(&mut self) {
         if let Some(deadline) = self.draining_until {
             let left = self.data.agent.in_flight();
             if left > 0 && Instant::now() < deadline {
@@ -234,22 +232,23 @@ impl Backend {
     }
 
     /// Somebody wants us to end.
-    pub(super) fn begin_to_stop(&mut self) {
+    pub(crate) fn begin_to_stop(&mut self) {
         self.stopping = true;
         if self.hand_over && self.serving && self.data.outlives_us() {
             self.handing_over_until = Some(Instant::now() + DRAIN);
             return;
         }
-        let whole = self.close_deadline.saturating_add(STORE_BESIDE);
+        let close = self.stop.at_most(self.close);
+        let whole = close.saturating_add(STORE_BESIDE);
         self.give_up_at = Instant::now().checked_add(whole);
         if let Some(at) = self.give_up_at {
             self.bus.stop_at(at);
         }
-        self.bus.tell(Report::Stop(self.close_deadline));
+        self.bus.tell(Report::Stop(close));
     }
 
     /// Ends without xenstore when it has had its time: it may be stuck in a request.
-    pub(super) fn mind_the_time(&mut self) {
+    pub(crate) fn mind_the_time(&mut self) {
         if self.over || self.give_up_at.is_none_or(|at| at > Instant::now()) {
             return;
         }
@@ -268,7 +267,7 @@ impl Backend {
     }
 
     /// Leaves the ring to the next back end. True when what is in flight is answered, or recorded.
-    pub(super) fn has_handed_over(&mut self) -> bool {
+    pub(crate) fn has_handed_over(&mut self) -> bool {
         let Some(deadline) = self.handing_over_until else {
             return false;
         };
@@ -287,7 +286,7 @@ impl Backend {
 
     /// We cannot go on. The front is told, if anybody can be told: a state 4 with nobody behind it
     /// lets a guest hang.
-    pub(super) fn say_farewell(&mut self, reason: &BackendError) {
+    pub(crate) fn say_farewell(&mut self, reason: &BackError) {
         if self.over {
             return;
         }

@@ -1,8 +1,8 @@
 //! The unmaps of one device: those under way, and those that could not begin yet.
 
-use super::again::Pace;
-use crate::agent::{Input, MapKey};
-use crate::hooks::{EventKind, Hooks};
+use crate::again::Pace;
+use crate::machine::{Input, MapKey};
+use crate::observe::{BackEventKind, Hooks};
 use libgnt::grant::{Map, UnmapId, UnmapRefused};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ const MOST_UNARMED: u32 = 5;
 
 /// A map that has to go.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(crate) struct Outgoing {
     pub key: MapKey,
     /// The front's name for the request whose own map it is.
     pub request: Option<u64>,
@@ -34,14 +34,14 @@ impl Outgoing {
 
 /// An unmap that has begun.
 #[derive(Debug)]
-pub(super) struct Leaving {
+pub(crate) struct Leaving {
     pub key: MapKey,
     pub request: Option<u64>,
     pub began: Instant,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Unmaps {
+pub(crate) struct Unmaps {
     leaving: HashMap<UnmapId, Leaving>,
     /// Still mapped. The first in comes out first.
     waiting: VecDeque<Outgoing>,
@@ -162,7 +162,7 @@ impl Unmaps {
             "pages stay mapped, and their requests are not answered, until an unmap works"
         );
         let retried = true;
-        hooks.tell(EventKind::UnmapFailed { error, retried });
+        hooks.tell(BackEventKind::UnmapFailed { error, retried });
     }
 
     fn attempt(&mut self, outgoing: Outgoing, hooks: &mut Hooks) -> Attempt {
@@ -194,7 +194,7 @@ impl Unmaps {
             Err(UnmapRefused::Failed { error, unmapping }) => {
                 let error = error.to_string();
                 tracing::error!(%error, "an unmap reported an error and goes on");
-                hooks.tell(EventKind::UnmapFailed {
+                hooks.tell(BackEventKind::UnmapFailed {
                     error,
                     retried: false,
                 });
@@ -211,7 +211,7 @@ impl Unmaps {
             }
         };
         let unmap = unmapping.id();
-        hooks.tell_each(|| EventKind::UnmapBegun {
+        hooks.tell_each(|| BackEventKind::UnmapBegun {
             unmap,
             request,
             pages,
