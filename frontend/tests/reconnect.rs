@@ -119,6 +119,8 @@ fn a_first_ring_waits_for_the_quota() {
     });
     drop(others);
     let disk = opening.join().unwrap().expect("open");
+    // Not closed before the back end knows that it is connected.
+    disk.write_at(0, &[1; 512]).expect("write");
     disk.close().expect("close");
     back.join().expect("back end");
 }
