@@ -1,12 +1,12 @@
-//! The front end's side of xenstore, on a thread of its own: the engine gives reports, and takes
+//! The front end's side of xenstore, on a thread of its own: the loop gives reports, and takes
 //! news when it is woken.
 
 mod side;
 
-use crate::agent::DiskInfo;
 use crate::config::FrontConfig;
 use crate::error::FrontError;
-use crate::live::Live;
+use crate::link::Link;
+use crate::machine::DiskInfo;
 use libgnt::DomId;
 use mio::event::Source;
 use pv_xenstore::XenbusState;
@@ -16,7 +16,7 @@ use side::Side;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-/// What the engine has to do or know.
+/// What the loop has to do or know.
 #[derive(Debug)]
 pub(crate) enum BusEvent {
     /// A back end waits for a ring: make a fresh one, then [`Bus::ring_ready`].
@@ -39,7 +39,7 @@ pub(crate) enum BusEvent {
     Taken(DriverBound),
 }
 
-/// What the engine has done, or learned.
+/// What the loop has done, or learned.
 #[derive(Debug)]
 enum Report {
     /// To [`BusEvent::Share`]: what the ring is to be announced with.
@@ -140,8 +140,8 @@ impl Bus {
     }
 
     /// To [`BusEvent::Share`]: announces the ring, all at once with the state.
-    pub(crate) fn ring_ready(&self, live: &Live) {
-        self.report(Report::RingReady(live.nodes().write()));
+    pub(crate) fn ring_ready(&self, link: &Link) {
+        self.report(Report::RingReady(link.nodes().write()));
     }
 
     /// To [`BusEvent::Share`]: there is none.

@@ -2,10 +2,10 @@
 
 use super::histogram::Histogram;
 use super::{Context, Failure, Outcome};
-use crate::agent::IoError;
-use crate::engine::Frontend;
 use crate::error::FrontError;
 use crate::io::{Completion, Io};
+use crate::machine::IoError;
+use crate::run::Frontend;
 use clap::Args;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -116,10 +116,8 @@ impl Tally {
 }
 
 pub(super) fn run(context: &Context, args: &Bench) -> Outcome {
-    let config = crate::FrontConfig {
-        queue: args.depth as usize,
-        ..context.config.clone()
-    };
+    let mut config = context.config();
+    config.queue = args.depth as usize;
     let mut front = Frontend::open(config).map_err(Failure::at_open)?;
     let work = measure(context, args, &mut front);
     let closed = front.close();

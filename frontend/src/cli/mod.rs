@@ -7,20 +7,21 @@ mod interrupt;
 mod plain;
 mod progress;
 
-use crate::agent::DeviceError;
 use crate::config::{DEFAULT_CLOSE, FrontConfig, LONGEST};
 use crate::counters::Counters;
 use crate::disk::Disk;
 use crate::error::FrontError;
+use crate::machine::DeviceError;
 use clap::{Args, Parser, Subcommand};
 use libgnt::stop::Stop;
-use libgnt::{DomId, PlatformChoice};
+use libgnt::{DomId, Platform, PlatformChoice};
 use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What the close of a device may take at the end of a command's work.
@@ -151,12 +152,27 @@ type Outcome = Result<(), Failure>;
 
 /// What the commands share.
 struct Context {
-    config: FrontConfig,
+    platform: Arc<dyn Platform>,
+    common: Common,
+    close: Duration,
     json: bool,
     stop: Stop,
 }
 
 impl Context {
+    fn config(&self) -> FrontConfig {
+        let mut config = FrontConfig::new(Arc::clone(&self.platform), self.common.device);
+        config.class = self.common.class.clone();
+        config.persistent = self.common.persistent;
+        config.pool_pages = self.common.pool_pages;
+        config.deadline = self.common.deadline;
+        config.reconnect = self.common.reconnect;
+        config.close = self.close;
+        config.verify_release = self.common.verify_release;
+        config.stop = self.stop.clone();
+        config
+    }
+
     fn stopped(&self) -> bool {
         self.stop.is_asked()
     }
@@ -189,11 +205,11 @@ impl Context {
     }
 
     fn device(&self) -> String {
-        crate::bus::name(self.config.device)
+        crate::bus::name(self.common.device)
     }
 
     fn open(&self) -> Result<Disk, Failure> {
-        Disk::open(self.config.clone()).map_err(Failure::at_open)
+        Disk::open(self.config()).map_err(Failure::at_open)
     }
 
     /// Closes the disk whatever became of the work, and reports the first failure.
@@ -256,27 +272,18 @@ fn run(cli: Cli) -> Outcome {
     // Who sends a signal does not want to wait; who lets a command end by itself wants it done.
     let interrupted = common.close.unwrap_or(DEFAULT_CLOSE);
     let close = common.close.unwrap_or(ORDERLY_CLOSE);
-    let command = move || perform(cli.command, &common, close, asked);
+    let command = move || perform(cli.command, common, close, asked);
     interrupt::run(&stop, interrupted, command)
 }
 
-fn perform(command: Command, common: &Common, close: Duration, stop: Stop) -> Outcome {
+fn perform(command: Command, common: Common, close: Duration, stop: Stop) -> Outcome {
     let platform =
         libgnt::platform::open(&common.platform, common.domain.map(DomId), "pv-frontend")?;
-    let config = FrontConfig {
-        class: common.class.clone(),
-        persistent: common.persistent,
-        pool_pages: common.pool_pages,
-        deadline: common.deadline,
-        reconnect: common.reconnect,
-        close,
-        verify_release: common.verify_release,
-        stop: stop.clone(),
-        ..FrontConfig::new(platform, common.device)
-    };
     let context = Context {
-        config,
+        platform,
         json: common.json,
+        common,
+        close,
         stop,
     };
     match command {

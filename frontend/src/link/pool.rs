@@ -1,7 +1,7 @@
 //! The granted pages that data passes through. Fresh for each connection: a page that an earlier
 //! back end may still map is in no pool.
 
-use crate::agent::{PageList, PageNo};
+use crate::machine::{PageList, PageNo};
 use libgnt::grant::{EndAccess, Granter, Share};
 use libgnt::proto::blkif::MAX_SEGMENTS;
 use libgnt::{Access, DomId, GrantRef, PAGE_SIZE, Result};
