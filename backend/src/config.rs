@@ -1,8 +1,9 @@
 //! How a back end is set up.
 
 use crate::disk::{Backing, pool};
+use crate::lend::PageLender;
 use crate::machine::{DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES, Sabotage};
-use crate::observe::Hooks;
+use crate::observe::Observer;
 use libgnt::stop::Stop;
 use libgnt::{DomId, Platform};
 use pv_xenstore::toolstack::{DeviceClass, DeviceId};
@@ -71,8 +72,10 @@ pub struct BackConfig {
     /// Ends the back end from anywhere: the device closes, and [`Backend::run`](crate::Backend::run)
     /// returns.
     pub stop: Stop,
-    /// Who is told, and who is lent pages.
-    pub hooks: Hooks,
+    /// Who is told what happens.
+    pub observer: Option<Box<dyn Observer>>,
+    /// Who is lent pages.
+    pub lender: Option<Box<dyn PageLender>>,
     #[doc(hidden)]
     pub sabotage: Sabotage,
 }
@@ -102,7 +105,8 @@ impl BackConfig {
             hand_over: false,
             run_dir: None,
             stop: Stop::new(),
-            hooks: Hooks::default(),
+            observer: None,
+            lender: None,
             sabotage: Sabotage::None,
         }
     }

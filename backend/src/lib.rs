@@ -12,6 +12,8 @@ pub mod disk;
 
 mod observe;
 
+mod lend;
+
 mod record;
 
 mod claim;
@@ -21,6 +23,8 @@ mod error;
 mod config;
 
 mod again;
+
+mod pace;
 
 mod unmaps;
 
@@ -42,7 +46,9 @@ pub use claim::ClaimError;
 pub use config::{BackConfig, DEFAULT_CLOSE, Mode};
 pub use disk::{Backing, DiskError};
 pub use error::BackError;
+pub use lend::PageLender;
 pub use libgnt::stop::Stop;
-pub use observe::{BackEvent, BackEventKind, Hooks, Observer, PageLender, RequestInfo};
+pub use machine::{DataMode, RequestInfo};
+pub use observe::{BackEvent, BackEventKind, Observer};
 pub use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 pub use run::Backend;

@@ -13,7 +13,7 @@ use libgnt::proto::blkif::{Operation, Status};
 use libgnt::sim::core::Config;
 use libgnt::{DomId, GrantRef};
 use pv_backend::Mode;
-use pv_backend::{BackEvent, BackEventKind, Hooks, Observer, PageLender, RequestInfo};
+use pv_backend::{BackEvent, BackEventKind, Observer, PageLender, RequestInfo};
 use pv_xenstore::XenbusState;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -158,7 +158,8 @@ impl Stuck {
                 seen,
                 refusals: 0,
             };
-            config.hooks = Hooks::new(Some(Box::new(lender)), Some(Box::new(observer)));
+            config.lender = Some(Box::new(lender));
+            config.observer = Some(Box::new(observer));
         });
         ledger.set(running.ledger.clone()).unwrap();
         let mut front = Front::new(&world);

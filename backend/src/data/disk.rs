@@ -90,7 +90,7 @@ impl DataPath {
                 }
             }
         }
-        self.hooks.tell(BackEventKind::DiskFailed { error });
+        self.tell.tell(|| BackEventKind::DiskFailed { error });
     }
 
     /// Ends the disk's threads; waits for what they do, but not for ever.

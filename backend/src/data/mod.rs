@@ -9,8 +9,9 @@ mod grants;
 use crate::again::{Pace, Suppressed};
 use crate::disk::pool::Pool;
 use crate::disk::{Backing, Store};
+use crate::lend::PageLender;
 use crate::machine::{Action, BackMachine, Input};
-use crate::observe::{BackEventKind, Hooks};
+use crate::observe::{BackEventKind, Tell};
 use crate::unmaps::{Leaving, Unmaps};
 use libgnt::grant::Mapper;
 use libgnt::machine::{Machine, Now};
@@ -57,7 +58,8 @@ const POSTPONED_FOR: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct DataPath {
     pub machine: BackMachine,
-    pub hooks: Hooks,
+    pub tell: Tell,
+    lender: Option<Box<dyn PageLender>>,
     front: DomId,
     mapper: Mapper,
     backing: Backing,
@@ -76,7 +78,7 @@ pub(crate) struct DataPath {
 impl DataPath {
     pub fn new(
         machine: BackMachine,
-        hooks: Hooks,
+        (tell, lender): (Tell, Option<Box<dyn PageLender>>),
         front: DomId,
         mapper: Mapper,
         (backing, store, pool): (Backing, Store, Option<Pool>),
@@ -86,7 +88,8 @@ impl DataPath {
         mapper.limit_unmapping(machine.most_unmaps());
         DataPath {
             machine,
-            hooks,
+            tell,
+            lender,
             front,
             mapper,
             backing,
@@ -136,7 +139,7 @@ impl DataPath {
             else {
                 continue;
             };
-            self.hooks.tell_each(|| BackEventKind::Released {
+            self.tell.tell_each(|| BackEventKind::Released {
                 unmap: *unmap,
                 request,
                 after: began.elapsed(),
@@ -199,7 +202,7 @@ impl DataPath {
     }
 
     fn retry_unmaps(&mut self, answers: &mut impl Answers) {
-        for input in self.unmaps.retry(&mut self.hooks) {
+        for input in self.unmaps.retry(&mut self.tell) {
             self.feed(input, answers);
         }
     }
@@ -262,7 +265,7 @@ impl DataPath {
             Action::Unmap { key, ref request } => self.unmap(key, request.as_ref(), answers),
             Action::Respond(ref response) => {
                 answers.push(response);
-                self.hooks.tell_each(|| BackEventKind::Responded {
+                self.tell.tell_each(|| BackEventKind::Responded {
                     id: response.id,
                     status: response.status,
                 });

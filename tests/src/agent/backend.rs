@@ -11,7 +11,7 @@ use libgnt::proto::blkif::Status;
 use libgnt::types::DomId;
 use pv_backend::disk::Backing;
 use pv_backend::{BackConfig, Backend, Mode, Stop};
-use pv_backend::{BackEvent, BackEventKind, Hooks, Observer, PageLender, RequestInfo};
+use pv_backend::{BackEvent, BackEventKind, Observer, PageLender, RequestInfo};
 use pv_xenstore::toolstack::DeviceId;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -87,10 +87,8 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
     let mut config = BackConfig::new(platform, DomId(args.front), DeviceId(args.device), backing);
     config.class = DEVICE_CLASS;
     config.mode = args.mode;
-    config.hooks = Hooks::new(
-        Some(Box::new(recorder.clone())),
-        Some(Box::new(recorder.clone())),
-    );
+    config.lender = Some(Box::new(recorder.clone()));
+    config.observer = Some(Box::new(recorder.clone()));
     config.stop = stop.clone();
     let backend = Backend::open(config)?;
     let ledger = backend.ledger().clone();
