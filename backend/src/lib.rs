@@ -22,19 +22,19 @@ mod error;
 
 mod config;
 
+mod pace;
+
 mod again;
 
-mod pace;
+mod recorded;
+
+mod link;
 
 mod unmaps;
 
 mod data;
 
 mod bus;
-
-mod recorded;
-
-mod link;
 
 mod run;
 

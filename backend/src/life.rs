@@ -1,10 +1,9 @@
 //! How connections begin and end.
 
-use crate::bus::{Offer, Order, Report};
+use crate::bus::{Order, Report};
 use crate::config::Mode;
-use crate::data::Nobody;
 use crate::error::BackError;
-use crate::link::{DIED, Link, LinkError};
+use crate::link::{DIED, Link, LinkError, Nobody, Offer};
 use crate::machine::{DataMode, Input};
 use crate::observe::BackEventKind;
 use crate::pace::Storm;

@@ -1,10 +1,11 @@
 //! Finds the device, reads and writes the nodes, and performs what [`Handshake`] says; what that machine
 //! wants of the ring becomes an order.
 
-use super::{Found, Offer, Order, Report};
+use super::{Found, Order, Report};
 use crate::config::Mode;
 use crate::disk::Disk;
 use crate::error::BackError;
+use crate::link::Offer;
 use libgnt::proto::blkif::SECTOR_SIZE;
 use libgnt::proto::blkif::nodes::{self, BackNodes, DiskInfo, FrontNodes, NodeError};
 use libgnt::{DomId, Platform};

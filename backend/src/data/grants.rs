@@ -1,6 +1,7 @@
 //! What concerns the front's grants: mapped, copied from and to, unmapped.
 
-use super::{Answers, DataPath};
+use super::DataPath;
+use crate::link::Answers;
 use crate::machine::{Direction, Input, MapKey, RequestInfo, Tag};
 use crate::observe::BackEventKind;
 use crate::unmaps::Outgoing;

@@ -10,12 +10,12 @@ use crate::again::{Pace, Suppressed};
 use crate::disk::pool::Pool;
 use crate::disk::{Backing, Store};
 use crate::lend::PageLender;
+use crate::link::{Answers, Nobody};
 use crate::machine::{Action, BackMachine, Input};
 use crate::observe::{BackEventKind, Tell};
 use crate::unmaps::{Leaving, Unmaps};
 use libgnt::grant::Mapper;
 use libgnt::machine::{Machine, Now};
-use libgnt::proto::blkif::Response;
 use libgnt::{DomId, ForeignGrant};
 use pages::LocalPages;
 use rustix::io::Errno;
@@ -23,25 +23,6 @@ use std::time::{Duration, Instant};
 
 /// None of the machine's rules depends on the time, so nobody asks a clock for each of its steps.
 const NO_TIME: Now = Now::ZERO;
-
-/// Where responses go.
-pub(crate) trait Answers {
-    fn push(&mut self, response: &Response);
-
-    /// Pages of a request are about to be lent to others.
-    fn lend(&mut self, id: u64);
-}
-
-/// For when the front is gone. The machine knows too, so nothing comes here.
-pub(crate) struct Nobody;
-
-impl Answers for Nobody {
-    fn push(&mut self, response: &Response) {
-        debug_assert!(false, "{response:?} to nobody");
-    }
-
-    fn lend(&mut self, _: u64) {}
-}
 
 /// A map or a copy that the device asked to try again: a page of the front's is paged out, or an
 /// earlier unmap of the same range is not over (Linux 5.19 to 6.0.3).

@@ -3,10 +3,10 @@
 use crate::bus::{Bus, Found};
 use crate::claim::{Claim, RunDir};
 use crate::config::{BackConfig, Mode};
-use crate::data::{DataPath, Nobody};
+use crate::data::DataPath;
 use crate::disk::{Disk, Store, pool::Pool};
 use crate::error::BackError;
-use crate::link::{DIED, Link};
+use crate::link::{DIED, Link, Nobody};
 use crate::machine::{BackMachine, Input, Limits, RING_SIZE};
 use crate::observe::{BackEventKind, Tell};
 use crate::pace::{Spin, Storm};
