@@ -2,7 +2,7 @@
 
 use crate::checks::{Check, Life};
 use crate::world::Autopsy;
-use libgnt::sim::core::WaitEdge;
+use libgnt::inspect::WaitEdge;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

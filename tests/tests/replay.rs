@@ -7,8 +7,8 @@ mod common;
 
 use common::Place;
 use libgnt::DomId;
+use libgnt::inspect::Inspection;
 use libgnt::sim::client::SimPlatform;
-use libgnt::sim::wire::Inspection;
 use pv_stress::model::cli::{BoundArgs, explain};
 use pv_stress::model::systems;
 use pv_stress::model::waits::Monitor;

@@ -3,7 +3,7 @@
 use super::{Check, Evidence};
 use crate::model::waits::Monitor;
 use crate::settings::Unmap;
-use libgnt::sim::core::{Deadlock, WaitEdge};
+use libgnt::inspect::{Deadlock, WaitEdge};
 
 /// The host found no wait-for cycle.
 pub fn no_deadlock(evidence: &Evidence) -> Check {

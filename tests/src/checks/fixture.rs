@@ -3,7 +3,7 @@
 use super::{Evidence, Life};
 use crate::timeline::{Event, IoKind, Record};
 use crate::world::{Aftermath, Exit};
-use libgnt::sim::wire::Inspection;
+use libgnt::inspect::Inspection;
 use libgnt::types::{DomId, ForeignGrant, GrantRef};
 
 const FRONT: u32 = 1001;

@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::world::{Autopsy, Thread};
-use libgnt::sim::core::WaitEdge;
+use libgnt::inspect::WaitEdge;
 
 /// Functions of the kernel that wait for page references (`drivers/xen/grant-table.c`).
 const WAITS: [&str; 2] = ["gnttab_unmap_refs_sync", "gnttab_unmap_refs"];

@@ -2,7 +2,7 @@
 
 use super::{Check, Evidence, spell};
 use crate::timeline::{Event, IoKind, Record};
-use libgnt::sim::wire::Inspection;
+use libgnt::inspect::Inspection;
 use std::collections::{HashMap, HashSet};
 use std::io;
 

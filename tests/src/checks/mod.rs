@@ -26,8 +26,8 @@ pub use loss::{
 
 use crate::timeline::{Event, Record};
 use crate::world::Aftermath;
-use libgnt::sim::core::Deadlock;
-use libgnt::sim::wire::Inspection;
+use libgnt::inspect::Deadlock;
+use libgnt::inspect::Inspection;
 use serde::{Deserialize, Serialize};
 
 /// One thing that had to hold, and whether it did.

@@ -5,7 +5,7 @@ use super::stage::Stage;
 use super::{Judge, Scenario};
 use crate::checks::{Check, Evidence, ledgers_are_empty};
 use crate::world::{Order, Stopped};
-use libgnt::sim::wire::Inspection;
+use libgnt::inspect::Inspection;
 use std::collections::BTreeSet;
 
 const PAGES: usize = 24;
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::scenario::stage::FRONT;
     use libgnt::DomId;
-    use libgnt::sim::wire::GrantState;
+    use libgnt::inspect::GrantState;
     use libgnt::types::{Access, ForeignGrant, GrantRef};
 
     fn with(maps: &[u32]) -> Inspection {
