@@ -253,7 +253,7 @@ pub trait Evtchn: Send + Sync + fmt::Debug + AsFd {
     /// EINVAL: the remote port is not unbound for us. ESRCH: no such domain. EACCES: restricted.
     fn bind_interdomain(&self, remote: DomId, port: EvtchnPort) -> Result<EvtchnPort>;
 
-    /// `IOCTL_EVTCHN_BIND_VIRQ` (`xen_sys::VIRQ_*`).
+    /// `IOCTL_EVTCHN_BIND_VIRQ` (`VIRQ_*`, `xen/include/public/xen.h`).
     ///
     /// # Errors
     /// EEXIST: bound already. EINVAL: no such VIRQ. EACCES: restricted.
