@@ -3,7 +3,8 @@
 use crate::error::Error;
 use crate::timeline::{Event, Timeline};
 use libgnt::DomId;
-use libgnt::sim::core::{Config, Deadlock};
+use libgnt::inspect::Deadlock;
+use libgnt::sim::core::Config;
 use libgnt::sim::host::{HostThread, Services};
 use libgnt::sim::wire::XENSTORE_SOCKET;
 use pv_xenstore::ServerHandle;

@@ -1,7 +1,7 @@
 //! What a scenario came to, and what that means for the exit status.
 
 use crate::checks::{Check, Life};
-use libgnt::sim::core::WaitEdge;
+use libgnt::inspect::WaitEdge;
 use pv_harness::processes::Autopsy;
 use serde::{Deserialize, Serialize};
 use std::fmt;

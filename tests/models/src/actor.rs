@@ -15,8 +15,8 @@
 //! What failed says `error WHY`.
 
 use libgnt::grant::{EndAccess, Granter, Ledger, Map, Mapper, Share, UnmapRefused, Unmapping};
-use libgnt::platform::{HoldId, HoldKind, SimMemoryManager};
 use libgnt::sim::client::SimPlatform;
+use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::types::{Access, DomId, ForeignGrant, GrantRef};
 use libgnt::{Platform, SharedPages};
 use pv_harness::error::{Error, Result};
@@ -105,10 +105,8 @@ impl Actor {
         Arc::clone(&self.platform) as Arc<dyn Platform>
     }
 
-    fn memory_manager(&self) -> std::result::Result<&dyn SimMemoryManager, String> {
-        self.platform
-            .memory_manager()
-            .ok_or_else(|| "no memory manager".into())
+    fn memory_manager(&self) -> std::result::Result<&SimPlatform, String> {
+        SimPlatform::of(&*self.platform).ok_or_else(|| "no memory manager".into())
     }
 
     fn does(&mut self, words: &[&str]) -> std::result::Result<String, String> {

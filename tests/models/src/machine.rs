@@ -11,8 +11,8 @@
 use super::setup::{MAPS, Setup};
 use super::subject::{Move, Subject};
 use libgnt::grant::{UnmapMachine, UnmapState, UnmapStep};
-use libgnt::platform::{HoldId, HoldKind};
 use libgnt::sim::core::{Config, ConnId, Input, Machine, Now, Output};
+use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::sim::wire::{Reply, Request, SimError};
 use libgnt::types::UnmapNotify;
 use std::collections::BTreeMap;

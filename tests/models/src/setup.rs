@@ -2,8 +2,8 @@
 //! two maps, and the processes that will hold pages. Always in the same order, so that names are
 //! the same.
 
-use libgnt::platform::HoldKind;
 use libgnt::sim::core::{Config, ConnId, Input, Machine, Now, Output};
+use libgnt::sim::wire::HoldKind;
 use libgnt::sim::wire::{DeviceKind, FileId, PROTOCOL, Reply, Request, SimError, UnmapMode, VmaId};
 use libgnt::types::{Access, DomId, EvtchnPort, ForeignGrant};
 

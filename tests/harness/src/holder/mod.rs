@@ -17,6 +17,7 @@ mod uring;
 mod xdp;
 
 use libgnt::platform::GuestType;
+use libgnt::sim::client::SimPlatform;
 use libgnt::{PAGE_SIZE, Platform, SharedPages};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -221,7 +222,7 @@ pub fn holder(
     platform: &Arc<dyn Platform>,
     allow_damage: bool,
 ) -> Result<Box<dyn Holder>, HoldError> {
-    let simulated = platform.memory_manager().is_some();
+    let simulated = SimPlatform::of(&**platform).is_some();
     let not_here = |cause: &str, cure: &str| {
         Err(HoldError::NotHere {
             kind: name,

@@ -1,7 +1,7 @@
 //! A small good run, for the judges' tests to spoil.
 
 use super::{Evidence, Life};
-use libgnt::sim::wire::Inspection;
+use libgnt::inspect::Inspection;
 use libgnt::types::{DomId, ForeignGrant, GrantRef};
 use pv_harness::processes::{Aftermath, Exit};
 use pv_harness::timeline::{Event, IoKind, Record};

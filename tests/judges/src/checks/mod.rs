@@ -24,8 +24,8 @@ pub use loss::{
     work_went_on_after,
 };
 
-use libgnt::sim::core::Deadlock;
-use libgnt::sim::wire::Inspection;
+use libgnt::inspect::Deadlock;
+use libgnt::inspect::Inspection;
 use pv_harness::processes::Aftermath;
 use pv_harness::timeline::{Event, Record};
 use serde::{Deserialize, Serialize};

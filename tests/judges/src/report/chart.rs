@@ -2,7 +2,7 @@
 //! Colours are the page's CSS classes, so that they follow its light or dark theme.
 
 use crate::checks::{Life, spell};
-use libgnt::sim::core::WaitEdge;
+use libgnt::inspect::WaitEdge;
 use std::fmt::Write;
 
 const WIDTH: f64 = 960.0;

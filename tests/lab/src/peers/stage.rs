@@ -284,7 +284,7 @@ impl<'a> Stage<'a> {
     }
 
     /// What Xen says when the last unmaps are over; `None` if it says nothing.
-    fn settled(&mut self) -> Option<libgnt::sim::wire::Inspection> {
+    fn settled(&mut self) -> Option<libgnt::inspect::Inspection> {
         let until = Instant::now() + CLOSE;
         loop {
             let inspection = self.xen.inspect().ok()?;

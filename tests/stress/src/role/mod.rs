@@ -223,7 +223,7 @@ impl Agent {
     }
 
     fn join(&self, member: &Member) -> libgnt::Result<Arc<dyn Platform>> {
-        libgnt::platform::open(&member.platform, Some(DomId(member.domain)), &self.name)
+        libgnt::open(&member.platform, Some(DomId(member.domain)), &self.name)
     }
 
     /// Waits for an order, and says so.

@@ -3,7 +3,7 @@
 
 use super::stage::Stage;
 use super::{Judge, Scenario};
-use libgnt::sim::wire::Inspection;
+use libgnt::inspect::Inspection;
 use pv_harness::processes::{Order, Stopped};
 use pv_judges::checks::{Check, Evidence, ledgers_are_empty};
 use std::collections::BTreeSet;
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
     use crate::scenario::stage::FRONT;
     use libgnt::DomId;
-    use libgnt::sim::wire::GrantState;
+    use libgnt::inspect::GrantState;
     use libgnt::types::{Access, ForeignGrant, GrantRef};
 
     fn with(maps: &[u32]) -> Inspection {

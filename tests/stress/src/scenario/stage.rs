@@ -3,8 +3,8 @@
 use super::pair::Device;
 use crate::settings::Settings;
 use libgnt::DomId;
+use libgnt::inspect::Inspection;
 use libgnt::sim::client::SimPlatform;
-use libgnt::sim::wire::Inspection;
 use pv_harness::digest::digest;
 use pv_harness::error::Error;
 use pv_harness::processes::{ChildId, Elsewhere, News, Stopped, World};

@@ -1,7 +1,7 @@
 //! A device between the two domains: its nodes, a back end of ours, its grants.
 
 use super::{CAME_TO_ITS_END, CLOSE, DIR, Side, Stage, Step};
-use libgnt::sim::wire::GrantState;
+use libgnt::inspect::GrantState;
 use pv_xenstore::toolstack::{BlockDevice, DeviceId};
 use pv_xenstore::xenbus::XenbusState;
 use pv_xenstore::xenbus::node::read_state;

@@ -1,19 +1,24 @@
-//! Holders: what is a GPU driver on a real kernel.
+//! Holders: what is a GPU driver on a real kernel. The simulated memory manager lets anybody hold
+//! references to pages of another process's mapping.
 
 use super::SimPlatform;
 use super::connection::lock;
 use super::mappings::{map_pieces, pieces};
 use crate::error::{Error, Result};
-use crate::platform::{HoldId, HoldKind, SimMemoryManager};
 use crate::shm::SharedPages;
-use crate::sim::wire::{Reply, Request};
+use crate::sim::wire::{HoldId, HoldKind, Reply, Request};
 use crate::types::{Access, PAGE_SIZE};
 use rustix::io::Errno;
 
 const DEVICE: &str = "memory manager (simulated)";
 
-impl SimMemoryManager for SimPlatform {
-    fn pin(
+impl SimPlatform {
+    /// Takes a reference to each of these pages of the caller's mapping (get_user_pages), for
+    /// somebody else to [`SimPlatform::attach`] to. If the caller dies first, they are dropped.
+    ///
+    /// # Errors
+    /// EFAULT: the range is not mapped from gntdev. EINVAL: empty.
+    pub fn pin(
         &self,
         pages: &SharedPages,
         first_page: usize,
@@ -54,7 +59,11 @@ impl SimMemoryManager for SimPlatform {
         }
     }
 
-    fn attach(&self, hold: HoldId) -> Result<SharedPages> {
+    /// Takes over a hold and maps its live pages, read-only.
+    ///
+    /// # Errors
+    /// ENOENT: no such hold. EBUSY: somebody has it already.
+    pub fn attach(&self, hold: HoldId) -> Result<SharedPages> {
         let mut answer = self
             .client
             .call(DEVICE, "attach", Request::HoldAttach { hold })?;
@@ -62,7 +71,11 @@ impl SimMemoryManager for SimPlatform {
         map_pieces(&mut answer, &pieces, Access::ReadOnly)
     }
 
-    fn release(&self, hold: HoldId) -> Result<()> {
+    /// Drops the references. With [`HoldKind::I915`] this waits while an invalidation runs.
+    ///
+    /// # Errors
+    /// ENOENT: not the caller's. [`Error::Deadlock`] if the wait could never end.
+    pub fn release(&self, hold: HoldId) -> Result<()> {
         let request = Request::HoldRelease { hold };
         self.client
             .call_memory_manager(DEVICE, "release", request)?
