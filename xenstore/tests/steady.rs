@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::World;
+use common::Xenstore;
 use libgnt::DomId;
 use pv_xenstore::keeper::{Keep, Keeper, News};
 use pv_xenstore::steady::{Open, Steady};
@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Streams(Arc<Mutex<Vec<UnixStream>>>);
 
 impl Streams {
-    fn open(&self, world: &World) -> (Client, Open) {
-        let (streams, server) = (self.clone(), world.server.clone());
+    fn open(&self, xenstore: &Xenstore) -> (Client, Open) {
+        let (streams, server) = (self.clone(), xenstore.server.clone());
         let open = move || {
             let (ours, theirs) = UnixStream::pair().unwrap();
             streams.0.lock().unwrap().push(ours.try_clone().unwrap());
@@ -39,10 +39,10 @@ impl Streams {
     }
 }
 
-fn world() -> World {
-    let world = World::new();
-    world.server.introduce(DomId(1), "guest").unwrap();
-    world
+fn set_up() -> Xenstore {
+    let xenstore = Xenstore::new();
+    xenstore.server.introduce(DomId(1), "guest").unwrap();
+    xenstore
 }
 
 fn refused(errno: Errno) -> Error {
@@ -55,8 +55,8 @@ fn refused(errno: Errno) -> Error {
 
 #[test]
 fn what_passes_is_tried_again_and_what_does_not_is_an_error() {
-    let world = world();
-    let (client, open) = Streams::default().open(&world);
+    let xenstore = set_up();
+    let (client, open) = Streams::default().open(&xenstore);
     let mut store = Steady::new(client, open);
     let mut tries = 0;
     let mut failing = [
@@ -81,8 +81,8 @@ fn what_passes_is_tried_again_and_what_does_not_is_an_error() {
 
 #[test]
 fn a_brake_ends_what_would_be_tried_for_ever() {
-    let world = world();
-    let (client, open) = Streams::default().open(&world);
+    let xenstore = set_up();
+    let (client, open) = Streams::default().open(&xenstore);
     let mut store = Steady::new(client, open);
     let brake = store.brake();
     let began = Instant::now();
@@ -97,9 +97,9 @@ fn a_brake_ends_what_would_be_tried_for_ever() {
 
 #[test]
 fn a_new_connection_watches_what_the_old_one_did_and_looks_again() {
-    let world = world();
+    let xenstore = set_up();
     let streams = Streams::default();
-    let (client, open) = streams.open(&world);
+    let (client, open) = streams.open(&xenstore);
     let mut store = Steady::new(client, open);
     store.watch("data/a", "a").unwrap();
     let only_a = BTreeSet::from(["a".to_owned()]);
@@ -122,7 +122,10 @@ fn a_new_connection_watches_what_the_old_one_did_and_looks_again() {
     // The new watch's own event came before this answer.
     store.run(|client| client.read("domid")).unwrap();
     store.fired().unwrap();
-    world.dom0().write("/local/domain/1/data/a", "1").unwrap();
+    xenstore
+        .dom0()
+        .write("/local/domain/1/data/a", "1")
+        .unwrap();
     assert_eq!(wait(&mut store), only_a);
 }
 
@@ -165,8 +168,8 @@ impl Keep for Echo {
 
 #[test]
 fn a_keeper_obeys_looks_and_ends() {
-    let world = world();
-    let (client, open) = Streams::default().open(&world);
+    let xenstore = set_up();
+    let (client, open) = Streams::default().open(&xenstore);
     let store = Steady::new(client, open);
     let mut keeper = Keeper::start("test", Echo::default(), store).unwrap();
     let mut poll = mio::Poll::new().unwrap();
@@ -185,7 +188,10 @@ fn a_keeper_obeys_looks_and_ends() {
         }
     };
     assert!(matches!(next(), News::Piece(text) if text == "data"));
-    world.dom0().write("/local/domain/1/data/x", "1").unwrap();
+    xenstore
+        .dom0()
+        .write("/local/domain/1/data/x", "1")
+        .unwrap();
     assert!(matches!(next(), News::Piece(text) if text == "data"));
     assert!(keeper.tell("domid"));
     assert!(matches!(next(), News::Piece(text) if text == "1"));
@@ -197,9 +203,9 @@ fn a_keeper_obeys_looks_and_ends() {
 
 #[test]
 fn a_keeper_that_panicked_has_not_ended_well() {
-    let world = world();
-    world.dom0().write("/local/domain/1/vm", "-").unwrap();
-    let (client, open) = Streams::default().open(&world);
+    let xenstore = set_up();
+    xenstore.dom0().write("/local/domain/1/vm", "-").unwrap();
+    let (client, open) = Streams::default().open(&xenstore);
     let store = Steady::new(client, open);
     let keeper = Keeper::start("test", Echo::default(), store).unwrap();
     assert!(keeper.tell("vm"));

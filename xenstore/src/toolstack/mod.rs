@@ -11,11 +11,11 @@ mod patience;
 mod place;
 mod remove;
 
+pub use crate::domain::domain_nodes;
 pub use block::{BlockDevice, Medium, Mode, read_medium, read_mode};
 pub use class::{BadDeviceClass, DeviceClass};
 pub use device_id::{BadDeviceId, DeviceId};
-pub use domain::{create_domain, domain_nodes, remove_domain};
-pub(crate) use domain::{domain_requests, remove_request};
+pub use domain::{create_domain, remove_domain};
 pub use errors::{clear_error, error_path, read_error, report_error};
 pub use kernel::{DriverBound, KernelCheck, Side, bound_driver};
 pub use place::{DeviceKey, DevicePaths};
