@@ -220,3 +220,102 @@ fn a_keeper_that_panicked_has_not_ended_well() {
     };
     assert!(error.to_string().contains("panicked"), "{error}");
 }
+
+/// Counts up at the start, answers each command, and says how often it has looked.
+struct Talker {
+    news: std::collections::VecDeque<u32>,
+    looks: u32,
+    over: bool,
+}
+
+/// More than either queue holds.
+const MANY: u32 = 500;
+const LOOKED: u32 = 1_000_000;
+
+impl Keep for Talker {
+    type Command = u32;
+    type News = u32;
+
+    fn begin(&mut self, store: &mut Steady) -> Result<()> {
+        self.news.extend(0..MANY);
+        store.watch("data", "data")
+    }
+
+    fn obey(&mut self, _: &mut Steady, command: u32) -> Result<()> {
+        self.news.push_back(command);
+        self.over = command == u32::MAX;
+        Ok(())
+    }
+
+    fn look(&mut self, _: &mut Steady, _: &BTreeSet<String>) -> Result<()> {
+        self.looks += 1;
+        self.news.push_back(LOOKED + self.looks);
+        Ok(())
+    }
+
+    fn news(&mut self) -> Option<u32> {
+        self.news.pop_front()
+    }
+
+    fn is_over(&self) -> bool {
+        self.over
+    }
+}
+
+/// The loop says more than the queues hold before it listens, and the end comes while they are full.
+#[test]
+fn a_keeper_loses_nothing_and_waits_for_nobody_who_waits_for_it() {
+    let xenstore = set_up();
+    let (client, open) = Streams::default().open(&xenstore);
+    let store = Steady::new(client, open);
+    let talker = Talker {
+        news: std::collections::VecDeque::new(),
+        looks: 0,
+        over: false,
+    };
+    let mut keeper = Keeper::start("test", talker, store).unwrap();
+    let mut poll = mio::Poll::new().unwrap();
+    let registry = poll.registry();
+    registry
+        .register(&mut keeper, mio::Token(0), mio::Interest::READABLE)
+        .unwrap();
+    // On a thread of its own: it must not stand still, and the test must not, if it does.
+    let (said, all_said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        assert!((MANY..2 * MANY).all(|command| keeper.tell(command)));
+        said.send(keeper).unwrap();
+    });
+    let keeper = all_said
+        .recv_timeout(PATIENCE)
+        .expect("the loop and the thread wait for each other");
+    let dom0 = xenstore.dom0();
+    for n in 0..MANY {
+        let value = n.to_string();
+        dom0.write("/local/domain/1/data/x", value).unwrap();
+    }
+    let mut next = || {
+        let mut events = mio::Events::with_capacity(1);
+        loop {
+            match keeper.news().unwrap() {
+                News::Piece(piece) => return piece,
+                News::Nothing => poll.poll(&mut events, Some(PATIENCE)).unwrap(),
+                News::Over => panic!("it ended early"),
+            }
+            assert!(!events.is_empty(), "it stands still");
+        }
+    };
+    for n in 0..2 * MANY {
+        assert_eq!(next(), n, "in order, and nothing seen meanwhile before it");
+    }
+    // So many changes, and one look at what is there now.
+    assert_eq!(next(), LOOKED + 1);
+    for n in 0..MANY {
+        assert!(keeper.tell(n));
+    }
+    assert!(keeper.tell(u32::MAX));
+    let pieces: Vec<u32> = std::iter::from_fn(|| Some(next()))
+        .take_while(|piece| *piece != u32::MAX)
+        .filter(|piece| *piece < LOOKED)
+        .collect();
+    assert!(pieces.into_iter().eq(0..MANY), "the end loses nothing");
+}

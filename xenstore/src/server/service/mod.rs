@@ -14,7 +14,7 @@ pub use error::ServiceError;
 use super::queue::QueueLimits;
 use super::quota::Quotas;
 use super::{Server, StoreSabotage};
-use crossbeam::channel::{Sender, bounded, unbounded};
+use crossbeam::channel::{Sender, bounded};
 use libgnt::DomId;
 use mio::{Interest, Poll, Waker};
 use socket::{SocketFile, listen};
@@ -24,6 +24,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use thread::{LISTENER, Message, Opened, Service, WAKER};
 
+/// Messages of handles that may wait. With more, a handle waits: the thread takes them all whenever it
+/// is woken, and waits for nobody itself. Whoever has put one in wakes it, so a full queue is taken.
+const MESSAGES: usize = 64;
 /// How long a handle waits for the thread. It does nothing that takes long.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -86,7 +89,7 @@ impl ServerHandle {
                 .register(listener, LISTENER, Interest::READABLE)
                 .map_err(io("epoll_ctl", &config.socket))?;
         }
-        let (messages, inbox) = unbounded();
+        let (messages, inbox) = bounded(MESSAGES);
         let opened = Opened {
             poll,
             waker: Arc::clone(&waker),
