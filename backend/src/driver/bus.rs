@@ -4,6 +4,7 @@
 use super::config::{BackendError, Mode};
 use super::nodes::{BACK_LIVENESS, FrontNodes, LIVENESS_NODE, NodeError};
 use crate::disk::Disk;
+use libgnt::machine::{Machine, monotonic};
 use libgnt::{DomId, Platform};
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::Steady;
@@ -242,7 +243,9 @@ impl Bus {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let abandoned = input == Input::Abandon;
-            for action in self.machine.handle(input) {
+            let mut actions = Vec::new();
+            self.machine.step(monotonic(), input, &mut actions);
+            for action in actions {
                 inputs.extend(self.perform(store, action, abandoned)?);
             }
         }

@@ -7,6 +7,7 @@ use crate::config::FrontConfig;
 use crate::error::FrontError;
 use crate::nodes::{BackNodes, NodeError, SECTORS_NODE, size_of_disk};
 use libgnt::DomId;
+use libgnt::machine::{Machine, monotonic};
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::Steady;
 use pv_xenstore::toolstack::{self, DeviceId, KernelCheck, Side as End};
@@ -168,7 +169,9 @@ impl Side {
             if self.is_over() {
                 return Ok(());
             }
-            for action in self.handshake.handle(input) {
+            let mut actions = Vec::new();
+            self.handshake.step(monotonic(), input, &mut actions);
+            for action in actions {
                 inputs.extend(self.perform(store, action)?);
             }
         }

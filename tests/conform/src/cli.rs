@@ -57,7 +57,7 @@ pub struct ConformArgs {
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Host(Sabotage),
-    Store(pv_xenstore::Sabotage),
+    Store(pv_xenstore::StoreSabotage),
 }
 
 fn parse_sabotage(name: &str) -> Result<Fault, String> {
@@ -68,8 +68,8 @@ fn parse_sabotage(name: &str) -> Result<Fault, String> {
         "hold-outlives-owner" => Fault::Host(Sabotage::HoldOutlivesOwner),
         "no-quota" => Fault::Host(Sabotage::NoQuota),
         "no-map-reference" => Fault::Host(Sabotage::NoMapReferenceAcrossAsync),
-        "store-ignores-conflicts" => Fault::Store(pv_xenstore::Sabotage::IgnoresConflicts),
-        "store-tells-everybody" => Fault::Store(pv_xenstore::Sabotage::TellsEverybody),
+        "store-ignores-conflicts" => Fault::Store(pv_xenstore::StoreSabotage::IgnoresConflicts),
+        "store-tells-everybody" => Fault::Store(pv_xenstore::StoreSabotage::TellsEverybody),
         _ => return Err("no such fault".into()),
     })
 }

@@ -33,7 +33,7 @@ impl RunningHost {
 pub fn start(
     dir: &Path,
     config: Config,
-    store_sabotage: Option<pv_xenstore::Sabotage>,
+    store_sabotage: Option<pv_xenstore::StoreSabotage>,
     timeline: Timeline,
 ) -> Result<RunningHost, Box<dyn std::error::Error + Send + Sync>> {
     std::fs::create_dir_all(dir).map_err(|error| {

@@ -1,74 +1,15 @@
 //! The back end's handshake.
 
-use super::{SwitchState, XenbusState};
+mod words;
+
+pub use words::{Action, Input};
+
+use super::state::{SwitchState, XenbusState};
 use XenbusState::{
     Closed, Closing, Connected, InitWait, Initialised, Initialising, Reconfigured, Reconfiguring,
     Unknown,
 };
-
-/// What a back end learns.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Input {
-    /// First of all: the own nodes when the back end starts.
-    Start {
-        /// The own state; `None` if it is not there.
-        own: Option<XenbusState>,
-        /// `online`.
-        online: bool,
-    },
-    /// To [`Action::ReadPeer`], and after each watch event (`@releaseDomain` included): the front
-    /// end's state; `None`: gone.
-    Peer(Option<XenbusState>),
-    /// The front end's process is gone, though its nodes stand.
-    PeerDied,
-    /// The own state node, as read after a watch event.
-    Own(Option<XenbusState>),
-    /// The own `online` node.
-    Online(bool),
-    /// To [`Action::ReadPeerAndConnect`]: the ring is mapped. Nothing is taken from it yet.
-    Connected,
-    /// To [`Action::ReadPeerAndConnect`]: it did not work, and nothing stays mapped.
-    ConnectFailed(String),
-    /// To [`Action::SwitchState`] with a condition: written.
-    Switched,
-    /// To [`Action::SwitchState`] with a condition: not written; the front end's state is this.
-    PeerMoved(Option<XenbusState>),
-    /// To [`Action::FreeResources`]: nothing of the front end's is mapped any more.
-    Freed,
-    /// The back end is to stop.
-    CloseRequested,
-    /// The front end broke the protocol, or the device failed.
-    Fatal(String),
-    /// The time to close in order is over.
-    Abandon,
-}
-
-/// What a back end has to do, in this order.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Write the feature nodes.
-    PublishFeatures,
-    /// Read the ring's nodes, map the ring, bind the event channel; then say
-    /// [`Input::Connected`] or [`Input::ConnectFailed`].
-    ReadPeerAndConnect {
-        /// An earlier back end was in service on this ring and left without closing: go on where
-        /// it was, or fail. The front end has noticed nothing.
-        take_over: bool,
-    },
-    /// Write the own state. The switch to Connected takes the disk's size with it; requests are
-    /// taken from the ring only after it.
-    SwitchState(SwitchState),
-    /// Read the front end's state, after the actions before this one; then say [`Input::Peer`].
-    ReadPeer,
-    /// Take no more requests, unmap everything, unbind; then say [`Input::Freed`].
-    FreeResources,
-    /// Write the error node.
-    ReportError(String),
-    /// The handshake is over; nothing is held. The machine takes no more inputs.
-    RemoveDevice,
-    /// The input makes no sense here and changes nothing.
-    Refuse(&'static str),
-}
+use libgnt::machine::{Machine, Now};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Task {
@@ -150,29 +91,6 @@ impl Handshake {
     /// Is the handshake over?
     pub fn is_removed(&self) -> bool {
         self.removed
-    }
-
-    /// One step.
-    pub fn handle(&mut self, input: Input) -> Vec<Action> {
-        let mut actions = Vec::new();
-        if self.removed {
-            return refuse("the device has been removed");
-        }
-        if !self.started && !matches!(input, Input::Start { .. }) {
-            return refuse("the back end has not started");
-        }
-        let news_of_peer = matches!(input, Input::Peer(_));
-        if let Err(reason) = self.take(input, &mut actions) {
-            return refuse(reason);
-        }
-        while self.settle(&mut actions) {}
-        if news_of_peer
-            && actions.is_empty()
-            && let Some(reason) = self.objection()
-        {
-            actions.push(Action::Refuse(reason));
-        }
-        actions
     }
 
     /// Notes what the input says.
@@ -397,6 +315,33 @@ impl Handshake {
     }
 }
 
-fn refuse(reason: &'static str) -> Vec<Action> {
-    vec![Action::Refuse(reason)]
+impl Machine for Handshake {
+    type Input = Input;
+    type Action = Action;
+
+    /// Nothing here depends on the time: who drives it says when it is over, with
+    /// [`Input::Abandon`].
+    fn step(&mut self, _now: Now, input: Input, actions: &mut Vec<Action>) {
+        let before = actions.len();
+        let news_of_peer = matches!(input, Input::Peer(_));
+        let taken = if self.removed {
+            Err("the device has been removed")
+        } else if !self.started && !matches!(input, Input::Start { .. }) {
+            Err("the back end has not started")
+        } else {
+            self.take(input, actions)
+        };
+        if let Err(reason) = taken {
+            // `take` refuses before it adds any action.
+            actions.push(Action::Refuse(reason));
+            return;
+        }
+        while self.settle(actions) {}
+        if news_of_peer
+            && actions.len() == before
+            && let Some(reason) = self.objection()
+        {
+            actions.push(Action::Refuse(reason));
+        }
+    }
 }

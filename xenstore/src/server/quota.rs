@@ -9,7 +9,7 @@ pub struct Quotas {
     pub watches: usize,
     /// Open transactions over all its connections: with one more there is no further one (`ENOSPC`).
     pub transactions: usize,
-    /// Bytes of one node, which it does not reach: [`crate::store::Node::record_bytes`] (`ENOSPC`).
+    /// Bytes of one node, which it does not reach: [`super::store::Node::record_bytes`] (`ENOSPC`).
     pub node_bytes: usize,
     /// Entries in one node's permissions (`ENOSPC`).
     pub permissions: usize,

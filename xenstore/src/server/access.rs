@@ -1,10 +1,10 @@
 //! One caller's operations on one tree, with permissions, quotas and the list of what watches
 //! must hear. The live tree and a transaction's private tree go through the same code.
 
+use super::quota::Quotas;
+use super::store::{Node, Tree, record_bytes};
 use crate::path::Path;
 use crate::perms::{Caller, Permission, Perms};
-use crate::quota::Quotas;
-use crate::store::{Node, Tree, record_bytes};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 

@@ -1,10 +1,13 @@
 //! Who watches what.
 
-use crate::access::Change;
+use super::access::Change;
 use crate::path::Path;
 use crate::perms::Caller;
-use crate::server::ConnId;
 use std::collections::BTreeMap;
+
+/// A connection of a client. Its number is never given to another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
 
 #[derive(Clone, Debug)]
 struct Watch {

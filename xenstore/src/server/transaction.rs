@@ -4,11 +4,11 @@
 //! `tools/xenstore/xenstored_transaction.c`), not as at the start. So as long as nothing that it
 //! looked at has moved, the transaction moves on to the tree of the moment.
 
-use crate::access::{Access, Change, Edit};
+use super::access::{Access, Change, Edit};
+use super::quota::Quotas;
+use super::store::Tree;
 use crate::path::Path;
 use crate::perms::Caller;
-use crate::quota::Quotas;
-use crate::store::Tree;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
 

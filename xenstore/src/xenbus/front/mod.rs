@@ -1,83 +1,15 @@
 //! The front end's handshake.
 
-use super::{SwitchState, XenbusState};
+mod words;
+
+pub use words::{Action, Input};
+
+use super::state::{SwitchState, XenbusState};
 use XenbusState::{
     Closed, Closing, Connected, InitWait, Initialised, Initialising, Reconfigured, Reconfiguring,
     Unknown,
 };
-
-/// What a front end learns.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Input {
-    /// First of all: the own state node when the front end starts; `None` if it is not there.
-    Start(Option<XenbusState>),
-    /// To [`Action::ReadPeer`], and after each watch event: the back end's nodes.
-    Peer {
-        /// Its state; `None`: its directory is gone.
-        state: Option<XenbusState>,
-        /// Its `online`: will it serve again after closing?
-        online: bool,
-    },
-    /// The back end's process is gone, though its nodes stand.
-    PeerDied,
-    /// The own state node, as read after a watch event.
-    Own(Option<XenbusState>),
-    /// To [`Action::PrepareRing`]: pages are granted, the event channel stands.
-    RingReady,
-    /// To [`Action::PrepareRing`]: it did not work, and nothing is held.
-    RingFailed(String),
-    /// To [`Action::ReadPeerAndConnect`]: the disk's properties are read and make sense.
-    Connected,
-    /// To [`Action::ReadPeerAndConnect`]: they do not.
-    ConnectFailed(String),
-    /// To [`Action::SwitchState`] with a condition: written.
-    Switched,
-    /// To [`Action::SwitchState`] with a condition: not written; the back end is here.
-    PeerMoved {
-        /// As in [`Input::Peer`].
-        state: Option<XenbusState>,
-        /// As in [`Input::Peer`].
-        online: bool,
-    },
-    /// After [`Action::StopRequests`]: every request on the ring has been answered.
-    Quiet,
-    /// To [`Action::FreeResources`]: ring and event channel are given up.
-    Freed,
-    /// The front end is to stop.
-    CloseRequested,
-    /// The back end broke the protocol.
-    Fatal(String),
-    /// The time to close in order is over.
-    Abandon,
-}
-
-/// What a front end has to do, in this order.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// Grant a fresh ring and allocate an event channel; then say [`Input::RingReady`] or
-    /// [`Input::RingFailed`].
-    PrepareRing,
-    /// Read the disk's size and features; then say [`Input::Connected`] or
-    /// [`Input::ConnectFailed`].
-    ReadPeerAndConnect,
-    /// Write the own state. The switch to Initialised takes the ring's nodes with it; requests
-    /// (first of all those kept from an earlier ring) go on the ring only after the switch to
-    /// Connected.
-    SwitchState(SwitchState),
-    /// Read the back end's nodes, after the actions before this one; then say [`Input::Peer`].
-    ReadPeer,
-    /// Put nothing more on the ring. Requests without an answer are kept, for the next ring.
-    StopRequests,
-    /// Give up ring and event channel; then say [`Input::Freed`].
-    FreeResources,
-    /// Write the error node.
-    ReportError(String),
-    /// The handshake is over; nothing is held. Requests that are kept will never be answered.
-    /// The machine takes no more inputs.
-    RemoveDevice,
-    /// The input makes no sense here and changes nothing.
-    Refuse(&'static str),
-}
+use libgnt::machine::{Machine, Now};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Task {
@@ -159,29 +91,6 @@ impl Handshake {
     /// Is the handshake over?
     pub fn is_removed(&self) -> bool {
         self.removed
-    }
-
-    /// One step.
-    pub fn handle(&mut self, input: Input) -> Vec<Action> {
-        let mut actions = Vec::new();
-        if self.removed {
-            return refuse("the device has been removed");
-        }
-        if !self.started && !matches!(input, Input::Start(_)) {
-            return refuse("the front end has not started");
-        }
-        let news_of_peer = matches!(input, Input::Peer { .. });
-        if let Err(reason) = self.take(input, &mut actions) {
-            return refuse(reason);
-        }
-        while self.settle(&mut actions) {}
-        if news_of_peer
-            && actions.is_empty()
-            && let Some(reason) = self.objection()
-        {
-            actions.push(Action::Refuse(reason));
-        }
-        actions
     }
 
     /// Notes what the input says.
@@ -429,6 +338,33 @@ impl Handshake {
     }
 }
 
-fn refuse(reason: &'static str) -> Vec<Action> {
-    vec![Action::Refuse(reason)]
+impl Machine for Handshake {
+    type Input = Input;
+    type Action = Action;
+
+    /// Nothing here depends on the time: who drives it says when it is over, with
+    /// [`Input::Abandon`].
+    fn step(&mut self, _now: Now, input: Input, actions: &mut Vec<Action>) {
+        let before = actions.len();
+        let news_of_peer = matches!(input, Input::Peer { .. });
+        let taken = if self.removed {
+            Err("the device has been removed")
+        } else if !self.started && !matches!(input, Input::Start(_)) {
+            Err("the front end has not started")
+        } else {
+            self.take(input, actions)
+        };
+        if let Err(reason) = taken {
+            // `take` refuses before it adds any action.
+            actions.push(Action::Refuse(reason));
+            return;
+        }
+        while self.settle(actions) {}
+        if news_of_peer
+            && actions.len() == before
+            && let Some(reason) = self.objection()
+        {
+            actions.push(Action::Refuse(reason));
+        }
+    }
 }
