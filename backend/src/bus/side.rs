@@ -6,6 +6,7 @@ use crate::config::Mode;
 use crate::disk::Disk;
 use crate::error::BackError;
 use crate::link::Offer;
+use libgnt::machine::{Machine, monotonic};
 use libgnt::proto::blkif::SECTOR_SIZE;
 use libgnt::proto::blkif::nodes::{self, BackNodes, DiskInfo, FrontNodes, NodeError};
 use libgnt::{DomId, Platform};
@@ -182,7 +183,9 @@ impl Bus {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let abandoned = input == Input::Abandon;
-            for action in self.machine.handle(input) {
+            let mut actions = Vec::new();
+            self.machine.step(monotonic(), input, &mut actions);
+            for action in actions {
                 inputs.extend(self.perform(store, action, abandoned)?);
             }
         }

@@ -5,7 +5,13 @@ use super::{BusEvent, Report, Situation, name};
 use crate::config::FrontConfig;
 use crate::error::FrontError;
 use libgnt::DomId;
-use libgnt::proto::blkif::nodes::{self, BackNodes, FrontNodes, NodeError, size_of_disk};
+use libgnt::machine::Machine;
+use libgnt::machine::monotonic;
+use libgnt::proto::blkif::nodes;
+use libgnt::proto::blkif::nodes::BackNodes;
+use libgnt::proto::blkif::nodes::FrontNodes;
+use libgnt::proto::blkif::nodes::NodeError;
+use libgnt::proto::blkif::nodes::size_of_disk;
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::Steady;
 use pv_xenstore::toolstack::{self, DeviceId, KernelCheck, Side as End};
@@ -167,7 +173,9 @@ impl Side {
             if self.is_over() {
                 return Ok(());
             }
-            for action in self.handshake.handle(input) {
+            let mut actions = Vec::new();
+            self.handshake.step(monotonic(), input, &mut actions);
+            for action in actions {
                 inputs.extend(self.perform(store, action)?);
             }
         }
