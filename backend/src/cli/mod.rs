@@ -285,10 +285,19 @@ fn serve(args: ServeArgs, mut hooks: Hooks) -> Result<(), Failure> {
     let stop = StopHandle::new();
     stop_on_signals(stop.clone())?;
     let platform = args.platform.open("pv-backend")?;
-    let backend = Backend::new(platform, config).map_err(Failure::environment)?;
+    let backend =
+        Backend::new(platform, config).map_err(|error| Failure::environment(with_cure(error)))?;
     backend
         .run(&stop)
-        .map_err(|error: BackendError| Failure::at_work(error))
+        .map_err(|error| Failure::at_work(with_cure(error)))
+}
+
+/// What to do about it here.
+fn with_cure(error: BackendError) -> String {
+    match error {
+        BackendError::KernelDriver(_) => format!("{error} (`--class` names it)"),
+        other => other.to_string(),
+    }
 }
 
 /// The first signal closes the device, the second ends the process.
