@@ -6,8 +6,10 @@ use common::bent::Bent;
 use common::{Front, PATIENCE, Running, World};
 use libgnt::PAGE_SIZE;
 use libgnt::grant::Map;
-use libgnt::platform::{HoldId, HoldKind, Platform};
+use libgnt::platform::Platform;
 use libgnt::proto::blkif::{Operation, Status};
+use libgnt::sim::client::SimPlatform;
+use libgnt::sim::wire::{HoldId, HoldKind};
 use pv_backend::agent::{DataMode, Sabotage};
 use pv_backend::disk::Backing;
 use pv_backend::driver::Mode;
@@ -149,7 +151,7 @@ impl PageLender for Pinner {
         if self.only.is_some_and(|id| id != request.id) {
             return;
         }
-        let memory = self.platform.memory_manager().expect("simulated");
+        let memory = SimPlatform::of(&*self.platform).expect("simulated");
         let pages = map.pages();
         let hold = memory
             .pin(pages, 0, pages.pages(), HoldKind::Plain)
@@ -193,8 +195,8 @@ impl Release {
         (id, hold, pages)
     }
 
-    fn memory(&self) -> &dyn libgnt::platform::SimMemoryManager {
-        self.consumer.memory_manager().expect("simulated")
+    fn memory(&self) -> &SimPlatform {
+        SimPlatform::of(&*self.consumer).expect("simulated")
     }
 }
 

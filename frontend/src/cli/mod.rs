@@ -264,8 +264,7 @@ fn run(cli: Cli) -> Outcome {
 }
 
 fn perform(command: Command, common: &Common, close: Duration, stop: Stop) -> Outcome {
-    let platform =
-        libgnt::platform::open(&common.platform, common.domain.map(DomId), "pv-frontend")?;
+    let platform = libgnt::open(&common.platform, common.domain.map(DomId), "pv-frontend")?;
     let config = FrontConfig {
         class: common.class.clone(),
         persistent: common.persistent,
