@@ -16,7 +16,8 @@ use std::time::Duration;
 pub const DEFAULT_CLOSE: Duration = Duration::from_millis(500);
 
 /// Which ways of moving data a front may choose from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Mode {
     /// Persistent grants if the front has them, else a map for each request.
     #[default]

@@ -3,8 +3,8 @@
 //! Layers, each using only what is above it: [`machine`], the block protocol of this end as a state
 //! machine without I/O; [`disk`], what the sectors are kept on; what an embedding program sees
 //! ([`Observer`], [`PageLender`]) and says ([`BackConfig`]); `record`, what must outlive the process;
-//! `data`, which performs the machine's actions; `bus`, this end's side of xenstore; `link`, one
-//! connection; `run` and `life`, the event loop: [`Backend`]; `cli`, the command line.
+//! `link`, one connection; `data`, which performs the machine's actions; `bus`, this end's side of
+//! xenstore; `run` and `life`, the event loop: [`Backend`]; `cli`, the command line.
 
 pub mod machine;
 
@@ -40,6 +40,7 @@ mod run;
 
 mod life;
 
+#[cfg(feature = "cli")]
 pub mod cli;
 
 pub use claim::ClaimError;

@@ -79,7 +79,7 @@ pub(crate) enum LinkError {
     /// The ring is in service, and its port is bound: not by an earlier back end that is gone.
     #[error(
         "the event channel of the front end's ring is in use: another back end serves it, perhaps in \
-         a container with a directory for claims of its own; stop that one, or give both the same --run-dir"
+         a container with a directory for claims of its own; stop that one, or give both the same directory"
     )]
     Served,
     /// Nobody knows what the earlier back end took.

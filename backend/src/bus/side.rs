@@ -77,17 +77,15 @@ impl Bus {
         let client = Client::connect(platform)?;
         let own = DomId(client.read_parsed("domid")?);
         let mut paths = device.paths(own);
-        let no_device = |path: &str| {
-            BackError::NoDevice(format!(
-                "{device} is not in xenstore: {path} is missing; create it with \
-                 `pv-backend attach --front {} --device {} --class {}`",
-                front.0, device.devid, device.class
-            ))
-        };
         let frontend = format!("{}/frontend", paths.back);
         match client.read_string(&frontend) {
             Ok(path) => paths.front = path,
-            Err(error) if error.is_gone() => return Err(no_device(&frontend)),
+            Err(error) if error.is_gone() => {
+                return Err(BackError::NoDevice {
+                    device: device.clone(),
+                    path: frontend,
+                });
+            }
             Err(error) => return Err(error.into()),
         }
         let side = Side::Back { front_domid: front };

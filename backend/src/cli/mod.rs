@@ -4,11 +4,11 @@
 //! an image that cannot be opened, a device that is not there).
 
 mod commands;
+mod cure;
 mod values;
 
 use crate::config::{BackConfig, Mode};
 use crate::disk::{Backing, pool};
-use crate::error::BackError;
 use crate::lend::PageLender;
 use crate::machine::{DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES};
 use crate::observe::{BackEvent, Observer};
@@ -294,18 +294,10 @@ fn serve(
     config.stop = stop;
     config.observer = observer.or_else(|| Some(Box::new(LogObserver)));
     config.lender = lender;
-    let backend = Backend::open(config).map_err(|error| Failure::environment(with_cure(error)))?;
+    let backend = Backend::open(config).map_err(|error| Failure::environment(cure::of(&error)))?;
     backend
         .run()
-        .map_err(|error| Failure::at_work(with_cure(error)))
-}
-
-/// What to do about it here.
-fn with_cure(error: BackError) -> String {
-    match error {
-        BackError::KernelDriver(_) => format!("{error} (`--class` names it)"),
-        other => other.to_string(),
-    }
+        .map_err(|error| Failure::at_work(cure::of(&error)))
 }
 
 /// The first signal closes the device, the second ends the process.
