@@ -20,8 +20,10 @@ pub fn circles(sources: &Sources, one_machine: &[&str]) -> Vec<Vec<String>> {
         let others = others.filter(|other| *other != here);
         uses.entry(here.clone()).or_default().extend(others);
     }
-    let reach: BTreeMap<&String, BTreeSet<&String>> =
-        uses.keys().map(|from| (from, reachable(from, &uses))).collect();
+    let reach: BTreeMap<&String, BTreeSet<&String>> = uses
+        .keys()
+        .map(|from| (from, reachable(from, &uses)))
+        .collect();
     let mut circles: BTreeSet<Vec<String>> = BTreeSet::new();
     for from in uses.keys() {
         let together: Vec<String> = reach[from]
@@ -68,7 +70,10 @@ mod tests {
         assert_eq!(circles(&of(&files), &[]), [["a", "b", "c"]]);
         let machine = [
             ("lib.rs", "mod m;\n"),
-            ("m/mod.rs", "mod part;\npub struct M;\nfn f() { part::g() }\n"),
+            (
+                "m/mod.rs",
+                "mod part;\npub struct M;\nfn f() { part::g() }\n",
+            ),
             ("m/part.rs", "use super::M;\npub fn g() { let _ = M; }\n"),
         ];
         assert_eq!(circles(&of(&machine), &[]), [["m", "m::part"]]);

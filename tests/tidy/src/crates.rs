@@ -10,7 +10,10 @@ pub fn declared(document: &str) -> Crates {
     let mut crates = Crates::new();
     let cells = |line: &str| -> Vec<String> {
         let inner = line.trim().trim_matches('|');
-        inner.split('|').map(|cell| cell.trim().to_owned()).collect()
+        inner
+            .split('|')
+            .map(|cell| cell.trim().to_owned())
+            .collect()
     };
     let mut columns = None;
     for line in document.lines() {
@@ -32,7 +35,11 @@ pub fn declared(document: &str) -> Crates {
 }
 
 fn code_words(cell: &str) -> Vec<String> {
-    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    cell.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// What is used and not declared, and what is declared for no crate.

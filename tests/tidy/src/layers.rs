@@ -10,7 +10,10 @@ use crate::sources::Sources;
 /// # Errors
 /// There is no such list.
 pub fn declared(sources: &Sources) -> Result<Vec<String>, String> {
-    let list = sources.root_docs.iter().skip_while(|line| *line != "# Layers");
+    let list = sources
+        .root_docs
+        .iter()
+        .skip_while(|line| *line != "# Layers");
     let names: Vec<String> = list
         .filter_map(|line| {
             let (number, rest) = line.split_once(". ")?;
@@ -97,11 +100,7 @@ mod tests {
     #[test]
     fn a_module_without_a_layer_and_a_layer_without_a_module_are_found() {
         let root = ROOT.replace("pub mod low", "pub mod other");
-        let found = offenders(&of(&[
-            ("lib.rs", &root),
-            ("other.rs", ""),
-            ("high.rs", ""),
-        ]));
+        let found = offenders(&of(&[("lib.rs", &root), ("other.rs", ""), ("high.rs", "")]));
         assert_eq!(
             found,
             [

@@ -331,10 +331,7 @@ pub(crate) mod tests {
     #[test]
     fn tests_and_other_crates_do_not_count() {
         let sources = of(&[
-            (
-                "lib.rs",
-                "mod a;\nmod b;\n#[cfg(test)]\nmod gone;\n",
-            ),
+            ("lib.rs", "mod a;\nmod b;\n#[cfg(test)]\nmod gone;\n"),
             (
                 "a.rs",
                 "use std::fmt;\n#[cfg(test)]\nmod tests {\n    use crate::b::g;\n}\nfn f() -> fmt::Result { Ok(()) }\n",

@@ -86,13 +86,28 @@ fn calls(text: &str, programs: &Programs) -> Vec<Vec<String>> {
     while i < words.len() {
         let word = words[i].trim_matches(|c| "\"'();".contains(c));
         let name = word.rsplit('/').next().unwrap_or(word);
+        let quote = words[i].chars().next().filter(|c| "'\"".contains(*c));
+        if let Some(quote) = quote
+            && open
+        {
+            // One argument, whatever it says.
+            let closes = |word: &&str| word.len() > 1 && word.ends_with(quote);
+            let more = words[i..].iter().position(closes).unwrap_or(0);
+            i += more + 1;
+            if let Some(call) = calls.last_mut() {
+                call.push("QUOTED".to_owned());
+            }
+            continue;
+        }
         if matches!(words[i], "|" | "&&" | "||" | "&" | ">" | "2>") {
             open = false;
-        } else if programs.contains_key(name) && !(open && words[i - 1].starts_with("--")) {
+        } else if programs.contains_key(name) && !(i > 0 && words[i - 1].starts_with('-')) {
             calls.push(vec![name.to_owned()]);
             open = true;
         } else if words[i] == "--" && is_cargo_run(&words[..i]) {
-            let package = words[..i].iter().position(|w| matches!(*w, "-p" | "--package"));
+            let package = words[..i]
+                .iter()
+                .position(|w| matches!(*w, "-p" | "--package"));
             let name = package.map_or("pv-stress", |at| words[at + 1]);
             // What cargo was told is not the program's.
             if open {
@@ -186,9 +201,13 @@ pub fn unknown_options(document: &str, programs: &Programs, foreign: &[&str]) ->
                 .chars()
                 .take_while(|c| c.is_ascii_alphanumeric() || *c == '-')
                 .collect();
-            let known = foreign.contains(&name.as_str()) || programs.values().any(|c| has(c, &name));
+            let known =
+                foreign.contains(&name.as_str()) || programs.values().any(|c| has(c, &name));
             if !known && !name.is_empty() {
-                unknown.push(format!("line {}: nothing has an option --{name}", piece.line));
+                unknown.push(format!(
+                    "line {}: nothing has an option --{name}",
+                    piece.line
+                ));
             }
         }
     }
@@ -292,6 +311,8 @@ mod tests {
         assert!(wrong("    cargo run --release -- run --hold pin   # and so on\n").is_empty());
         assert!(wrong("`… -- run --hold=pipe`, `cargo test --workspace`").is_empty());
         assert!(wrong("`pv-stress run --hold NAME --help`").is_empty());
+        assert!(wrong("`pv-stress run 'a --b c' --seed 3`").is_empty());
+        assert!(wrong("`cargo bench --package pv-stress --bench pair`").is_empty());
         assert_eq!(
             wrong("x\n`pv-stress walk`"),
             ["line 2: pv-stress has no subcommand walk"]
@@ -312,13 +333,17 @@ mod tests {
 
     #[test]
     fn options_paths_links_and_numbers_are_found() {
-        let text = "`--hold` `--gone 3` `libgnt/src/x.rs` [a](docs/b.md#c) [d](https://e) 213 rules\n";
+        let text =
+            "`--hold` `--gone 3` `libgnt/src/x.rs` [a](docs/b.md#c) [d](https://e) 213 rules\n";
         assert_eq!(
             unknown_options(text, &programs(), &[]),
             ["line 1: nothing has an option --gone"]
         );
         assert!(unknown_options(text, &programs(), &["gone"]).is_empty());
-        assert_eq!(paths(text, &["libgnt"]), [(1, "libgnt/src/x.rs".to_owned())]);
+        assert_eq!(
+            paths(text, &["libgnt"]),
+            [(1, "libgnt/src/x.rs".to_owned())]
+        );
         assert_eq!(links(text), [(1, "docs/b.md".to_owned())]);
         assert_eq!(counts(text, "rules"), [(1, 213)]);
         let table = "| `--hold` | x |\n|---|---|\n| pin, `pipe` | y |\n\n| other |\n";
