@@ -16,7 +16,9 @@
 
 use crate::error::{Error, Result};
 use crate::timeline::{Event, Timeline};
-use libgnt::grant::{EndAccess, Granter, Ledger, Map, Mapper, Share, UnmapRefused, Unmapping};
+use libgnt::grant::{
+    EndAccess, EndAccessError, Granter, Ledger, Map, Mapper, Share, UnmapError, Unmapping,
+};
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::types::{Access, DomId, ForeignGrant, GrantRef};
@@ -142,13 +144,14 @@ impl Actor {
             }
             ["end"] => {
                 let share = self.share.take().ok_or("nothing is shared")?;
-                match share.end_access().map_err(text)? {
-                    EndAccess::Ended => Ok("ended".into()),
-                    EndAccess::InUse { share, .. } => {
+                match share.end_access() {
+                    Ok(EndAccess::Ended) => Ok("ended".into()),
+                    Ok(EndAccess::Unobservable) => Ok("unobservable".into()),
+                    Err(EndAccessError::InUse { share, .. }) => {
                         self.share = Some(share);
                         Ok("in-use".into())
                     }
-                    EndAccess::Unobservable => Ok("unobservable".into()),
+                    Err(error) => Err(text(error)),
                 }
             }
             other => Err(format!("what is `{}`?", other.join(" "))),
@@ -214,7 +217,7 @@ impl Actor {
             }
             Err(refused) => {
                 let why = refused.to_string();
-                if let UnmapRefused::Failed { unmapping, .. } = *refused {
+                if let UnmapError::Failed { unmapping, .. } = *refused {
                     self.unmapping = Some(unmapping);
                 }
                 Some(why)

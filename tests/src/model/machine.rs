@@ -10,7 +10,8 @@
 
 use super::setup::{MAPS, Setup};
 use super::subject::{Move, Subject};
-use libgnt::grant::{UnmapMachine, UnmapState, UnmapStep};
+use libgnt::grant::unmap::{self, UnmapMachine, UnmapState};
+use libgnt::machine::Machine as _;
 use libgnt::sim::core::{Config, ConnId, Input, Machine, Now, Output};
 use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::sim::wire::{Reply, Request, SimError};
@@ -62,6 +63,8 @@ pub struct State {
     gone: u8,
     deaths: u8,
     unmaps: [UnmapMachine; MAPS],
+    /// What each of them wants done; follows from where it stands.
+    to_do: [Option<unmap::Action>; MAPS],
     /// Events on their way to the mapper.
     events: [bool; MAPS],
     holds: [Option<HoldId>; 4],
@@ -251,10 +254,11 @@ impl Driven {
         let ok = result.is_ok();
         match (next, result) {
             (Next::Unmap { map, part }, _) => {
-                let machine = &mut state.unmaps[map];
-                // munmap of two pages is one step of the machine.
+                // munmap of two pages is one action of the machine.
                 if part != 1 || map != 0 {
-                    machine.done(machine.next(), ok);
+                    let done = state.to_do[map].take();
+                    let done = done.map(|action| unmap::Input::Done { action, ok });
+                    done.into_iter().for_each(|input| drive(state, map, input));
                 }
             }
             (Next::Pin, Ok(Reply::Hold { hold })) => {
@@ -277,10 +281,10 @@ impl Driven {
             Next::Unmap { map, part } => {
                 let of = &self.setup.maps[map];
                 if part == 0 {
-                    state.unmaps[map].begin(true);
+                    drive(state, map, unmap::Input::Begin { notice: true });
                 }
-                let request = match state.unmaps[map].next() {
-                    UnmapStep::ArmNotice => Request::SetUnmapNotify {
+                let request = match state.to_do[map] {
+                    Some(unmap::Action::ArmNotice) => Request::SetUnmapNotify {
                         file: self.setup.gntdev,
                         offset: of.index,
                         notify: UnmapNotify {
@@ -288,7 +292,7 @@ impl Driven {
                             send_event: Some(of.notified),
                         },
                     },
-                    UnmapStep::Munmap => Request::Munmap {
+                    Some(unmap::Action::Munmap) => Request::Munmap {
                         vma: of.vma,
                         first_page: u32::from(part == 2),
                         pages: 1,
@@ -390,6 +394,21 @@ impl Driven {
     }
 }
 
+/// One step of a map's unmap. What it wants done is done in a later move.
+fn drive(state: &mut State, map: usize, input: unmap::Input) {
+    let mut actions = Vec::new();
+    state.unmaps[map].step(state.now, input, &mut actions);
+    for action in actions {
+        match action {
+            unmap::Action::ArmNotice | unmap::Action::Munmap | unmap::Action::GiveBack => {
+                state.to_do[map] = Some(action);
+            }
+            // The mapper looks at the state.
+            unmap::Action::ForgetNotice | unmap::Action::Released => {}
+        }
+    }
+}
+
 /// The ways of a move: an actor's next step, its death, an event's arrival; and the timer is an
 /// actor of its own.
 const GO: u8 = 0;
@@ -408,6 +427,7 @@ impl Subject for Driven {
             gone: 0,
             deaths: self.deaths,
             unmaps: [UnmapMachine::new(); MAPS],
+            to_do: [None; MAPS],
             events: [false; MAPS],
             holds: [None; 4],
             untaken: [None; 4],
@@ -488,7 +508,7 @@ impl Subject for Driven {
                 heard => {
                     let map = usize::from(heard - HEAR);
                     state.events[map] = false;
-                    state.unmaps[map].event();
+                    drive(&mut state, map, unmap::Input::Event);
                 }
             }
         }
