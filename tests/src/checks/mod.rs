@@ -26,8 +26,7 @@ pub use loss::{
 
 use crate::timeline::{Event, Record};
 use crate::world::Aftermath;
-use libgnt::inspect::Deadlock;
-use libgnt::inspect::Inspection;
+use libgnt::inspect::{Deadlock, Inspection};
 use serde::{Deserialize, Serialize};
 
 /// One thing that had to hold, and whether it did.

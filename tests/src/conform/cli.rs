@@ -10,7 +10,7 @@ use crate::error::{Error, Result, closed_pipe_is_fine};
 use crate::settings::PlatformKind;
 use crate::timeline::Timeline;
 use libgnt::sim::client::SimPlatform;
-use libgnt::sim::core::{Config, Sabotage};
+use libgnt::sim::core::{Config, KernelSabotage};
 use libgnt::{DomId, PlatformChoice};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -56,18 +56,18 @@ pub struct ConformArgs {
 /// What is broken on purpose.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
-    Host(Sabotage),
+    Host(KernelSabotage),
     Store(pv_xenstore::Sabotage),
 }
 
 fn parse_sabotage(name: &str) -> Result<Fault, String> {
     Ok(match name {
-        "unmap-ignores-references" => Fault::Host(Sabotage::UnmapIgnoresReferences),
-        "event-before-unmap" => Fault::Host(Sabotage::EventBeforeUnmap),
-        "reuse-while-in-use" => Fault::Host(Sabotage::ReuseWhileInUse),
-        "hold-outlives-owner" => Fault::Host(Sabotage::HoldOutlivesOwner),
-        "no-quota" => Fault::Host(Sabotage::NoQuota),
-        "no-map-reference" => Fault::Host(Sabotage::NoMapReferenceAcrossAsync),
+        "unmap-ignores-references" => Fault::Host(KernelSabotage::UnmapIgnoresReferences),
+        "event-before-unmap" => Fault::Host(KernelSabotage::EventBeforeUnmap),
+        "reuse-while-in-use" => Fault::Host(KernelSabotage::ReuseWhileInUse),
+        "hold-outlives-owner" => Fault::Host(KernelSabotage::HoldOutlivesOwner),
+        "no-quota" => Fault::Host(KernelSabotage::NoQuota),
+        "no-map-reference" => Fault::Host(KernelSabotage::NoMapReferenceAcrossAsync),
         "store-ignores-conflicts" => Fault::Store(pv_xenstore::Sabotage::IgnoresConflicts),
         "store-tells-everybody" => Fault::Store(pv_xenstore::Sabotage::TellsEverybody),
         _ => return Err("no such fault".into()),

@@ -1,5 +1,5 @@
 //! libgnt's own state machines as a subject: the simulated kernels and hypervisor
-//! ([`libgnt::sim::core::Machine`]) and the mapper's unmap ([`libgnt::grant::UnmapMachine`]), as
+//! ([`libgnt::sim::core::Xen`]) and the mapper's unmap ([`libgnt::grant::UnmapMachine`]), as
 //! they are in production, in all interleavings of a small configuration: two maps, one of them
 //! unmapped in parts, consumers that hold their pages, a granter that wants them back, timers
 //! that come at any moment, and a process that dies at any step.
@@ -11,10 +11,9 @@
 use super::setup::{MAPS, Setup};
 use super::subject::{Move, Subject};
 use libgnt::grant::unmap::{self, UnmapMachine, UnmapState};
-use libgnt::machine::Machine as _;
-use libgnt::sim::core::{Config, ConnId, Input, Machine, Now, Output};
-use libgnt::sim::wire::{HoldId, HoldKind};
-use libgnt::sim::wire::{Reply, Request, SimError};
+use libgnt::machine::{Machine, Now};
+use libgnt::sim::core::{Action, Config, ConnId, Input, Xen};
+use libgnt::sim::wire::{HoldId, HoldKind, Reply, Request, SimError};
 use libgnt::types::UnmapNotify;
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
@@ -57,7 +56,7 @@ pub struct Driven {
 /// Where everything is.
 #[derive(Clone, Debug)]
 pub struct State {
-    machine: Machine,
+    machine: Xen,
     now: Now,
     at: [u8; 6],
     gone: u8,
@@ -214,18 +213,18 @@ impl Driven {
         let mut more = Vec::new();
         for output in outputs {
             match output {
-                Output::Reply { tag, result, .. } => self.answered(state, tag, result),
-                Output::Raise { file, port } if file == self.setup.evtchn => {
+                Action::Reply { tag, result, .. } => self.answered(state, tag, result),
+                Action::Raise { file, port } if file == self.setup.evtchn => {
                     let heard = self.setup.maps.iter().position(|map| map.heard == port);
                     if let Some(map) = heard {
                         state.events[map] = true;
                     }
                 }
                 // No copy is running: the host reports so at once.
-                Output::RevokeCopy { domid, gref, .. } => {
+                Action::RevokeCopy { domid, gref, .. } => {
                     more.push(Input::CopyDrained { domid, gref });
                 }
-                Output::Deadlock(_) => self.breaks(state, "no-cycle"),
+                Action::Deadlock(_) => self.breaks(state, "no-cycle"),
                 _ => {}
             }
         }
