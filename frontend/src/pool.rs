@@ -2,7 +2,7 @@
 //! back end may still map is in no pool.
 
 use crate::agent::{PageList, PageNo};
-use libgnt::grant::{EndAccess, Granter, Share};
+use libgnt::grant::{EndAccessError, Granter, Share};
 use libgnt::proto::blkif::MAX_SEGMENTS;
 use libgnt::{Access, DomId, GrantRef, PAGE_SIZE, Result};
 use rustix::io::Errno;
@@ -164,8 +164,8 @@ impl Pool {
 /// Ends access to one share, and gives it back if the peer still maps it.
 pub(crate) fn end_share(share: Share) -> Option<Share> {
     match share.end_access() {
-        Ok(EndAccess::InUse { share, .. }) => Some(share),
-        Ok(EndAccess::Ended | EndAccess::Unobservable) => None,
+        Ok(_) => None,
+        Err(EndAccessError::InUse { share, .. }) => Some(share),
         Err(error) => {
             tracing::warn!(%error, "end of access");
             None

@@ -27,7 +27,8 @@ pub use loss::{
 use libgnt::inspect::Deadlock;
 use libgnt::inspect::Inspection;
 use pv_harness::processes::Aftermath;
-use pv_harness::timeline::{Event, Record};
+use pv_harness::timeline::Event;
+use pv_harness::timeline::Record;
 use serde::{Deserialize, Serialize};
 
 /// One thing that had to hold, and whether it did.
