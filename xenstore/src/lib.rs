@@ -11,6 +11,11 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
+/// The examples of the README, which have to compile and to run.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
+
 #[cfg(test)]
 mod testing;
 
@@ -47,5 +52,5 @@ pub use perms::{Permission, Rights};
 #[cfg(feature = "server")]
 pub use server::StoreSabotage;
 #[cfg(feature = "server")]
-pub use server::service::{Config, ServerHandle, ServiceError};
+pub use server::service::{ServerConfig, ServerHandle, ServiceError};
 pub use xenbus::XenbusState;

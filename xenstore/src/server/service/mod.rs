@@ -32,7 +32,8 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How to run it.
 #[derive(Clone, Debug, Default)]
-pub struct Config {
+#[non_exhaustive]
+pub struct ServerConfig {
     /// Where to listen for dom0; nowhere if `None`.
     pub socket: Option<PathBuf>,
     /// Limits on domains.
@@ -72,7 +73,7 @@ impl ServerHandle {
     ///
     /// # Errors
     /// [`ServiceError`]. A socket file that a dead server left is replaced.
-    pub fn start(config: Config) -> Result<ServerHandle, ServiceError> {
+    pub fn start(config: ServerConfig) -> Result<ServerHandle, ServiceError> {
         let io = |operation, path: &Option<PathBuf>| {
             let path = path.clone();
             move |source| ServiceError::Io {
