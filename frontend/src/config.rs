@@ -1,9 +1,9 @@
 //! How a front end is set up.
 
-use crate::stop::Stop;
 use libgnt::Platform;
 use libgnt::grant::Ledger;
 use libgnt::proto::blkif::MAX_SEGMENTS;
+use libgnt::stop::Stop;
 use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 use std::path::PathBuf;
 use std::sync::Arc;

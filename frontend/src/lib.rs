@@ -21,7 +21,6 @@
 //! ```
 
 pub mod agent;
-mod announce;
 mod bus;
 pub mod cli;
 mod config;
@@ -32,10 +31,8 @@ mod engine;
 mod error;
 mod io;
 mod live;
-mod nodes;
 mod observe;
 mod pool;
-mod stop;
 
 pub use agent::{DeviceError, DiskInfo, IoError, ProtocolError};
 pub use config::{DEFAULT_CLOSE, FrontConfig};
@@ -44,7 +41,6 @@ pub use disk::{Disk, IoQueue, Ticket};
 pub use engine::Frontend;
 pub use error::FrontError;
 pub use io::{Completion, Io, Refused};
-pub use live::{BACK_ALIVE_BYTE, FRONT_ALIVE_BYTE};
+pub use libgnt::stop::Stop;
 pub use observe::{FrontEvent, FrontEventKind, Observer};
 pub use pv_xenstore::toolstack::{DeviceClass, DeviceId};
-pub use stop::Stop;

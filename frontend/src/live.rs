@@ -4,17 +4,12 @@ use crate::config::FrontConfig;
 use crate::pool::{Pool, end_share};
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Granter, Share};
+use libgnt::proto::blkif::nodes::{BACK_ALIVE_BYTE, FRONT_ALIVE_BYTE, FrontNodes};
 use libgnt::proto::blkif::{MAX_SEGMENTS, X86_64};
 use libgnt::ring::FrontRing;
 use libgnt::{Access, DomId, GrantRef, Result};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-
-/// In the ring page's reserved header bytes: 1 while the front end lives. Xen's own
-/// `UNMAP_NOTIFY_CLEAR_BYTE` sets it to 0 when the page goes, whatever became of the process.
-pub const FRONT_ALIVE_BYTE: usize = 62;
-/// The back end's, cleared when its mapping of the ring page goes.
-pub const BACK_ALIVE_BYTE: usize = 63;
 
 /// The least that makes a disk: the ring's page, and one request's pages each way.
 pub(crate) const LEAST_PAGES: usize = 1 + 2 * MAX_SEGMENTS;
@@ -73,6 +68,16 @@ impl Live {
     /// The ring page's grant, to be named in `ring-ref`.
     pub(crate) fn ring_grant(&self) -> GrantRef {
         self.ring_share.grefs()[0]
+    }
+
+    /// What the ring is announced with, in the front end's directory.
+    pub(crate) fn nodes(&self) -> FrontNodes {
+        FrontNodes {
+            ring_ref: self.ring_grant(),
+            event_channel: self.channel.port(),
+            persistent: self.persistent,
+            liveness: Some(FRONT_ALIVE_BYTE),
+        }
     }
 
     /// Whether the back end, connected, offers persistent grants. Without its word each page is

@@ -30,6 +30,7 @@ pub mod proto;
 pub mod ring;
 pub mod shm;
 pub mod sim;
+pub mod stop;
 pub mod types;
 
 pub use error::{Error, Result};

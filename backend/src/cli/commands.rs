@@ -1,6 +1,7 @@
 //! What a toolstack does, and a look at the result.
 
 use super::{AttachArgs, DetachArgs, DeviceArgs, Failure};
+use libgnt::proto::blkif::nodes;
 use libgnt::{DomId, Platform};
 use pv_xenstore::toolstack::{BlockDevice, DeviceKey, End, Mode, Removed, read_error, remove};
 use pv_xenstore::xenbus::XenbusState;
@@ -168,9 +169,9 @@ pub(super) fn status(args: &DeviceArgs) -> Result<(), Failure> {
         }
     }
     let node = |name: &str| client.try_read_parsed::<u64>(&format!("{}/{name}", paths.back));
-    if let Some(sectors) = node("sectors").map_err(failure)? {
-        let access = match node("info").map_err(failure)? {
-            Some(info) if info & 4 != 0 => "read-only",
+    if let Some(sectors) = node(nodes::SECTORS).map_err(failure)? {
+        let access = match node(nodes::INFO).map_err(failure)? {
+            Some(info) if info & u64::from(nodes::vdisk::READONLY) != 0 => "read-only",
             _ => "writable",
         };
         text += &format!("disk: {sectors} sectors of 512 bytes, {access}\n");

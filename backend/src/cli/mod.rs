@@ -6,11 +6,14 @@
 mod commands;
 mod values;
 
-use crate::agent::{DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES};
+use crate::config::{BackConfig, Mode};
 use crate::disk::{Backing, pool};
-use crate::driver::{Backend, BackendConfig, BackendError, Mode, StopHandle};
-use crate::hooks::{Hooks, Observer};
+use crate::error::BackError;
+use crate::machine::{DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES};
+use crate::observe::{BackEvent, Hooks, Observer};
+use crate::run::Backend;
 use clap::{Args, Parser, Subcommand};
+use libgnt::stop::Stop;
 use libgnt::{DomId, Platform, PlatformChoice};
 use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -268,49 +271,47 @@ fn serve(args: ServeArgs, mut hooks: Hooks) -> Result<(), Failure> {
     if hooks.observer.is_none() {
         hooks.observer = Some(Box::new(LogObserver));
     }
-    let config = BackendConfig {
-        class: args.class,
-        read_only: args.read_only,
-        mode: args.mode,
-        max_zombies: args.max_zombies,
-        cache: args.cache,
-        disk_threads: args.disk_threads,
-        spin: Duration::from_micros(args.spin),
-        close_deadline: args.close_deadline,
-        hand_over: args.hand_over,
-        run_dir: args.run_dir,
-        hooks,
-        ..BackendConfig::new(DomId(args.front), args.device, backing)
-    };
-    let stop = StopHandle::new();
+    let stop = Stop::new();
     stop_on_signals(stop.clone())?;
     let platform = args.platform.open("pv-backend")?;
-    let backend =
-        Backend::new(platform, config).map_err(|error| Failure::environment(with_cure(error)))?;
+    let mut config = BackConfig::new(platform, DomId(args.front), args.device, backing);
+    config.class = args.class;
+    config.read_only = args.read_only;
+    config.mode = args.mode;
+    config.max_zombies = args.max_zombies;
+    config.cache = args.cache;
+    config.disk_threads = args.disk_threads;
+    config.spin = Duration::from_micros(args.spin);
+    config.close = args.close_deadline;
+    config.hand_over = args.hand_over;
+    config.run_dir = args.run_dir;
+    config.stop = stop;
+    config.hooks = hooks;
+    let backend = Backend::open(config).map_err(|error| Failure::environment(with_cure(error)))?;
     backend
-        .run(&stop)
+        .run()
         .map_err(|error| Failure::at_work(with_cure(error)))
 }
 
 /// What to do about it here.
-fn with_cure(error: BackendError) -> String {
+fn with_cure(error: BackError) -> String {
     match error {
-        BackendError::KernelDriver(_) => format!("{error} (`--class` names it)"),
+        BackError::KernelDriver(_) => format!("{error} (`--class` names it)"),
         other => other.to_string(),
     }
 }
 
 /// The first signal closes the device, the second ends the process.
-fn stop_on_signals(stop: StopHandle) -> Result<(), Failure> {
+fn stop_on_signals(stop: Stop) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM])
         .map_err(|e| Failure::environment(format!("cannot listen for signals: {e}")))?;
     let listen = move || {
         for signal in signals.forever() {
-            if stop.is_stopped() {
+            if stop.is_asked() {
                 eprintln!("pv-backend: a second signal ({signal}): the device is not closed");
                 std::process::exit(i32::from(FAILED));
             }
-            stop.stop();
+            stop.ask();
         }
     };
     std::thread::Builder::new()
@@ -324,7 +325,7 @@ fn stop_on_signals(stop: StopHandle) -> Result<(), Failure> {
 struct LogObserver;
 
 impl Observer for LogObserver {
-    fn event(&mut self, event: &crate::hooks::BackendEvent) {
+    fn event(&mut self, event: BackEvent) {
         if event.kind.is_rare() {
             tracing::debug!(event = ?event.kind);
         } else {

@@ -1,7 +1,7 @@
 //! Threads that do the disk's I/O, so that a slow disk never stops the event loop.
 
 use super::Piece;
-use crate::agent::DiskOp;
+use crate::machine::DiskOp;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
 use rustix::io::Errno;
 use std::fs::File;

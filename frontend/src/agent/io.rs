@@ -6,29 +6,7 @@ use libgnt::ring::RingError;
 use std::fmt;
 use std::time::Duration;
 
-/// The disk as the back end announces it (`sectors`, `sector-size`, `info`, `feature-*`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct DiskInfo {
-    /// Size in units of 512 bytes, whatever `sector_size` says.
-    pub sectors: u64,
-    /// Bytes of the smallest unit of I/O: a multiple of 512.
-    pub sector_size: u32,
-    /// Bytes of the medium's own sector.
-    pub physical_sector_size: u32,
-    /// `VDISK_READONLY` in `info`.
-    pub read_only: bool,
-    /// The back end performs flushes (`feature-flush-cache`).
-    pub flush: bool,
-    /// Both sides keep grants mapped between requests (`feature-persistent`).
-    pub persistent: bool,
-}
-
-impl DiskInfo {
-    /// Bytes.
-    pub fn bytes(&self) -> u64 {
-        self.sectors.saturating_mul(SECTOR_SIZE as u64)
-    }
-}
+pub use libgnt::proto::blkif::nodes::DiskInfo;
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,7 +4,6 @@
 mod side;
 
 use crate::agent::DiskInfo;
-use crate::announce;
 use crate::config::FrontConfig;
 use crate::error::FrontError;
 use crate::live::Live;
@@ -142,7 +141,7 @@ impl Bus {
 
     /// To [`BusEvent::Share`]: announces the ring, all at once with the state.
     pub(crate) fn ring_ready(&self, live: &Live) {
-        self.report(Report::RingReady(announce::ring(live).into()));
+        self.report(Report::RingReady(live.nodes().write()));
     }
 
     /// To [`BusEvent::Share`]: there is none.

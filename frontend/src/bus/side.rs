@@ -2,12 +2,16 @@
 //! machine wants of the ring becomes news.
 
 use super::{BusEvent, Report, Situation, name};
-use crate::announce;
 use crate::config::FrontConfig;
 use crate::error::FrontError;
-use crate::nodes::{BackNodes, NodeError, SECTORS_NODE, size_of_disk};
 use libgnt::DomId;
-use libgnt::machine::{Machine, monotonic};
+use libgnt::machine::Machine;
+use libgnt::machine::monotonic;
+use libgnt::proto::blkif::nodes;
+use libgnt::proto::blkif::nodes::BackNodes;
+use libgnt::proto::blkif::nodes::FrontNodes;
+use libgnt::proto::blkif::nodes::NodeError;
+use libgnt::proto::blkif::nodes::size_of_disk;
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::Steady;
 use pv_xenstore::toolstack::{self, DeviceId, KernelCheck, Side as End};
@@ -150,7 +154,7 @@ impl Side {
         if self.peer != Some(XenbusState::Connected) || !self.handshake.is_connected() {
             return Ok(());
         }
-        match size_of_disk(store.run(|client| self.back_node(client, SECTORS_NODE))?) {
+        match size_of_disk(store.run(|client| self.back_node(client, nodes::SECTORS))?) {
             Ok(sectors) if sectors != known => {
                 self.sectors = Some(sectors);
                 self.news.push_back(BusEvent::Resized { sectors });
@@ -264,7 +268,7 @@ impl Side {
             Switched::OwnGone => Some(Input::Own(None)),
             Switched::Done if switch.while_peer.is_none() => None,
             Switched::Done => {
-                if let (XenbusState::Connected, Some(BackNodes { disk, liveness })) =
+                if let (XenbusState::Connected, Some(BackNodes { disk, liveness, .. })) =
                     (switch.to, self.back_nodes.take())
                 {
                     let handle = self.handle;
@@ -295,7 +299,7 @@ impl Side {
     /// Takes away what a ring was announced with: the directory may belong to another front end
     /// next, a kernel's for example, and a back end would take ours for its word.
     fn remove_ring_nodes(&self, client: &Client) -> Result<()> {
-        for node in announce::RING_NODES {
+        for node in FrontNodes::NAMES {
             self.remove_node(client, node)?;
         }
         Ok(())
@@ -316,7 +320,7 @@ impl Side {
             Err(error) if error.is_gone() => return Ok(()),
             names => names?,
         };
-        for name in names.iter().filter(|name| announce::is_other_form(name)) {
+        for name in names.iter().filter(|name| FrontNodes::is_other_form(name)) {
             self.remove_node(client, name)?;
         }
         Ok(())

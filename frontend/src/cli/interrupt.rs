@@ -2,8 +2,8 @@
 //! ends the process at once.
 
 use super::{Failure, Outcome};
-use crate::stop::Stop;
 use crossbeam::channel::{TryRecvError, bounded};
+use libgnt::stop::Stop;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;

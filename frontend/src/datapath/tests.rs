@@ -3,9 +3,9 @@
 use super::*;
 use crate::agent::{IoError, Limits};
 use crate::config::FrontConfig;
-use crate::live::BACK_ALIVE_BYTE;
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Granter, Ledger, Map, Mapper};
+use libgnt::proto::blkif::nodes::BACK_ALIVE_BYTE;
 use libgnt::proto::blkif::{Operation, Status, X86_64};
 use libgnt::ring::{BackRing, RingError};
 use libgnt::sim::client::join;

@@ -12,6 +12,7 @@ use crate::perms::{Permission, Rights};
 use crate::value;
 use crate::xenbus::XenbusState;
 use libgnt::DomId;
+use libgnt::proto::blkif::nodes;
 use std::time::Duration;
 
 /// `mode` of a device.
@@ -41,7 +42,7 @@ impl Mode {
 /// # Errors
 /// The connection's.
 pub fn read_mode(client: &Client, back_directory: &str) -> Result<Option<Mode>> {
-    let value = client.read_unless_gone(&format!("{back_directory}/mode"))?;
+    let value = client.read_unless_gone(&format!("{back_directory}/{}", nodes::MODE))?;
     Ok(value.map(|value| Mode::parse(&value)))
 }
 
@@ -64,8 +65,8 @@ pub fn read_medium(client: &Client, back_directory: &str) -> Result<Medium> {
         Ok(value.unwrap_or_default())
     };
     Ok(Medium {
-        cdrom: value::trimmed(&read("device-type")?) == b"cdrom",
-        removable: value::boolean(&read("removable")?) == Some(true),
+        cdrom: value::trimmed(&read(nodes::DEVICE_TYPE)?) == b"cdrom",
+        removable: value::boolean(&read(nodes::REMOVABLE)?) == Some(true),
     })
 }
 
@@ -203,13 +204,13 @@ impl BlockDevice {
             ("frontend", paths.front.as_str()),
             ("frontend-id", &front_id),
             ("online", "1"),
-            ("removable", "0"),
-            ("bootable", "1"),
-            ("dev", &dev),
-            ("type", &self.backend_type),
-            ("params", &self.params),
-            ("mode", mode),
-            ("device-type", "disk"),
+            (nodes::REMOVABLE, "0"),
+            (nodes::BOOTABLE, "1"),
+            (nodes::DEV, &dev),
+            (nodes::TYPE, &self.backend_type),
+            (nodes::PARAMS, &self.params),
+            (nodes::MODE, mode),
+            (nodes::DEVICE_TYPE, "disk"),
         ];
         let extra = self
             .extra
@@ -225,8 +226,8 @@ impl BlockDevice {
         let front_nodes = [
             ("backend", paths.back.as_str()),
             ("backend-id", &back_id),
-            ("virtual-device", &devid),
-            ("device-type", "disk"),
+            (nodes::VIRTUAL_DEVICE, &devid),
+            (nodes::DEVICE_TYPE, "disk"),
             ("state", starting),
         ];
         for (name, value) in front_nodes {
