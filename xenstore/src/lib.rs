@@ -3,7 +3,7 @@
 //! Each module uses only what is above it here:
 //!
 //! - the words: [`value`], [`perms`], [`wire`], [`error`], [`path`], [`domain`];
-//! - [`server`] (feature `server`): a state machine without I/O, and its thread; nothing below uses it;
+//! - `server` (feature `server`): a state machine without I/O, and its thread; nothing below uses it;
 //! - the client: its end of the byte stream, [`client`] itself, and [`steady`] with [`keeper`], for an
 //!   end that must not depend on xenstore's good days;
 //! - [`xenbus`]: the handshake of both ends, without I/O, and the store's side of it;

@@ -11,9 +11,9 @@ mod thread;
 
 pub use error::ServiceError;
 
+use super::machine::{Server, StoreSabotage};
 use super::queue::QueueLimits;
 use super::quota::Quotas;
-use super::{Server, StoreSabotage};
 use crossbeam::channel::{Sender, bounded};
 use libgnt::DomId;
 use mio::{Interest, Poll, Waker};
@@ -112,7 +112,7 @@ impl ServerHandle {
         })))
     }
 
-    /// Serves a socket as an open `/dev/xen/xenbus` of a domain's ([`Input::Connected`](super::Input::Connected), a device).
+    /// Serves a socket as an open `/dev/xen/xenbus` of a domain's ([`Input::Connected`](super::machine::Input::Connected), a device).
     ///
     /// # Errors
     /// [`ServiceError::Stopped`].
@@ -125,7 +125,7 @@ impl ServerHandle {
     }
 
     /// A domain exists from now on: writes the nodes that a toolstack gives every domain
-    /// ([`toolstack::domain_nodes`]), then fires `@introduceDomain`. Done when this returns.
+    /// ([`domain_nodes`](crate::domain::domain_nodes)), then fires `@introduceDomain`. Done when this returns.
     ///
     /// # Errors
     /// [`ServiceError::Stopped`].
