@@ -80,6 +80,11 @@ struct Common {
     log: String,
 }
 
+/// The whole command line, for whoever holds documents against it.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Print the disk's size and features.
