@@ -78,12 +78,9 @@ fn a_device_is_looked_for_in_its_class() {
     let error = Disk::open(config.clone()).map(drop).expect_err("no device");
     let told = error.to_string();
     assert!(told.contains("device/pvstress/51712"), "{told}");
-    BlockDevice {
-        class: config.class.clone(),
-        ..BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "")
-    }
-    .create(&world.store)
-    .expect("device");
+    let mut device = BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "");
+    device.class = config.class.clone();
+    device.create(&world.store).expect("device");
     // Nobody serves it; that it was found is what counts.
     let error = Disk::open(config).map(drop).expect_err("no back end");
     let told = error.to_string();

@@ -6,7 +6,7 @@ use libgnt::{DomId, Platform};
 use pv_xenstore::toolstack::{BlockDevice, DeviceKey, End, Mode, Removed, read_error, remove};
 use pv_xenstore::xenbus::XenbusState;
 use pv_xenstore::xenbus::node::read_state;
-use pv_xenstore::{Client, Error};
+use pv_xenstore::{Client, DeviceTrouble, Error};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,8 +33,20 @@ impl DeviceArgs {
 /// What is not there, or not allowed, is the environment's; the rest failed at work.
 fn failure(error: Error) -> Failure {
     match error {
+        Error::Device { trouble, .. } => Failure::environment(format!("{error}{}", cure(trouble))),
         Error::Invalid(_) | Error::Refused { .. } => Failure::environment(error),
         other => Failure::at_work(other),
+    }
+}
+
+/// What to do about it here.
+fn cure(trouble: DeviceTrouble) -> &'static str {
+    match trouble {
+        DeviceTrouble::NotThere => " (`pv-backend attach` creates a device)",
+        DeviceTrouble::OtherBack => " (leave `--back` away)",
+        DeviceTrouble::BackUnknown => " (`--back N` names the back end's domain)",
+        DeviceTrouble::LeftBehind => " (`pv-backend detach` removes it)",
+        _ => "",
     }
 }
 
@@ -55,15 +67,13 @@ pub(super) fn attach(args: &AttachArgs) -> Result<(), Failure> {
         Some(back) => back,
         None => client.read_parsed("domid").map_err(Failure::environment)?,
     };
-    let device = BlockDevice {
-        class: device.class,
-        mode: match args.read_only {
-            true => Mode::ReadOnly,
-            false => Mode::ReadWrite,
-        },
-        ..BlockDevice::new(device.front_domid, DomId(back), device.devid, "")
+    let mut block = BlockDevice::new(device.front_domid, DomId(back), device.devid, "");
+    block.class = device.class;
+    block.mode = match args.read_only {
+        true => Mode::ReadOnly,
+        false => Mode::ReadWrite,
     };
-    let paths = device.create(&client).map_err(failure)?;
+    let paths = block.create(&client).map_err(failure)?;
     say(format_args!(
         "front end: {}\nback end:  {}\n",
         paths.front, paths.back

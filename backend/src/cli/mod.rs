@@ -292,10 +292,18 @@ fn serve(args: ServeArgs, mut hooks: Hooks) -> Result<(), Failure> {
     config.run_dir = args.run_dir;
     config.stop = stop;
     config.hooks = hooks;
-    let backend = Backend::open(config).map_err(Failure::environment)?;
+    let backend = Backend::open(config).map_err(|error| Failure::environment(with_cure(error)))?;
     backend
         .run()
-        .map_err(|error: BackError| Failure::at_work(error))
+        .map_err(|error| Failure::at_work(with_cure(error)))
+}
+
+/// What to do about it here.
+fn with_cure(error: BackError) -> String {
+    match error {
+        BackError::KernelDriver(_) => format!("{error} (`--class` names it)"),
+        other => other.to_string(),
+    }
 }
 
 /// The first signal closes the device, the second ends the process.

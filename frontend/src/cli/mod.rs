@@ -133,9 +133,12 @@ impl Failure {
 impl From<FrontError> for Failure {
     fn from(error: FrontError) -> Self {
         match error {
-            FrontError::Xen(libgnt::Error::NotAvailable { .. })
-            | FrontError::KernelDriver(_)
-            | FrontError::NoDevice { .. } => Failure::Environment(error.to_string()),
+            FrontError::KernelDriver(_) => {
+                Failure::Environment(format!("{error} (`--class` names it)"))
+            }
+            FrontError::Xen(libgnt::Error::NotAvailable { .. }) | FrontError::NoDevice { .. } => {
+                Failure::Environment(error.to_string())
+            }
             other => Failure::Failed(other.to_string()),
         }
     }
