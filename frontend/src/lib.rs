@@ -13,7 +13,7 @@
 //! | `life` | how connections begin and end |
 //! | `run` | the loop, and [`Frontend`], which its caller drives |
 //! | `disk` | [`Disk`], a thread around that |
-//! | `cli` | the command line of the program |
+//! | `cli` | the command line of the program, with the feature `cli` |
 //!
 //! ```no_run
 //! use libgnt::{DomId, platform};
@@ -53,6 +53,7 @@ mod run;
 
 mod disk;
 
+#[cfg(feature = "cli")]
 pub mod cli;
 
 pub use config::{DEFAULT_CLOSE, FrontConfig};

@@ -62,7 +62,7 @@ impl Side {
         let no_device = |cause: String| FrontError::NoDevice {
             device: name(device),
             cause,
-            cure: "let the toolstack create it: `xl block-attach`, or `pv-backend attach`".into(),
+            cure: "let the toolstack create it, as `xl block-attach` does".into(),
         };
         let read = |node: &str| {
             let path = format!("{front}/{node}");

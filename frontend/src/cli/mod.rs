@@ -2,6 +2,7 @@
 
 mod bench;
 mod copy;
+mod cure;
 mod histogram;
 mod interrupt;
 mod plain;
@@ -131,8 +132,8 @@ impl From<FrontError> for Failure {
         match error {
             FrontError::Xen(libgnt::Error::NotAvailable { .. })
             | FrontError::KernelDriver(_)
-            | FrontError::NoDevice { .. } => Failure::Environment(error.to_string()),
-            other => Failure::Failed(other.to_string()),
+            | FrontError::NoDevice { .. } => Failure::Environment(cure::with_cure(&error)),
+            other => Failure::Failed(cure::with_cure(&other)),
         }
     }
 }
@@ -277,8 +278,9 @@ fn run(cli: Cli) -> Outcome {
 }
 
 fn perform(command: Command, common: Common, close: Duration, stop: Stop) -> Outcome {
-    let platform =
-        libgnt::platform::open(&common.platform, common.domain.map(DomId), "pv-frontend")?;
+    let domain = common.domain.map(DomId);
+    let platform = libgnt::platform::open(&common.platform, domain, "pv-frontend")
+        .map_err(|error| Failure::Environment(format!("{error}{}", cure::NO_PLATFORM)))?;
     let context = Context {
         platform,
         json: common.json,
