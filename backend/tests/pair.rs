@@ -6,8 +6,11 @@ use common::bent::Bent;
 use common::{Front, PATIENCE, Running, World};
 use libgnt::PAGE_SIZE;
 use libgnt::grant::Map;
-use libgnt::platform::{HoldId, HoldKind, Platform};
+use libgnt::platform::Platform;
 use libgnt::proto::blkif::{Operation, Status};
+use libgnt::sim::client::SimPlatform;
+use libgnt::sim::wire::HoldId;
+use libgnt::sim::wire::HoldKind;
 use pv_backend::Mode;
 use pv_backend::disk::Backing;
 use pv_backend::machine::{DataMode, Sabotage};
@@ -149,7 +152,7 @@ impl PageLender for Pinner {
         if self.only.is_some_and(|id| id != request.id) {
             return;
         }
-        let memory = self.platform.memory_manager().expect("simulated");
+        let memory = SimPlatform::of(&*self.platform).expect("simulated");
         let pages = map.pages();
         let hold = memory
             .pin(pages, 0, pages.pages(), HoldKind::Plain)
@@ -193,8 +196,8 @@ impl Release {
         (id, hold, pages)
     }
 
-    fn memory(&self) -> &dyn libgnt::platform::SimMemoryManager {
-        self.consumer.memory_manager().expect("simulated")
+    fn memory(&self) -> &SimPlatform {
+        SimPlatform::of(&*self.consumer).expect("simulated")
     }
 }
 

@@ -8,9 +8,11 @@ mod common;
 use common::bent::{Bend, Bent};
 use common::{DATA_PAGES, Front, PATIENCE, Running, World};
 use libgnt::grant::{Counts, EntryKind, IDLE_PAIRS, Ledger, Map};
-use libgnt::platform::{HoldId, HoldKind, Platform};
+use libgnt::platform::Platform;
 use libgnt::proto::blkif::{Operation, Status};
+use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
+use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::{DomId, GrantRef};
 use pv_backend::Mode;
 use pv_backend::{BackEvent, BackEventKind, Hooks, Observer, PageLender, RequestInfo};
@@ -97,7 +99,7 @@ struct Pinner {
 
 impl PageLender for Pinner {
     fn lend(&mut self, map: &Map, _: &RequestInfo) {
-        let memory = self.platform.memory_manager().unwrap();
+        let memory = SimPlatform::of(&*self.platform).unwrap();
         let hold = memory.pin(map.pages(), 0, 1, HoldKind::Plain).unwrap();
         self.holds.send(hold).unwrap();
     }
@@ -181,7 +183,7 @@ impl Stuck {
     }
 
     fn release(&mut self) {
-        let memory = self.platform.memory_manager().unwrap();
+        let memory = SimPlatform::of(&*self.platform).unwrap();
         for hold in self.holds.drain(..) {
             memory.release(hold).unwrap();
         }
@@ -265,7 +267,7 @@ fn a_ring_page_that_somebody_holds_is_in_the_ledger() {
     assert_eq!(entries.len(), 1, "{entries:?}");
     assert_eq!(entries[0].kind, EntryKind::Unmapping);
     assert_eq!(entries[0].grants[0].gref, ring[0]);
-    let memory = inner.memory_manager().unwrap();
+    let memory = SimPlatform::of(&*inner).unwrap();
     for hold in bend.holds.lock().unwrap().drain(..) {
         memory.release(hold).unwrap();
     }

@@ -66,9 +66,6 @@ pub enum Error {
         /// One sentence for each edge of the cycle.
         cycle: Vec<String>,
     },
-    /// The peer broke the ring's rules. Fatal for the device, never for the process.
-    #[error(transparent)]
-    Ring(#[from] crate::ring::RingError),
     /// The simulated Xen's host went away, or spoke nonsense.
     #[error(
         "the simulated Xen's host {what}; restart it with `pv-stress sim --dir DIR`, then this process"
@@ -88,6 +85,15 @@ impl Error {
         match self {
             Error::Device { errno, .. } => Some(*errno),
             _ => None,
+        }
+    }
+
+    /// Builds [`Error::NotAvailable`]: the thing, why it is not there, and what to do.
+    pub fn not_available(what: &str, cause: impl std::fmt::Display, cure: &str) -> Self {
+        Error::NotAvailable {
+            what: what.into(),
+            cause: cause.to_string(),
+            cure: cure.into(),
         }
     }
 

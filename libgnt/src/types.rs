@@ -8,10 +8,15 @@ use std::fmt;
 /// `include/xen/page.h`), whatever the kernel's own page size.
 pub const PAGE_SIZE: usize = 4096;
 
+// The numbers here are plain integers, so that nobody has to name the crate that has Xen's own types.
+// This fails to compile if they ever differ.
+const _: fn(xen_sys::domid_t) -> u16 = |domid| domid;
+const _: fn(xen_sys::evtchn_port_t) -> u32 = |port| port;
+
 /// A domain id (`domid_t`, `xen/include/public/xen.h`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct DomId(pub xen_sys::domid_t);
+pub struct DomId(pub u16);
 
 impl DomId {
     /// dom0, where the toolstack and most back ends run.
@@ -60,7 +65,7 @@ impl fmt::Debug for GrantRef {
 /// (`evtchn_port_t`, `xen/include/public/event_channel.h`). Port 0 is never valid.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct EvtchnPort(pub xen_sys::evtchn_port_t);
+pub struct EvtchnPort(pub u32);
 
 impl fmt::Display for EvtchnPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,9 +10,10 @@ use libgnt::grant::{
     EndAccess, EntryKind, Granter, Ledger, MAX_UNMAPPING, Map, Mapper, Retry, UnmapRefused,
     UnmapState,
 };
-use libgnt::platform::{CopySegment, CopySide, HoldKind, Platform, SimMemoryManager};
+use libgnt::platform::{CopySegment, CopySide, Platform};
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
+use libgnt::sim::wire::HoldKind;
 use libgnt::types::{Access, DomId, ForeignGrant, GrantRef, GrantStatus, PAGE_SIZE};
 use libgnt::{Error, SharedPages};
 use mio::{Interest, Poll, Token};

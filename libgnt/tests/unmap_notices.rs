@@ -10,9 +10,9 @@ use libgnt::event::{Channel, Events};
 use libgnt::grant::{
     EntryKind, Granter, IDLE_PAIRS, Ledger, Map, Mapper, Share, UnmapRefused, UnmapState,
 };
-use libgnt::platform::{HoldKind, SimMemoryManager};
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
+use libgnt::sim::wire::HoldKind;
 use libgnt::types::{Access, DomId};
 use rustix::io::Errno;
 use sim_common::bent::{Bend, Bent};
@@ -59,7 +59,7 @@ impl Pair {
     }
 
     /// A map whose page somebody holds.
-    fn held(&self) -> (Map, libgnt::platform::HoldId) {
+    fn held(&self) -> (Map, libgnt::sim::wire::HoldId) {
         let map = self.map();
         let hold = self.back.pin(map.pages(), 0, 1, HoldKind::Plain).unwrap();
         (map, hold)

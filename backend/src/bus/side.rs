@@ -5,8 +5,14 @@ use super::{Found, Offer, Order, Report};
 use crate::config::Mode;
 use crate::disk::Disk;
 use crate::error::BackError;
+use libgnt::machine::Machine;
+use libgnt::machine::monotonic;
 use libgnt::proto::blkif::SECTOR_SIZE;
-use libgnt::proto::blkif::nodes::{self, BackNodes, DiskInfo, FrontNodes, NodeError};
+use libgnt::proto::blkif::nodes;
+use libgnt::proto::blkif::nodes::BackNodes;
+use libgnt::proto::blkif::nodes::DiskInfo;
+use libgnt::proto::blkif::nodes::FrontNodes;
+use libgnt::proto::blkif::nodes::NodeError;
 use libgnt::{DomId, Platform};
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::Steady;
@@ -181,7 +187,9 @@ impl Bus {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let abandoned = input == Input::Abandon;
-            for action in self.machine.handle(input) {
+            let mut actions = Vec::new();
+            self.machine.step(monotonic(), input, &mut actions);
+            for action in actions {
                 inputs.extend(self.perform(store, action, abandoned)?);
             }
         }

@@ -256,7 +256,7 @@ fn start_log(filter: &str) -> Result<(), Failure> {
 
 impl PlatformArgs {
     fn open(&self, process: &str) -> Result<Arc<dyn Platform>, Failure> {
-        libgnt::platform::open(&self.platform, Some(DomId(self.domain)), process)
+        libgnt::open(&self.platform, Some(DomId(self.domain)), process)
             .map_err(Failure::environment)
     }
 }

@@ -5,6 +5,7 @@ use super::{BusEvent, Report, Situation, name};
 use crate::config::FrontConfig;
 use crate::error::FrontError;
 use libgnt::DomId;
+use libgnt::machine::{Machine, monotonic};
 use libgnt::proto::blkif::nodes::{self, BackNodes, FrontNodes, NodeError, size_of_disk};
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::Steady;
@@ -167,7 +168,9 @@ impl Side {
             if self.is_over() {
                 return Ok(());
             }
-            for action in self.handshake.handle(input) {
+            let mut actions = Vec::new();
+            self.handshake.step(monotonic(), input, &mut actions);
+            for action in actions {
                 inputs.extend(self.perform(store, action)?);
             }
         }

@@ -279,7 +279,7 @@ fn run(cli: Cli) -> Outcome {
 
 fn perform(command: Command, common: Common, close: Duration, stop: Stop) -> Outcome {
     let domain = common.domain.map(DomId);
-    let platform = libgnt::platform::open(&common.platform, domain, "pv-frontend")
+    let platform = libgnt::open(&common.platform, domain, "pv-frontend")
         .map_err(|error| Failure::Environment(format!("{error}{}", cure::NO_PLATFORM)))?;
     let context = Context {
         platform,

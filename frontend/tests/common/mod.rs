@@ -8,6 +8,7 @@ mod valve;
 
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Ledger, Map, Mapper};
+use libgnt::machine::{Machine, monotonic};
 use libgnt::platform::Platform;
 use libgnt::proto::blkif::nodes::BACK_ALIVE_BYTE;
 use libgnt::proto::blkif::{Operation, Request, Response, Segment, Status, X86_64};
@@ -317,7 +318,9 @@ impl Back {
             if self.handshake.is_removed() {
                 return;
             }
-            for action in self.handshake.handle(input) {
+            let mut actions = Vec::new();
+            self.handshake.step(monotonic(), input, &mut actions);
+            for action in actions {
                 inputs.extend(self.perform(action));
             }
         }

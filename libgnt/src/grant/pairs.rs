@@ -16,7 +16,6 @@
 
 use crate::error::{Error, Result};
 use crate::event::{Channel, Events};
-use crate::platform::not_available;
 use crate::types::{DomId, EvtchnPort};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -87,7 +86,7 @@ fn none_left(error: Error) -> Error {
     if error.errno() != Some(Errno::NOSPC) {
         return error;
     }
-    not_available(
+    Error::not_available(
         "a pair of event channels, to hear when unmaps are over,",
         error,
         "give the domain more (`max_event_channels` in its configuration), or end what uses them",

@@ -3,7 +3,6 @@
 
 use super::ioctl::{Call, Kernel, Syscalls};
 use crate::error::{Error, Result};
-use crate::platform::not_available;
 use crate::shm::{SharedPages, errno_of};
 use crate::types::{Access, PAGE_SIZE};
 use memmap2::MmapOptions;
@@ -64,7 +63,7 @@ pub(super) fn open_error(node: &str, module: &str, errno: Errno) -> Error {
             "see the kernel's log (`dmesg`)".to_owned(),
         ),
     };
-    not_available(node, cause, &cure)
+    Error::not_available(node, cause, &cure)
 }
 
 impl<K: Kernel> Device<K> {

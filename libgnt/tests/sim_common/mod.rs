@@ -4,9 +4,10 @@
 
 pub mod bent;
 
+use libgnt::inspect::Deadlock;
 use libgnt::platform::Evtchn;
 use libgnt::sim::client::{SimPlatform, connect};
-use libgnt::sim::core::{Config, Deadlock};
+use libgnt::sim::core::Config;
 use libgnt::sim::host::{HostThread, Services};
 use libgnt::sim::wire::UnmapMode;
 use libgnt::types::{DomId, EvtchnPort, ForeignGrant, GrantRef};

@@ -1,7 +1,10 @@
 //! A block device's two directories.
 
+use super::class::DeviceClass;
+use super::device_id::DeviceId;
 use super::errors::forget_errors;
-use super::{DeviceClass, DeviceId, DeviceKey, DevicePaths, Removed, remove};
+use super::place::{DeviceKey, DevicePaths};
+use super::remove::{Removed, remove};
 use crate::client::{Client, Transaction};
 use crate::error::{Error, Result};
 use crate::path::home;

@@ -6,7 +6,8 @@
 //! (`Documentation/driver-api/driver-model/overview.rst`; `drivers/xen/xenbus/xenbus_probe_frontend.c`,
 //! `xenbus_probe_backend.c`, Linux 5.10 to 6.12).
 
-use super::{DeviceClass, DeviceId};
+use super::class::DeviceClass;
+use super::device_id::DeviceId;
 use libgnt::{DomId, Platform};
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -8,7 +8,8 @@
 //! - this one: `/pvpair/F/device/CLASS/N`, of the same form. Not in libxl's place: what is there
 //!   libxl takes for its own, lists, and destroys together with the domain's configuration.
 
-use super::{DeviceClass, DeviceId};
+use super::class::DeviceClass;
+use super::device_id::DeviceId;
 use crate::client::{Client, Transaction};
 use crate::error::{Error, Result};
 use crate::path::home;

@@ -104,7 +104,7 @@ impl Platform for OnlyPorts {
         String::new()
     }
     fn guest_type(&self) -> Result<GuestType> {
-        Ok(GuestType::Sim)
+        Ok(GuestType::Pvh)
     }
     fn open_gntdev(&self) -> Result<Box<dyn Gntdev>> {
         unreachable!("not opened")

@@ -6,7 +6,7 @@ use super::machine::{Answer, Outcome, done, refuse, reply};
 use super::mm::{VmaKind, pieces};
 use super::waits::{Wait, WaitId};
 use super::{ConnId, Machine};
-use crate::platform::{HoldId, HoldKind};
+use crate::sim::wire::{HoldId, HoldKind};
 use crate::sim::wire::{Reply, VmaId};
 use crate::types::{Access, DomId};
 use rustix::io::Errno;

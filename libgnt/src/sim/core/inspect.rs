@@ -3,8 +3,9 @@
 use super::grants::EntryState;
 use super::machine::{Outcome, reply};
 use super::{Machine, Now};
-use crate::platform::{HoldId, Holder};
-use crate::sim::wire::{DomainState, GrantState, Inspection, Reply, UnmappingState};
+use crate::inspect::{DomainState, GrantState, Inspection, UnmappingState};
+use crate::platform::Holder;
+use crate::sim::wire::{HoldId, Reply};
 use crate::types::{DomId, ForeignGrant};
 use std::collections::BTreeSet;
 
@@ -80,7 +81,7 @@ impl Machine {
             let owner = self.processes.get(&hold.owner);
             let process = owner.map_or_else(|| "a process that is gone".into(), |p| p.name.clone());
             let pid = owner.map_or(0, |p| p.pid);
-            let (kind, domid) = (hold.kind, hold.domid);
+            let domid = hold.domid;
             Some(self.held(*id)?.map(move |grant| {
                 (
                     domid,
@@ -88,7 +89,6 @@ impl Machine {
                         grant,
                         process: process.clone(),
                         pid,
-                        kind,
                     },
                 )
             }))

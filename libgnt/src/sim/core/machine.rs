@@ -9,7 +9,7 @@ use super::mm::{File, Run, Vma};
 use super::unmap::{Work, WorkId};
 use super::waits::{Wait, WaitId};
 use super::{Attachment, Config, ConnId, Input, Now, Output, Sabotage};
-use crate::platform::HoldId;
+use crate::sim::wire::HoldId;
 use crate::sim::wire::{FileId, Reply, Request, RunId, SimError, VmaId};
 use crate::types::DomId;
 use rustix::io::Errno;

@@ -32,6 +32,7 @@ mod tests;
 pub use machine::Machine;
 
 use super::wire::{FileId, Reply, Request, RunId, SimError, UnmapMode};
+use crate::inspect::Deadlock;
 use crate::types::{DomId, EvtchnPort, GrantRef};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -275,38 +276,4 @@ pub enum Attachment {
         /// Whose.
         domid: DomId,
     },
-}
-
-/// A wait-for cycle: who waits for whom, holding what.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deadlock {
-    /// Milliseconds since the host started.
-    pub at_ms: u64,
-    /// Its edges, in order; the last waits for the first.
-    pub edges: Vec<WaitEdge>,
-}
-
-/// One edge of a cycle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WaitEdge {
-    /// Who waits: a process's name and pid.
-    pub waiter: String,
-    /// In which call.
-    pub call: String,
-    /// What it holds meanwhile.
-    pub holds: String,
-    /// What it waits for.
-    pub waits_for: String,
-    /// Who would have to act.
-    pub owner: String,
-}
-
-impl std::fmt::Display for WaitEdge {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} is in {}, holds {}, and waits for {}, which {} has",
-            self.waiter, self.call, self.holds, self.waits_for, self.owner
-        )
-    }
 }

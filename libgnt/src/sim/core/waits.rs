@@ -6,8 +6,9 @@
 
 use super::holds::Hold;
 use super::unmap::WorkId;
-use super::{ConnId, Deadlock, Machine, Output, Sabotage, WaitEdge};
-use crate::platform::HoldId;
+use super::{ConnId, Machine, Output, Sabotage};
+use crate::inspect::{Deadlock, WaitEdge};
+use crate::sim::wire::HoldId;
 use crate::sim::wire::{Reply, SimError};
 use crate::types::ForeignGrant;
 use rustix::io::Errno;

@@ -1,8 +1,7 @@
 //! One host for one directory.
 
 use super::super::wire::{HOST_SOCKET, XENSTORE_SOCKET};
-use crate::error::Result;
-use crate::platform::not_available;
+use crate::error::{Error, Result};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open, stat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -29,7 +28,7 @@ impl Claim {
     /// Locks the directory, and removes a socket that a dead host left.
     pub fn take(dir: &Path) -> Result<Self> {
         let refused = |cause: String, cure: &str| {
-            not_available(
+            Error::not_available(
                 &format!("directory {} for a simulated Xen", dir.display()),
                 cause,
                 cure,

@@ -11,10 +11,11 @@ mod thread;
 
 pub use thread::HostThread;
 
-use super::core::{Config, ConnId, Deadlock, Input, Machine, Now, Output};
+use super::core::{Config, ConnId, Input, Machine, Now, Output};
 use super::memory::raise_file_limit;
 use super::wire::{HOST_SOCKET, ReplyFrame, SimError};
 use crate::error::{Error, Result};
+use crate::inspect::Deadlock;
 use crate::types::DomId;
 use claim::Claim;
 use connection::{Connection, Incoming};

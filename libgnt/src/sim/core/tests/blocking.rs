@@ -1,8 +1,9 @@
 //! The synchronous unmap: who blocks, and the deadlock of QubesOS/qubes-issues#7481.
 
 use super::*;
-use crate::platform::{HoldId, HoldKind};
-use crate::sim::core::{ConnId, Input, WaitEdge};
+use crate::inspect::WaitEdge;
+use crate::sim::core::{ConnId, Input};
+use crate::sim::wire::{HoldId, HoldKind};
 use crate::sim::wire::{Reply, Request};
 use crate::types::DomId;
 use rustix::io::Errno;

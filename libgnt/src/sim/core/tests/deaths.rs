@@ -1,9 +1,9 @@
 //! Death at every point of a history: whoever dies, and whenever, nothing is left in the end.
 
 use super::*;
-use crate::platform::{HoldId, HoldKind};
 use crate::sim::core::{Config, ConnId, Input};
 use crate::sim::wire::{DeviceKind, FileId, Reply, Request, UnmapMode, VmaId};
+use crate::sim::wire::{HoldId, HoldKind};
 use crate::types::{Access, DomId, EvtchnPort, GrantRef, UnmapNotify};
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! gntdev's calls: what each accepts, and how it refuses.
 
 use super::*;
-use crate::platform::HoldKind;
 use crate::sim::core::{Attachment, Config, Output};
+use crate::sim::wire::HoldKind;
 use crate::sim::wire::{DeviceKind, FileId, Piece, Reply, Request};
 use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, GrantStatus, UnmapNotify};
 use rustix::io::Errno;

@@ -1,9 +1,9 @@
 //! Processes and domains: joining, dying, and what nobody may ask for.
 
 use super::*;
-use crate::platform::{HoldId, HoldKind};
 use crate::sim::core::{Attachment, ConnId, Input, Output};
 use crate::sim::wire::{DeviceKind, FileId, PROTOCOL, Reply, Request, UnmapMode, VmaId};
+use crate::sim::wire::{HoldId, HoldKind};
 use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, UnmapNotify};
 use rustix::io::Errno;
 use std::time::Duration;

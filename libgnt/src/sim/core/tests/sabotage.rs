@@ -2,8 +2,8 @@
 //! on the machine as it is. A check that has never failed proves nothing.
 
 use super::*;
-use crate::platform::HoldKind;
 use crate::sim::core::{Config, Input, Sabotage};
+use crate::sim::wire::HoldKind;
 use crate::sim::wire::{Request, UnmapMode};
 use crate::types::Access;
 use std::time::Duration;
@@ -24,7 +24,7 @@ fn caught(unmap: UnmapMode, how: Sabotage, why: &str, history: impl Fn(World) ->
 }
 
 /// A mapper whose first page is held, in munmap and UNMAP_GRANT_REF.
-fn unmapped_while_held(w: World) -> (Pair, crate::platform::HoldId) {
+fn unmapped_while_held(w: World) -> (Pair, crate::sim::wire::HoldId) {
     let mut pair = Pair::mapped(w, 2);
     let hold = pair.w.pin(pair.back, pair.map.1, 0, 1, HoldKind::Plain);
     let (back, file, index) = (pair.back, pair.gntdev, pair.map.0);

@@ -1,8 +1,8 @@
 //! The asynchronous unmap: who waits, for what, and how long.
 
 use super::*;
-use crate::platform::HoldKind;
 use crate::sim::core::Output;
+use crate::sim::wire::HoldKind;
 use crate::sim::wire::{DeviceKind, Request};
 use crate::types::{Access, UnmapNotify};
 use std::time::Duration;

@@ -1,13 +1,12 @@
 //! A machine with its host: asks, collects what comes back, and keeps time.
 
-use crate::platform::{HoldId, HoldKind};
-use crate::sim::core::{
-    Attachment, Config, ConnId, Deadlock, Input, Machine, Now, Output, Sabotage,
-};
+use crate::inspect::Deadlock;
+use crate::inspect::Inspection;
+use crate::sim::core::{Attachment, Config, ConnId, Input, Machine, Now, Output, Sabotage};
 use crate::sim::wire::{
-    DeviceKind, FileId, Inspection, PROTOCOL, Piece, Reply, Request, RunId, SimError, UnmapMode,
-    VmaId,
+    DeviceKind, FileId, PROTOCOL, Piece, Reply, Request, RunId, SimError, UnmapMode, VmaId,
 };
+use crate::sim::wire::{HoldId, HoldKind};
 use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, PAGE_SIZE, UnmapNotify};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,9 +6,9 @@
 mod asks;
 
 use super::*;
-use crate::platform::{HoldId, HoldKind};
 use crate::sim::core::{Config, ConnId, Input, Now, Output, Sabotage};
 use crate::sim::wire::{DeviceKind, FileId, Reply, Request, UnmapMode, VmaId};
+use crate::sim::wire::{HoldId, HoldKind};
 use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, UnmapNotify};
 use rustix::io::Errno;
 use std::collections::BTreeMap;

@@ -1,0 +1,342 @@
+//! Ways to hold a reference to pages that somebody else has mapped.
+//!
+//! Each has two sides. [`Holder::hold`] runs in the mapper's process, where the pages are, and
+//! makes an [`Export`]: a name or descriptors that can be sent elsewhere. [`Holder::import`] runs
+//! in the third consumer's process and makes a [`Held`], which can look at the live pages and let
+//! go of them. From `hold` on the pages are held, whether or not anybody imports.
+//!
+//! `pin` and `i915` are the simulated Xen's. The others are system calls of real kernels; they
+//! hold gntdev's pages as they hold any others, on PVH and HVM guests. On a PV guest a held page
+//! damages the kernel that unmaps it, so they are refused there unless somebody insists.
+
+mod direct;
+mod fork;
+mod pipe;
+mod sim;
+mod uring;
+mod xdp;
+
+use libgnt::platform::GuestType;
+use libgnt::sim::client::SimPlatform;
+use libgnt::{PAGE_SIZE, Platform, SharedPages};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a holder that depends on a device or another process may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A way to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+#[value(rename_all = "kebab-case")]
+pub enum HoldName {
+    /// A plain page reference (simulated Xen).
+    Pin,
+    /// As i915's userptr: its release waits while an invalidation runs (simulated Xen).
+    I915,
+    /// vmsplice into a pipe whose read end the consumer has.
+    Pipe,
+    /// A forked child that keeps the mapping.
+    Fork,
+    /// Buffers registered with io_uring.
+    Uring,
+    /// O_DIRECT I/O in flight from the pages.
+    Direct,
+    /// An AF_XDP socket's packet memory.
+    Xdp,
+}
+
+impl HoldName {
+    /// True for the simulated Xen's own.
+    pub fn is_simulated(self) -> bool {
+        matches!(self, HoldName::Pin | HoldName::I915)
+    }
+
+    /// True for those that take pages only where the mapper may write: their system calls pin with
+    /// `FOLL_WRITE` (`io_pin_pages`, `io_uring/`; `xdp_umem_pin_pages`, `net/xdp/xdp_umem.c`),
+    /// which a read-only mapping answers with EFAULT.
+    pub fn needs_writable(self) -> bool {
+        matches!(self, HoldName::Uring | HoldName::Xdp)
+    }
+}
+
+impl fmt::Display for HoldName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            HoldName::Pin => "pin",
+            HoldName::I915 => "i915",
+            HoldName::Pipe => "pipe",
+            HoldName::Fork => "fork",
+            HoldName::Uring => "uring",
+            HoldName::Direct => "direct",
+            HoldName::Xdp => "xdp",
+        })
+    }
+}
+
+/// What cannot be held, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum HoldError {
+    /// This holder does not work here.
+    #[error("--hold {kind} {cause}; {cure}")]
+    NotHere {
+        /// Which.
+        kind: HoldName,
+        /// Why.
+        cause: String,
+        /// What to do.
+        cure: String,
+    },
+    /// A system call failed.
+    #[error("--hold {kind}: {call}: {errno}{}", Hint(.kind, .call, .errno))]
+    Call {
+        /// Which holder.
+        kind: HoldName,
+        /// Which call.
+        call: &'static str,
+        /// What the kernel said.
+        errno: Errno,
+    },
+    /// The simulated Xen refused.
+    #[error(transparent)]
+    Xen(#[from] libgnt::Error),
+    /// The other side spoke nonsense.
+    #[error("--hold {kind}: {what}")]
+    Broken {
+        /// Which holder.
+        kind: HoldName,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// What an errno means for a holder, where that is not plain.
+struct Hint<'a>(&'a HoldName, &'a str, &'a Errno);
+
+impl fmt::Display for Hint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.0, *self.2) {
+            (HoldName::Uring, Errno::OPNOTSUPP | Errno::NOMEM) => {
+                " (Linux before 6.12 does not register gntdev's pages; ENOMEM may also be RLIMIT_MEMLOCK: see ulimit -l)"
+            }
+            (HoldName::Uring, Errno::FAULT) => " (io_uring registers writable pages only)",
+            (HoldName::Uring, Errno::PERM) if self.1 == "pidfd_getfd" => {
+                " (the consumer must be of the mapper's user; see /proc/sys/kernel/yama/ptrace_scope)"
+            }
+            (HoldName::Uring, Errno::PERM) => " (see /proc/sys/kernel/io_uring_disabled)",
+            (HoldName::Xdp, Errno::PERM) => " (CAP_NET_RAW is needed)",
+            (HoldName::Xdp, Errno::AFNOSUPPORT) => " (this kernel has no AF_XDP)",
+            (HoldName::Xdp, Errno::FAULT) => " (AF_XDP takes writable pages only)",
+            (HoldName::Direct, Errno::INVAL) if self.1 == "open" => {
+                " (the file system of TMPDIR has no O_DIRECT)"
+            }
+            _ => "",
+        })
+    }
+}
+
+/// Pages held, as something to send to another process.
+#[derive(Debug)]
+pub struct Export {
+    /// How.
+    pub kind: HoldName,
+    /// How many pages.
+    pub pages: u32,
+    /// What the kind needs to know on the other side.
+    pub words: Vec<u64>,
+    /// Descriptors to send along.
+    pub fds: Vec<OwnedFd>,
+}
+
+impl Export {
+    fn new(kind: HoldName, pages: usize, words: Vec<u64>, fds: Vec<OwnedFd>) -> Export {
+        // A range was checked to be in a mapping, so its page count is far below the limit.
+        Export {
+            kind,
+            pages: u32::try_from(pages).unwrap_or(u32::MAX),
+            words,
+            fds,
+        }
+    }
+}
+
+/// Pages held, in the consumer's hands. Dropping it lets go, too.
+pub trait Held: Send {
+    /// SHA-256 of what the pages hold now, or `None` where this kind cannot look.
+    ///
+    /// # Errors
+    /// What the system calls say.
+    fn checksum(&mut self) -> Result<Option<String>, HoldError>;
+
+    /// Lets go. When this returns the reference is gone.
+    ///
+    /// # Errors
+    /// What the system calls say; a deadlock on the simulated Xen.
+    fn release(self: Box<Self>) -> Result<(), HoldError>;
+}
+
+/// One way to hold.
+pub trait Holder: Send {
+    /// Takes references, in the mapper's process. It must not keep them alive by itself once the
+    /// export's descriptors are closed or its name is abandoned.
+    ///
+    /// # Errors
+    /// [`HoldError::Call`], with a hint where the errno alone says little.
+    fn hold(&self, pages: &SharedPages, first: usize, count: usize) -> Result<Export, HoldError>;
+
+    /// Takes an export over, in the consumer's process.
+    ///
+    /// # Errors
+    /// As [`Holder::hold`]; [`HoldError::Broken`] for an export that is none.
+    fn import(&self, export: Export) -> Result<Box<dyn Held>, HoldError>;
+
+    /// The consumer has taken an export over, given its `words`: what the mapper's process kept of
+    /// it for that moment goes.
+    fn taken(&self, words: &[u64]) {
+        let _ = words;
+    }
+
+    /// Lets go of what was exported and not taken over, given the export's `words`. Where the
+    /// reference lives in the descriptors there is nothing to do.
+    ///
+    /// # Errors
+    /// As [`Held::release`].
+    fn abandon(&self, words: &[u64]) -> Result<(), HoldError> {
+        let _ = words;
+        Ok(())
+    }
+}
+
+/// The holder of a name.
+///
+/// # Errors
+/// [`HoldError::NotHere`]: of another platform; or without `allow_damage` on a PV guest, or on a
+/// kernel that does not say what it is.
+pub fn holder(
+    name: HoldName,
+    platform: &Arc<dyn Platform>,
+    allow_damage: bool,
+) -> Result<Box<dyn Holder>, HoldError> {
+    let simulated = SimPlatform::of(&**platform).is_some();
+    let not_here = |cause: &str, cure: &str| {
+        Err(HoldError::NotHere {
+            kind: name,
+            cause: cause.into(),
+            cure: cure.into(),
+        })
+    };
+    match (name.is_simulated(), simulated) {
+        (true, true) => return Ok(Box::new(sim::Sim::new(name, Arc::clone(platform)))),
+        (true, false) => {
+            return not_here(
+                "is the simulated Xen's",
+                "on a real one use pipe, fork, uring, direct or xdp",
+            );
+        }
+        (false, true) => {
+            return not_here(
+                "holds pages in a real kernel, where the simulated Xen cannot see it",
+                "use pin or i915, or --platform xen",
+            );
+        }
+        (false, false) => {}
+    }
+    if !allow_damage {
+        let cure = "use a PVH or HVM guest, or say --allow-kernel-damage";
+        match platform.guest_type() {
+            Ok(GuestType::Pv) => {
+                return not_here(
+                    "would damage this kernel: on a PV guest a held page that is unmapped corrupts its page tables",
+                    cure,
+                );
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let cause = format!(
+                    "would damage this kernel if it is a PV guest's, and it does not say: {error}"
+                );
+                return not_here(&cause, cure);
+            }
+        }
+    }
+    kernel_holder(name)
+}
+
+/// A holder made of system calls, whatever the pages are.
+///
+/// # Errors
+/// [`HoldError::NotHere`] for the simulated Xen's; [`HoldError::Call`].
+pub fn kernel_holder(name: HoldName) -> Result<Box<dyn Holder>, HoldError> {
+    Ok(match name {
+        HoldName::Pipe => Box::new(pipe::Pipe),
+        HoldName::Fork => Box::new(fork::Fork),
+        HoldName::Uring => Box::new(uring::Uring::default()),
+        HoldName::Direct => Box::new(direct::Direct::new(&std::env::temp_dir())?),
+        HoldName::Xdp => Box::new(xdp::Xdp),
+        HoldName::Pin | HoldName::I915 => {
+            return Err(HoldError::NotHere {
+                kind: name,
+                cause: "is the simulated Xen's".into(),
+                cure: "use pipe, fork, uring, direct or xdp".into(),
+            });
+        }
+    })
+}
+
+/// SHA-256 in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    spell_digest(Sha256::digest(bytes).as_slice())
+}
+
+/// A digest in hexadecimal.
+pub fn spell_digest(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn call(kind: HoldName, call: &'static str) -> impl Fn(Errno) -> HoldError {
+    move |errno| HoldError::Call { kind, call, errno }
+}
+
+/// The address and length of a page range, which must be inside the mapping and not empty.
+fn address_of(
+    kind: HoldName,
+    pages: &SharedPages,
+    first: usize,
+    count: usize,
+) -> Result<(usize, usize), HoldError> {
+    let inside = first
+        .checked_add(count)
+        .is_some_and(|end| count > 0 && end <= pages.pages());
+    if !inside {
+        let all = pages.pages();
+        let what = format!("{count} pages from page {first} are not in a mapping of {all}");
+        return Err(HoldError::Broken { kind, what });
+    }
+    Ok((pages.address() + first * PAGE_SIZE, count * PAGE_SIZE))
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Takes an export's parts: exactly so many descriptors and words.
+fn parts<const F: usize, const W: usize>(
+    export: Export,
+) -> Result<([OwnedFd; F], [u64; W]), HoldError> {
+    let (kind, fds, words) = (export.kind, export.fds.len(), export.words.len());
+    let broken = || HoldError::Broken {
+        kind,
+        what: format!("an export with {fds} descriptors and {words} words, not {F} and {W}"),
+    };
+    let fds = export.fds.try_into().map_err(|_| broken())?;
+    let words = export.words.try_into().map_err(|_| broken())?;
+    Ok((fds, words))
+}
+
+#[cfg(test)]
+mod tests;

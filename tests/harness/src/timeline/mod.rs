@@ -1,0 +1,395 @@
+//! What each process did and when: the evidence that the judges read.
+//!
+//! One file a process, one JSON object a line, stamped with `CLOCK_MONOTONIC`, which all
+//! processes of a machine share. A line is one `write`, so a process that is killed loses at most
+//! the line it was writing. Files are bounded; a full one says so in its last line, and judges
+//! refuse a timeline that ends that way.
+
+mod read;
+
+pub use read::{merge, read_file};
+
+use libgnt::inspect::Deadlock;
+use libgnt::types::{ForeignGrant, GrantRef};
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A timeline file's limit. A request writes about 1 KiB in all processes together.
+pub const MAX_FILE_BYTES: u64 = 256 << 20;
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub ns: u64,
+    /// The process's name.
+    pub process: String,
+    /// Its pid.
+    pub pid: u32,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IoKind {
+    /// From the device.
+    Read,
+    /// To the device.
+    Write,
+    /// Make what was written durable.
+    Flush,
+}
+
+/// What can happen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The process began its work.
+    Started {
+        /// As what.
+        role: String,
+    },
+    /// It is about to wait; the last one of these explains a process that hangs.
+    Waiting {
+        /// For what.
+        what: String,
+    },
+    /// Something for a person to read.
+    Note {
+        /// The text.
+        text: String,
+    },
+    /// The file is full: nothing after this was recorded.
+    Truncated,
+    /// The process ended its work by itself.
+    Finished,
+
+    /// Front end: the device is connected.
+    Connected {
+        /// How often so far, this time included.
+        epoch: u32,
+    },
+    /// An end noticed that the other is gone.
+    PeerLost {
+        /// How it knows.
+        how: String,
+    },
+    /// Front end: a request went on the ring. Using a page for the next request is reusing it.
+    Submitted {
+        /// The request's number, never reused in a process.
+        request: u64,
+        /// What it does.
+        kind: IoKind,
+        /// First 512-byte sector.
+        sector: u64,
+        /// Bytes.
+        bytes: u64,
+        /// The granted pages it uses.
+        grefs: Vec<GrantRef>,
+        /// SHA-256 of the data, for writes.
+        sha: Option<String>,
+    },
+    /// Front end: took a response off the ring: from here on it may use the pages again.
+    AnswerTaken {
+        /// Which.
+        request: u64,
+    },
+    /// Front end: an I/O succeeded. For a write, the data must never be lost from here on.
+    Acknowledged {
+        /// Which.
+        request: u64,
+    },
+    /// Front end: an I/O failed.
+    Refused {
+        /// Which.
+        request: u64,
+        /// The reason.
+        why: String,
+    },
+    /// Front end, after taking a response: does the hypervisor show the pages as in use?
+    InUseAfterAnswer {
+        /// The request whose pages these were.
+        request: u64,
+        /// Those still mapped by the peer.
+        in_use: Vec<GrantRef>,
+    },
+
+    /// Back end: a request's pages are mapped, and its data is in place.
+    Mapped {
+        /// The back end's number for it, never reused in a process.
+        request: u64,
+        /// The front end's number for it.
+        id: u64,
+        /// The pages.
+        grants: Vec<ForeignGrant>,
+    },
+    /// Back end: references to a request's mapped pages went to the third consumer.
+    Lent {
+        /// The back end's number.
+        request: u64,
+        /// Names the hold in all processes.
+        hold: u64,
+        /// The pages.
+        grants: Vec<ForeignGrant>,
+    },
+    /// Back end: about to unmap.
+    UnmapBegan {
+        /// The back end's number.
+        request: u64,
+        /// The pages.
+        grants: Vec<ForeignGrant>,
+    },
+    /// Back end: the unmap call returned.
+    UnmapReturned {
+        /// The back end's number.
+        request: u64,
+        /// How long the call took.
+        took_us: u64,
+        /// Its error, if it had one.
+        error: Option<String>,
+    },
+    /// Back end: the unmap's event came: the hypervisor has unmapped.
+    Released {
+        /// The back end's number.
+        request: u64,
+    },
+    /// Back end: the response went on the ring.
+    Answered {
+        /// The back end's number.
+        request: u64,
+        /// With status okay?
+        ok: bool,
+    },
+
+    /// Consumer: has the pages.
+    Held {
+        /// Which hold.
+        hold: u64,
+        /// How: `pin`, `pipe`...
+        kind: String,
+        /// How many.
+        pages: u32,
+    },
+    /// Consumer: read the live pages through its own reference.
+    Checksum {
+        /// Which hold.
+        hold: u64,
+        /// SHA-256, or `None` where this kind of holder cannot look.
+        sha: Option<String>,
+    },
+    /// Consumer: about to release.
+    HoldReleasing {
+        /// Which hold.
+        hold: u64,
+    },
+    /// Consumer: the release returned.
+    HoldReleased {
+        /// Which hold.
+        hold: u64,
+        /// Its error, if it had one.
+        error: Option<String>,
+    },
+
+    /// The run: a process is about to be killed on purpose.
+    Killed {
+        /// Which.
+        who: String,
+    },
+
+    /// Host: a wait-for cycle was found and broken.
+    Deadlock {
+        /// The cycle.
+        deadlock: Deadlock,
+    },
+}
+
+/// Where a process writes its events. Clones write to the same file.
+#[derive(Clone, Debug)]
+pub struct Timeline {
+    inner: Option<Arc<Mutex<Inner>>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: File,
+    process: String,
+    pid: u32,
+    written: u64,
+    limit: u64,
+    full: bool,
+}
+
+impl Timeline {
+    /// Begins a file; an existing one is continued.
+    ///
+    /// # Errors
+    /// What `open` says.
+    pub fn create(path: &Path, process: &str) -> io::Result<Timeline> {
+        Self::with_limit(path, process, MAX_FILE_BYTES)
+    }
+
+    fn with_limit(path: &Path, process: &str, limit: u64) -> io::Result<Timeline> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let written = file.metadata()?.len();
+        let inner = Inner {
+            file,
+            process: process.to_owned(),
+            pid: std::process::id(),
+            written,
+            limit,
+            full: false,
+        };
+        Ok(Timeline {
+            inner: Some(Arc::new(Mutex::new(inner))),
+        })
+    }
+
+    /// One that forgets everything.
+    pub fn none() -> Timeline {
+        Timeline { inner: None }
+    }
+
+    /// Records an event, now.
+    pub fn log(&self, event: Event) {
+        let Some(inner) = &self.inner else { return };
+        let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
+        // Stamped under the lock, so that a file's lines are in order.
+        let ns = now_ns();
+        if let Err(error) = inner.append(ns, event) {
+            tracing::warn!(%error, "timeline: stops here");
+            inner.full = true;
+        }
+    }
+
+    /// Says what the process is about to wait for.
+    pub fn waiting(&self, what: impl Into<String>) {
+        self.log(Event::Waiting { what: what.into() });
+    }
+}
+
+impl Inner {
+    fn append(&mut self, ns: u64, event: Event) -> io::Result<()> {
+        /// Kept free for the line that says the file is full.
+        const RESERVE: u64 = 256;
+        if self.full {
+            return Ok(());
+        }
+        let mut line = self.line(ns, event)?;
+        if self.written + line.len() as u64 + RESERVE > self.limit {
+            self.full = true;
+            line = self.line(ns, Event::Truncated)?;
+        }
+        self.file.write_all(&line)?;
+        self.written += line.len() as u64;
+        Ok(())
+    }
+
+    fn line(&self, ns: u64, event: Event) -> io::Result<Vec<u8>> {
+        let record = Record {
+            ns,
+            process: self.process.clone(),
+            pid: self.pid,
+            event,
+        };
+        let mut line = serde_json::to_vec(&record)?;
+        line.push(b'\n');
+        Ok(line)
+    }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+pub fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Neither is ever negative for this clock.
+    (now.tv_sec as u64) * 1_000_000_000 + now.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        let timeline = Timeline::create(&path, "back-end").unwrap();
+        let grants = vec![ForeignGrant {
+            domid: libgnt::DomId(1),
+            gref: libgnt::GrantRef(0x200),
+        }];
+        timeline.log(Event::Mapped {
+            request: 7,
+            id: 70,
+            grants: grants.clone(),
+        });
+        timeline.clone().log(Event::Released { request: 7 });
+        let read = read_file(&path).unwrap();
+        assert_eq!(read.len(), 2);
+        assert_eq!(
+            read[0].event,
+            Event::Mapped {
+                request: 7,
+                id: 70,
+                grants
+            }
+        );
+        assert!(read[0].ns <= read[1].ns);
+        assert_eq!(
+            (read[1].process.as_str(), read[1].pid),
+            ("back-end", std::process::id())
+        );
+    }
+
+    #[test]
+    fn a_torn_last_line_is_dropped_and_garbage_in_the_middle_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        let timeline = Timeline::create(&path, "x").unwrap();
+        timeline.log(Event::Finished);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], &whole[..10]].concat()).unwrap();
+        assert_eq!(read_file(&path).unwrap().len(), 1);
+        std::fs::write(&path, [&whole[..10], b"\n", &whole[..]].concat()).unwrap();
+        assert!(read_file(&path).is_err());
+    }
+
+    #[test]
+    fn a_full_file_says_so_once_and_stays_within_its_limit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        let timeline = Timeline::with_limit(&path, "x", 2000).unwrap();
+        for _ in 0..100 {
+            timeline.log(Event::Note {
+                text: "something".into(),
+            });
+        }
+        let read = read_file(&path).unwrap();
+        assert_eq!(read.last().unwrap().event, Event::Truncated);
+        assert_eq!(
+            read.iter().filter(|r| r.event == Event::Truncated).count(),
+            1
+        );
+        assert!(std::fs::metadata(&path).unwrap().len() <= 2000);
+    }
+
+    #[test]
+    fn merged_timelines_are_in_order_of_time() {
+        let record = |ns| Record {
+            ns,
+            process: "p".into(),
+            pid: 1,
+            event: Event::Finished,
+        };
+        let merged = merge(vec![vec![record(1), record(5)], vec![record(2), record(3)]]);
+        assert_eq!(
+            merged.iter().map(|r| r.ns).collect::<Vec<_>>(),
+            [1, 2, 3, 5]
+        );
+    }
+}
