@@ -42,7 +42,7 @@ pub mod xenbus;
 pub mod toolstack;
 
 pub use client::{Client, Transaction, WatchEvent};
-pub use error::{Error, Result};
+pub use error::{DeviceTrouble, Error, Result};
 pub use perms::{Permission, Rights};
 #[cfg(feature = "server")]
 pub use server::StoreSabotage;

@@ -6,7 +6,7 @@ mod common;
 use common::Xenstore;
 use libgnt::DomId;
 use pv_xenstore::toolstack::{BlockDevice, DeviceKey, End, Removed, remove, report_error};
-use pv_xenstore::{Client, Error, XenbusState};
+use pv_xenstore::{Client, DeviceTrouble, Error, XenbusState};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -82,6 +82,13 @@ fn invalid<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     }
 }
 
+fn trouble<T: std::fmt::Debug>(result: Result<T, Error>, expected: DeviceTrouble) -> String {
+    match result {
+        Err(Error::Device { trouble, text }) if trouble == expected => text,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_back_end_in_another_domain_is_found_by_the_record() {
     let xenstore = set_up();
@@ -90,8 +97,12 @@ fn a_back_end_in_another_domain_is_found_by_the_record() {
     assert_eq!(device().key().locate(&dom0, None).unwrap(), paths);
     assert_eq!(device().key().locate(&dom0, Some(DomId(1))).unwrap(), paths);
     let before = tree(&dom0, "/");
-    let text = invalid(device().key().locate(&dom0, Some(DomId(3))));
-    assert!(text.contains(BACK) && text.contains("--back"), "{text}");
+    let elsewhere = device().key().locate(&dom0, Some(DomId(3)));
+    let text = trouble(elsewhere, DeviceTrouble::OtherBack);
+    assert!(
+        text.contains(BACK) && text.contains("name no domain"),
+        "{text}"
+    );
     assert_eq!(tree(&dom0, "/"), before);
     detach(&dom0, &device().key(), SOON).unwrap();
     assert_nothing_left(&dom0);
@@ -161,8 +172,14 @@ fn a_guest_that_points_elsewhere_hurts_nobody() {
         }
         if !with_record {
             let before = tree(&dom0, "/");
-            let text = invalid(detach(&dom0, &device().key(), SOON));
-            for part in [FRONT, "--back", "domain 1", "guest may have written"] {
+            let unknown = detach(&dom0, &device().key(), SOON);
+            let text = trouble(unknown, DeviceTrouble::BackUnknown);
+            for part in [
+                FRONT,
+                "name the back end's domain",
+                "domain 1",
+                "guest may have written",
+            ] {
                 assert!(text.contains(part), "{part}: {text}");
             }
             assert_eq!(tree(&dom0, "/"), before, "nothing was touched");
@@ -189,8 +206,9 @@ fn without_a_record_the_back_end_may_be_in_this_domain() {
     detach(&dom0, &here.key(), SOON).unwrap();
     assert_nothing_left(&dom0);
     assert!(!dom0.exists("/local/domain/0/backend").unwrap());
-    let text = invalid(detach(&dom0, &here.key(), SOON));
-    assert!(text.contains(FRONT) && text.contains("attach"), "{text}");
+    let gone = detach(&dom0, &here.key(), SOON);
+    let text = trouble(gone, DeviceTrouble::NotThere);
+    assert!(text.contains(FRONT) && text.contains("create it"), "{text}");
 }
 
 /// A domain's number is used again, and the record of an earlier one is left.

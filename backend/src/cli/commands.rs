@@ -1,6 +1,6 @@
 //! What a toolstack does, and a look at the result.
 
-use super::{AttachArgs, DetachArgs, DeviceArgs, Failure};
+use super::{AttachArgs, DetachArgs, DeviceArgs, Failure, cure};
 use libgnt::proto::blkif::nodes;
 use libgnt::{DomId, Platform};
 use pv_xenstore::toolstack::{BlockDevice, DeviceKey, End, Mode, Removed, read_error, remove};
@@ -33,6 +33,9 @@ impl DeviceArgs {
 /// What is not there, or not allowed, is the environment's; the rest failed at work.
 fn failure(error: Error) -> Failure {
     match error {
+        Error::Device { trouble, .. } => {
+            Failure::environment(format!("{error}{}", cure::of_device(trouble)))
+        }
         Error::Invalid(_) | Error::Refused { .. } => Failure::environment(error),
         other => Failure::at_work(other),
     }

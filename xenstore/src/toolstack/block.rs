@@ -6,7 +6,7 @@ use super::errors::forget_errors;
 use super::place::{DeviceKey, DevicePaths};
 use super::remove::{Removed, remove};
 use crate::client::{Client, Transaction};
-use crate::error::{Error, Result};
+use crate::error::{DeviceTrouble, Error, Result};
 use crate::path::home;
 use crate::perms::{Permission, Rights};
 use crate::value;
@@ -126,7 +126,8 @@ impl BlockDevice {
     /// only.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a domain is missing or the device is there already.
+    /// [`Error::Invalid`] if a domain is missing or the device is there already;
+    /// [`DeviceTrouble::LeftBehind`]; the connection's.
     pub fn create(&self, client: &Client) -> Result<DevicePaths> {
         let paths = self.paths();
         if self.front_domid == self.back_domid {
@@ -159,11 +160,14 @@ impl BlockDevice {
             }
         }
         if let Some(back) = self.key().left_behind(tx)? {
-            return Err(Error::Invalid(format!(
-                "device {} cannot be created: {back}, the back end of an earlier device of this number, is \
-                 still there; remove that first with `pv-backend detach`",
-                self.devid
-            )));
+            return Err(Error::Device {
+                trouble: DeviceTrouble::LeftBehind,
+                text: format!(
+                    "device {} cannot be created: {back}, the back end of an earlier device of this \
+                     number, is still there; remove that first",
+                    self.devid
+                ),
+            });
         }
         self.key().record(tx, paths)?;
         let owner_and_reader = |owner, reader| {
