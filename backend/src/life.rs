@@ -1,13 +1,13 @@
 //! How connections begin and end.
 
-use crate::bus::{Offer, Order, Report};
+use crate::bus::{Order, Report};
 use crate::config::Mode;
-use crate::data::Nobody;
 use crate::error::BackError;
-use crate::link::{DIED, Link, LinkError};
+use crate::link::{DIED, Link, LinkError, Nobody, Offer};
 use crate::machine::{DataMode, Input};
 use crate::observe::BackEventKind;
-use crate::run::{Backend, Storm};
+use crate::pace::Storm;
+use crate::run::Backend;
 use pv_xenstore::keeper::News;
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ impl Backend {
         match order {
             Order::Waiting => {
                 tracing::info!(front = %self.front, "waiting for a front end");
-                self.data.hooks.tell(BackEventKind::Waiting);
+                self.data.tell.tell(|| BackEventKind::Waiting);
             }
             Order::Connect(offer) => self.connect(&offer)?,
             Order::Serve => self.begin_service(),
@@ -58,17 +58,17 @@ impl Backend {
             } => self.cut_link(),
             Order::FrontGone(how) => {
                 tracing::warn!(front = %self.front, "the front end is gone: {how}");
-                self.data.hooks.tell(BackEventKind::FrontGone { how });
+                self.data.tell.tell(|| BackEventKind::FrontGone { how });
             }
             Order::Fatal(reason) => {
                 tracing::error!(front = %self.front, "the device closes: {reason}");
                 self.failed = true;
-                self.data.hooks.tell(BackEventKind::Fatal { reason });
+                self.data.tell.tell(|| BackEventKind::Fatal { reason });
             }
             Order::Closed => {
                 let zombies = self.data.machine.zombies();
                 tracing::info!(front = %self.front, zombies, "closed");
-                self.data.hooks.tell(BackEventKind::Closed { zombies });
+                self.data.tell.tell(|| BackEventKind::Closed { zombies });
             }
             Order::Taken(driver) => {
                 self.over = true;
@@ -135,7 +135,7 @@ impl Backend {
         let mode = self.data.machine.mode();
         let read_only = self.read_only;
         tracing::info!(front = %self.front, ?mode, read_only, "connected");
-        self.data.hooks.tell(BackEventKind::Connected { mode });
+        self.data.tell.tell(|| BackEventKind::Connected { mode });
         self.failed = false;
         let Some(link) = &mut self.link else { return };
         self.serving = true;

@@ -1,12 +1,10 @@
 //! The connection to one front: its ring page, mapped, and its event channel.
 
-use crate::bus::Offer;
-use crate::data::Answers;
 use crate::record::{Record, RingName};
 use crate::recorded::RecordedRing;
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Map, Mapper};
-use libgnt::proto::blkif::nodes::BACK_ALIVE_BYTE;
+use libgnt::proto::blkif::nodes::{BACK_ALIVE_BYTE, FrontNodes};
 use libgnt::proto::blkif::{Request, Response};
 use libgnt::ring::RingError;
 use libgnt::{Access, DomId, ForeignGrant};
@@ -19,6 +17,37 @@ const PUBLISH_EVERY: u32 = 8;
 
 /// How the death of a front's process shows.
 pub(crate) const DIED: &str = "its liveness byte was cleared: the process is gone";
+
+/// A ring to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub nodes: FrontNodes,
+    /// It is in service: an earlier back end took requests from it.
+    pub take_over: bool,
+    /// The front may use persistent grants: we offer them, and so did the back end before us.
+    pub persistent: bool,
+    /// The front may only read.
+    pub read_only: bool,
+}
+
+/// Where responses go.
+pub(crate) trait Answers {
+    fn push(&mut self, response: &Response);
+
+    /// Pages of a request are about to be lent to others.
+    fn lend(&mut self, id: u64);
+}
+
+/// For when the front is gone. The machine knows too, so nothing comes here.
+pub(crate) struct Nobody;
+
+impl Answers for Nobody {
+    fn push(&mut self, response: &Response) {
+        debug_assert!(false, "{response:?} to nobody");
+    }
+
+    fn lend(&mut self, _: u64) {}
+}
 
 /// One front's ring.
 #[derive(Debug)]
@@ -50,7 +79,7 @@ pub(crate) enum LinkError {
     /// The ring is in service, and its port is bound: not by an earlier back end that is gone.
     #[error(
         "the event channel of the front end's ring is in use: another back end serves it, perhaps in \
-         a container with a directory for claims of its own; stop that one, or give both the same --run-dir"
+         a container with a directory for claims of its own; stop that one, or give both the same directory"
     )]
     Served,
     /// Nobody knows what the earlier back end took.

@@ -15,7 +15,7 @@ use libgnt::sim::core::Config;
 use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::{DomId, GrantRef};
 use pv_backend::Mode;
-use pv_backend::{BackEvent, BackEventKind, Hooks, Observer, PageLender, RequestInfo};
+use pv_backend::{BackEvent, BackEventKind, Observer, PageLender, RequestInfo};
 use pv_xenstore::XenbusState;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -160,7 +160,8 @@ impl Stuck {
                 seen,
                 refusals: 0,
             };
-            config.hooks = Hooks::new(Some(Box::new(lender)), Some(Box::new(observer)));
+            config.lender = Some(Box::new(lender));
+            config.observer = Some(Box::new(observer));
         });
         ledger.set(running.ledger.clone()).unwrap();
         let mut front = Front::new(&world);

@@ -1,18 +1,15 @@
 //! The event loop: the ring, the disk's threads, released mappings, xenstore, and the request to stop.
 
-mod pace;
-
-pub(crate) use pace::Storm;
-
 use crate::bus::{Bus, Found};
 use crate::claim::{Claim, RunDir};
 use crate::config::{BackConfig, Mode};
-use crate::data::{DataPath, Nobody};
+use crate::data::DataPath;
 use crate::disk::{Disk, Store, pool::Pool};
 use crate::error::BackError;
-use crate::link::{DIED, Link};
+use crate::link::{DIED, Link, Nobody};
 use crate::machine::{BackMachine, Input, Limits, RING_SIZE};
-use crate::observe::BackEventKind;
+use crate::observe::{BackEventKind, Tell};
+use crate::pace::{Spin, Storm};
 use crate::record::Record;
 use libgnt::event::Events;
 use libgnt::grant::{Ledger, Mapper};
@@ -20,7 +17,6 @@ use libgnt::proto::blkif::Request;
 use libgnt::stop::Stop;
 use libgnt::{DomId, EvtchnPort, Platform};
 use mio::{Interest, Token, Waker};
-use pace::Spin;
 use pv_xenstore::keeper::Keeper;
 use pv_xenstore::toolstack::DeviceKey;
 use rustix::io::Errno;
@@ -109,7 +105,8 @@ impl Backend {
             backing,
             read_only,
             mode,
-            hooks,
+            observer,
+            lender,
             ..
         } = config;
         let run_dir = config.run_dir.map(RunDir::Users);
@@ -173,7 +170,13 @@ impl Backend {
             .map_err(&register)?;
         let store = (disk.backing().clone(), disk.store().clone(), pool);
         Ok(Backend {
-            data: DataPath::new(machine, hooks, front, mapper.clone(), store),
+            data: DataPath::new(
+                machine,
+                (Tell::new(observer), lender),
+                front,
+                mapper.clone(),
+                store,
+            ),
             poll,
             happened: mio::Events::with_capacity(8),
             _waker: waker,
@@ -347,7 +350,7 @@ impl Backend {
         let zombies = machine.zombies();
         let pressed = self.draining_until.is_none() && machine.is_pressed();
         if pressed != std::mem::replace(&mut self.pressed, pressed) {
-            self.data.hooks.tell_each(|| BackEventKind::BackPressure {
+            self.data.tell.tell_each(|| BackEventKind::BackPressure {
                 on: pressed,
                 zombies,
             });
