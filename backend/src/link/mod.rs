@@ -1,8 +1,12 @@
 //! The connection to one front: its ring page, mapped, and its event channel.
 
+mod bell;
+
+pub(crate) use bell::Bell;
+
 use crate::record::{Record, RingName};
 use crate::recorded::RecordedRing;
-use libgnt::event::{Channel, Events};
+use libgnt::event::Channel;
 use libgnt::grant::{Map, Mapper};
 use libgnt::proto::blkif::nodes::{BACK_ALIVE_BYTE, FrontNodes};
 use libgnt::proto::blkif::{Request, Response};
@@ -108,7 +112,7 @@ impl Link {
     /// [`LinkError`]. Nothing is left behind, and the record where it was; else it is the link's now.
     pub fn connect(
         mapper: &Mapper,
-        events: &Events,
+        bell: &Bell,
         front: DomId,
         offer: &Offer,
         place: &mut Option<Record>,
@@ -122,7 +126,7 @@ impl Link {
         if known && record.was_lent() {
             return Err(LinkError::Lent);
         }
-        let (page, channel) = bind(mapper, events, front, offer)?;
+        let (page, channel) = bind(mapper, bell, front, offer)?;
         let record = place.take().ok_or(LinkError::NotClosed)?;
         let (ring, left) = RecordedRing::attach(Arc::clone(page.pages()), record, known);
         let mut link = Link {
@@ -241,7 +245,7 @@ impl Link {
 
 fn bind(
     mapper: &Mapper,
-    events: &Events,
+    bell: &Bell,
     front: DomId,
     offer: &Offer,
 ) -> Result<(Map, Channel), LinkError> {
@@ -250,7 +254,10 @@ fn bind(
         gref: offer.nodes.ring_ref,
     };
     let page = mapper.map(&[grant], Access::ReadWrite)?;
-    let channel = match events.bind_interdomain(front, offer.nodes.event_channel) {
+    let channel = match bell
+        .events()
+        .bind_interdomain(front, offer.nodes.event_channel)
+    {
         Err(error) if offer.take_over && error.errno() == Some(Errno::INVAL) => {
             return Err(LinkError::Served);
         }
