@@ -1,6 +1,6 @@
 //! What a scenario came to, and what that means for the exit status.
 
-use crate::checks::{Check, Life};
+use crate::checks::{Check, RequestLife};
 use libgnt::sim::core::WaitEdge;
 use pv_harness::processes::Autopsy;
 use serde::{Deserialize, Serialize};
@@ -44,7 +44,7 @@ pub struct Verdict {
     /// Processes that did not end.
     pub hung: Vec<Autopsy>,
     /// Some pages' lives, for the chart: held ones first.
-    pub lives: Vec<Life>,
+    pub lives: Vec<RequestLife>,
     /// Figures for people.
     pub figures: Vec<Figure>,
     /// Wall-clock time.
