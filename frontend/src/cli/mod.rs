@@ -261,7 +261,8 @@ fn run(cli: Cli) -> Outcome {
 }
 
 fn perform(command: Command, common: &Common, close: Duration, stop: Stop) -> Outcome {
-    let platform = libgnt::open(&common.platform, common.domain.map(DomId), "pv-frontend")?;
+    let platform = libgnt::open(&common.platform, common.domain.map(DomId), "pv-frontend")
+        .map_err(|error| error.with_cure("`pv-stress sim --dir DIR` starts a simulated Xen"))?;
     let config = FrontConfig {
         class: common.class.clone(),
         persistent: common.persistent,
