@@ -99,3 +99,8 @@ impl FrontConfig {
         self
     }
 }
+
+/// What people call a device: `xvda`, or its number.
+pub(crate) fn name(device: DeviceId) -> String {
+    device.name().unwrap_or_else(|| format!("device {device}"))
+}

@@ -13,14 +13,14 @@
 //! | `life` | how connections begin and end |
 //! | `run` | the loop, and [`Frontend`], which its caller drives |
 //! | `disk` | [`Disk`], a thread around that |
-//! | `cli` | the command line of the program |
+//! | `cli` | the command line of the program, with the feature `cli` |
 //!
 //! ```no_run
-//! use libgnt::{DomId, platform};
+//! use libgnt::DomId;
 //! use pv_frontend::{Disk, FrontConfig};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let xen = platform::open(&"sim:/tmp/xen".parse()?, Some(DomId(1)), "example")?;
+//! let xen = libgnt::open(&"sim:/tmp/xen".parse()?, Some(DomId(1)), "example")?;
 //! let disk = Disk::open(FrontConfig::new(xen, "xvda".parse()?))?;
 //! disk.write_at(0, &[1; 4096])?;
 //! disk.flush()?;
@@ -53,6 +53,7 @@ mod run;
 
 mod disk;
 
+#[cfg(feature = "cli")]
 pub mod cli;
 
 pub use config::{DEFAULT_CLOSE, FrontConfig};

@@ -8,6 +8,7 @@ use common::{FRONT, PATIENCE, Stage};
 use pv_frontend::cli::main_from;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 fn run(stage: &Stage, args: &[&str]) -> bool {
     let platform = format!("sim:{}", stage.dir.path().display());
@@ -178,4 +179,24 @@ fn copy_onto_itself_is_refused_before_anything_is_lost() {
         &["copy", "--input", path(&input), "--output", path(&other)]
     ));
     assert_eq!(std::fs::read(&input).expect("input"), b"precious");
+}
+
+/// The program's own words: the library names no program.
+#[test]
+fn a_missing_device_is_told_with_the_program_that_creates_it() {
+    let stage = Stage::new();
+    stage
+        .device()
+        .remove(&stage.store, Duration::ZERO)
+        .expect("remove");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_pv-frontend"));
+    command.arg(format!("--platform=sim:{}", stage.dir.path().display()));
+    command.args(["--domain", &FRONT.0.to_string(), "info"]);
+    let output = command.output().expect("start");
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("xvda") && error.contains("pv-backend attach"),
+        "{error}"
+    );
 }

@@ -549,7 +549,7 @@ fn no_device_is_an_error_that_says_what_to_do() {
         .expect_err("no device")
         .to_string();
     assert!(
-        error.contains("xvda") && error.contains("pv-backend attach"),
+        error.contains("xvda") && error.contains("xl block-attach"),
         "{error}"
     );
 }

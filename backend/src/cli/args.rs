@@ -174,6 +174,7 @@ pub(super) struct DetachArgs {
 impl PlatformArgs {
     pub(super) fn open(&self, process: &str) -> Result<Arc<dyn Platform>, Failure> {
         libgnt::open(&self.platform, Some(DomId(self.domain)), process)
+            .map_err(|error| error.with_cure("`pv-stress sim --dir DIR` starts a simulated Xen"))
             .map_err(Failure::environment)
     }
 }

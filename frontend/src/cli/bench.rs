@@ -1,7 +1,7 @@
 //! `bench`: I/O per second and latency, driven on this thread without another in between.
 
+use super::context::{Context, Failure, Outcome};
 use super::histogram::Histogram;
-use super::{Context, Failure, Outcome};
 use crate::error::FrontError;
 use crate::io::{Completion, Io};
 use crate::machine::IoError;
@@ -22,7 +22,7 @@ pub(super) struct Bench {
     #[arg(long, default_value_t = 4096)]
     block_size: usize,
     /// How long to measure. What is under way then is waited for, as --deadline and --reconnect say.
-    #[arg(long, default_value = "5", value_parser = super::seconds)]
+    #[arg(long, default_value = "5", value_parser = super::context::seconds)]
     seconds: Duration,
     /// Random reads (the default).
     #[arg(long, conflicts_with = "random_write")]

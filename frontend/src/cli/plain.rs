@@ -1,7 +1,7 @@
 //! `info`, `read` and `write`.
 
+use super::context::{Context, Failure, Outcome, file_failure, is_standard};
 use super::progress::Progress;
-use super::{Context, Failure, Outcome, file_failure, is_standard};
 use crate::disk::Disk;
 use crate::error::FrontError;
 use crate::machine::IoError;

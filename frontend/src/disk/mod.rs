@@ -52,7 +52,7 @@ impl Disk {
         });
         let (sender, ended) = bounded(1);
         std::thread::Builder::new()
-            .name(format!("front {}", crate::bus::name(device)))
+            .name(format!("front {}", crate::config::name(device)))
             .spawn(move || {
                 let at_end = AtEnd(Arc::clone(&shared));
                 let result = Worker::new(front, inbox, shared, queue).run();

@@ -4,8 +4,8 @@ mod set_aside;
 
 pub(crate) use set_aside::SetAside;
 
-use crate::bus::{Bus, BusEvent, name};
-use crate::config::FrontConfig;
+use crate::bus::{Bus, BusEvent};
+use crate::config::{FrontConfig, name};
 use crate::data::DataPath;
 use crate::error::FrontError;
 use crate::link::{Bell, Link};

@@ -1,6 +1,5 @@
 //! The device's event channels as one thing that rings: what came is masked until it was worked on.
 
-use super::Link;
 use crate::counters::Counters;
 use crate::pace::Storm;
 use libgnt::event::{Channel, Events};
@@ -36,8 +35,8 @@ impl Bell {
         self.events.bind_unbound(back)
     }
 
-    /// Reads which ports' events came; they are masked now.
-    pub(crate) fn take(&mut self, link: Option<&Link>, counters: &mut Counters) -> Result<()> {
+    /// Reads which ports' events came; they are masked now. `ours` is the connection's.
+    pub(crate) fn take(&mut self, ours: Option<EvtchnPort>, counters: &mut Counters) -> Result<()> {
         loop {
             counters.event_reads += 1;
             match self.events.read(&mut self.ports) {
@@ -47,7 +46,7 @@ impl Bell {
                     tracing::warn!(%error, "events were lost: looking at the ring without one");
                     self.events.reset()?;
                     // Nobody knows which ports came, and those are masked: ours may be one.
-                    self.ports.extend(link.map(|link| link.channel.port()));
+                    self.ports.extend(ours);
                     return Ok(());
                 }
                 Err(error) => return Err(error),

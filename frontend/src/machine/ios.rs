@@ -1,7 +1,6 @@
 //! The I/Os that were accepted and are not over, by the driver's numbers.
 
-use super::IoKey;
-use super::io::{IoError, IoRequest};
+use super::io::{IoError, IoKey, IoRequest};
 use libgnt::machine::Now;
 
 #[derive(Debug)]

@@ -26,7 +26,7 @@ mod push;
 #[cfg(test)]
 mod tests;
 
-pub use io::{DeviceError, DiskInfo, IoError, IoOp, IoRequest, ProtocolError, WaitsFor};
+pub use io::{DeviceError, DiskInfo, IoError, IoKey, IoOp, IoRequest, ProtocolError, WaitsFor};
 pub use pages::{PageList, PageNo};
 #[doc(hidden)]
 pub use sabotage::Sabotage;
@@ -40,11 +40,6 @@ use pages::Pages;
 use std::collections::VecDeque;
 use std::time::Duration;
 use table::Table;
-
-/// The driver's name for an I/O: a number below [`Limits::queue`], in use from its
-/// [`Input::Submit`] to its [`Action::Complete`] or [`Action::Refuse`]; then it may name another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IoKey(pub usize);
 
 /// The machine's bounds.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 //! The end: in order if the back end and xenstore answer in time, and in time in any case.
 
 use super::Frontend;
-use crate::bus::name;
+use crate::config::name;
 use crate::counters::Counters;
 use crate::error::FrontError;
 use crate::life::{Service, State};

@@ -4,8 +4,8 @@
 pub(crate) mod close;
 mod turn;
 
-use crate::bus::{Bus, name};
-use crate::config::FrontConfig;
+use crate::bus::Bus;
+use crate::config::{FrontConfig, name};
 use crate::counters::Counters;
 use crate::data::DataPath;
 use crate::error::FrontError;

@@ -1,7 +1,7 @@
 //! A round of work: requests and responses, events, sleep, and everything else now and then.
 
 use super::{EVENTS, Frontend, WAKER};
-use crate::bus::name;
+use crate::config::name;
 use crate::error::FrontError;
 use crate::life::{Service, State};
 use crate::machine::DeviceError;
@@ -190,8 +190,8 @@ impl Frontend {
     /// Reads which ports' events came; they are masked now.
     pub(super) fn take_events(&mut self) -> Result<(), FrontError> {
         let life = &mut self.life;
-        let link = life.link.as_ref();
-        Ok(life.bell.take(link, &mut life.data.counters)?)
+        let ours = life.link.as_ref().map(|link| link.channel.port());
+        Ok(life.bell.take(ours, &mut life.data.counters)?)
     }
 
     /// Everything but data: xenstore, deadlines, what was set aside.
