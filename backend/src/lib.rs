@@ -36,9 +36,9 @@ mod data;
 
 mod bus;
 
-mod run;
-
 mod life;
+
+mod run;
 
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -54,6 +54,11 @@ struct Cli {
     command: Command,
 }
 
+/// The whole command line, for whoever holds documents against it.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve a device until it is removed, or until Ctrl-C.
