@@ -50,9 +50,19 @@ pub enum FrontError {
     #[error("interrupted while waiting for a back end for {0}")]
     Interrupted(String),
     /// A system call failed.
-    #[error("{0}: {1}")]
-    System(&'static str, #[source] std::io::Error),
+    #[error("{what}: {source}")]
+    System {
+        /// Which.
+        what: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// The front end's thread is gone.
     #[error("the front end's thread has ended: {0}")]
     ThreadGone(String),
+}
+
+/// A system call's failure, by the call's name.
+pub(crate) fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> FrontError {
+    move |source| FrontError::System { what, source }
 }
