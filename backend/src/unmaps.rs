@@ -1,9 +1,14 @@
 //! The unmaps of one device: those under way, and those that could not begin yet.
 
 use crate::again::Pace;
-use crate::machine::{Input, MapKey};
-use crate::observe::{BackEventKind, Tell};
-use libgnt::grant::{Map, UnmapId, UnmapRefused};
+use crate::machine::Input;
+use crate::machine::MapKey;
+use crate::observe::BackEventKind;
+use crate::observe::Tell;
+use libgnt::grant::Map;
+use libgnt::grant::Refusal;
+use libgnt::grant::UnmapError;
+use libgnt::grant::UnmapId;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -191,7 +196,7 @@ impl Unmaps {
         };
         let unmapping = match unmapped.map_err(|refused| *refused) {
             Ok(unmapping) => unmapping,
-            Err(UnmapRefused::Failed { error, unmapping }) => {
+            Err(UnmapError::Failed { error, unmapping }) => {
                 let error = error.to_string();
                 tracing::error!(%error, "an unmap reported an error and goes on");
                 tell.tell(|| BackEventKind::UnmapFailed {
@@ -200,15 +205,14 @@ impl Unmaps {
                 });
                 unmapping
             }
-            Err(UnmapRefused::TooMany { map }) => return waits(map, unarmed, Wait::ForAll),
-            Err(UnmapRefused::InUse { map, uses }) => {
-                let why = format!("{map:?} has {uses} more users in this process");
-                return waits(map, unarmed, Wait::ForThis(why));
-            }
-            Err(UnmapRefused::NoNotice { error, map }) => {
-                let why = format!("{map:?}: no notice of its release: {error}");
-                return waits(map, unarmed + 1, Wait::ForThis(why));
-            }
+            Err(UnmapError::Refused { reason, map }) => match reason {
+                Refusal::TooMany => return waits(map, unarmed, Wait::ForAll),
+                reason => {
+                    let unarmed = unarmed + u32::from(matches!(reason, Refusal::NoNotice(_)));
+                    let why = format!("{map:?}: {reason}");
+                    return waits(map, unarmed, Wait::ForThis(why));
+                }
+            },
         };
         let unmap = unmapping.id();
         tell.tell_each(|| BackEventKind::UnmapBegun {

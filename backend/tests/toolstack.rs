@@ -75,10 +75,8 @@ fn a_driver_that_is_bound_later_is_noticed_before_a_ring_is_mapped() {
 fn a_device_of_another_class_is_another_device() {
     let world = World::new();
     let class = DeviceClass::new("pvstress");
-    let device = BlockDevice {
-        class: class.clone(),
-        ..BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "")
-    };
+    let mut device = BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "");
+    device.class = class.clone();
     let paths = device.create(&world.store).expect("attach");
     let back = format!("/local/domain/0/backend/pvstress/{}/{DEVICE}", FRONT.0);
     assert_eq!(paths.back, back);

@@ -85,12 +85,9 @@ fn a_device_is_looked_for_in_its_class() {
     let error = Disk::open(config()).map(drop).expect_err("no device");
     let told = error.to_string();
     assert!(told.contains("device/pvstress/51712"), "{told}");
-    BlockDevice {
-        class: class.clone(),
-        ..BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "")
-    }
-    .create(&stage.store)
-    .expect("device");
+    let mut device = BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "");
+    device.class = class.clone();
+    device.create(&stage.store).expect("device");
     // Nobody serves it; that it was found is what counts.
     let error = Disk::open(config()).map(drop).expect_err("no back end");
     let told = error.to_string();

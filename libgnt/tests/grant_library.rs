@@ -7,8 +7,8 @@ mod sim_common;
 
 use libgnt::event::Events;
 use libgnt::grant::{
-    EndAccess, EntryKind, Granter, Ledger, MAX_UNMAPPING, Map, Mapper, Retry, UnmapRefused,
-    UnmapState,
+    EndAccess, EndAccessError, EntryKind, Granter, Ledger, MAX_UNMAPPING, Map, Mapper, Refusal,
+    Retry, UnmapError, UnmapState,
 };
 use libgnt::platform::{CopySegment, CopySide, Platform};
 use libgnt::sim::client::SimPlatform;
@@ -175,8 +175,8 @@ fn unmap_is_over_only_when_the_holder_lets_go_and_the_ledger_names_it() {
     assert_eq!(entries[0].holders[0].process, "consumer", "{}", entries[0]);
 
     // The granter hears the truth, and the holder sees the live page.
-    let share = match share.end_access().unwrap() {
-        EndAccess::InUse { share, grefs } => {
+    let share = match share.end_access().unwrap_err() {
+        EndAccessError::InUse { share, grefs } => {
             assert_eq!(grefs, share.grefs());
             share
         }
@@ -231,7 +231,11 @@ fn pages_in_use_here_are_not_unmapped_under_their_user() {
     let map = pair.map(share.grefs());
     let user = Arc::clone(map.pages());
     let refused = map.unmap().unwrap_err();
-    let UnmapRefused::InUse { map, uses: 1 } = *refused else {
+    let UnmapError::Refused {
+        reason: Refusal::InUse { uses: 1 },
+        map,
+    } = *refused
+    else {
         panic!("{refused}")
     };
     user.write(0, b"still mapped");
@@ -293,7 +297,11 @@ fn unmaps_in_progress_are_bounded_and_the_map_survives_the_refusal() {
         map.unmap().unwrap();
     }
     let refused = pair.map(share.grefs()).unmap().unwrap_err();
-    let UnmapRefused::TooMany { map } = *refused else {
+    let UnmapError::Refused {
+        reason: Refusal::TooMany,
+        map,
+    } = *refused
+    else {
         panic!("{refused}")
     };
     map.pages().write(0, b"usable");
@@ -304,10 +312,9 @@ fn unmaps_in_progress_are_bounded_and_the_map_survives_the_refusal() {
         match map.take().unwrap().unmap() {
             Ok(_) => true,
             Err(refused) => {
-                let UnmapRefused::TooMany { map: back } = *refused else {
-                    panic!("{refused}")
-                };
-                map = Some(back);
+                let too_many = Refusal::TooMany.to_string();
+                assert!(refused.to_string().contains(&too_many), "{refused}");
+                map = refused.into_map();
                 false
             }
         }
@@ -450,7 +457,7 @@ fn a_sync_unmap_under_i915_is_a_named_deadlock_and_ends() {
     });
     consumer.release(hold).unwrap();
     let refused = unmapper.join().unwrap().unwrap_err();
-    let UnmapRefused::Failed {
+    let UnmapError::Failed {
         error: Error::Deadlock { cycle },
         unmapping,
     } = *refused

@@ -146,10 +146,8 @@ fn a_device_of_libxls_is_found_by_libxls_record() {
 fn a_guest_that_points_elsewhere_hurts_nobody() {
     let xenstore = set_up();
     let dom0 = xenstore.dom0();
-    let victim = BlockDevice {
-        front_domid: DomId(3),
-        ..device()
-    };
+    let mut victim = device();
+    victim.front_domid = DomId(3);
     let victim_paths = victim.create(&dom0).unwrap();
     xenstore
         .client(1)
@@ -197,10 +195,8 @@ fn a_guest_that_points_elsewhere_hurts_nobody() {
 fn without_a_record_the_back_end_may_be_in_this_domain() {
     let xenstore = set_up();
     let dom0 = xenstore.dom0();
-    let here = BlockDevice {
-        back_domid: DomId::DOM0,
-        ..device()
-    };
+    let mut here = device();
+    here.back_domid = DomId::DOM0;
     here.create(&dom0).unwrap();
     dom0.rm("/pvpair").unwrap();
     detach(&dom0, &here.key(), SOON).unwrap();
@@ -216,10 +212,8 @@ fn without_a_record_the_back_end_may_be_in_this_domain() {
 fn a_record_that_has_outlived_its_device_does_not_hide_the_one_that_is_there() {
     let xenstore = set_up();
     let dom0 = xenstore.dom0();
-    let here = BlockDevice {
-        back_domid: DomId::DOM0,
-        ..device()
-    };
+    let mut here = device();
+    here.back_domid = DomId::DOM0;
     here.create(&dom0).unwrap();
     dom0.write(&format!("{RECORD}/backend"), BACK).unwrap();
     assert_eq!(here.key().locate(&dom0, None).unwrap(), here.paths());
@@ -382,10 +376,8 @@ fn a_removal_does_not_wait_for_ever() {
     let xenstore = set_up();
     let dom0 = xenstore.dom0();
     device().create(&dom0).unwrap();
-    let other = BlockDevice {
-        devid: "xvdb".parse().unwrap(),
-        ..device()
-    };
+    let mut other = device();
+    other.devid = "xvdb".parse().unwrap();
     other.create(&dom0).unwrap();
     report_error(&xenstore.client(2), "device/vbd/51712", "no ring").unwrap();
     xenstore

@@ -58,15 +58,13 @@ pub(super) fn attach(args: &AttachArgs) -> Result<(), Failure> {
         Some(back) => back,
         None => client.read_parsed("domid").map_err(Failure::environment)?,
     };
-    let device = BlockDevice {
-        class: device.class,
-        mode: match args.read_only {
-            true => Mode::ReadOnly,
-            false => Mode::ReadWrite,
-        },
-        ..BlockDevice::new(device.front_domid, DomId(back), device.devid, "")
+    let mut block = BlockDevice::new(device.front_domid, DomId(back), device.devid, "");
+    block.class = device.class;
+    block.mode = match args.read_only {
+        true => Mode::ReadOnly,
+        false => Mode::ReadWrite,
     };
-    let paths = device.create(&client).map_err(failure)?;
+    let paths = block.create(&client).map_err(failure)?;
     say(format_args!(
         "front end: {}\nback end:  {}\n",
         paths.front, paths.back

@@ -39,6 +39,11 @@ struct Cli {
     command: Command,
 }
 
+/// The whole command line, for whoever holds documents against it.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Print the disk's size and features.

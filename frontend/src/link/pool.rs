@@ -1,8 +1,11 @@
 //! The granted pages that data passes through. Fresh for each connection: a page that an earlier
 //! back end may still map is in no pool.
 
-use crate::machine::{PageList, PageNo};
-use libgnt::grant::{EndAccess, Granter, Share};
+use crate::machine::PageList;
+use crate::machine::PageNo;
+use libgnt::grant::EndAccessError;
+use libgnt::grant::Granter;
+use libgnt::grant::Share;
 use libgnt::proto::blkif::MAX_SEGMENTS;
 use libgnt::{Access, DomId, GrantRef, PAGE_SIZE, Result};
 use rustix::io::Errno;
@@ -164,8 +167,8 @@ impl Pool {
 /// Ends access to one share, and gives it back if the peer still maps it.
 pub(crate) fn end_share(share: Share) -> Option<Share> {
     match share.end_access() {
-        Ok(EndAccess::InUse { share, .. }) => Some(share),
-        Ok(EndAccess::Ended | EndAccess::Unobservable) => None,
+        Ok(_) => None,
+        Err(EndAccessError::InUse { share, .. }) => Some(share),
         Err(error) => {
             tracing::warn!(%error, "end of access");
             None

@@ -72,6 +72,7 @@ pub fn read_medium(client: &Client, back_directory: &str) -> Result<Medium> {
 
 /// A block device as the toolstack describes it to both ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BlockDevice {
     /// Who uses it.
     pub front_domid: DomId,

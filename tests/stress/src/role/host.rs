@@ -31,12 +31,12 @@ pub(super) fn run(agent: &Agent, args: Args) -> Outcome {
     host.stop()
 }
 
-fn of_the_host(sabotage: Sabotage) -> Option<core::Sabotage> {
+fn of_the_host(sabotage: Sabotage) -> Option<core::KernelSabotage> {
     match sabotage {
-        Sabotage::UnmapUnderHolder => Some(core::Sabotage::UnmapIgnoresReferences),
-        Sabotage::EarlyEvent => Some(core::Sabotage::EventBeforeUnmap),
-        Sabotage::HoldOutlivesOwner => Some(core::Sabotage::HoldOutlivesOwner),
-        Sabotage::ReuseWhileInUse => Some(core::Sabotage::ReuseWhileInUse),
+        Sabotage::UnmapUnderHolder => Some(core::KernelSabotage::UnmapIgnoresReferences),
+        Sabotage::EarlyEvent => Some(core::KernelSabotage::EventBeforeUnmap),
+        Sabotage::HoldOutlivesOwner => Some(core::KernelSabotage::HoldOutlivesOwner),
+        Sabotage::ReuseWhileInUse => Some(core::KernelSabotage::ReuseWhileInUse),
         Sabotage::VolatileDisk | Sabotage::FlipBit => None,
     }
 }

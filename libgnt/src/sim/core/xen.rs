@@ -1,4 +1,4 @@
-//! The machine itself: its tables, and which rule plays which input.
+//! The simulated Xen itself: its tables, and which rule plays which input.
 
 use super::domain::{Domain, Process};
 use super::gntalloc::{ShareId, SharedPage};
@@ -8,25 +8,25 @@ use super::holds::Hold;
 use super::mm::{File, Run, Vma};
 use super::unmap::{Work, WorkId};
 use super::waits::{Wait, WaitId};
-use super::{Attachment, Config, ConnId, Input, Now, Output, Sabotage};
-use crate::sim::wire::HoldId;
-use crate::sim::wire::{FileId, Reply, Request, RunId, SimError, VmaId};
+use super::{Action, Attachment, Config, ConnId, Input, KernelSabotage, Now};
+use crate::machine::Machine;
+use crate::sim::wire::{FileId, HoldId, Reply, Request, RunId, SimError, VmaId};
 use crate::types::DomId;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The hypervisor, and a kernel for each domain.
 ///
-/// Deterministic: the same inputs at the same times give the same outputs. All tables are ordered,
+/// Deterministic: the same inputs at the same times give the same actions. All tables are ordered,
 /// and nothing here reads a clock or does I/O.
 #[derive(Clone, Debug)]
-pub struct Machine {
+pub struct Xen {
     pub(super) config: Config,
     pub(super) now: Now,
     /// What this step has produced so far.
-    pub(super) out: Vec<Output>,
+    pub(super) out: Vec<Action>,
     /// What has to come after the reply of this step.
-    pub(super) after_reply: Vec<Output>,
+    pub(super) after_reply: Vec<Action>,
     started: bool,
     last_id: u64,
     last_generation: u32,
@@ -95,10 +95,39 @@ pub(super) fn done() -> Outcome {
     reply(Reply::Done)
 }
 
-impl Machine {
+impl Machine for Xen {
+    type Input = Input;
+    type Action = Action;
+
+    /// Plays one input. What the host has to do is appended to `actions`, in order.
+    ///
+    /// The first step also announces dom0.
+    fn step(&mut self, now: Now, input: Input, actions: &mut Vec<Action>) {
+        // A host's clock never goes back, but a test's may: timers must not see it.
+        self.now = self.now.max(now);
+        if !self.started {
+            self.started = true;
+            self.announce_domain(DomId::DOM0);
+        }
+        match input {
+            Input::Connected { conn, pid } => self.connected(conn, pid),
+            Input::Request { conn, tag, request } => self.request(conn, tag, request),
+            Input::Disconnected { conn } => self.process_dies(conn),
+            Input::Timer => {
+                self.retry_unmaps();
+                self.retry_end_access();
+            }
+            Input::CopyDrained { domid, gref } => self.copy_drained(domid, gref),
+        }
+        self.break_deadlocks();
+        actions.append(&mut self.out);
+    }
+}
+
+impl Xen {
     /// A hypervisor with nothing but dom0 on it.
-    pub fn new(config: Config) -> Machine {
-        let mut machine = Machine {
+    pub fn new(config: Config) -> Xen {
+        let mut xen = Xen {
             config,
             now: Now::ZERO,
             out: Vec::new(),
@@ -121,34 +150,9 @@ impl Machine {
             waits: BTreeMap::new(),
             stats: Stats::default(),
         };
-        machine
-            .domains
+        xen.domains
             .insert(DomId::DOM0, Domain::new("Domain-0".into(), true));
-        machine
-    }
-
-    /// Plays one input. What the host has to do is appended to `out`, in order.
-    ///
-    /// The first step also announces dom0.
-    pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
-        // A host's clock never goes back, but a test's may: timers must not see it.
-        self.now = self.now.max(now);
-        if !self.started {
-            self.started = true;
-            self.announce_domain(DomId::DOM0);
-        }
-        match input {
-            Input::Connected { conn, pid } => self.connected(conn, pid),
-            Input::Request { conn, tag, request } => self.request(conn, tag, request),
-            Input::Disconnected { conn } => self.process_dies(conn),
-            Input::Timer => {
-                self.retry_unmaps();
-                self.retry_end_access();
-            }
-            Input::CopyDrained { domid, gref } => self.copy_drained(domid, gref),
-        }
-        self.break_deadlocks();
-        out.append(&mut self.out);
+        xen
     }
 
     /// When the machine next wants an [`Input::Timer`].
@@ -259,7 +263,7 @@ impl Machine {
         attach: Vec<Attachment>,
     ) {
         if let Some(tag) = tag {
-            self.out.push(Output::Reply {
+            self.out.push(Action::Reply {
                 conn,
                 tag,
                 result,
@@ -281,17 +285,17 @@ impl Machine {
         self.last_generation
     }
 
-    /// For [`Machine::fingerprint`].
+    /// For [`Xen::fingerprint`].
     pub(super) fn forget_counters(&mut self) {
         self.last_id = 0;
         self.last_generation = 0;
     }
 
-    pub(super) fn sabotaged(&self, how: Sabotage) -> bool {
+    pub(super) fn sabotaged(&self, how: KernelSabotage) -> bool {
         self.config.sabotage == Some(how)
     }
 
     pub(super) fn log(&mut self, line: String) {
-        self.out.push(Output::Log { line });
+        self.out.push(Action::Log { line });
     }
 }

@@ -1,12 +1,12 @@
 //! A machine with its host: asks, collects what comes back, and keeps time.
 
-use crate::inspect::Deadlock;
-use crate::inspect::Inspection;
-use crate::sim::core::{Attachment, Config, ConnId, Input, Machine, Now, Output, Sabotage};
+use crate::inspect::{Deadlock, Inspection};
+use crate::machine::{Machine, Now};
+use crate::sim::core::{Action, Attachment, Config, ConnId, Input, KernelSabotage, Xen};
 use crate::sim::wire::{
-    DeviceKind, FileId, PROTOCOL, Piece, Reply, Request, RunId, SimError, UnmapMode, VmaId,
+    DeviceKind, FileId, HoldId, HoldKind, PROTOCOL, Piece, Reply, Request, RunId, SimError,
+    UnmapMode, VmaId,
 };
-use crate::sim::wire::{HoldId, HoldKind};
 use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, PAGE_SIZE, UnmapNotify};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,11 +19,11 @@ pub const BACKEND: DomId = DomId(2);
 
 pub type Answer = Result<Reply, SimError>;
 
-pub struct World {
-    pub machine: Machine,
+pub struct Rig {
+    pub machine: Xen,
     pub now: Now,
     /// Everything that came out, less the replies that were taken.
-    pub out: Vec<Output>,
+    pub out: Vec<Action>,
     pub replies: BTreeMap<u64, (ConnId, Answer, Vec<Attachment>)>,
     pub runs: BTreeSet<RunId>,
     /// Revocations that no copy-drained report has answered yet.
@@ -34,29 +34,29 @@ pub struct World {
     last_tag: u64,
 }
 
-impl World {
-    pub fn new() -> World {
-        World::with(Config::default())
+impl Rig {
+    pub fn new() -> Rig {
+        Rig::with(Config::default())
     }
 
-    pub fn sync() -> World {
-        World::with(Config {
+    pub fn sync() -> Rig {
+        Rig::with(Config {
             unmap: UnmapMode::Sync,
             ..Config::default()
         })
     }
 
-    pub fn sabotaged(unmap: UnmapMode, how: Sabotage) -> World {
-        World::with(Config {
+    pub fn sabotaged(unmap: UnmapMode, how: KernelSabotage) -> Rig {
+        Rig::with(Config {
             unmap,
             sabotage: Some(how),
             ..Config::default()
         })
     }
 
-    pub fn with(config: Config) -> World {
-        World {
-            machine: Machine::new(config),
+    pub fn with(config: Config) -> Rig {
+        Rig {
+            machine: Xen::new(config),
             now: Now::ZERO,
             out: Vec::new(),
             replies: BTreeMap::new(),
@@ -77,7 +77,7 @@ impl World {
                 self.fault.get_or_insert(fault);
             }
             match output {
-                Output::Reply {
+                Action::Reply {
                     conn,
                     tag,
                     result,
@@ -91,7 +91,7 @@ impl World {
     }
 
     /// What a host does with memory, as far as it can be wrong.
-    fn perform(&mut self, output: &Output) -> Result<(), String> {
+    fn perform(&mut self, output: &Action) -> Result<(), String> {
         let ensure = |ok: bool, what: &str| {
             if ok {
                 Ok(())
@@ -100,7 +100,7 @@ impl World {
             }
         };
         match output {
-            Output::Reply { tag, attach, .. } => {
+            Action::Reply { tag, attach, .. } => {
                 let alive = |a: &Attachment| match a {
                     Attachment::Run { run, .. } => self.runs.contains(run),
                     _ => true,
@@ -111,12 +111,12 @@ impl World {
                     "two replies to one request",
                 )
             }
-            Output::CreateRun { run, .. } => ensure(self.runs.insert(*run), "memory made twice"),
-            Output::FreeRun { run } => ensure(self.runs.remove(run), "memory freed twice"),
-            Output::ClearByte { run, .. } => {
+            Action::CreateRun { run, .. } => ensure(self.runs.insert(*run), "memory made twice"),
+            Action::FreeRun { run } => ensure(self.runs.remove(run), "memory freed twice"),
+            Action::ClearByte { run, .. } => {
                 ensure(self.runs.contains(run), "a byte of freed memory is cleared")
             }
-            Output::RevokeCopy { domid, gref, .. } => {
+            Action::RevokeCopy { domid, gref, .. } => {
                 self.revoked.push((*domid, *gref));
                 Ok(())
             }
@@ -450,24 +450,24 @@ impl World {
     // What came out.
 
     pub fn raises(&self) -> Vec<(FileId, EvtchnPort)> {
-        let raise = |o: &Output| match o {
-            Output::Raise { file, port } => Some((*file, *port)),
+        let raise = |o: &Action| match o {
+            Action::Raise { file, port } => Some((*file, *port)),
             _ => None,
         };
         self.out.iter().filter_map(raise).collect()
     }
 
     pub fn logs(&self) -> Vec<String> {
-        let line = |o: &Output| match o {
-            Output::Log { line } => Some(line.clone()),
+        let line = |o: &Action| match o {
+            Action::Log { line } => Some(line.clone()),
             _ => None,
         };
         self.out.iter().filter_map(line).collect()
     }
 
     pub fn deadlocks(&self) -> Vec<Deadlock> {
-        let deadlock = |o: &Output| match o {
-            Output::Deadlock(deadlock) => Some(deadlock.clone()),
+        let deadlock = |o: &Action| match o {
+            Action::Deadlock(deadlock) => Some(deadlock.clone()),
             _ => None,
         };
         self.out.iter().filter_map(deadlock).collect()
