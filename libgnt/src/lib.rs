@@ -31,6 +31,7 @@ pub mod ring;
 pub mod shm;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod stop;
 pub mod types;
 
 pub use error::{Error, Result};

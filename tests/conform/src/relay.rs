@@ -1,0 +1,306 @@
+//! Orders to another domain, through xenstore: each side writes a node of its own that the other
+//! may read, and watches the other's. A node holds one message; a number tells it from the last.
+//!
+//! Used on a real Xen only. The simulator's partner is a child on a pipe.
+
+use super::actor::{Answer, Order};
+use super::process::{ActorChild, Member};
+use super::things::PATIENCE;
+use super::{Outcome, Stop};
+use libgnt::{DomId, Platform};
+use pv_harness::error::{Error, Result};
+use pv_xenstore::Client;
+use pv_xenstore::perms::{Permission, Rights};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+/// In each domain's own, writable directory.
+const NODE: &str = "data/pvpair-conform";
+/// How long to trust the watch before looking anyway.
+const LOOK_ANYWAY: Duration = Duration::from_millis(500);
+/// How long the other domain's relay may take to appear: it may have to boot.
+const START: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Request {
+    session: u64,
+    number: u64,
+    what: What,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum What {
+    /// An actor that has nothing, whatever was before.
+    Begin,
+    Tell(Order),
+    /// Kill the actor.
+    Kill,
+    /// No more sessions.
+    End,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Reply {
+    session: u64,
+    number: u64,
+    answer: Answer,
+}
+
+/// One domain's mailbox, and a look at another's.
+#[derive(Debug)]
+struct Mail {
+    client: Client,
+    theirs: String,
+}
+
+impl Mail {
+    fn open(platform: &dyn Platform, own: DomId, peer: DomId) -> pv_xenstore::Result<Mail> {
+        let client = Client::connect(platform)?;
+        let theirs = format!("/local/domain/{}/{NODE}", peer.0);
+        client.watch(&theirs, "mail")?;
+        if client.try_read(NODE)?.is_none() {
+            client.write(NODE, "")?;
+        }
+        let rights = [
+            Permission::new(Rights::None, own),
+            Permission::new(Rights::Read, peer),
+        ];
+        client.set_perms(NODE, &rights)?;
+        Ok(Mail { client, theirs })
+    }
+
+    fn post(&self, message: &impl Serialize) -> pv_xenstore::Result<()> {
+        let text = serde_json::to_vec(message).unwrap_or_default();
+        self.client.write(NODE, text)
+    }
+
+    /// What the other domain's node holds, if it is a message and may be read.
+    fn look<T: DeserializeOwned>(&self) -> Option<T> {
+        // Not there yet, not readable yet, or left by somebody else: all the same here.
+        let text = self.client.read(&self.theirs).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// What this side's node holds.
+    fn last_reply(&self) -> Option<Reply> {
+        let text = self.client.read(NODE).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    fn wait(&self) -> pv_xenstore::Result<()> {
+        self.client.wait_watch_event(LOOK_ANYWAY)?;
+        while self.client.next_watch_event()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// The actor of another domain.
+#[derive(Debug)]
+pub struct Relayed {
+    mail: Mail,
+    peer: DomId,
+    session: u64,
+    number: Cell<u64>,
+}
+
+fn broken(error: impl std::fmt::Display) -> Stop {
+    Stop::Broken(format!("the relay to the other domain: {error}"))
+}
+
+impl Relayed {
+    /// A new actor in the other domain.
+    pub(super) fn begin(platform: &dyn Platform, own: DomId, peer: DomId) -> Outcome<Relayed> {
+        let relayed = Relayed {
+            mail: Mail::open(platform, own, peer).map_err(broken)?,
+            peer,
+            session: fastrand::u64(..),
+            number: Cell::new(0),
+        };
+        match relayed.request(What::Begin, START)? {
+            Answer::Done => {}
+            other => {
+                return Err(broken(format!(
+                    "the other domain starts no actor: {other:?}"
+                )));
+            }
+        }
+        Ok(relayed)
+    }
+
+    /// Tells the other domain that nothing more will come.
+    pub(super) fn end(platform: &dyn Platform, own: DomId, peer: DomId) -> Outcome {
+        let relayed = Relayed::begin(platform, own, peer)?;
+        relayed.request(What::End, PATIENCE).map(drop)
+    }
+
+    pub(super) fn ask(&self, order: &Order) -> Outcome<Answer> {
+        // An actor may wait for as long as we have patience, and then has to answer.
+        self.request(What::Tell(order.clone()), 2 * PATIENCE)
+    }
+
+    pub(super) fn kill(&self) -> Outcome {
+        self.request(What::Kill, PATIENCE).map(drop)
+    }
+
+    fn request(&self, what: What, patience: Duration) -> Outcome<Answer> {
+        let number = self.number.get() + 1;
+        self.number.set(number);
+        let request = Request {
+            session: self.session,
+            number,
+            what,
+        };
+        let until = Instant::now() + patience;
+        self.mail.post(&request).map_err(broken)?;
+        loop {
+            // Every look is a message to xenstore and back, so not before there is news.
+            self.mail.wait().map_err(broken)?;
+            if let Some(reply) = self.mail.look::<Reply>()
+                && (reply.session, reply.number) == (self.session, number)
+            {
+                return Ok(reply.answer);
+            }
+            if Instant::now() > until {
+                return Err(broken(format!(
+                    "{} does not answer; run `pv-stress conform --platform xen --as-peer-of N` there",
+                    self.peer
+                )));
+            }
+        }
+    }
+}
+
+/// Serves another domain's rules until they are done.
+///
+/// # Errors
+/// [`Error::Environment`]: xenstore.
+pub(super) fn serve(member: &Member, platform: &dyn Platform, asker: DomId) -> Result<()> {
+    serve_with(&ActorChild::start, member, platform, asker)
+}
+
+type Start<'a> = &'a dyn Fn(&Member) -> Outcome<ActorChild>;
+
+fn serve_with(
+    start: Start<'_>,
+    member: &Member,
+    platform: &dyn Platform,
+    asker: DomId,
+) -> Result<()> {
+    let cannot = |error: pv_xenstore::Error| {
+        Error::environment(
+            "xenstore",
+            error,
+            "see that it runs, and that both domains live",
+        )
+    };
+    let own = member.domid(platform)?;
+    let mail = Mail::open(platform, own, asker).map_err(cannot)?;
+    // What was answered before this began is not asked again; what was not, still waits.
+    let mut last = mail.last_reply().map(|r| (r.session, r.number));
+    let mut actor: Option<(u64, ActorChild)> = None;
+    loop {
+        mail.wait().map_err(cannot)?;
+        let request = mail.look::<Request>();
+        let Some(request) = request.filter(|r| Some((r.session, r.number)) != last) else {
+            continue;
+        };
+        last = Some((request.session, request.number));
+        let end = matches!(request.what, What::End);
+        let answer = perform(start, member, &mut actor, request.session, request.what);
+        let answer = answer.unwrap_or_else(|stop| Answer::Refused(None, stop.to_string()));
+        let reply = Reply {
+            session: request.session,
+            number: request.number,
+            answer,
+        };
+        mail.post(&reply).map_err(cannot)?;
+        if end {
+            return Ok(());
+        }
+    }
+}
+
+fn perform(
+    start: Start<'_>,
+    member: &Member,
+    actor: &mut Option<(u64, ActorChild)>,
+    session: u64,
+    what: What,
+) -> Outcome<Answer> {
+    match (what, actor.as_ref()) {
+        (What::Begin, _) => {
+            let old = actor.take().map(|(_, old)| old);
+            // One that was killed, or is stuck in an answer, is of no more use.
+            let clean = old.filter(|old| old.ask(&Order::Forget) == Ok(Answer::Done));
+            *actor = Some(match clean {
+                Some(old) => (session, old),
+                None => (session, start(member)?),
+            });
+            Ok(Answer::Done)
+        }
+        (What::End, _) => {
+            *actor = None;
+            Ok(Answer::Done)
+        }
+        (What::Tell(order), Some((of, actor))) if *of == session => actor.ask(&order),
+        (What::Kill, Some((of, actor))) if *of == session => {
+            actor.kill()?;
+            Ok(Answer::Done)
+        }
+        _ => Err(broken("no such session")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libgnt::PlatformChoice;
+    use libgnt::sim::core::Config;
+    use pv_harness::host;
+    use pv_harness::timeline::Timeline;
+
+    /// The asker's domain may be up long before the other one is.
+    #[test]
+    fn a_request_waits_for_the_relay_to_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let _host = host::start(dir.path(), Config::default(), None, Timeline::none()).unwrap();
+        let member = |domain| Member {
+            platform: PlatformChoice::Sim(dir.path().to_owned()),
+            domain: Some(domain),
+        };
+        let asker = member(1).join("asker").unwrap();
+        let other = member(2).join("other").unwrap();
+        let mail = Mail::open(&*asker, DomId(1), DomId(2)).unwrap();
+        let early = Request {
+            session: 7,
+            number: 1,
+            what: What::Kill,
+        };
+        mail.post(&early).unwrap();
+        let no_actor = |_: &Member| Err(Stop::Broken("no actor in this test".into()));
+        std::thread::scope(|scope| {
+            let serving = scope.spawn(|| serve_with(&no_actor, &member(2), &*other, DomId(1)));
+            let answered = || mail.look::<Reply>().filter(|reply| reply.session == 7);
+            let begun = Instant::now();
+            while answered().is_none() {
+                assert!(begun.elapsed() < PATIENCE, "no answer");
+                mail.wait().unwrap();
+            }
+            // What a refusal says arrives, and the end ends it.
+            let refused = Relayed::begin(&*asker, DomId(1), DomId(2)).unwrap_err();
+            assert!(
+                refused.to_string().contains("no actor in this test"),
+                "{refused}"
+            );
+            let end = Request {
+                session: 8,
+                number: 1,
+                what: What::End,
+            };
+            mail.post(&end).unwrap();
+            serving.join().unwrap().unwrap();
+        });
+    }
+}

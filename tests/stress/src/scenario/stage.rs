@@ -1,0 +1,458 @@
+//! What scenarios have in common: the host, its domains, a device, the processes around them.
+
+use super::pair::Device;
+use crate::settings::Settings;
+use libgnt::DomId;
+use libgnt::inspect::Inspection;
+use libgnt::sim::client::SimPlatform;
+use pv_harness::digest::digest;
+use pv_harness::error::Error;
+use pv_harness::processes::{ChildId, Elsewhere, News, Processes, Stopped};
+use pv_harness::settings::Unmap;
+use pv_harness::timeline::{Event, Record, Timeline, now_ns, read_file};
+use pv_judges::checks::Evidence;
+use pv_judges::verdict::Figure;
+use pv_remote::xen::{KernelLog, Xen};
+use pv_xenstore::Client;
+use pv_xenstore::toolstack::{BlockDevice, remove_nodes};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The front end's domain on the simulated Xen. The back end and the consumer are in dom0 there.
+pub const FRONT: DomId = DomId(1);
+
+/// The processes of a scenario, with a simulated Xen among them, or on a real one.
+pub struct Stage<'a> {
+    /// The processes.
+    pub processes: Processes,
+    /// What was asked for.
+    pub settings: &'a Settings,
+    host: Option<ChildId>,
+    toolstack: Option<Arc<SimPlatform>>,
+    xen: Option<Arc<Xen>>,
+    devices: Vec<BlockDevice>,
+    ledgers: Vec<(String, Vec<String>)>,
+    figures: Vec<Figure>,
+    timeline: Timeline,
+}
+
+/// Turns a library's error into one that stops the scenario.
+pub(super) fn failed<E: std::fmt::Display>(doing: &str) -> impl FnOnce(E) -> Stopped + '_ {
+    move |error| Stopped::Io {
+        doing: doing.into(),
+        error: io::Error::other(error.to_string()),
+    }
+}
+
+impl<'a> Stage<'a> {
+    pub(super) fn new(
+        mut processes: Processes,
+        settings: &'a Settings,
+        xen: Option<Arc<Xen>>,
+    ) -> Stage<'a> {
+        if let Some(xen) = &xen {
+            processes.set_elsewhere(xen.clone());
+        }
+        Stage {
+            xen,
+            devices: Vec::new(),
+            processes,
+            settings,
+            host: None,
+            toolstack: None,
+            ledgers: Vec::new(),
+            figures: Vec::new(),
+            timeline: Timeline::none(),
+        }
+    }
+
+    /// Where the simulated Xen's host serves.
+    pub fn sim_dir(&self) -> PathBuf {
+        self.processes.dir().join("sim")
+    }
+
+    /// Starts the host, joins it as the toolstack, and creates the front end's domain.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn start_host(&mut self) -> Result<(), Stopped> {
+        self.start_host_with(self.settings.unmap)
+    }
+
+    /// The same, whatever `--unmap` says.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn start_host_with(&mut self, unmap: Unmap) -> Result<(), Stopped> {
+        self.timeline = Timeline::create(&self.processes.timeline_path("pv-stress"), "pv-stress")
+            .map_err(failed("the run's own timeline"))?;
+        if let Some(xen) = &self.xen {
+            return xen
+                .begin(self.processes.dir())
+                .map_err(failed("beginning on this Xen"));
+        }
+        let mut args: Vec<OsString> = vec!["--dir".into(), self.sim_dir().into()];
+        args.extend(["--unmap".into(), unmap.to_string().into()]);
+        self.add_sabotage(&mut args);
+        let host = self.processes.spawn("host", "host", args)?;
+        self.host = Some(host);
+        self.processes.await_ready(host)?;
+        let toolstack =
+            SimPlatform::connect(&self.sim_dir(), Some(DomId::DOM0), "toolstack", false)
+                .map_err(failed("joining the simulated Xen"))?;
+        toolstack
+            .create_domain(FRONT, "front")
+            .map_err(failed("creating the front's domain"))?;
+        self.toolstack = Some(Arc::new(toolstack));
+        Ok(())
+    }
+
+    fn add_sabotage(&self, args: &mut Vec<OsString>) {
+        if let Some(sabotage) = self.settings.sabotage {
+            args.extend(["--sabotage".into(), sabotage.to_string().into()]);
+        }
+    }
+
+    /// The toolstack's view of the host.
+    ///
+    /// # Errors
+    /// [`Stopped`] before [`Stage::start_host`].
+    pub fn toolstack(&self) -> Result<&Arc<SimPlatform>, Stopped> {
+        self.toolstack.as_ref().ok_or_else(|| Stopped::Io {
+            doing: "asking the host".into(),
+            error: io::Error::other("there is none yet"),
+        })
+    }
+
+    /// Starts a process of a domain; its sabotage is the run's.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn spawn(
+        &mut self,
+        name: &str,
+        role: &str,
+        domid: DomId,
+        args: impl IntoIterator<Item = OsString>,
+    ) -> Result<ChildId, Stopped> {
+        if let Some(xen) = self.xen.clone() {
+            return self.spawn_elsewhere(&xen, name, role, domid, args);
+        }
+        let mut platform = OsString::from("sim:");
+        platform.push(self.sim_dir());
+        let mut all: Vec<OsString> = vec!["--platform".into(), platform];
+        all.extend(["--domain".into(), domid.0.to_string().into()]);
+        self.add_sabotage(&mut all);
+        all.extend(args);
+        self.processes.spawn(name, role, all)
+    }
+
+    fn spawn_elsewhere(
+        &mut self,
+        xen: &Xen,
+        name: &str,
+        role: &str,
+        domid: DomId,
+        args: impl IntoIterator<Item = OsString>,
+    ) -> Result<ChildId, Stopped> {
+        let domain = xen
+            .domains()
+            .into_iter()
+            .find(|domain| domain.domid == domid);
+        let domain = domain.ok_or_else(|| Stopped::Io {
+            doing: format!("starting {name}"),
+            error: io::Error::other(format!("no agents can be started in {domid}")),
+        })?;
+        let mut all: Vec<OsString> = vec!["--relay".into(), domain.socket().into()];
+        all.extend(["--as".into(), role.into(), "--".into()]);
+        all.extend(["--platform".into(), "linux".into()]);
+        all.extend(["--domain".into(), domid.0.to_string().into()]);
+        self.add_sabotage(&mut all);
+        all.extend(args);
+        self.processes.spawn(name, "proxy", all)
+    }
+
+    /// The front end's domain.
+    pub fn front(&self) -> DomId {
+        self.xen.as_ref().map_or(FRONT, |xen| xen.front.domid)
+    }
+
+    /// The domain of the back end and the consumer.
+    pub fn back(&self) -> DomId {
+        self.xen.as_ref().map_or(DomId::DOM0, |xen| xen.back.domid)
+    }
+
+    /// For a granter in the front's domain: who maps, and a domain that does not.
+    pub fn peers(&self) -> [OsString; 4] {
+        let other = if self.xen.is_some() {
+            DomId::DOM0
+        } else {
+            DomId(2)
+        };
+        [
+            "--peer".into(),
+            self.back().0.to_string().into(),
+            "--other".into(),
+            other.0.to_string().into(),
+        ]
+    }
+
+    /// Makes an image where the back end is.
+    pub(super) fn make_image(&self, image: &Path, bytes: u64) -> Result<(), Stopped> {
+        let doing = "making the image";
+        match &self.xen {
+            Some(xen) => xen.back.make_file(image, bytes).map_err(failed(doing)),
+            None => {
+                let made = File::create(image).and_then(|file| file.set_len(bytes));
+                made.map_err(failed(doing))
+            }
+        }
+    }
+
+    /// SHA-256 of a part of a device's image.
+    pub(super) fn image_digest(
+        &self,
+        device: &Device,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<String, Stopped> {
+        let doing = "reading the image";
+        match &self.xen {
+            Some(xen) => {
+                let digests = xen.back.digests(&device.image, &[(offset, bytes)]);
+                let digests = digests.map_err(failed(doing))?;
+                digests
+                    .into_iter()
+                    .next()
+                    .ok_or("no digest")
+                    .map_err(failed(doing))
+            }
+            None => digest(&device.image, offset, bytes).map_err(failed(doing)),
+        }
+    }
+
+    /// Removes what a killed consumer could not.
+    pub(super) fn remove_consumer_socket(&self) -> Result<(), Stopped> {
+        let socket = self.consumer_socket();
+        match &self.xen {
+            Some(xen) => xen.back.remove(&socket).map_err(failed("tidying up")),
+            None => std::fs::remove_file(socket).map_err(failed("tidying up")),
+        }
+    }
+
+    /// What a process has recorded until now.
+    pub(super) fn records_so_far(&self, process: &str) -> Result<Vec<Record>, Stopped> {
+        if let Some(xen) = &self.xen {
+            for domain in xen.domains() {
+                let records = domain
+                    .timeline(process)
+                    .map_err(failed("reading a timeline"))?;
+                if let Some(records) = records {
+                    return Ok(records);
+                }
+            }
+        }
+        read_file(&self.processes.timeline_path(process)).map_err(failed("reading a timeline"))
+    }
+
+    /// Describes a device to both ends in xenstore.
+    pub(super) fn describe(&mut self, device: BlockDevice) -> Result<(), Stopped> {
+        let doing = "connecting to xenstore";
+        let client = match &self.xen {
+            Some(xen) => xen.xenstore().map_err(failed(doing))?,
+            None => Client::connect(&**self.toolstack()?).map_err(failed(doing))?,
+        };
+        device
+            .create(&client)
+            .map_err(failed("creating the device"))?;
+        self.devices.push(device);
+        Ok(())
+    }
+
+    /// A real xenstore outlives the scenario.
+    fn remove_devices(&self, xen: &Xen) -> Result<(), Error> {
+        let client = xen.xenstore()?;
+        for device in &self.devices {
+            let paths = device.paths();
+            remove_nodes(&client, &device.key(), &paths).map_err(|error| {
+                let what = format!("{} and {}", paths.front, paths.back);
+                Error::environment(&what, error, "remove them by hand")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Everything alive on the host, now.
+    ///
+    /// # Errors
+    /// [`Stopped`], if the host is gone.
+    pub fn inspect(&self) -> Result<Inspection, Stopped> {
+        if let Some(xen) = &self.xen {
+            return xen.inspect().map_err(failed("asking Xen"));
+        }
+        self.toolstack()?
+            .inspect()
+            .map_err(failed("inspecting the host"))
+    }
+
+    /// Waits for a fact that a child tells.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn await_fact(&mut self, id: ChildId, name: &str) -> Result<String, Stopped> {
+        let what = format!("{} to tell {name:?}", self.processes.child(id).name);
+        self.processes.await_news(id, &what, |news| match news {
+            News::Fact { name: told, value } if told == name => Some(value.clone()),
+            _ => None,
+        })
+    }
+
+    /// Stops a child, and takes the ledger it shows at its end.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn stop(&mut self, id: ChildId) -> Result<(), Stopped> {
+        self.processes.stop(id)?;
+        self.take_ledger(id)
+    }
+
+    /// Waits for a child to end by itself, and takes its ledger.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn await_end(&mut self, id: ChildId) -> Result<(), Stopped> {
+        self.processes.await_exit(id)?;
+        self.take_ledger(id)
+    }
+
+    fn take_ledger(&mut self, id: ChildId) -> Result<(), Stopped> {
+        let name = self.processes.child(id).name.clone();
+        let entries =
+            self.processes
+                .await_news(id, &format!("{name}'s ledger"), |news| match news {
+                    News::Ledger { entries } => Some(entries.clone()),
+                    _ => None,
+                })?;
+        self.ledgers.push((name, entries));
+        Ok(())
+    }
+
+    /// SIGKILL. Returns when, on the timelines' clock.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn kill(&mut self, id: ChildId) -> Result<u64, Stopped> {
+        let at = now_ns();
+        let name = self.processes.child(id).name.clone();
+        self.timeline.log(Event::Killed { who: name });
+        self.processes.kill(id)?;
+        Ok(at)
+    }
+
+    /// A figure for the table.
+    pub fn figure(&mut self, name: &str, value: impl ToString) {
+        self.figures.push(Figure {
+            name: name.into(),
+            value: value.to_string(),
+        });
+    }
+
+    /// Ends every process but the host, asks that what is left, and then ends it too.
+    pub(super) fn finish(mut self) -> (Evidence, Vec<Figure>) {
+        for id in self
+            .processes
+            .children()
+            .filter(|id| Some(*id) != self.host)
+            .collect::<Vec<_>>()
+        {
+            self.processes.end(id);
+        }
+        let mut left_over = Vec::new();
+        if let Some(xen) = &self.xen {
+            left_over = xen.settle();
+        }
+        let inspection = self.settled();
+        let mut kernels = Vec::new();
+        if let Some(xen) = self.xen.clone() {
+            if let Err(error) = self.remove_devices(&xen) {
+                left_over.push(error.to_string());
+            }
+            left_over.extend(xen.end(self.processes.dir()));
+            kernels = self.kernel_logs(&xen, &mut left_over);
+        }
+        self.toolstack = None;
+        let mut aftermath = self.processes.finish();
+        aftermath.left_over.extend(left_over);
+        let mut evidence = Evidence::new(aftermath, inspection, self.ledgers);
+        evidence.kernels = self.xen.as_ref().map(|_| kernels);
+        evidence.clock_uncertainty_ns = self.xen.as_ref().map_or(0, |xen| {
+            u64::try_from(xen.clock_uncertainty().as_nanos()).unwrap_or(u64::MAX)
+        });
+        (evidence, self.figures)
+    }
+
+    /// What the kernels said, into the logs; the trouble in it.
+    fn kernel_logs(&self, xen: &Xen, left_over: &mut Vec<String>) -> Vec<(String, Vec<String>)> {
+        let logs = match xen.kernel_logs() {
+            Ok(logs) => logs,
+            Err(error) => {
+                left_over.push(error.to_string());
+                return Vec::new();
+            }
+        };
+        logs.into_iter()
+            .map(
+                |KernelLog {
+                     domain,
+                     lines,
+                     trouble,
+                 }| {
+                    let path = self
+                        .processes
+                        .timeline_path(&domain)
+                        .with_extension("kernel.log");
+                    if let Err(error) = std::fs::write(&path, lines.join("\n") + "\n") {
+                        left_over.push(format!("{}: {error}", path.display()));
+                    }
+                    (domain, trouble)
+                },
+            )
+            .collect()
+    }
+
+    /// The host's state once what is deferred had the time it may take: an unmap is retried less
+    /// and less often, about sqrt(10 ms · T) apart after a hold of T; an end of access that the peer
+    /// was in the way of, once a second, ten entries at a time.
+    fn settled(&mut self) -> Option<Inspection> {
+        const STEP: Duration = Duration::from_millis(10);
+        if self.toolstack.is_none() && self.xen.is_none() {
+            return None;
+        }
+        let first = self.inspect().ok()?;
+        let ending = first.grants.iter().filter(|grant| grant.ending).count();
+        let gap = (0.010 * self.settings.hold_for.as_secs_f64()).sqrt();
+        let patience = 2.0 + 2.0 * gap + ending as f64 / 10.0;
+        let until = Instant::now() + Duration::from_secs_f64(patience);
+        let mut state = first;
+        while !is_settled(&state)
+            && Instant::now() < until
+            && self.processes.interrupted().is_none()
+        {
+            self.processes.idle(STEP);
+            state = self.inspect().ok()?;
+        }
+        Some(state)
+    }
+}
+
+fn is_settled(state: &Inspection) -> bool {
+    state.grants.is_empty()
+        && state.unmapping.is_empty()
+        && state.holders.is_empty()
+        && state.gntalloc_pages == 0
+        && state.event_channels == 0
+}

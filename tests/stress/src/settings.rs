@@ -1,0 +1,135 @@
+//! What a run is asked to do.
+
+use pv_harness::holder::HoldName;
+use pv_harness::settings::{PlatformKind, Unmap, quote, spell};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Ways to make a run wrong on purpose, so that its judges can be seen to notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sabotage {
+    /// The hypervisor unmaps although somebody holds the pages.
+    UnmapUnderHolder,
+    /// The unmap's event comes when the unmap begins, so the back end answers before the release.
+    EarlyEvent,
+    /// A dead consumer's references are never dropped.
+    HoldOutlivesOwner,
+    /// The back end keeps writes in its memory only: acknowledged, and lost with it.
+    VolatileDisk,
+    /// The front end writes one bit that is not in its input.
+    FlipBit,
+    /// The granter gets pages back that its peer still maps.
+    ReuseWhileInUse,
+}
+
+impl fmt::Display for Sabotage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use clap::ValueEnum;
+        match self.to_possible_value() {
+            Some(value) => f.write_str(value.get_name()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The options of `run`.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where.
+    pub platform: PlatformKind,
+    /// When unmaps wait.
+    pub unmap: Unmap,
+    /// How the third consumer holds pages; `None`: as the scenario prefers.
+    pub hold: Option<HoldName>,
+    /// For how long.
+    pub hold_for: Duration,
+    /// For each scenario.
+    pub deadline: Duration,
+    /// Of everything random.
+    pub seed: u64,
+    /// What goes through the pair.
+    pub input: PathBuf,
+    /// Holding pages on a PV guest is allowed.
+    pub allow_kernel_damage: bool,
+    /// What is to go wrong.
+    pub sabotage: Option<Sabotage>,
+    /// The domains of the front end and of the back end, on a real Xen.
+    pub domains: Option<(String, String)>,
+    /// The command that made the machine that this run is on: it runs a scenario again, given the
+    /// scenario and the seed.
+    pub machine: Option<String>,
+}
+
+impl Settings {
+    /// The command that runs one scenario again, as this run did.
+    pub fn replay(&self, scenario: &str, report: &Path) -> String {
+        if let Some(machine) = &self.machine {
+            return format!("{machine} --scenario {scenario} --seed {}", self.seed);
+        }
+        let mut command = format!(
+            "pv-stress run --scenario {scenario} --platform {} --unmap {} --hold-for {} --deadline {} --seed {}",
+            self.platform,
+            self.unmap,
+            spell(self.hold_for),
+            spell(self.deadline),
+            self.seed
+        );
+        let mut add = |option: &str, value: String| {
+            command.push_str(&format!(" {option} {value}"));
+        };
+        if let Some(hold) = self.hold {
+            add("--hold", hold.to_string());
+        }
+        if let Some(sabotage) = self.sabotage {
+            add("--sabotage", sabotage.to_string());
+        }
+        if let Some((front, back)) = &self.domains {
+            add("--front", quote(front));
+            add("--back", quote(back));
+        }
+        add("--input", quote(&self.input.display().to_string()));
+        if self.allow_kernel_damage {
+            command.push_str(" --allow-kernel-damage");
+        }
+        command.push_str(" --report ");
+        command + &quote(&report.display().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replay_says_everything() {
+        let settings = Settings {
+            platform: PlatformKind::Sim,
+            unmap: Unmap::Sync,
+            hold: Some(HoldName::I915),
+            hold_for: Duration::from_millis(1500),
+            deadline: Duration::from_secs(90),
+            seed: 7,
+            input: "/tmp/it's here".into(),
+            allow_kernel_damage: false,
+            sabotage: Some(Sabotage::FlipBit),
+            domains: None,
+            machine: None,
+        };
+        assert_eq!(
+            settings.replay("copy", Path::new("r")),
+            r"pv-stress run --scenario copy --platform sim --unmap sync --hold-for 1s500ms --deadline 1m30s --seed 7 --hold i915 --sabotage flip-bit --input '/tmp/it'\''s here' --report r"
+        );
+        let in_lab = Settings {
+            machine: Some("pv-stress lab --kernel 6.12".into()),
+            ..settings.clone()
+        };
+        assert_eq!(
+            in_lab.replay("copy", Path::new("r")),
+            "pv-stress lab --kernel 6.12 --scenario copy --seed 7"
+        );
+        assert_eq!(humantime::parse_duration("1s500ms"), Ok(settings.hold_for));
+    }
+}
