@@ -15,11 +15,12 @@ const DIRECTORY: &str = "pv-backend";
 
 /// Why a device cannot be claimed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClaimError {
     /// Somebody else serves it.
     #[error(
         "{device} is served by another back end, which holds {}; \
-         stop that one first (`pv-backend status` shows its state)", path.display()
+         stop that one first", path.display()
     )]
     Taken {
         /// The device.
@@ -44,9 +45,9 @@ pub enum ClaimError {
 fn cure(errno: Errno) -> &'static str {
     match errno {
         Errno::ACCESS | Errno::PERM | Errno::ROFS => {
-            "; run as root, or name a directory of your own with --run-dir"
+            "; run as root, or name a directory of your own"
         }
-        Errno::NOSPC | Errno::DQUOT => "; free some space there, or name another with --run-dir",
+        Errno::NOSPC | Errno::DQUOT => "; free some space there, or name another directory",
         Errno::LOOP | Errno::NOTDIR => "; somebody has put something else there: remove it",
         _ => "",
     }

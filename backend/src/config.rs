@@ -1,8 +1,9 @@
 //! How a back end is set up.
 
 use crate::disk::{Backing, pool};
+use crate::lend::PageLender;
 use crate::machine::{DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES, Sabotage};
-use crate::observe::Hooks;
+use crate::observe::Observer;
 use libgnt::stop::Stop;
 use libgnt::{DomId, Platform};
 use pv_xenstore::toolstack::{DeviceClass, DeviceId};
@@ -15,7 +16,8 @@ use std::time::Duration;
 pub const DEFAULT_CLOSE: Duration = Duration::from_millis(500);
 
 /// Which ways of moving data a front may choose from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Mode {
     /// Persistent grants if the front has them, else a map for each request.
     #[default]
@@ -71,8 +73,10 @@ pub struct BackConfig {
     /// Ends the back end from anywhere: the device closes, and [`Backend::run`](crate::Backend::run)
     /// returns.
     pub stop: Stop,
-    /// Who is told, and who is lent pages.
-    pub hooks: Hooks,
+    /// Who is told what happens.
+    pub observer: Option<Box<dyn Observer>>,
+    /// Who is lent pages.
+    pub lender: Option<Box<dyn PageLender>>,
     #[doc(hidden)]
     pub sabotage: Sabotage,
 }
@@ -102,7 +106,8 @@ impl BackConfig {
             hand_over: false,
             run_dir: None,
             stop: Stop::new(),
-            hooks: Hooks::default(),
+            observer: None,
+            lender: None,
             sabotage: Sabotage::None,
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::claim::ClaimError;
 use crate::disk::DiskError;
-use pv_xenstore::toolstack::DriverBound;
+use pv_xenstore::toolstack::{DeviceKey, DriverBound};
 
 /// Why a back end cannot start, or cannot go on. A front's misbehaviour never ends here.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +34,12 @@ pub enum BackError {
     /// The kernel's own driver has the device.
     #[error(transparent)]
     KernelDriver(#[from] DriverBound),
-    /// The device is not there.
-    #[error("{0}")]
-    NoDevice(String),
+    /// The toolstack has not created the device.
+    #[error("{device} is not in xenstore: {path} is missing; let the toolstack create it")]
+    NoDevice {
+        /// The device.
+        device: DeviceKey,
+        /// The node that is missing.
+        path: String,
+    },
 }

@@ -3,14 +3,16 @@
 //! Layers, each using only what is above it: [`machine`], the block protocol of this end as a state
 //! machine without I/O; [`disk`], what the sectors are kept on; what an embedding program sees
 //! ([`Observer`], [`PageLender`]) and says ([`BackConfig`]); `record`, what must outlive the process;
-//! `data`, which performs the machine's actions; `bus`, this end's side of xenstore; `link`, one
-//! connection; `run` and `life`, the event loop: [`Backend`]; `cli`, the command line.
+//! `link`, one connection; `data`, which performs the machine's actions; `bus`, this end's side of
+//! xenstore; `run` and `life`, the event loop: [`Backend`]; `cli`, the command line.
 
 pub mod machine;
 
 pub mod disk;
 
 mod observe;
+
+mod lend;
 
 mod record;
 
@@ -20,7 +22,13 @@ mod error;
 
 mod config;
 
+mod pace;
+
 mod again;
+
+mod recorded;
+
+mod link;
 
 mod unmaps;
 
@@ -28,21 +36,20 @@ mod data;
 
 mod bus;
 
-mod recorded;
-
-mod link;
+mod life;
 
 mod run;
 
-mod life;
-
+#[cfg(feature = "cli")]
 pub mod cli;
 
 pub use claim::ClaimError;
 pub use config::{BackConfig, DEFAULT_CLOSE, Mode};
 pub use disk::{Backing, DiskError};
 pub use error::BackError;
+pub use lend::PageLender;
 pub use libgnt::stop::Stop;
-pub use observe::{BackEvent, BackEventKind, Hooks, Observer, PageLender, RequestInfo};
+pub use machine::{DataMode, RequestInfo};
+pub use observe::{BackEvent, BackEventKind, Observer};
 pub use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 pub use run::Backend;

@@ -1,29 +1,25 @@
-//! What a program that embeds the back end may watch and do: a test lends the pages of requests
-//! to a third party, and records what happens when.
+//! What a back end does, told as it happens: for tests, which judge it from outside.
 
 use crate::machine::DataMode;
-pub use crate::machine::RequestInfo;
-use libgnt::grant::{Map, UnmapId};
+use libgnt::grant::UnmapId;
 use libgnt::machine::monotonic;
 use libgnt::proto::blkif::Status;
 use std::time::Duration;
 
-/// Shows the pages of a request to somebody else, as a display server hands them to a GPU driver.
-pub trait PageLender: Send {
-    /// Called for each request in [`DataMode::Map`] when its data is in place, right before its
-    /// unmap begins, on the event loop: return at once, keep no clone of [`Map::pages`] (a hold on
-    /// the *pages* is what this is for: a pin, a pipe, a forked child).
-    fn lend(&mut self, map: &Map, request: &RequestInfo);
-}
-
-/// Sees everything that happens, in order.
+/// Gets every event, in order, on the back end's thread: be quick.
 pub trait Observer: Send {
-    /// Called on the event loop: return at once.
+    /// One event.
     fn event(&mut self, event: BackEvent);
 
     /// False: only events for which [`BackEventKind::is_rare`] holds are wanted. Asked once.
     fn each_request(&self) -> bool {
         true
+    }
+}
+
+impl std::fmt::Debug for dyn Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
     }
 }
 
@@ -137,54 +133,37 @@ impl BackEventKind {
     }
 }
 
-/// The hooks of one device; both may be absent.
-#[derive(Default)]
-pub struct Hooks {
-    /// Who is lent pages.
-    pub lender: Option<Box<dyn PageLender>>,
-    /// Who watches.
-    pub observer: Option<Box<dyn Observer>>,
-    /// What the observer said to [`Observer::each_request`].
-    each: Option<bool>,
+/// The observer, if there is one.
+#[derive(Debug)]
+pub(crate) struct Tell {
+    observer: Option<Box<dyn Observer>>,
+    each_request: bool,
 }
 
-impl Hooks {
-    /// Both, or either.
-    pub fn new(lender: Option<Box<dyn PageLender>>, observer: Option<Box<dyn Observer>>) -> Self {
-        Hooks {
-            lender,
+impl Tell {
+    pub(crate) fn new(observer: Option<Box<dyn Observer>>) -> Self {
+        let each_request = observer.as_ref().is_some_and(|o| o.each_request());
+        Tell {
             observer,
-            each: None,
+            each_request,
         }
     }
 
-    /// Tells of something rare.
-    pub(crate) fn tell(&mut self, kind: BackEventKind) {
+    /// Tells what happens once in a connection. `kind` is built only if somebody listens.
+    pub(crate) fn tell(&mut self, kind: impl FnOnce() -> BackEventKind) {
         if let Some(observer) = &mut self.observer {
             observer.event(BackEvent {
                 at: monotonic(),
-                kind,
+                kind: kind(),
             });
         }
     }
 
-    /// Tells of something that each request does: not even built if nobody wants to know.
+    /// The same for what happens once in a request.
+    #[inline]
     pub(crate) fn tell_each(&mut self, kind: impl FnOnce() -> BackEventKind) {
-        let observer = self.observer.as_deref();
-        if *self
-            .each
-            .get_or_insert_with(|| observer.is_some_and(Observer::each_request))
-        {
-            self.tell(kind());
+        if self.each_request {
+            self.tell(kind);
         }
-    }
-}
-
-impl std::fmt::Debug for Hooks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hooks")
-            .field("lender", &self.lender.is_some())
-            .field("observer", &self.observer.is_some())
-            .finish()
     }
 }

@@ -4,7 +4,7 @@ use crate::again::Pace;
 use crate::machine::Input;
 use crate::machine::MapKey;
 use crate::observe::BackEventKind;
-use crate::observe::Hooks;
+use crate::observe::Tell;
 use libgnt::grant::Map;
 use libgnt::grant::Refusal;
 use libgnt::grant::UnmapError;
@@ -78,12 +78,12 @@ impl Unmaps {
     }
 
     /// Begins an unmap, or puts it behind those that wait. Returns news for the machine.
-    pub fn begin(&mut self, outgoing: Outgoing, hooks: &mut Hooks) -> Option<Input> {
+    pub fn begin(&mut self, outgoing: Outgoing, tell: &mut Tell) -> Option<Input> {
         if self.blocked {
             self.waiting.push_back(outgoing);
             return None;
         }
-        match self.attempt(outgoing, hooks) {
+        match self.attempt(outgoing, tell) {
             Attempt::Begun(news) => news,
             Attempt::Waits(outgoing, why) => {
                 self.blocked = matches!(why, Wait::ForAll);
@@ -112,7 +112,7 @@ impl Unmaps {
     }
 
     /// Tries those that wait. Returns news for the machine.
-    pub fn retry(&mut self, hooks: &mut Hooks) -> Vec<Input> {
+    pub fn retry(&mut self, tell: &mut Tell) -> Vec<Input> {
         let mut news = Vec::new();
         let mut any = false;
         let mut still = None;
@@ -121,7 +121,7 @@ impl Unmaps {
             let Some(outgoing) = self.waiting.pop_front() else {
                 break;
             };
-            match self.attempt(outgoing, hooks) {
+            match self.attempt(outgoing, tell) {
                 Attempt::Begun(input) => {
                     any = true;
                     news.extend(input);
@@ -150,14 +150,14 @@ impl Unmaps {
             if let Some(error) = still
                 && self.pace.is_slow()
             {
-                self.tell(error, hooks);
+                self.tell(error, tell);
             }
         }
         news
     }
 
     /// Once until it is over. Short waits are nothing to speak of.
-    fn tell(&mut self, error: String, hooks: &mut Hooks) {
+    fn tell(&mut self, error: String, tell: &mut Tell) {
         if std::mem::replace(&mut self.told, true) {
             return;
         }
@@ -167,10 +167,10 @@ impl Unmaps {
             "pages stay mapped, and their requests are not answered, until an unmap works"
         );
         let retried = true;
-        hooks.tell(BackEventKind::UnmapFailed { error, retried });
+        tell.tell(|| BackEventKind::UnmapFailed { error, retried });
     }
 
-    fn attempt(&mut self, outgoing: Outgoing, hooks: &mut Hooks) -> Attempt {
+    fn attempt(&mut self, outgoing: Outgoing, tell: &mut Tell) -> Attempt {
         let Outgoing {
             key,
             request,
@@ -199,7 +199,7 @@ impl Unmaps {
             Err(UnmapError::Failed { error, unmapping }) => {
                 let error = error.to_string();
                 tracing::error!(%error, "an unmap reported an error and goes on");
-                hooks.tell(BackEventKind::UnmapFailed {
+                tell.tell(|| BackEventKind::UnmapFailed {
                     error,
                     retried: false,
                 });
@@ -215,7 +215,7 @@ impl Unmaps {
             },
         };
         let unmap = unmapping.id();
-        hooks.tell_each(|| BackEventKind::UnmapBegun {
+        tell.tell_each(|| BackEventKind::UnmapBegun {
             unmap,
             request,
             pages,

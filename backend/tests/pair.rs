@@ -173,7 +173,7 @@ fn with_pinner_and(world: &World, only: Option<u64>, sabotage: Sabotage) -> (Run
     let running = Running::start_on(Arc::clone(&platform), |config| {
         config.mode = Mode::Map;
         config.sabotage = sabotage;
-        config.hooks.lender = Some(Box::new(Pinner {
+        config.lender = Some(Box::new(Pinner {
             platform: Arc::clone(&platform),
             holds: send,
             only,

@@ -3,7 +3,7 @@
 
 mod side;
 
-use libgnt::proto::blkif::nodes::FrontNodes;
+use crate::link::Offer;
 use pv_xenstore::Client;
 use pv_xenstore::toolstack::DriverBound;
 use std::time::Duration;
@@ -32,18 +32,6 @@ pub(crate) enum Order {
     Closed,
     /// The kernel's own driver has taken the device: nothing follows.
     Taken(DriverBound),
-}
-
-/// A ring to connect to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Offer {
-    pub nodes: FrontNodes,
-    /// It is in service: an earlier back end took requests from it.
-    pub take_over: bool,
-    /// The front may use persistent grants: we offer them, and so did the back end before us.
-    pub persistent: bool,
-    /// The front may only read.
-    pub read_only: bool,
 }
 
 /// What the loop has done, or learned.

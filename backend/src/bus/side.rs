@@ -1,18 +1,14 @@
 //! Finds the device, reads and writes the nodes, and performs what [`Handshake`] says; what that machine
 //! wants of the ring becomes an order.
 
-use super::{Found, Offer, Order, Report};
+use super::{Found, Order, Report};
 use crate::config::Mode;
 use crate::disk::Disk;
 use crate::error::BackError;
-use libgnt::machine::Machine;
-use libgnt::machine::monotonic;
+use crate::link::Offer;
+use libgnt::machine::{Machine, monotonic};
 use libgnt::proto::blkif::SECTOR_SIZE;
-use libgnt::proto::blkif::nodes;
-use libgnt::proto::blkif::nodes::BackNodes;
-use libgnt::proto::blkif::nodes::DiskInfo;
-use libgnt::proto::blkif::nodes::FrontNodes;
-use libgnt::proto::blkif::nodes::NodeError;
+use libgnt::proto::blkif::nodes::{self, BackNodes, DiskInfo, FrontNodes, NodeError};
 use libgnt::{DomId, Platform};
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::Steady;
@@ -81,17 +77,15 @@ impl Bus {
         let client = Client::connect(platform)?;
         let own = DomId(client.read_parsed("domid")?);
         let mut paths = device.paths(own);
-        let no_device = |path: &str| {
-            BackError::NoDevice(format!(
-                "{device} is not in xenstore: {path} is missing; create it with \
-                 `pv-backend attach --front {} --device {} --class {}`",
-                front.0, device.devid, device.class
-            ))
-        };
         let frontend = format!("{}/frontend", paths.back);
         match client.read_string(&frontend) {
             Ok(path) => paths.front = path,
-            Err(error) if error.is_gone() => return Err(no_device(&frontend)),
+            Err(error) if error.is_gone() => {
+                return Err(BackError::NoDevice {
+                    device: device.clone(),
+                    path: frontend,
+                });
+            }
             Err(error) => return Err(error.into()),
         }
         let side = Side::Back { front_domid: front };

@@ -1,12 +1,12 @@
 //! What a toolstack does, and a look at the result.
 
-use super::{AttachArgs, DetachArgs, DeviceArgs, Failure};
+use super::{AttachArgs, DetachArgs, DeviceArgs, Failure, cure};
 use libgnt::proto::blkif::nodes;
 use libgnt::{DomId, Platform};
 use pv_xenstore::toolstack::{BlockDevice, DeviceKey, End, Mode, Removed, read_error, remove};
 use pv_xenstore::xenbus::XenbusState;
 use pv_xenstore::xenbus::node::read_state;
-use pv_xenstore::{Client, DeviceTrouble, Error};
+use pv_xenstore::{Client, Error};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,20 +33,11 @@ impl DeviceArgs {
 /// What is not there, or not allowed, is the environment's; the rest failed at work.
 fn failure(error: Error) -> Failure {
     match error {
-        Error::Device { trouble, .. } => Failure::environment(format!("{error}{}", cure(trouble))),
+        Error::Device { trouble, .. } => {
+            Failure::environment(format!("{error}{}", cure::of_device(trouble)))
+        }
         Error::Invalid(_) | Error::Refused { .. } => Failure::environment(error),
         other => Failure::at_work(other),
-    }
-}
-
-/// What to do about it here.
-fn cure(trouble: DeviceTrouble) -> &'static str {
-    match trouble {
-        DeviceTrouble::NotThere => " (`pv-backend attach` creates a device)",
-        DeviceTrouble::OtherBack => " (leave `--back` away)",
-        DeviceTrouble::BackUnknown => " (`--back N` names the back end's domain)",
-        DeviceTrouble::LeftBehind => " (`pv-backend detach` removes it)",
-        _ => "",
     }
 }
 

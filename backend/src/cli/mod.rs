@@ -4,13 +4,14 @@
 //! an image that cannot be opened, a device that is not there).
 
 mod commands;
+mod cure;
 mod values;
 
 use crate::config::{BackConfig, Mode};
 use crate::disk::{Backing, pool};
-use crate::error::BackError;
+use crate::lend::PageLender;
 use crate::machine::{DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES};
-use crate::observe::{BackEvent, Hooks, Observer};
+use crate::observe::{BackEvent, Observer};
 use crate::run::Backend;
 use clap::{Args, Parser, Subcommand};
 use libgnt::stop::Stop;
@@ -216,11 +217,15 @@ impl Failure {
 /// The program: parses, runs, and says on standard error what went wrong. `args` begins with the
 /// program's name.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    main_with_hooks(args, Hooks::default())
+    main_with(args, None, None)
 }
 
-/// The same, with hooks for `serve`. Without an observer, events go to the log.
-pub fn main_with_hooks(args: impl IntoIterator<Item = OsString>, hooks: Hooks) -> ExitCode {
+/// The same, with an observer and a lender for `serve`. Without an observer, events go to the log.
+pub fn main_with(
+    args: impl IntoIterator<Item = OsString>,
+    observer: Option<Box<dyn Observer>>,
+    lender: Option<Box<dyn PageLender>>,
+) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -233,7 +238,7 @@ pub fn main_with_hooks(args: impl IntoIterator<Item = OsString>, hooks: Hooks) -
         }
     };
     let result = start_log(&cli.log).and_then(|()| match cli.command {
-        Command::Serve(args) => serve(args, hooks),
+        Command::Serve(args) => serve(args, observer, lender),
         Command::Attach(args) => commands::attach(&args),
         Command::Detach(args) => commands::detach(&args),
         Command::Status(args) => commands::status(&args),
@@ -262,20 +267,22 @@ fn start_log(filter: &str) -> Result<(), Failure> {
 impl PlatformArgs {
     fn open(&self, process: &str) -> Result<Arc<dyn Platform>, Failure> {
         libgnt::open(&self.platform, Some(DomId(self.domain)), process)
+            .map_err(|error| error.with_cure("`pv-stress sim --dir DIR` starts a simulated Xen"))
             .map_err(Failure::environment)
     }
 }
 
-fn serve(args: ServeArgs, mut hooks: Hooks) -> Result<(), Failure> {
+fn serve(
+    args: ServeArgs,
+    observer: Option<Box<dyn Observer>>,
+    lender: Option<Box<dyn PageLender>>,
+) -> Result<(), Failure> {
     let backing = match (args.backing.image, args.backing.memory) {
         (Some(image), _) => Backing::File(image),
         (None, bytes) => Backing::Memory {
             bytes: bytes.unwrap_or(0),
         },
     };
-    if hooks.observer.is_none() {
-        hooks.observer = Some(Box::new(LogObserver));
-    }
     let stop = Stop::new();
     stop_on_signals(stop.clone())?;
     let platform = args.platform.open("pv-backend")?;
@@ -291,19 +298,12 @@ fn serve(args: ServeArgs, mut hooks: Hooks) -> Result<(), Failure> {
     config.hand_over = args.hand_over;
     config.run_dir = args.run_dir;
     config.stop = stop;
-    config.hooks = hooks;
-    let backend = Backend::open(config).map_err(|error| Failure::environment(with_cure(error)))?;
+    config.observer = observer.or_else(|| Some(Box::new(LogObserver)));
+    config.lender = lender;
+    let backend = Backend::open(config).map_err(|error| Failure::environment(cure::of(&error)))?;
     backend
         .run()
-        .map_err(|error| Failure::at_work(with_cure(error)))
-}
-
-/// What to do about it here.
-fn with_cure(error: BackError) -> String {
-    match error {
-        BackError::KernelDriver(_) => format!("{error} (`--class` names it)"),
-        other => other.to_string(),
-    }
+        .map_err(|error| Failure::at_work(cure::of(&error)))
 }
 
 /// The first signal closes the device, the second ends the process.

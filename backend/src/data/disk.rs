@@ -1,8 +1,9 @@
 //! The disk's part of a request.
 
-use super::{Answers, DataPath};
+use super::DataPath;
 use crate::disk::pool::{Cause, Done, Fault, Work};
 use crate::disk::{Piece, Store};
+use crate::link::Answers;
 use crate::machine::{DiskOp, Input, Pages, Tag};
 use crate::observe::BackEventKind;
 use libgnt::proto::blkif::{SECTOR_SIZE, Segment, Segments};
@@ -90,7 +91,7 @@ impl DataPath {
                 }
             }
         }
-        self.hooks.tell(BackEventKind::DiskFailed { error });
+        self.tell.tell(|| BackEventKind::DiskFailed { error });
     }
 
     /// Ends the disk's threads; waits for what they do, but not for ever.

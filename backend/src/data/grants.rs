@@ -1,6 +1,7 @@
 //! What concerns the front's grants: mapped, copied from and to, unmapped.
 
-use super::{Answers, DataPath};
+use super::DataPath;
+use crate::link::Answers;
 use crate::machine::{Direction, Input, MapKey, RequestInfo, Tag};
 use crate::observe::BackEventKind;
 use crate::unmaps::Outgoing;
@@ -26,7 +27,7 @@ impl DataPath {
         let began = Instant::now();
         let map = self.mapper.try_map(&self.grants, access)?;
         let pages = self.grants.len();
-        self.hooks.tell_each(|| BackEventKind::MapDone {
+        self.tell.tell_each(|| BackEventKind::MapDone {
             pages,
             took: began.elapsed(),
         });
@@ -42,7 +43,7 @@ impl DataPath {
             error = self.mapper.explain(&self.grants, access, error);
             tracing::warn!(%error, missed, "a request's pages cannot be mapped");
         }
-        self.hooks.tell(BackEventKind::MapFailed {
+        self.tell.tell(|| BackEventKind::MapFailed {
             error: error.to_string(),
         });
     }
@@ -57,13 +58,13 @@ impl DataPath {
             debug_assert!(false, "{key:?} is not mapped");
             return None;
         };
-        if let (Some(info), Some(lender)) = (request, &mut self.hooks.lender) {
+        if let (Some(info), Some(lender)) = (request, &mut self.lender) {
             answers.lend(info.id);
             lender.lend(&map, info);
         }
         let id = request.map(|request| request.id);
         self.unmaps
-            .begin(Outgoing::new(key, id, map), &mut self.hooks)
+            .begin(Outgoing::new(key, id, map), &mut self.tell)
     }
 
     pub(super) fn copy(

@@ -9,12 +9,13 @@ mod grants;
 use crate::again::{Pace, Suppressed};
 use crate::disk::pool::Pool;
 use crate::disk::{Backing, Store};
+use crate::lend::PageLender;
+use crate::link::{Answers, Nobody};
 use crate::machine::{Action, BackMachine, Input};
-use crate::observe::{BackEventKind, Hooks};
+use crate::observe::{BackEventKind, Tell};
 use crate::unmaps::{Leaving, Unmaps};
 use libgnt::grant::Mapper;
 use libgnt::machine::{Machine, Now};
-use libgnt::proto::blkif::Response;
 use libgnt::{DomId, ForeignGrant};
 use pages::LocalPages;
 use rustix::io::Errno;
@@ -22,25 +23,6 @@ use std::time::{Duration, Instant};
 
 /// None of the machine's rules depends on the time, so nobody asks a clock for each of its steps.
 const NO_TIME: Now = Now::ZERO;
-
-/// Where responses go.
-pub(crate) trait Answers {
-    fn push(&mut self, response: &Response);
-
-    /// Pages of a request are about to be lent to others.
-    fn lend(&mut self, id: u64);
-}
-
-/// For when the front is gone. The machine knows too, so nothing comes here.
-pub(crate) struct Nobody;
-
-impl Answers for Nobody {
-    fn push(&mut self, response: &Response) {
-        debug_assert!(false, "{response:?} to nobody");
-    }
-
-    fn lend(&mut self, _: u64) {}
-}
 
 /// A map or a copy that the device asked to try again: a page of the front's is paged out, or an
 /// earlier unmap of the same range is not over (Linux 5.19 to 6.0.3).
@@ -57,7 +39,8 @@ const POSTPONED_FOR: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct DataPath {
     pub machine: BackMachine,
-    pub hooks: Hooks,
+    pub tell: Tell,
+    lender: Option<Box<dyn PageLender>>,
     front: DomId,
     mapper: Mapper,
     backing: Backing,
@@ -76,7 +59,7 @@ pub(crate) struct DataPath {
 impl DataPath {
     pub fn new(
         machine: BackMachine,
-        hooks: Hooks,
+        (tell, lender): (Tell, Option<Box<dyn PageLender>>),
         front: DomId,
         mapper: Mapper,
         (backing, store, pool): (Backing, Store, Option<Pool>),
@@ -86,7 +69,8 @@ impl DataPath {
         mapper.limit_unmapping(machine.most_unmaps());
         DataPath {
             machine,
-            hooks,
+            tell,
+            lender,
             front,
             mapper,
             backing,
@@ -136,7 +120,7 @@ impl DataPath {
             else {
                 continue;
             };
-            self.hooks.tell_each(|| BackEventKind::Released {
+            self.tell.tell_each(|| BackEventKind::Released {
                 unmap: *unmap,
                 request,
                 after: began.elapsed(),
@@ -199,7 +183,7 @@ impl DataPath {
     }
 
     fn retry_unmaps(&mut self, answers: &mut impl Answers) {
-        for input in self.unmaps.retry(&mut self.hooks) {
+        for input in self.unmaps.retry(&mut self.tell) {
             self.feed(input, answers);
         }
     }
@@ -262,7 +246,7 @@ impl DataPath {
             Action::Unmap { key, ref request } => self.unmap(key, request.as_ref(), answers),
             Action::Respond(ref response) => {
                 answers.push(response);
-                self.hooks.tell_each(|| BackEventKind::Responded {
+                self.tell.tell_each(|| BackEventKind::Responded {
                     id: response.id,
                     status: response.status,
                 });

@@ -20,7 +20,7 @@ use libgnt::sim::host::{HostThread, Services};
 use libgnt::{Access, DomId, GrantRef, SharedPages};
 use pv_backend::disk::Backing;
 use pv_backend::{BackConfig, BackError, Backend, Stop};
-use pv_backend::{BackEvent, BackEventKind, Hooks, Observer};
+use pv_backend::{BackEvent, BackEventKind, Observer};
 use pv_xenstore::toolstack::{BlockDevice, DeviceId};
 use pv_xenstore::{Client, ServerHandle, XenbusState};
 use std::sync::Arc;
@@ -195,7 +195,7 @@ impl Running {
         // Tests drop fronts without a word: nobody should wait for them.
         config.close = Duration::from_millis(200);
         let (send, events) = channel();
-        config.hooks = Hooks::new(None, Some(Box::new(Recorder(send))));
+        config.observer = Some(Box::new(Recorder(send)));
         tweak(&mut config);
         let (ready, made) = channel();
         let stop = config.stop.clone();

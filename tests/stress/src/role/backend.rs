@@ -10,7 +10,6 @@ use pv_backend::BackConfig;
 use pv_backend::BackEvent;
 use pv_backend::BackEventKind;
 use pv_backend::Backend;
-use pv_backend::Hooks;
 use pv_backend::Mode;
 use pv_backend::Observer;
 use pv_backend::PageLender;
@@ -100,10 +99,8 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
     let mut config = BackConfig::new(platform, DomId(args.front), DeviceId(args.device), backing);
     config.class = DEVICE_CLASS;
     config.mode = args.mode;
-    config.hooks = Hooks::new(
-        Some(Box::new(recorder.clone())),
-        Some(Box::new(recorder.clone())),
-    );
+    config.lender = Some(Box::new(recorder.clone()));
+    config.observer = Some(Box::new(recorder.clone()));
     config.stop = stop.clone();
     let backend = Backend::open(config)?;
     let ledger = backend.ledger().clone();

@@ -1,5 +1,5 @@
 //! A model of back end, disk and callers, driven by a seed: random order of answers, errors,
-//! garbage, silence, death and return at any step. The judges are in [`World`]; each sabotage
+//! garbage, silence, death and return at any step. The judges are in [`Model`]; each sabotage
 //! must make one of them speak.
 
 use super::super::*;
@@ -30,10 +30,10 @@ struct Taken {
     executed: bool,
 }
 
-struct World {
+struct Model {
     rng: fastrand::Rng,
-    agent: Agent,
-    now: Duration,
+    machine: FrontMachine,
+    now: Now,
     persistent: bool,
     up: bool,
     /// Sectors of the disk, as last said; the medium keeps all of them.
@@ -62,12 +62,12 @@ fn end(request: &IoRequest) -> u64 {
     request.sector + u64::from(request.sectors)
 }
 
-impl World {
+impl Model {
     fn new(seed: u64, sabotage: Sabotage) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let persistent = rng.bool();
-        World {
-            agent: Agent::sabotaged(
+        Model {
+            machine: FrontMachine::sabotaged(
                 Limits {
                     queue: 40,
                     deadline: DEADLINE,
@@ -130,9 +130,7 @@ impl World {
             read_pages,
             write_pages,
         };
-        let mut out = Vec::new();
-        self.agent.connected(self.now, session, &mut out);
-        self.perform(out)
+        self.input(Input::Connected(Box::new(session)))
     }
 
     fn die(&mut self) -> Verdict {
@@ -148,9 +146,7 @@ impl World {
         for asked in self.asked.values_mut() {
             asked.given = asked.answered;
         }
-        let mut out = Vec::new();
-        self.agent.backend_gone(&mut out);
-        self.perform(out)
+        self.input(Input::BackGone)
     }
 
     /// Mostly large, so that there is something to do.
@@ -159,9 +155,7 @@ impl World {
             0 => self.rng.u64(1..SECTORS),
             _ => SECTORS,
         };
-        let mut out = Vec::new();
-        self.agent.resized(self.size, &mut out);
-        self.perform(out)
+        self.input(Input::Resized { sectors: self.size })
     }
 
     /// Callers do not write where something else of theirs is under way.
@@ -189,8 +183,20 @@ impl World {
         if self.busy(&request) {
             return Ok(());
         }
-        let key = match self.agent.submit(self.now, request) {
-            Ok(key) => key,
+        // The lowest number that names nothing: keys come again soon.
+        let mut keys = (0..).map(IoKey);
+        let io = keys.find(|key| !self.asked.contains_key(key));
+        let io = io.ok_or("every number is in use")?;
+        let mut out = Vec::new();
+        let input = Input::Submit { io, request };
+        self.machine.step(self.now, input, &mut out);
+        let refused = match &out[..] {
+            [] => Ok(()),
+            [Action::Refuse { io: other, error }] if *other == io => Err(error),
+            other => return Err(format!("a submission did {other:?}")),
+        };
+        match refused {
+            Ok(()) => {}
             Err(IoError::QueueFull { .. }) if self.asked.len() == 40 => return Ok(()),
             Err(IoError::Device(_)) if self.fatal => return Ok(()),
             Err(IoError::OutOfRange { .. }) if self.up && end(&request) > self.size => {
@@ -215,10 +221,16 @@ impl World {
             answered: 0,
             given: 0,
         };
-        match self.asked.insert(key, asked) {
-            Some(_) => Err(format!("{key:?} names two I/Os")),
+        match self.asked.insert(io, asked) {
+            Some(_) => Err(format!("{io:?} names two I/Os")),
             None => Ok(()),
         }
+    }
+
+    fn input(&mut self, input: Input) -> Verdict {
+        let mut out = Vec::new();
+        self.machine.step(self.now, input, &mut out);
+        self.perform(out)
     }
 
     fn perform(&mut self, actions: Vec<Action>) -> Verdict {
@@ -247,6 +259,7 @@ impl World {
                 }
                 Action::Released { .. } => {}
                 Action::Complete { io, result } => self.complete(io, result)?,
+                Action::Refuse { io, error } => return Err(format!("{io:?} refused: {error}")),
                 Action::Fatal(_) => {
                     self.fatal = true;
                     if !self.asked.is_empty() {
@@ -374,16 +387,20 @@ impl World {
             status,
         };
         self.old_answers.push(response);
-        let mut out = Vec::new();
-        self.agent.response(&response, None, &mut out);
-        self.perform(out)
+        self.input(Input::Response {
+            response,
+            still_mapped: None,
+        })
     }
 
     /// Nonsense of one kind; the device must close.
     fn lie(&mut self) -> Verdict {
-        let mut out = Vec::new();
         let in_flight = self.taken.first().map(|t| t.request);
-        match (self.rng.u32(0..5), in_flight, self.old_answers.last()) {
+        let told = |response, still_mapped| Input::Response {
+            response,
+            still_mapped,
+        };
+        let input = match (self.rng.u32(0..5), in_flight, self.old_answers.last()) {
             (0, Some(request), _) => {
                 let operation = if request.operation == Operation::Read {
                     1
@@ -395,9 +412,9 @@ impl World {
                     operation,
                     status: Status::Okay,
                 };
-                self.agent.response(&lie, None, &mut out);
+                told(lie, None)
             }
-            (1 | 2, _, Some(&old)) => self.agent.response(&old, None, &mut out),
+            (1 | 2, _, Some(&old)) => told(old, None),
             (3, Some(request), _) if !request.segments.is_empty() && !self.persistent => {
                 let operation = if request.operation == Operation::Read {
                     0
@@ -410,14 +427,14 @@ impl World {
                     status: Status::Okay,
                 };
                 let grant = request.segments[0].grant();
-                self.agent.response(&early, Some(grant), &mut out);
+                told(early, Some(grant))
             }
             (4, ..) => {
                 let error = RingError::Malformed {
                     slot: 3,
                     what: "nonsense",
                 };
-                self.agent.ring_broken(error, &mut out);
+                Input::RingBroken(error)
             }
             _ => {
                 let id = self.rng.u64(..);
@@ -426,11 +443,11 @@ impl World {
                     operation: 0,
                     status: Status::Okay,
                 };
-                self.agent.response(&lie, None, &mut out);
+                told(lie, None)
             }
-        }
+        };
         self.taken.clear();
-        self.perform(out)?;
+        self.input(input)?;
         match self.fatal {
             true => Ok(()),
             false => Err("nonsense was believed".into()),
@@ -474,7 +491,6 @@ impl World {
     }
 
     fn step(&mut self, hostile: bool) -> Verdict {
-        let mut out = Vec::new();
         match self.rng.u32(0..100) {
             0..40 => self.submit()?,
             40..85 if self.up => self.answer()?,
@@ -485,13 +501,12 @@ impl World {
             98 if hostile && self.up => self.lie()?,
             _ => self.now += Duration::from_millis(1),
         }
-        self.agent.tick(self.now, &mut out);
-        self.agent.pump(&mut out);
-        self.perform(out)?;
-        if self.agent.pending() != self.asked.len() {
+        self.input(Input::Tick)?;
+        self.input(Input::Push)?;
+        if self.machine.pending() != self.asked.len() {
             return Err(format!(
                 "{} pending, not {}",
-                self.agent.pending(),
+                self.machine.pending(),
                 self.asked.len()
             ));
         }
@@ -513,9 +528,7 @@ impl World {
                 break;
             }
             self.answer()?;
-            let mut out = Vec::new();
-            self.agent.pump(&mut out);
-            self.perform(out)?;
+            self.input(Input::Push)?;
         }
         if let Some(asked) = self.asked.values().next() {
             return Err(format!("{} never completed", asked.request));
@@ -533,7 +546,7 @@ impl World {
 fn every_promise_holds_whatever_the_back_end_does() {
     let mut completed = 0;
     for seed in 0..600 {
-        match World::new(seed, Sabotage::None).run(seed % 3 == 0) {
+        match Model::new(seed, Sabotage::None).run(seed % 3 == 0) {
             Ok(n) => completed += n,
             Err(violation) => panic!("seed {seed}: {violation}"),
         }
@@ -545,7 +558,7 @@ fn every_promise_holds_whatever_the_back_end_does() {
 }
 
 fn caught(sabotage: Sabotage, sign: &str) {
-    let verdict = |seed| World::new(seed, sabotage).run(seed % 2 == 0).err();
+    let verdict = |seed| Model::new(seed, sabotage).run(seed % 2 == 0).err();
     let found: Vec<String> = (0..200).filter_map(verdict).collect();
     assert!(
         found.iter().any(|violation| violation.contains(sign)),

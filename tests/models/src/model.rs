@@ -32,7 +32,7 @@ pub struct State<V> {
 pub type Holdings<V> = Arc<dyn Fn(&V, usize) -> Vec<String> + Send + Sync>;
 
 /// A model.
-pub struct World<V: Vars> {
+pub struct Model<V: Vars> {
     pub(super) actors: Vec<Program<V>>,
     pub(super) locks: &'static [&'static str],
     pub(super) init: V,
@@ -42,7 +42,7 @@ pub struct World<V: Vars> {
     pub(super) holdings: Holdings<V>,
 }
 
-impl<V: Vars> World<V> {
+impl<V: Vars> Model<V> {
     /// A model of these actors.
     pub fn new(
         locks: &'static [&'static str],
@@ -51,7 +51,7 @@ impl<V: Vars> World<V> {
         actors: Vec<Program<V>>,
     ) -> Self {
         debug_assert!(actors.len() <= MAX_ACTORS && locks.len() <= MAX_LOCKS);
-        World {
+        Model {
             actors: actors.into_iter().map(Program::build).collect(),
             locks,
             init,
@@ -115,7 +115,7 @@ impl<V: Vars> World<V> {
     }
 }
 
-impl<V: Vars> Subject for World<V> {
+impl<V: Vars> Subject for Model<V> {
     type State = State<V>;
 
     fn start(&self) -> State<V> {

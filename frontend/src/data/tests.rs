@@ -1,8 +1,9 @@
 //! The data path against a scripted back end on the simulated Xen, honest and not.
 
 use super::*;
-use crate::agent::{IoError, Limits};
 use crate::config::FrontConfig;
+use crate::link::Bell;
+use crate::machine::{IoError, Limits};
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Granter, Ledger, Map, Mapper};
 use libgnt::proto::blkif::nodes::BACK_ALIVE_BYTE;
@@ -21,10 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Everything in one process, as two domains. Fields drop in order; the host goes last.
 struct Bench {
     back: Back,
-    live: Live,
-    path: DataPath,
+    link: Link,
+    data: DataPath,
     front_ledger: Ledger,
-    _front_events: Events,
+    _front_bell: Bell,
     _granter: Granter,
     _host: HostThread,
     _dir: tempfile::TempDir,
@@ -100,17 +101,17 @@ impl Bench {
         let ledger = Ledger::new();
         let config = FrontConfig::new(Arc::clone(&front), DeviceId(51712));
         let granter = Granter::open(Arc::clone(&front), ledger.clone()).expect("gntalloc");
-        let front_events = Events::open(&*front).expect("evtchn");
-        let mut live = Live::prepare(&config, &granter, &front_events, BACK, 353).expect("live");
+        let front_bell = Bell::new(Events::open(&*front).expect("evtchn"));
+        let mut link = Link::prepare(&config, &granter, &front_bell, BACK, 353).expect("link");
         let mapper = Mapper::open(Arc::clone(&back), Ledger::new()).expect("gntdev");
         let ring_grant = ForeignGrant {
             domid: FRONT,
-            gref: live.ring_grant(),
+            gref: link.ring_grant(),
         };
         let ring_map = mapper.map(&[ring_grant], Access::ReadWrite).expect("ring");
         let events = Events::open(&*back).expect("evtchn");
         let channel = events
-            .bind_interdomain(FRONT, live.channel.port())
+            .bind_interdomain(FRONT, link.channel.port())
             .expect("channel");
         ring_map
             .set_unmap_notify(Some(BACK_ALIVE_BYTE), Some(channel.port()))
@@ -119,13 +120,13 @@ impl Bench {
             .pages()
             .store_u8(BACK_ALIVE_BYTE, 1, Ordering::Release);
         let ring = BackRing::attach(Arc::clone(ring_map.pages()), X86_64);
-        let agent = Agent::new(Limits {
+        let machine = FrontMachine::new(Limits {
             queue: 64,
             deadline: PATIENCE,
         });
-        let mut path = DataPath::new(agent, front, verify, Tell::new(None));
-        live.watch_back();
-        path.connected(&mut live, disk(false), 51712);
+        let mut data = DataPath::new(machine, front, verify, Tell::new(None));
+        link.watch_back();
+        data.connected(&mut link, disk(false), 51712);
         Bench {
             back: Back {
                 ring,
@@ -134,10 +135,10 @@ impl Bench {
                 events,
                 mapper,
             },
-            live,
-            path,
+            link,
+            data,
             front_ledger: ledger,
-            _front_events: front_events,
+            _front_bell: front_bell,
             _granter: granter,
             _host: host,
             _dir: dir,
@@ -145,14 +146,14 @@ impl Bench {
     }
 
     fn submit(&mut self, io: Io) -> blkif::Request {
-        self.path.submit(io, 7).expect("accepted");
-        self.path.push(&mut self.live);
+        self.data.submit(io, 7).expect("accepted");
+        self.data.push(&mut self.link);
         self.back.next()
     }
 
     fn done(&mut self) -> Completion {
-        self.path.pop(&mut self.live);
-        self.path.next_completion().expect("a completion")
+        self.data.pop(&mut self.link);
+        self.data.next_completion().expect("a completion")
     }
 }
 
@@ -180,7 +181,7 @@ fn bytes_arrive_on_both_sides() {
     let done = bench.done();
     assert_eq!((done.tag, done.result), (7, Ok(())));
     assert_eq!(done.data, data[..1536]);
-    assert_eq!(bench.path.counters.verifications, 2);
+    assert_eq!(bench.data.counters.verifications, 2);
 }
 
 #[test]
@@ -213,10 +214,10 @@ fn an_answer_before_the_unmap_is_fatal_where_it_can_be_seen() {
         bench.done().result,
         Err(IoError::Device(DeviceError::Protocol(error)))
     );
-    assert_eq!(bench.path.take_fatal(), Some(error));
+    assert_eq!(bench.data.take_fatal(), Some(error));
     // The page is in nobody's pool: it is set aside when the connection ends.
-    let Bench { live, .. } = bench;
-    let left: Vec<_> = live.end().iter().flat_map(|s| s.grefs().to_vec()).collect();
+    let Bench { link, .. } = bench;
+    let left: Vec<_> = link.end().iter().flat_map(|s| s.grefs().to_vec()).collect();
     assert!(left.contains(&grant), "{left:?}");
     drop(map);
 }
@@ -280,7 +281,7 @@ fn an_unknown_id_a_wrong_operation_and_a_second_answer_are_fatal() {
         let result = bench.done().result;
         let fatal = matches!(result, Err(IoError::Device(DeviceError::Protocol(_))));
         assert!(fatal, "{result:?}");
-        let refused = bench.path.submit(Io::read(0, 512), 1).expect_err("closed");
+        let refused = bench.data.submit(Io::read(0, 512), 1).expect_err("closed");
         assert!(matches!(refused.error, IoError::Device(_)), "{refused}");
     }
 }
@@ -290,15 +291,15 @@ fn a_back_end_that_vanishes_is_noticed_and_its_requests_kept() {
     let mut bench = Bench::new(false);
     let request = bench.submit(Io::write(512, vec![9; 512]));
     let held = bench.back.map(&request);
-    assert!(bench.live.back_alive());
+    assert!(bench.link.back_alive());
     let Back { ring, ring_map, .. } = bench.back;
     drop((ring, ring_map));
-    assert!(!bench.live.back_alive());
-    bench.path.backend_gone();
-    assert!(!bench.path.has_completions(), "the write is kept");
-    assert_eq!(bench.path.agent().pending(), 1);
+    assert!(!bench.link.back_alive());
+    bench.data.back_gone();
+    assert!(!bench.data.has_completions(), "the write is kept");
+    assert_eq!(bench.data.machine().pending(), 1);
     let in_use = request.segments[0].grant();
-    let left: Vec<_> = bench.live.end();
+    let left: Vec<_> = bench.link.end();
     assert!(
         left.iter().any(|share| share.grefs().contains(&in_use)),
         "{left:?}"

@@ -1,21 +1,29 @@
 //! One connection to a back end: ring page, event channel and data pages.
 
+mod bell;
+mod pool;
+
+pub(crate) use bell::Bell;
+pub(crate) use pool::end_share;
+
 use crate::config::FrontConfig;
-use crate::pool::{Pool, end_share};
-use libgnt::event::{Channel, Events};
+
+use libgnt::event::Channel;
 use libgnt::grant::{Granter, Share};
 use libgnt::proto::blkif::nodes::{BACK_ALIVE_BYTE, FRONT_ALIVE_BYTE, FrontNodes};
 use libgnt::proto::blkif::{MAX_SEGMENTS, X86_64};
 use libgnt::ring::FrontRing;
 use libgnt::{Access, DomId, GrantRef, Result};
+use pool::Pool;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// The least that makes a disk: the ring's page, and one request's pages each way.
 pub(crate) const LEAST_PAGES: usize = 1 + 2 * MAX_SEGMENTS;
 
+/// One connection.
 #[derive(Debug)]
-pub(crate) struct Live {
+pub(crate) struct Link {
     pub(crate) ring: FrontRing<X86_64>,
     ring_share: Share,
     pub(crate) channel: Channel,
@@ -27,7 +35,7 @@ pub(crate) struct Live {
     watch_back: bool,
 }
 
-impl Live {
+impl Link {
     /// A fresh ring page, event channel and pool for `back`, of at most `room` pages together.
     ///
     /// # Errors
@@ -35,12 +43,12 @@ impl Live {
     pub(crate) fn prepare(
         config: &FrontConfig,
         granter: &Granter,
-        events: &Events,
+        bell: &Bell,
         back: DomId,
         room: usize,
     ) -> Result<Self> {
         let ring_share = granter.share(back, 1, Access::ReadWrite)?;
-        let channel = events.bind_unbound(back)?;
+        let channel = bell.new_channel(back)?;
         let ring = FrontRing::new(Arc::clone(ring_share.pages()), X86_64);
         ring_share
             .pages()
@@ -54,7 +62,7 @@ impl Live {
         let persistent = config.persistent;
         let pages = config.pool_pages.min(room.saturating_sub(1));
         let pool = Pool::share(granter, back, pages, persistent)?;
-        Ok(Live {
+        Ok(Link {
             ring,
             ring_share,
             channel,
@@ -106,7 +114,7 @@ impl Live {
 
     /// Ends access to everything; returns what the back end still maps.
     pub(crate) fn end(self) -> Vec<Share> {
-        let Live {
+        let Link {
             ring,
             ring_share,
             channel,

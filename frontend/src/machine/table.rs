@@ -1,9 +1,9 @@
 //! Requests in flight, by id. An id is a slot's number and the slot's generation, so that an old
 //! answer, or a second one, never passes for the answer to a new request.
 
-use super::io::{IoOp, ProtocolError};
+use super::io::{IoKey, IoOp, ProtocolError};
 use super::pages::PageList;
-use super::{IoKey, Sabotage};
+use super::sabotage::Sabotage;
 use libgnt::proto::blkif::Response;
 
 /// Bits of the id that number the slot.

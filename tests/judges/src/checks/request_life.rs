@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 /// What became of one mapped request. Times are `CLOCK_MONOTONIC` nanoseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Life {
+pub struct RequestLife {
     /// The back end's number for the request.
     pub request: u64,
     /// Its pages.
@@ -49,7 +49,7 @@ pub struct Life {
     pub reused: Option<u64>,
 }
 
-impl Life {
+impl RequestLife {
     /// Was the unmap called while the consumer held the pages?
     pub fn unmapped_while_held(&self) -> bool {
         match (self.hold, self.unmap_began, self.hold_releasing) {
@@ -65,8 +65,8 @@ impl Life {
 type Key = (u32, u64);
 
 /// Puts the lives together from records in order of time.
-pub fn lives(records: &[Record]) -> Vec<Life> {
-    let mut lives: Vec<Life> = Vec::new();
+pub fn lives(records: &[Record]) -> Vec<RequestLife> {
+    let mut lives: Vec<RequestLife> = Vec::new();
     let mut by_request: HashMap<Key, usize> = HashMap::new();
     let mut by_hold: HashMap<u64, usize> = HashMap::new();
     let mut front = Front::default();
@@ -80,12 +80,12 @@ pub fn lives(records: &[Record]) -> Vec<Life> {
                 grants,
             } => {
                 by_request.insert(key(*request), lives.len());
-                lives.push(Life {
+                lives.push(RequestLife {
                     request: *request,
                     front_request: Some(*id),
                     grants: grants.clone(),
                     mapped: at,
-                    ..Life::default()
+                    ..RequestLife::default()
                 });
             }
             Event::Lent { request, hold, .. } => {
@@ -145,7 +145,7 @@ pub fn lives(records: &[Record]) -> Vec<Life> {
     lives
 }
 
-fn set(lives: &mut [Life], index: Option<&usize>, change: impl FnOnce(&mut Life)) {
+fn set(lives: &mut [RequestLife], index: Option<&usize>, change: impl FnOnce(&mut RequestLife)) {
     if let Some(life) = index.and_then(|index| lives.get_mut(*index)) {
         change(life);
     }
@@ -200,7 +200,7 @@ impl Front {
         }
     }
 
-    fn complete(&self, life: &mut Life) {
+    fn complete(&self, life: &mut RequestLife) {
         let all = life.front_request.and_then(|id| self.submitted.get(&id));
         let Some(all) = all.filter(|all| !all.is_empty()) else {
             return;

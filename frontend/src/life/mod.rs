@@ -1,35 +1,118 @@
-//! How a front end gets a back end, loses it, and closes.
+//! How connections begin and end: a front end gets a back end, loses it, and fails.
 
-use super::{Frontend, Service, State};
-use crate::agent::{DeviceError, DiskInfo};
-use crate::bus::{BusEvent, name};
+mod set_aside;
+
+pub(crate) use set_aside::SetAside;
+
+use crate::bus::{Bus, BusEvent};
+use crate::config::{FrontConfig, name};
+use crate::data::DataPath;
 use crate::error::FrontError;
-use crate::live::Live;
+use crate::link::{Bell, Link};
+use crate::machine::{DeviceError, DiskInfo};
 use crate::observe::FrontEventKind;
+use crate::pace::Rings;
 use libgnt::DomId;
+use libgnt::grant::Granter;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
 /// How often to see whether there is room for a ring by now.
 const ROOM_LOOK: Duration = Duration::from_millis(100);
 
+/// What the ring is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// Requests and responses.
+    Running,
+    /// Responses only: the device is being closed in order.
+    Draining,
+    /// Nothing: not connected yet, or not any more.
+    Stopped,
+}
+
+#[derive(Debug)]
+pub(crate) enum State {
+    /// No back end is connected, or the one that was is gone.
+    Waiting {
+        since: Instant,
+        why: String,
+    },
+    Connected,
+    Closed,
+}
+
 /// A back end that waits for a ring.
 #[derive(Debug)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     back: DomId,
-    pub(super) not_before: Instant,
+    pub(crate) not_before: Instant,
     /// It was told that there is no room.
     told: bool,
 }
 
-impl Frontend {
+/// The device with all its connections, one after the other.
+#[derive(Debug)]
+pub(crate) struct Lifecycle {
+    // Fields drop in this order: grants before the events that their end may send.
+    pub(crate) link: Option<Link>,
+    pub(crate) set_aside: SetAside,
+    granter: Granter,
+    pub(crate) data: DataPath,
+    pub(crate) bus: Bus,
+    pub(crate) bell: Bell,
+    pub(crate) state: State,
+    pub(crate) service: Service,
+    /// The back end's process died with the ring in service: another one may take it over.
+    pub(crate) silent: bool,
+    /// Since then.
+    foreign_answers: u32,
+    pub(crate) disk: Option<DiskInfo>,
+    /// A back end waits for a ring that could not be granted yet.
+    pub(crate) wanted: Option<Wanted>,
+    rings: Rings,
+    connections: u64,
+    pub(crate) config: FrontConfig,
+}
+
+impl Lifecycle {
+    /// No back end yet.
+    pub(crate) fn new(
+        config: FrontConfig,
+        granter: Granter,
+        data: DataPath,
+        bus: Bus,
+        bell: Bell,
+    ) -> Self {
+        Lifecycle {
+            link: None,
+            set_aside: SetAside::new(config.pool_pages.saturating_add(1)),
+            granter,
+            data,
+            bus,
+            bell,
+            state: State::Waiting {
+                since: Instant::now(),
+                why: "it has not connected yet".into(),
+            },
+            service: Service::Stopped,
+            silent: false,
+            foreign_answers: 0,
+            disk: None,
+            wanted: None,
+            rings: Rings::new(config.reconnect),
+            connections: 0,
+            config,
+        }
+    }
+
     /// Does what xenstore's news ask for, until there are no more.
-    pub(super) fn settle_bus(&mut self) -> Result<(), FrontError> {
+    pub(crate) fn settle_bus(&mut self) -> Result<(), FrontError> {
         loop {
             while let Some(event) = self.bus.next_event()? {
                 self.on_bus(event)?;
             }
-            if self.service != Service::Draining || self.path.agent().in_flight() > 0 {
+            if self.service != Service::Draining || self.data.machine().in_flight() > 0 {
                 return Ok(());
             }
             self.service = Service::Stopped;
@@ -43,7 +126,7 @@ impl Frontend {
                 let now = Instant::now();
                 self.wanted = Some(Wanted {
                     back,
-                    not_before: now + self.pace.pause(),
+                    not_before: now + self.rings.pause(),
                     told: false,
                 });
                 self.share(now)?;
@@ -53,25 +136,25 @@ impl Frontend {
                 handle,
                 liveness,
             } => {
-                let Some(live) = &mut self.live else {
+                let Some(link) = &mut self.link else {
                     return Ok(());
                 };
                 if liveness {
-                    live.watch_back();
+                    link.watch_back();
                 }
                 let again = self.connections > 0;
                 self.connections += 1;
-                self.pace.connected(Instant::now());
-                live.agree(disk.persistent);
+                self.rings.connected(Instant::now());
+                link.agree(disk.persistent);
                 let disk = DiskInfo {
-                    persistent: live.persistent,
+                    persistent: link.persistent,
                     ..disk
                 };
                 self.disk = Some(disk);
                 self.state = State::Connected;
                 self.service = Service::Running;
-                self.path.tell.tell(|| connected(live, again));
-                self.path.connected(live, disk, handle);
+                self.data.tell.tell(|| connected(link, again));
+                self.data.connected(link, disk, handle);
             }
             BusEvent::Resized { sectors } => {
                 if let Some(disk) = &mut self.disk {
@@ -79,16 +162,16 @@ impl Frontend {
                     let device = name(self.config.device);
                     tracing::info!(device, from, to = sectors, "the disk has another size");
                     let to = sectors;
-                    self.path.tell.tell(|| FrontEventKind::Resized { from, to });
-                    self.path.resized(sectors);
+                    self.data.tell.tell(|| FrontEventKind::Resized { from, to });
+                    self.data.resized(sectors);
                 }
             }
             BusEvent::Stop { why, drain } => self.stop(why, drain)?,
             BusEvent::Free => {
                 self.service = Service::Stopped;
-                self.path.backend_gone();
-                if let Some(live) = self.live.take() {
-                    self.retire(live);
+                self.data.back_gone();
+                if let Some(link) = self.link.take() {
+                    self.retire(link);
                 }
                 self.bus.freed();
             }
@@ -100,10 +183,10 @@ impl Frontend {
                 self.wanted = None;
                 if !matches!(self.state, State::Closed) {
                     self.state = State::Closed;
-                    self.path
+                    self.data
                         .tell
                         .tell(|| FrontEventKind::Failed { why: why.clone() });
-                    self.path.give_up(DeviceError::Gone(why));
+                    self.data.give_up(DeviceError::Gone(why));
                 }
             }
         }
@@ -113,7 +196,7 @@ impl Frontend {
     /// The back end's mapping of the ring is gone: its process died, whatever xenstore says. Another
     /// one may take the ring over as it is, so it is kept, with all that is on it; if that one cannot,
     /// xenstore will say so.
-    pub(super) fn peer_died(&mut self) -> Result<(), FrontError> {
+    pub(crate) fn peer_died(&mut self) -> Result<(), FrontError> {
         match self.service {
             Service::Running => {
                 self.silent = true;
@@ -129,7 +212,7 @@ impl Frontend {
             // No answer will come.
             Service::Draining => {
                 self.service = Service::Stopped;
-                self.path.backend_gone();
+                self.data.back_gone();
                 self.bus.peer_died();
                 self.settle_bus()
             }
@@ -142,7 +225,7 @@ impl Frontend {
 
     /// Answers have come from somebody who keeps no liveness byte. So many times in a row; the wait
     /// for another back end begins anew.
-    pub(super) fn foreign_answers(&mut self) -> u32 {
+    pub(crate) fn foreign_answers(&mut self) -> u32 {
         if let State::Waiting { since, .. } = &mut self.state {
             *since = Instant::now();
         }
@@ -151,22 +234,22 @@ impl Frontend {
     }
 
     /// Somebody works on the ring again.
-    pub(super) fn taken_over(&mut self) {
+    pub(crate) fn taken_over(&mut self) {
         self.silent = false;
         self.foreign_answers = 0;
-        let Some(live) = &mut self.live else { return };
-        live.watch_back();
+        let Some(link) = &mut self.link else { return };
+        link.watch_back();
         self.state = State::Connected;
         let device = name(self.config.device);
         tracing::info!(device, "another back end has taken the ring over");
-        self.path.tell.tell(|| connected(live, true));
+        self.data.tell.tell(|| connected(link, true));
     }
 
     fn tell_gone(&mut self, why: &str) {
-        let unanswered = self.path.agent().in_flight();
+        let unanswered = self.data.machine().in_flight();
         let device = name(self.config.device);
         tracing::warn!(device, unanswered, why, "back end gone");
-        self.path.tell.tell(|| FrontEventKind::BackendGone {
+        self.data.tell.tell(|| FrontEventKind::BackendGone {
             why: why.into(),
             unanswered,
         });
@@ -174,11 +257,11 @@ impl Frontend {
 
     /// The connection ends. What was answered counts; the rest waits for another back end.
     fn stop(&mut self, why: String, drain: bool) -> Result<(), FrontError> {
-        let Some(live) = &mut self.live else {
+        let Some(link) = &mut self.link else {
             return Ok(());
         };
-        self.path.pop(live);
-        let dead = !live.back_alive();
+        self.data.pop(link);
+        let dead = !link.back_alive();
         if drain {
             self.service = Service::Draining;
             if dead {
@@ -190,7 +273,7 @@ impl Frontend {
             if !std::mem::take(&mut self.silent) {
                 self.tell_gone(&why);
             }
-            self.path.backend_gone();
+            self.data.back_gone();
         }
         if matches!(self.state, State::Connected) {
             self.state = State::Waiting {
@@ -198,7 +281,7 @@ impl Frontend {
                 why,
             };
         }
-        match self.path.take_fatal() {
+        match self.data.take_fatal() {
             Some(error) => self.fail(&DeviceError::Protocol(error)),
             None => Ok(()),
         }
@@ -206,7 +289,7 @@ impl Frontend {
 
     /// Grants a fresh ring to a back end that waits for one, when it is time. There may be no room
     /// for one: then again later, until `reconnect` is over.
-    pub(super) fn share(&mut self, now: Instant) -> Result<(), FrontError> {
+    pub(crate) fn share(&mut self, now: Instant) -> Result<(), FrontError> {
         let Some(wanted) = &self.wanted else {
             return Ok(());
         };
@@ -221,11 +304,11 @@ impl Frontend {
             }
         };
         let (config, granter) = (&self.config, &self.granter);
-        match Live::prepare(config, granter, &self.events, wanted.back, room) {
-            Ok(live) => {
+        match Link::prepare(config, granter, &self.bell, wanted.back, room) {
+            Ok(link) => {
                 self.wanted = None;
-                self.bus.ring_ready(&live);
-                self.live = Some(live);
+                self.bus.ring_ready(&link);
+                self.link = Some(link);
             }
             Err(error) if matches!(error.errno(), Some(Errno::NOSPC | Errno::NOMEM)) => {
                 self.no_room(format!("no room for a new ring: {error}"), now);
@@ -240,7 +323,7 @@ impl Frontend {
     }
 
     /// No back end gets a ring any more: the handshake goes on only when one that waits knows.
-    pub(super) fn make_no_ring(&mut self, why: &str) {
+    pub(crate) fn make_no_ring(&mut self, why: &str) {
         if self.wanted.take().is_some() {
             self.bus.ring_failed(why.into());
         }
@@ -251,7 +334,7 @@ impl Frontend {
             wanted.not_before = now + ROOM_LOOK;
             if !std::mem::replace(&mut wanted.told, true) {
                 tracing::warn!(device = name(self.config.device), reason, "no ring");
-                self.path.tell.tell(|| FrontEventKind::NoRoom {
+                self.data.tell.tell(|| FrontEventKind::NoRoom {
                     why: reason.clone(),
                 });
             }
@@ -262,10 +345,10 @@ impl Frontend {
     }
 
     /// Ends an old connection's grants. What its back end still maps is set aside, never reused.
-    fn retire(&mut self, live: Live) {
-        let left = live.end();
+    fn retire(&mut self, link: Link) {
+        let left = link.end();
         if !left.is_empty() {
-            self.path.tell.tell(|| {
+            self.data.tell.tell(|| {
                 let grants = left.iter().flat_map(|share| share.grefs().iter().copied());
                 FrontEventKind::StillInUse {
                     grants: grants.collect(),
@@ -273,18 +356,17 @@ impl Frontend {
             });
             self.set_aside.add(left);
         }
-        self.pace.ended(Instant::now());
-        self.ports.clear();
-        self.unmask_at = None;
+        self.rings.ended(Instant::now());
+        self.bell.forget();
     }
 
     /// The device is over, for a reason that goes to xenstore's `error` node.
-    pub(super) fn fail(&mut self, error: &DeviceError) -> Result<(), FrontError> {
+    pub(crate) fn fail(&mut self, error: &DeviceError) -> Result<(), FrontError> {
         tracing::error!(device = name(self.config.device), %error, "device failed");
-        self.path.tell.tell(|| FrontEventKind::Failed {
+        self.data.tell.tell(|| FrontEventKind::Failed {
             why: error.to_string(),
         });
-        self.path.give_up(error.clone());
+        self.data.give_up(error.clone());
         self.state = State::Closed;
         self.service = Service::Stopped;
         self.make_no_ring(&error.to_string());
@@ -294,12 +376,12 @@ impl Frontend {
 }
 
 /// The news that a back end works on a ring.
-fn connected(live: &Live, again: bool) -> FrontEventKind {
+fn connected(link: &Link, again: bool) -> FrontEventKind {
     FrontEventKind::Connected {
-        back: live.back,
-        ring: live.ring_grant(),
-        pages: live.pool.pages(),
-        persistent: live.persistent,
+        back: link.back,
+        ring: link.ring_grant(),
+        pages: link.pool.pages(),
+        persistent: link.persistent,
         again,
     }
 }

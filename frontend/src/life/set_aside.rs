@@ -4,17 +4,16 @@
 //! A real kernel tells nobody who maps (`EndAccess::Unobservable`) and keeps such pages itself, on
 //! gntalloc's deferred list: nothing is ever set aside here then.
 
-use crate::live::LEAST_PAGES;
-use crate::pool::end_share;
+use crate::link::{LEAST_PAGES, end_share};
 use libgnt::GrantRef;
 use libgnt::grant::Share;
 use std::time::{Duration, Instant};
 
 /// How often to see whether an old back end has let go.
-pub(super) const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
-pub(super) struct SetAside {
+pub(crate) struct SetAside {
     shares: Vec<Share>,
     /// Pages that all rings, old and new, may have together.
     limit: usize,
@@ -26,7 +25,7 @@ impl SetAside {
     /// For rings of up to `pages` pages each: the one in service, and as many again for what old
     /// back ends hold. That is 706 of gntalloc's 1024 with the usual pool, so that other devices
     /// have their minimum whatever this one's back end does.
-    pub(super) fn new(pages: usize) -> Self {
+    pub(crate) fn new(pages: usize) -> Self {
         SetAside {
             shares: Vec::new(),
             limit: 2 * pages.max(LEAST_PAGES),
@@ -34,7 +33,7 @@ impl SetAside {
         }
     }
 
-    pub(super) fn add(&mut self, shares: Vec<Share>) {
+    pub(crate) fn add(&mut self, shares: Vec<Share>) {
         self.shares.extend(shares);
     }
 
@@ -46,7 +45,7 @@ impl SetAside {
     ///
     /// # Errors
     /// Too few for a ring; why, in words.
-    pub(super) fn room(&self) -> Result<usize, String> {
+    pub(crate) fn room(&self) -> Result<usize, String> {
         let held = self.pages();
         match self.limit.saturating_sub(held) {
             room if room >= LEAST_PAGES => Ok(room),
@@ -67,12 +66,12 @@ impl SetAside {
     }
 
     /// When to look again.
-    pub(super) fn next_look(&self) -> Option<Instant> {
+    pub(crate) fn next_look(&self) -> Option<Instant> {
         (!self.shares.is_empty()).then_some(self.next_look)
     }
 
     /// Ends access to what old back ends have let go of meanwhile, and names it.
-    pub(super) fn look(&mut self, now: Instant) -> Vec<Vec<GrantRef>> {
+    pub(crate) fn look(&mut self, now: Instant) -> Vec<Vec<GrantRef>> {
         let mut let_go = Vec::new();
         if now >= self.next_look {
             self.next_look = now + LOOK;

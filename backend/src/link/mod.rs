@@ -1,12 +1,14 @@
 //! The connection to one front: its ring page, mapped, and its event channel.
 
-use crate::bus::Offer;
-use crate::data::Answers;
+mod bell;
+
+pub(crate) use bell::Bell;
+
 use crate::record::{Record, RingName};
 use crate::recorded::RecordedRing;
-use libgnt::event::{Channel, Events};
+use libgnt::event::Channel;
 use libgnt::grant::{Map, Mapper};
-use libgnt::proto::blkif::nodes::BACK_ALIVE_BYTE;
+use libgnt::proto::blkif::nodes::{BACK_ALIVE_BYTE, FrontNodes};
 use libgnt::proto::blkif::{Request, Response};
 use libgnt::ring::RingError;
 use libgnt::{Access, DomId, ForeignGrant};
@@ -19,6 +21,37 @@ const PUBLISH_EVERY: u32 = 8;
 
 /// How the death of a front's process shows.
 pub(crate) const DIED: &str = "its liveness byte was cleared: the process is gone";
+
+/// A ring to connect to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub nodes: FrontNodes,
+    /// It is in service: an earlier back end took requests from it.
+    pub take_over: bool,
+    /// The front may use persistent grants: we offer them, and so did the back end before us.
+    pub persistent: bool,
+    /// The front may only read.
+    pub read_only: bool,
+}
+
+/// Where responses go.
+pub(crate) trait Answers {
+    fn push(&mut self, response: &Response);
+
+    /// Pages of a request are about to be lent to others.
+    fn lend(&mut self, id: u64);
+}
+
+/// For when the front is gone. The machine knows too, so nothing comes here.
+pub(crate) struct Nobody;
+
+impl Answers for Nobody {
+    fn push(&mut self, response: &Response) {
+        debug_assert!(false, "{response:?} to nobody");
+    }
+
+    fn lend(&mut self, _: u64) {}
+}
 
 /// One front's ring.
 #[derive(Debug)]
@@ -50,7 +83,7 @@ pub(crate) enum LinkError {
     /// The ring is in service, and its port is bound: not by an earlier back end that is gone.
     #[error(
         "the event channel of the front end's ring is in use: another back end serves it, perhaps in \
-         a container with a directory for claims of its own; stop that one, or give both the same --run-dir"
+         a container with a directory for claims of its own; stop that one, or give both the same directory"
     )]
     Served,
     /// Nobody knows what the earlier back end took.
@@ -79,7 +112,7 @@ impl Link {
     /// [`LinkError`]. Nothing is left behind, and the record where it was; else it is the link's now.
     pub fn connect(
         mapper: &Mapper,
-        events: &Events,
+        bell: &Bell,
         front: DomId,
         offer: &Offer,
         place: &mut Option<Record>,
@@ -93,7 +126,7 @@ impl Link {
         if known && record.was_lent() {
             return Err(LinkError::Lent);
         }
-        let (page, channel) = bind(mapper, events, front, offer)?;
+        let (page, channel) = bind(mapper, bell, front, offer)?;
         let record = place.take().ok_or(LinkError::NotClosed)?;
         let (ring, left) = RecordedRing::attach(Arc::clone(page.pages()), record, known);
         let mut link = Link {
@@ -212,7 +245,7 @@ impl Link {
 
 fn bind(
     mapper: &Mapper,
-    events: &Events,
+    bell: &Bell,
     front: DomId,
     offer: &Offer,
 ) -> Result<(Map, Channel), LinkError> {
@@ -221,7 +254,10 @@ fn bind(
         gref: offer.nodes.ring_ref,
     };
     let page = mapper.map(&[grant], Access::ReadWrite)?;
-    let channel = match events.bind_interdomain(front, offer.nodes.event_channel) {
+    let channel = match bell
+        .events()
+        .bind_interdomain(front, offer.nodes.event_channel)
+    {
         Err(error) if offer.take_over && error.errno() == Some(Errno::INVAL) => {
             return Err(LinkError::Served);
         }

@@ -8,6 +8,11 @@ use std::time::Duration;
 
 pub use libgnt::proto::blkif::nodes::DiskInfo;
 
+/// The driver's name for an I/O: a number below `Limits::queue`, in use from its
+/// `Input::Submit` to its `Action::Complete` or `Action::Refuse`; then it may name another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IoKey(pub usize);
+
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum IoOp {

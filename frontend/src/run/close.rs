@@ -1,10 +1,11 @@
 //! The end: in order if the back end and xenstore answer in time, and in time in any case.
 
-use super::{Frontend, Service, State};
-use crate::agent::DeviceError;
-use crate::bus::name;
+use super::Frontend;
+use crate::config::name;
 use crate::counters::Counters;
 use crate::error::FrontError;
+use crate::life::{Service, State};
+use crate::machine::DeviceError;
 use crate::observe::FrontEventKind;
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use pv_xenstore::toolstack::DeviceId;
@@ -51,7 +52,7 @@ impl Frontend {
     /// The back end did not close in time, or xenstore does not answer: what is left ends with
     /// this process.
     pub fn close(self) -> Result<Counters, FrontError> {
-        let (device, until) = (self.config.device, Instant::now() + self.close_time());
+        let (device, until) = (self.life.config.device, Instant::now() + self.close_time());
         let (sender, closing) = bounded(1);
         std::thread::Builder::new()
             .name(format!("close {}", name(device)))
@@ -64,60 +65,60 @@ impl Frontend {
     pub(crate) fn close_by(mut self, until: Instant) -> Result<Counters, FrontError> {
         self.give_up();
         self.close_bus(until)?;
-        self.path.tell.tell(|| FrontEventKind::Closed);
-        Ok(self.path.counters)
+        self.life.data.tell.tell(|| FrontEventKind::Closed);
+        Ok(self.life.data.counters)
     }
 
     /// Ends every I/O that is pending. Their completions are there to be taken.
     pub(crate) fn give_up(&mut self) {
-        self.path.give_up(DeviceError::Closed);
+        self.life.data.give_up(DeviceError::Closed);
     }
 
     pub(crate) fn is_stop_asked(&self) -> bool {
-        self.config.stop.is_asked()
+        self.life.config.stop.is_asked()
     }
 
     /// How long a close may take.
     pub(crate) fn close_time(&self) -> Duration {
-        self.config.stop.at_most(self.config.close)
+        self.life.config.stop.at_most(self.life.config.close)
     }
 
     /// What a close says that did not wait for so many I/Os.
     pub(crate) fn unfinished(&self, ios: usize) -> FrontError {
         FrontError::Timeout {
-            what: format!("close of {}", name(self.config.device)),
+            what: format!("close of {}", name(self.life.config.device)),
             waited: self.close_time() / 2,
             waits_for: format!(
                 "I/Os that were under way and ended with an error: {ios}; {}",
-                self.bus.situation()
+                self.life.bus.situation()
             ),
         }
     }
 
     /// Closes in order, or without the back end when `until` has come.
     fn close_bus(&mut self, until: Instant) -> Result<(), FrontError> {
-        self.state = State::Closed;
+        self.life.state = State::Closed;
         let began = Instant::now();
         let patience = until - self.close_time() / LAST_PART;
-        self.make_no_ring("the device is being closed");
+        self.life.make_no_ring("the device is being closed");
         let mut dead = self.tell_of_death()?;
-        self.bus.close(until);
+        self.life.bus.close(until);
         let mut late = None;
         loop {
             dead = dead || self.tell_of_death()?;
-            self.settle_bus()?;
-            if self.bus.is_removed() {
+            self.life.settle_bus()?;
+            if self.life.bus.is_removed() {
                 return late.map_or(Ok(()), Err);
             }
             self.unmask(Instant::now())?;
             let now = Instant::now();
             if now >= patience && late.is_none() {
                 late = Some(FrontError::Timeout {
-                    what: format!("close of {}", name(self.config.device)),
+                    what: format!("close of {}", name(self.life.config.device)),
                     waited: began.elapsed(),
-                    waits_for: self.bus.situation(),
+                    waits_for: self.life.bus.situation(),
                 });
-                self.bus.abandon();
+                self.life.bus.abandon();
             }
             let wake = if late.is_none() { patience } else { until };
             let left = wake.saturating_duration_since(now);
@@ -134,11 +135,15 @@ impl Frontend {
 
     /// Tells xenstore's side if nobody is there to close with.
     fn tell_of_death(&mut self) -> Result<bool, FrontError> {
-        let dead = self.live.as_ref().is_some_and(|live| !live.back_alive());
-        match self.service {
+        let dead = self
+            .life
+            .link
+            .as_ref()
+            .is_some_and(|link| !link.back_alive());
+        match self.life.service {
             _ if !dead => {}
-            Service::Running => self.bus.peer_died(),
-            Service::Draining | Service::Stopped => self.peer_died()?,
+            Service::Running => self.life.bus.peer_died(),
+            Service::Draining | Service::Stopped => self.life.peer_died()?,
         }
         Ok(dead)
     }
