@@ -148,9 +148,6 @@ impl Bus {
 
     fn read_peer(&mut self, store: &mut Steady) -> Result<Input> {
         let state = store.run(|client| node::read_state(client, &self.paths.front))?;
-        if state.is_none() && self.machine.is_holding() && !self.broken {
-            self.news_of_death("its directory is gone from xenstore".into());
-        }
         Ok(Input::Peer(state))
     }
 
@@ -201,6 +198,11 @@ impl Bus {
             }
             Action::SwitchState(switch) => return self.switch(store, switch),
             Action::ReadPeer => return self.read_peer(store).map(Some),
+            Action::PeerGone => {
+                if !self.broken {
+                    self.news_of_death("its directory is gone from xenstore".into());
+                }
+            }
             Action::FreeResources => {
                 let answer_first = abandoned && !self.broken;
                 self.orders.push_back(Order::Free { answer_first });
