@@ -252,13 +252,11 @@ impl Driven {
         let next = self.next(actor, state.at[actor]);
         let ok = result.is_ok();
         match (next, result) {
-            (Next::Unmap { map, part }, _) => {
+            (Next::Unmap { map, part }, _) if part != 1 || map != 0 => {
                 // munmap of two pages is one action of the machine.
-                if part != 1 || map != 0 {
-                    let done = state.to_do[map].take();
-                    let done = done.map(|action| unmap::Input::Done { action, ok });
-                    done.into_iter().for_each(|input| drive(state, map, input));
-                }
+                let done = state.to_do[map].take();
+                let done = done.map(|action| unmap::Input::Done { action, ok });
+                done.into_iter().for_each(|input| drive(state, map, input));
             }
             (Next::Pin, Ok(Reply::Hold { hold })) => {
                 state.holds[actor - CONSUMERS] = Some(hold);
