@@ -141,10 +141,9 @@ impl Stuck {
     fn new() -> Stuck {
         const REQUESTS: usize = 12;
         // For the ring and for a few unmaps.
-        let world = World::with(Config {
-            event_channels: 12,
-            ..Config::default()
-        });
+        let mut config = Config::default();
+        config.event_channels = 12;
+        let world = World::with(config);
         let platform = world.platform(DomId::DOM0, "backend");
         let ledger = Arc::<OnceLock<Ledger>>::default();
         let (seen, at_closed) = channel();

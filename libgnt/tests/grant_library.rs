@@ -377,20 +377,16 @@ fn a_copy_gives_every_segment_its_status() {
 
 #[test]
 fn quota_is_waited_for_with_a_deadline() {
-    let pair = Pair::with(Config {
-        gntalloc_limit: 4,
-        ..Config::default()
-    });
+    let mut config = Config::default();
+    config.gntalloc_limit = 4;
+    let pair = Pair::with(config);
     let first = pair.share(3, Access::ReadWrite);
     let at_once = pair
         .granter
         .share(DomId(0), 2, Access::ReadWrite)
         .unwrap_err();
     assert_eq!(at_once.errno(), Some(Errno::NOSPC));
-    let short = Retry {
-        deadline: Duration::from_millis(10),
-        ..Retry::default()
-    };
+    let short = Retry::until(Duration::from_millis(10));
     let late = pair
         .granter
         .share_patiently(DomId(0), 2, Access::ReadWrite, short)
@@ -398,10 +394,7 @@ fn quota_is_waited_for_with_a_deadline() {
     assert!(matches!(late, Error::Timeout { .. }), "{late}");
     let granter = pair.granter.clone();
     let waiter = std::thread::spawn(move || {
-        let patient = Retry {
-            deadline: PATIENCE,
-            ..Retry::default()
-        };
+        let patient = Retry::until(PATIENCE);
         granter
             .share_patiently(DomId(0), 2, Access::ReadWrite, patient)
             .map(|s| s.grefs().len())

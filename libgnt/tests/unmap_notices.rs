@@ -95,10 +95,9 @@ impl Pair {
 }
 
 fn few_ports() -> Config {
-    Config {
-        event_channels: 64,
-        ..Config::default()
-    }
+    let mut config = Config::default();
+    config.event_channels = 64;
+    config
 }
 
 #[test]

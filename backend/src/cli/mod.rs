@@ -267,6 +267,7 @@ fn start_log(filter: &str) -> Result<(), Failure> {
 impl PlatformArgs {
     fn open(&self, process: &str) -> Result<Arc<dyn Platform>, Failure> {
         libgnt::open(&self.platform, Some(DomId(self.domain)), process)
+            .map_err(|error| error.with_cure("`pv-stress sim --dir DIR` starts a simulated Xen"))
             .map_err(Failure::environment)
     }
 }

@@ -113,10 +113,8 @@ fn on_sim(args: &ConformArgs, rules: &[&Rule]) -> Result<ExitCode> {
         Some(Fault::Store(sabotage)) => (None, Some(sabotage)),
         None => (None, None),
     };
-    let config = Config {
-        sabotage: of_the_host,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.sabotage = of_the_host;
     let host = host::start(dir.path(), config, of_the_store, Timeline::none())
         .map_err(|error| failed(&error))?;
     // The domains must not die with the processes of a rule.

@@ -1,8 +1,8 @@
 //! What a scenario came to, and what that means for the exit status.
 
 use crate::checks::Check;
-use libgnt::inspect::WaitEdge;
 use crate::checks::RequestLife;
+use libgnt::inspect::WaitEdge;
 use pv_harness::processes::Autopsy;
 use serde::{Deserialize, Serialize};
 use std::fmt;

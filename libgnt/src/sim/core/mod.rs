@@ -41,8 +41,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConnId(pub u64);
 
-/// What the machine is built with.
+/// What the machine is built with: [`Config::default`], and what is set differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
     /// When unmaps wait.
     pub unmap: UnmapMode,
@@ -63,6 +64,7 @@ pub struct Config {
 /// ([`Xen::check`], or a judge in the tests).
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum KernelSabotage {
     /// The hypervisor unmap happens although somebody holds a page.
     UnmapIgnoresReferences,

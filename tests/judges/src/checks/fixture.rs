@@ -1,8 +1,8 @@
 //! A small good run, for the judges' tests to spoil.
 
 use super::Evidence;
-use libgnt::inspect::Inspection;
 use super::RequestLife;
+use libgnt::inspect::Inspection;
 use libgnt::types::{DomId, ForeignGrant, GrantRef};
 use pv_harness::processes::{Aftermath, Exit};
 use pv_harness::timeline::{Event, IoKind, Record};

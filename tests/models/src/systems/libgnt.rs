@@ -30,11 +30,8 @@ fn entry(
         actors: (2, 3),
     }
     .model(move |b| {
-        let config = Config {
-            unmap,
-            sabotage,
-            ..Config::default()
-        };
+        let mut config = Config::default();
+        (config.unmap, config.sabotage) = (unmap, sabotage);
         Driven::new(config, b.actors, deaths)
     })
 }

@@ -19,11 +19,9 @@ pub struct Args {
 }
 
 pub(super) fn run(agent: &Agent, args: Args) -> Outcome {
-    let config = Config {
-        unmap: args.unmap.into(),
-        sabotage: agent.sabotage.and_then(of_the_host),
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.unmap = args.unmap.into();
+    config.sabotage = agent.sabotage.and_then(of_the_host);
     let host = start(&args.dir, config, None, agent.timeline.clone())?;
     agent.control.send(&News::Ready)?;
     // Ends with the order, or with the run.
