@@ -398,7 +398,10 @@ impl Back {
                 self.kept.clear();
                 Some(Input::Freed)
             }
-            Action::ReportError(_) | Action::RemoveDevice | Action::Refuse(_) => None,
+            Action::PeerGone
+            | Action::ReportError(_)
+            | Action::RemoveDevice
+            | Action::Refuse(_) => None,
         }
     }
 
