@@ -14,6 +14,7 @@
 //!
 //! What failed says `error WHY`.
 
+use clap::ValueEnum as _;
 use libgnt::grant::EndAccess;
 use libgnt::grant::EndAccessError;
 use libgnt::grant::Granter;
@@ -28,6 +29,7 @@ use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::types::{Access, DomId, ForeignGrant, GrantRef};
 use libgnt::{Platform, SharedPages};
 use pv_harness::error::{Error, Result};
+use pv_harness::settings::HoldName;
 use pv_harness::timeline::{Event, Timeline};
 use std::fmt::Display;
 use std::io::{BufRead, Write};
@@ -131,10 +133,11 @@ impl Actor {
             ["lend", kind] => self.lend(kind),
             ["hold", hold, kind] => {
                 let hold = HoldId(number(hold)?);
+                let kind = HoldName::from_str(kind, false)?;
                 let pages = self.memory_manager()?.attach(hold).map_err(text)?;
                 self.timeline.log(Event::Held {
                     hold: hold.0,
-                    kind: (*kind).to_owned(),
+                    kind,
                     pages: 1,
                 });
                 self.hold = Some((hold, pages));

@@ -2,6 +2,7 @@
 //! is its standard input. Each message is one packet of JSON. The child's end closing is the
 //! run's end for it, so a child never outlives a run that vanished.
 
+use super::Fact;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
@@ -28,7 +29,9 @@ pub enum News {
         total: u64,
     },
     /// Something a scenario waits for, or judges by.
-    Fact {
+    Fact(Fact),
+    /// The same, from a granter or a mapper.
+    Said {
         /// What it is about.
         name: String,
         /// What it is.
@@ -36,7 +39,7 @@ pub enum News {
     },
     /// What the child still has mapped, unmapping or granted, by its own ledger.
     Ledger {
-        /// One line an entry; empty when nothing is left.
+        /// One sentence an entry, for people; empty when nothing is left.
         entries: Vec<String>,
     },
 }
@@ -96,12 +99,12 @@ impl Control {
         })
     }
 
-    /// Sends a fact.
+    /// Sends [`News::Said`].
     ///
     /// # Errors
     /// As [`Control::send`].
     pub fn tell(&self, name: &str, value: impl ToString) -> io::Result<()> {
-        self.send(&News::Fact {
+        self.send(&News::Said {
             name: name.into(),
             value: value.to_string(),
         })

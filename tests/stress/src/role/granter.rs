@@ -1,39 +1,34 @@
 //! Shares pages and, when told to, tries to take them back.
 
-use super::{Agent, Member, Outcome};
+use super::{Outcome, RoleProcess};
 use libgnt::event::Events;
 use libgnt::grant::{EndAccess, EndAccessError, Granter, Ledger, Share};
 use libgnt::types::{Access, DomId, GrantRef, PAGE_SIZE};
 use pv_harness::processes::Order;
 use pv_harness::timeline::Event;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How long the peer's release may take to be told.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-#[derive(Debug, clap::Args)]
-pub struct Args {
+/// What a granter is to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GranterTask {
     /// The domain that maps them
-    #[arg(long, default_value_t = 0)]
-    peer: u16,
+    pub peer: u16,
     /// A domain that does not
-    #[arg(long, default_value_t = 2)]
-    other: u16,
+    pub other: u16,
     /// Pages granted to the peer, writable
-    #[arg(long)]
-    pages: usize,
+    pub pages: usize,
     /// Pages granted to the peer, read-only
-    #[arg(long, default_value_t = 0)]
-    read_only: usize,
+    pub read_only: usize,
     /// Pages granted to the peer, writable, and simply dropped when the others are revoked
-    #[arg(long, default_value_t = 0)]
-    abandoned: usize,
+    pub abandoned: usize,
     /// Pages granted to the other domain
-    #[arg(long, default_value_t = 0)]
-    elsewhere: usize,
+    pub elsewhere: usize,
     /// Try to end access at the first order to go on, and again after the peer's event
-    #[arg(long)]
-    revoke: bool,
+    pub revoke: bool,
 }
 
 /// What a granted page holds.
@@ -47,8 +42,8 @@ fn spell(grefs: &[GrantRef]) -> String {
     grefs.join(",")
 }
 
-pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
-    let platform = agent.join(member)?;
+pub(super) fn run(agent: &RoleProcess, args: GranterTask) -> Outcome {
+    let platform = agent.join()?;
     let (ledger, peer) = (Ledger::new(), DomId(args.peer));
     let granter = Granter::open(platform.clone(), ledger.clone())?;
     let events = Events::open(&*platform)?;
@@ -92,7 +87,7 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
 /// Ends access while the peer maps, which must be refused; takes other pages meanwhile, which must
 /// be others; and ends it for good after the peer's event.
 fn revoke(
-    agent: &Agent,
+    agent: &RoleProcess,
     granter: &Granter,
     events: &Events,
     share: Share,

@@ -1,43 +1,29 @@
 //! Maps another domain's pages: good ones among bad ones, or good ones to sit on.
 
-use super::{Agent, Member, Outcome, granter::pattern};
+use super::{Outcome, RoleProcess, granter::pattern};
 use libgnt::Error;
 use libgnt::event::Events;
 use libgnt::grant::{Ledger, Map, Mapper};
-use libgnt::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, PAGE_SIZE};
+use libgnt::types::{Access, DomId, EvtchnPort, ForeignGrant, PAGE_SIZE};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Grants that can be mapped, as DOMAIN:REF
-    #[arg(long, value_delimiter = ',', value_parser = grant)]
-    good: Vec<ForeignGrant>,
+/// What a mapper is to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapperTask {
+    /// Grants that can be mapped
+    pub good: Vec<ForeignGrant>,
     /// Grants that cannot
-    #[arg(long, value_delimiter = ',', value_parser = grant)]
-    bad: Vec<ForeignGrant>,
+    pub bad: Vec<ForeignGrant>,
     /// The granter's event channel, to be told of the unmap
-    #[arg(long)]
-    port: Option<u32>,
+    pub port: Option<u32>,
     /// The byte that is cleared when the unmap begins
-    #[arg(long, default_value_t = 0)]
-    notify_byte: usize,
+    pub notify_byte: usize,
     /// Seed of the order
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-}
-
-fn grant(text: &str) -> Result<ForeignGrant, String> {
-    let parse = || {
-        let (domid, gref) = text.split_once(':')?;
-        Some(ForeignGrant {
-            domid: DomId(domid.parse().ok()?),
-            gref: GrantRef(gref.parse().ok()?),
-        })
-    };
-    parse().ok_or_else(|| format!("{text:?} is no DOMAIN:REF"))
+    pub seed: u64,
 }
 
 /// Grants as a fact.
@@ -50,8 +36,8 @@ fn spell(grants: impl IntoIterator<Item = ForeignGrant>) -> String {
     list.join(",")
 }
 
-pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
-    let platform = agent.join(member)?;
+pub(super) fn run(agent: &RoleProcess, args: MapperTask) -> Outcome {
+    let platform = agent.join()?;
     let ledger = Ledger::new();
     let mapper = Mapper::open(platform.clone(), ledger.clone())?;
     if !args.bad.is_empty() {

@@ -2,8 +2,11 @@
 //! it stays mapped, and the good ones can be mapped afterwards.
 
 use super::stage::Stage;
-use super::{Judge, Scenario};
+use super::{Judge, Scenario, grants};
+use crate::role::{GranterTask, MapperTask, Role};
+use libgnt::DomId;
 use libgnt::inspect::Inspection;
+use libgnt::types::{ForeignGrant, GrantRef};
 use pv_harness::processes::{Order, Stopped};
 use pv_judges::checks::{Check, Evidence, ledgers_are_empty};
 use std::collections::BTreeSet;
@@ -27,35 +30,38 @@ impl Scenario for PartialMap {
 
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
         stage.start_host()?;
-        let numbers = [("--pages", PAGES), ("--read-only", 2), ("--elsewhere", 2)];
-        let args = numbers
-            .into_iter()
-            .flat_map(|(o, n)| [o.into(), n.to_string().into()]);
         let front = stage.front();
-        let args = args.chain(stage.peers());
-        let granter = stage.spawn("granter", "granter", front, args)?;
-        let of = |domid: u16, grefs: &str| -> Vec<String> {
-            grefs
-                .split(',')
-                .map(|gref| format!("{domid}:{gref}"))
-                .collect()
+        let task = GranterTask {
+            peer: stage.back().0,
+            other: stage.other().0,
+            pages: PAGES,
+            read_only: 2,
+            elsewhere: 2,
+            ..GranterTask::default()
         };
-        let good = of(front.0, &stage.await_fact(granter, "good")?);
+        let granter = stage.spawn("granter", front, Role::Granter(task))?;
+        let good = grants(front, &stage.await_fact(granter, "good")?);
         // Never granted, granted to somebody else, granted read-only, of a domain that is not.
-        let mut bad = of(front.0, &stage.await_fact(granter, "read-only")?);
-        bad.extend(of(front.0, &stage.await_fact(granter, "elsewhere")?));
+        let mut bad = grants(front, &stage.await_fact(granter, "read-only")?);
+        bad.extend(grants(front, &stage.await_fact(granter, "elsewhere")?));
         let mut rng = fastrand::Rng::with_seed(stage.settings.seed);
-        bad.push(format!("{}:{}", front.0, rng.u32(20_000..30_000)));
-        bad.push(format!("{}:{}", rng.u16(100..1000), rng.u32(8..100)));
-        let args = [
-            "--good".into(),
-            good.join(",").into(),
-            "--bad".into(),
-            bad.join(",").into(),
-            "--seed".into(),
-            stage.settings.seed.to_string().into(),
-        ];
-        let mapper = stage.spawn("mapper", "mapper", stage.back(), args)?;
+        let grant = |domid, gref| ForeignGrant {
+            domid,
+            gref: GrantRef(gref),
+        };
+        bad.push(grant(front, rng.u32(20_000..30_000)));
+        bad.push(grant(DomId(rng.u16(100..1000)), rng.u32(8..100)));
+        let task = MapperTask {
+            good: good.clone(),
+            bad: bad.clone(),
+            seed: stage.settings.seed,
+            ..MapperTask::default()
+        };
+        let mapper = stage.spawn("mapper", stage.back(), Role::Mapper(task))?;
+        let bad: Vec<String> = bad
+            .iter()
+            .map(|grant| format!("{}:{}", grant.domid.0, grant.gref.0))
+            .collect();
         let named = stage.await_fact(mapper, "named")?;
         let in_ledger = stage.await_fact(mapper, "left in the ledger")?;
         let state = stage.inspect()?;
@@ -123,9 +129,8 @@ fn good_ones_work(usable: &str, state: &Inspection) -> Check {
 mod tests {
     use super::*;
     use crate::scenario::stage::FRONT;
-    use libgnt::DomId;
     use libgnt::inspect::GrantState;
-    use libgnt::types::{Access, ForeignGrant, GrantRef};
+    use libgnt::types::Access;
 
     fn with(maps: &[u32]) -> Inspection {
         let grant = |maps: &u32| GrantState {

@@ -2,7 +2,8 @@
 //! event says that it has let go.
 
 use super::stage::{FRONT, Stage};
-use super::{Judge, Scenario};
+use super::{Judge, Scenario, grants};
+use crate::role::{GranterTask, MapperTask, Role};
 use libgnt::PAGE_SIZE;
 use pv_harness::processes::{Order, Stopped};
 use pv_judges::checks::{Check, Evidence, ledgers_are_empty};
@@ -40,29 +41,24 @@ impl Scenario for RevokeInUse {
 
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
         stage.start_host()?;
-        let pages = PAGES.to_string();
-        let args = ["--pages", &pages, "--abandoned", &pages, "--revoke"].map(Into::into);
-        let granter = stage.spawn("granter", "granter", FRONT, args)?;
+        let task = GranterTask {
+            pages: PAGES,
+            abandoned: PAGES,
+            revoke: true,
+            ..GranterTask::default()
+        };
+        let granter = stage.spawn("granter", FRONT, Role::Granter(task))?;
         let granted = stage.await_fact(granter, "good")?;
         let abandoned = stage.await_fact(granter, "abandoned")?;
         let port = stage.await_fact(granter, "port")?;
-        let grants: Vec<String> = [&granted[..], &abandoned]
-            .iter()
-            .flat_map(|grefs| grefs.split(','))
-            .map(|gref| format!("{}:{gref}", FRONT.0))
-            .collect();
-        // The last byte of the pages that are to be revoked.
-        let byte = (PAGES * PAGE_SIZE - 1).to_string();
-        let args = [
-            "--good",
-            &grants.join(","),
-            "--port",
-            &port,
-            "--notify-byte",
-            &byte,
-        ];
-        let args = args.map(Into::into);
-        let mapper = stage.spawn("mapper", "mapper", stage.back(), args)?;
+        let task = MapperTask {
+            good: [grants(FRONT, &granted), grants(FRONT, &abandoned)].concat(),
+            port: port.parse().ok(),
+            // The last byte of the pages that are to be revoked.
+            notify_byte: PAGES * PAGE_SIZE - 1,
+            ..MapperTask::default()
+        };
+        let mapper = stage.spawn("mapper", stage.back(), Role::Mapper(task))?;
         stage.await_fact(mapper, "pages as granted")?;
         stage.processes.order(granter, &Order::Go)?;
         let refused = stage.await_fact(granter, "refused")?;
