@@ -2,38 +2,17 @@
 //! `report.html`, and below `runs/` each scenario's logs and timelines.
 
 mod chart;
+mod content;
 mod dir;
 mod html;
 mod junit;
 mod table;
 
+pub use content::Report;
 pub use dir::ReportDir;
 pub use table::{print_listing, print_table};
 
-use crate::verdict::Verdict;
 use pv_harness::error::{Error, Result};
-use serde::{Deserialize, Serialize};
-
-/// The whole run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// `pv-stress` and its version.
-    pub tool: String,
-    /// When it began, UTC, RFC 3339.
-    pub started: String,
-    /// As it was called.
-    pub command: String,
-    /// `sim` or `xen`.
-    pub platform: String,
-    /// The seed of everything random in it.
-    pub seed: u64,
-    /// The exit status.
-    pub exit_status: u8,
-    /// Wall-clock time.
-    pub duration_ms: u64,
-    /// One a scenario.
-    pub verdicts: Vec<Verdict>,
-}
 
 impl Report {
     /// Writes all three files.
@@ -46,15 +25,6 @@ impl Report {
         dir.write("report.json", &json)?;
         dir.write("junit.xml", &junit::render(self)?)?;
         dir.write("report.html", &html::render(self))
-    }
-}
-
-/// Milliseconds as people read them.
-fn spell_ms(ms: u64) -> String {
-    if ms < 1000 {
-        format!("{ms} ms")
-    } else {
-        format!("{:.1} s", ms as f64 / 1000.0)
     }
 }
 
