@@ -2,18 +2,16 @@
 //! a small test. The same tests run on the simulated platform and on a real one, so the simulator
 //! is tested against the kernel and the hypervisor and not against itself.
 //!
-//! A rule runs in a process of its own in one domain. Its partner ([`actor`]) runs in another, as
-//! on a real Xen it must: a PVH or HVM domain that maps its own grant loses the page, because the
+//! A rule runs in a process of its own in one domain. Its partner is a [`hand`](pv_harness::hand) in
+//! another, as on a real Xen it must be: a PVH or HVM domain that maps its own grant loses the page, because the
 //! hypervisor moves the frame to the mapping's place in the physmap
 //! (`guest_physmap_add_entry`, `xen/arch/x86/mm/p2m.c`).
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
-pub mod actor;
 pub mod bench;
 pub mod cli;
 pub mod conn;
-mod memory;
 pub mod process;
 mod relay;
 pub mod rules;
@@ -23,6 +21,7 @@ pub mod table;
 pub mod things;
 
 use bench::Bench;
+use pv_harness::hand::{Failure, Unanswered};
 use pv_harness::holder::HoldError;
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +102,32 @@ impl From<HoldError> for Stop {
         match error {
             HoldError::NotHere { .. } => Stop::NotHere(error.to_string()),
             _ => Stop::Broken(error.to_string()),
+        }
+    }
+}
+
+impl From<Failure> for Stop {
+    /// A step of the check's own failed.
+    fn from(failure: Failure) -> Stop {
+        match failure {
+            Failure::Xen(error) => Stop::from(error),
+            Failure::Hold(error) => Stop::from(error),
+            Failure::Store(error) => Stop::from(error),
+            Failure::Unmap { why, .. } => Stop::Differs(why),
+            other => Stop::Broken(other.to_string()),
+        }
+    }
+}
+
+impl From<Unanswered<Stop>> for Stop {
+    /// The partner did not do what the rule says it can.
+    fn from(why: Unanswered<Stop>) -> Stop {
+        match why {
+            Unanswered::Lost(stop) => stop,
+            Unanswered::Refused(refusal) => {
+                Stop::Differs(format!("in the other domain: {refusal}"))
+            }
+            Unanswered::Nonsense(answer) => bench::nonsense(&answer),
         }
     }
 }

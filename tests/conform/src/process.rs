@@ -1,16 +1,15 @@
 //! The suite's own processes: this program, started again by itself.
 
-use super::actor::{self, Answer, Order};
 use super::bench::Bench;
 use super::{Outcome, Stop, rules};
 use libgnt::{DomId, Platform, PlatformChoice};
 use pv_harness::error::{Error, Result};
+use pv_harness::hand::{Answer, Link, Order};
+use pv_harness::player::{HandArgs, HandProcess};
 use pv_harness::processes::die_with_parent;
 use pv_xenstore::Client;
 use serde::{Deserialize, Serialize};
-use std::cell::RefCell;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::io::Write;
 use std::sync::Arc;
 
 /// Which domain's process to be.
@@ -37,15 +36,6 @@ pub enum Process {
         /// The partner's domain
         #[arg(long)]
         peer: u16,
-        /// The pid that started this
-        #[arg(long)]
-        parent: u32,
-    },
-    /// Takes orders on standard input
-    Actor {
-        /// As which domain
-        #[command(flatten)]
-        member: Member,
         /// The pid that started this
         #[arg(long)]
         parent: u32,
@@ -116,15 +106,6 @@ pub fn run(process: Process) -> Result<()> {
                 .and_then(|()| out.flush())
                 .map_err(cannot)
         }
-        Process::Actor { member, parent } => {
-            die_with_parent(parent).map_err(cannot)?;
-            let platform = member
-                .join("actor")
-                .map_err(|error| Error::Usage(error.to_string()))?;
-            let mut orders = std::io::stdin().lock();
-            let mut answers = std::io::stdout().lock();
-            actor::serve(&platform, &mut orders, &mut answers).map_err(cannot)
-        }
     }
 }
 
@@ -137,82 +118,22 @@ fn check(name: &str, member: Member, peer: DomId) -> Outcome {
     (rule.check)(&Bench::new(platform, member, own, peer))
 }
 
-/// A process that takes orders on a pipe. It ends when this is dropped.
-#[derive(Debug)]
-pub struct ActorChild {
-    inner: RefCell<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    process: Child,
-    orders: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-}
-
-fn broken(error: impl std::fmt::Display) -> Stop {
-    Stop::Broken(format!("the partner process: {error}"))
-}
-
-impl ActorChild {
-    pub(super) fn start(member: &Member) -> Outcome<ActorChild> {
+impl Member {
+    /// A process that plays a hand, as this one.
+    pub(super) fn start_hand(&self) -> Outcome<HandProcess> {
         let program = std::env::current_exe().map_err(broken)?;
-        let mut process = Command::new(program)
-            .args(["conform-process", "actor"])
-            .args(member.args())
-            .arg(format!("--parent={}", std::process::id()))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(broken)?;
-        let (Some(orders), Some(answers)) = (process.stdin.take(), process.stdout.take()) else {
-            return Err(broken("it has no pipes"));
-        };
-        let child = ActorChild {
-            inner: RefCell::new(Inner {
-                process,
-                orders: Some(orders),
-                answers: BufReader::new(answers),
-            }),
-        };
+        let args = HandArgs::new("hand", self.platform.clone(), self.domain);
+        let mut hand = HandProcess::start(&program, &args).map_err(broken)?;
         // It answers once it has joined.
-        child.ask(&Order::Ping)?;
-        Ok(child)
-    }
-
-    /// One order, one answer. No deadline of its own: the rule's process has one.
-    pub(super) fn ask(&self, order: &Order) -> Outcome<Answer> {
-        let mut inner = self.inner.borrow_mut();
-        let mut line = serde_json::to_string(order).map_err(broken)?;
-        line.push('\n');
-        let orders = inner
-            .orders
-            .as_mut()
-            .ok_or_else(|| broken("it was killed"))?;
-        orders.write_all(line.as_bytes()).map_err(broken)?;
-        line.clear();
-        if inner.answers.read_line(&mut line).map_err(broken)? == 0 {
-            let status = inner.process.wait().map_err(broken)?;
-            return Err(broken(format!("{order:?}: {status}")));
+        hand.send(&Order::Ping).map_err(broken)?;
+        match hand.receive().map_err(broken)? {
+            Answer::Done => Ok(hand),
+            other => Err(broken(format!("it answers {other:?}"))),
         }
-        serde_json::from_str(&line).map_err(broken)
-    }
-
-    pub(super) fn kill(&self) -> Outcome {
-        let mut inner = self.inner.borrow_mut();
-        // Not before the kill: the end of its orders would let it tidy up.
-        inner.process.kill().map_err(broken)?;
-        inner.orders = None;
-        inner.process.wait().map(drop).map_err(broken)
     }
 }
 
-impl Drop for ActorChild {
-    fn drop(&mut self) {
-        let inner = self.inner.get_mut();
-        inner.orders = None;
-        if let Err(error) = inner.process.wait() {
-            tracing::warn!(%error, "the partner process");
-        }
-    }
+/// Why a partner process cannot be used.
+pub(super) fn broken(error: impl std::fmt::Display) -> Stop {
+    Stop::Broken(format!("the partner process: {error}"))
 }

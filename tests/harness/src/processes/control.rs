@@ -2,6 +2,7 @@
 //! is its standard input. Each message is one packet of JSON. The child's end closing is the
 //! run's end for it, so a child never outlives a run that vanished.
 
+use crate::hand::{self, Answer};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
@@ -39,6 +40,8 @@ pub enum News {
         /// One line an entry; empty when nothing is left.
         entries: Vec<String>,
     },
+    /// A hand's answer to an order.
+    Answer(Answer),
 }
 
 /// To a child.
@@ -49,6 +52,8 @@ pub enum Order {
     Go,
     /// Finish cleanly.
     Stop,
+    /// For a process that plays a hand.
+    Hand(hand::Order),
 }
 
 /// One end.

@@ -13,6 +13,7 @@ use crate::settings::Sabotage;
 use libgnt::grant::Ledger;
 use libgnt::{DomId, Platform, PlatformChoice};
 use pv_harness::error::{Error, Result};
+use pv_harness::player::{HandArgs, play};
 use pv_harness::processes::{Control, News, die_with_parent};
 use pv_harness::timeline::{Event, Timeline};
 use pv_remote::{Start, stand_for};
@@ -170,6 +171,14 @@ pub enum Role {
         #[command(flatten)]
         args: granter::Args,
     },
+    /// Does what it is told
+    Hand {
+        #[command(flatten)]
+        args: HandArgs,
+        /// What to do wrong on purpose: nothing
+        #[arg(long)]
+        sabotage: Option<Sabotage>,
+    },
     /// Stands for a process in another domain
     Proxy {
         #[command(flatten)]
@@ -300,6 +309,7 @@ pub fn run(role: Role) -> Result<()> {
             let outcome = granter::run(&agent, &member, args);
             agent.end(outcome)
         }
+        Role::Hand { args, .. } => play(&args),
         Role::Proxy {
             common,
             relay,
