@@ -225,7 +225,7 @@ impl HandProcess {
     ///
     /// # Errors
     /// What `wait` says; an end that is no good one.
-    pub fn end(mut self) -> io::Result<()> {
+    pub fn end(&mut self) -> io::Result<()> {
         self.control = None;
         let status = self.process.wait()?;
         if status.success() {

@@ -3,7 +3,6 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
-pub mod actor;
 pub mod catalogue;
 pub mod cli;
 pub mod diagram;
