@@ -14,8 +14,8 @@ use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
 use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::{DomId, GrantRef};
-use pv_backend::driver::Mode;
-use pv_backend::hooks::{BackendEvent, EventKind, Hooks, Observer, PageLender, RequestInfo};
+use pv_backend::Mode;
+use pv_backend::{BackEvent, BackEventKind, Observer, PageLender, RequestInfo};
 use pv_xenstore::XenbusState;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -113,10 +113,10 @@ struct AtClosed {
 }
 
 impl Observer for AtClosed {
-    fn event(&mut self, event: &BackendEvent) {
+    fn event(&mut self, event: BackEvent) {
         match event.kind {
-            EventKind::UnmapFailed { .. } => self.refusals += 1,
-            EventKind::Closed { .. } => {
+            BackEventKind::UnmapFailed { .. } => self.refusals += 1,
+            BackEventKind::Closed { .. } => {
                 let counts = self.ledger.get().unwrap().counts();
                 let _ = self.seen.send((counts, self.refusals));
             }
@@ -141,10 +141,9 @@ impl Stuck {
     fn new() -> Stuck {
         const REQUESTS: usize = 12;
         // For the ring and for a few unmaps.
-        let world = World::with(Config {
-            event_channels: 12,
-            ..Config::default()
-        });
+        let mut config = Config::default();
+        config.event_channels = 12;
+        let world = World::with(config);
         let platform = world.platform(DomId::DOM0, "backend");
         let ledger = Arc::<OnceLock<Ledger>>::default();
         let (seen, at_closed) = channel();
@@ -160,7 +159,8 @@ impl Stuck {
                 seen,
                 refusals: 0,
             };
-            config.hooks = Hooks::new(Some(Box::new(lender)), Some(Box::new(observer)));
+            config.lender = Some(Box::new(lender));
+            config.observer = Some(Box::new(observer));
         });
         ledger.set(running.ledger.clone()).unwrap();
         let mut front = Front::new(&world);

@@ -67,9 +67,7 @@ pub enum Error {
         cycle: Vec<String>,
     },
     /// The simulated Xen's host went away, or spoke nonsense.
-    #[error(
-        "the simulated Xen's host {what}; restart it with `pv-stress sim --dir DIR`, then this process"
-    )]
+    #[error("the simulated Xen's host {what}; restart it, then this process")]
     HostGone {
         /// What happened.
         what: String,
@@ -95,6 +93,17 @@ impl Error {
             cause: cause.to_string(),
             cure: cure.into(),
         }
+    }
+
+    /// Adds to what [`Error::NotAvailable`] says to do: a program names its own commands there, which
+    /// a library does not know. Other errors stay as they are.
+    #[must_use]
+    pub fn with_cure(mut self, more: &str) -> Self {
+        if let Error::NotAvailable { cure, .. } = &mut self {
+            cure.push_str("; ");
+            cure.push_str(more);
+        }
+        self
     }
 
     /// Builds [`Error::Device`].

@@ -3,11 +3,11 @@
 
 use crate::platform::Holder;
 use crate::types::{Access, DomId, ForeignGrant};
-use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Everything alive on a Xen, as far as it tells.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Inspection {
     /// Domains alive, and dead ones whose pages are still mapped.
     pub domains: Vec<DomainState>,
@@ -31,7 +31,8 @@ pub struct Inspection {
 }
 
 /// One domain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DomainState {
     /// Its id.
     pub domid: DomId,
@@ -44,7 +45,8 @@ pub struct DomainState {
 }
 
 /// One grant-table entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct GrantState {
     /// Granter and reference.
     pub grant: ForeignGrant,
@@ -59,7 +61,8 @@ pub struct GrantState {
 }
 
 /// One deferred unmap, or (`sync`) one that a munmap is blocked on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct UnmappingState {
     /// The mapper.
     pub domid: DomId,
@@ -74,7 +77,8 @@ pub struct UnmappingState {
 }
 
 /// A wait-for cycle: who waits for whom, holding what.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Deadlock {
     /// Milliseconds since the host started.
     pub at_ms: u64,
@@ -83,7 +87,8 @@ pub struct Deadlock {
 }
 
 /// One edge of a cycle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct WaitEdge {
     /// Who waits: a process's name and pid.
     pub waiter: String,

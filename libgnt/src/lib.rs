@@ -11,7 +11,7 @@
 //! 5. [`platform`]: the seam, traits for what is below it.
 //! 6. [`inspect`]: what can be seen of a Xen from outside.
 //! 7. [`linux`]: a real Xen. It does not use `sim`.
-//! 8. [`sim`]: a simulated Xen. It does not use `linux`.
+//! 8. `sim`: a simulated Xen, with the feature `sim`. It does not use `linux`.
 //! 9. [`open`](mod@open): chooses one of the two, at run time.
 //! 10. [`event`]: event channels, over the seam.
 //! 11. [`grant`]: share, map, copy, unmap and the ledger, over the seam.
@@ -29,7 +29,9 @@ pub mod platform;
 pub mod proto;
 pub mod ring;
 pub mod shm;
+#[cfg(feature = "sim")]
 pub mod sim;
+pub mod stop;
 pub mod types;
 
 pub use error::{Error, Result};
@@ -38,7 +40,8 @@ pub use platform::Platform;
 pub use shm::SharedPages;
 pub use types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, PAGE_SIZE};
 
-/// The README's example, compiled.
-#[cfg(doctest)]
+/// The READMEs' examples, compiled.
+#[cfg(all(doctest, feature = "sim"))]
 #[doc = include_str!("../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

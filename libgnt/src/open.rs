@@ -3,10 +3,9 @@
 use crate::error::Result;
 use crate::linux::LinuxPlatform;
 use crate::platform::Platform;
-use crate::sim;
 use crate::types::DomId;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -56,6 +55,32 @@ pub fn open(
 ) -> Result<Arc<dyn Platform>> {
     match choice {
         PlatformChoice::Linux => Ok(Arc::new(LinuxPlatform::open()?)),
-        PlatformChoice::Sim(dir) => sim::client::join(dir, domid, process),
+        PlatformChoice::Sim(dir) => simulated(dir, domid, process),
+    }
+}
+
+#[cfg(feature = "sim")]
+fn simulated(dir: &Path, domid: Option<DomId>, process: &str) -> Result<Arc<dyn Platform>> {
+    crate::sim::client::join(dir, domid, process)
+}
+
+#[cfg(not(feature = "sim"))]
+fn simulated(dir: &Path, _: Option<DomId>, _: &str) -> Result<Arc<dyn Platform>> {
+    Err(crate::Error::not_available(
+        &format!("the simulated Xen in {}", dir.display()),
+        "this program was built without libgnt's feature `sim`",
+        "build it with that feature, or use the platform `linux`",
+    ))
+}
+
+#[cfg(all(test, not(feature = "sim")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_its_feature_the_simulated_xen_is_refused_with_the_cure() {
+        let choice: PlatformChoice = "sim:/nowhere".parse().expect("a platform");
+        let error = open(&choice, None, "test").expect_err("no simulated Xen here");
+        assert!(error.to_string().contains("feature `sim`"), "{error}");
     }
 }

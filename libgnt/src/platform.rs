@@ -8,7 +8,6 @@
 use crate::error::Result;
 use crate::shm::SharedPages;
 use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, GrantStatus, UnmapNotify};
-use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,7 +15,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// What kind of guest the kernel below is (`/sys/hypervisor/guest_type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum GuestType {
     /// Paravirtualised: a deferred unmap damages the kernel there, so nobody should hold references.
     Pv,
@@ -297,7 +297,8 @@ pub trait Evtchn: Send + Sync + fmt::Debug + AsFd {
 }
 
 /// Somebody who holds references to the page behind a grant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Holder {
     /// The grant.
     pub grant: ForeignGrant,

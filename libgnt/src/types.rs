@@ -1,7 +1,6 @@
 //! The field's own numbers, as types: domains, grant references, event-channel ports, and
 //! Xen's grant status codes.
 
-use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Bytes in a grant frame. Xen grants are always 4 KiB on x86 (`XEN_PAGE_SIZE`,
@@ -14,8 +13,12 @@ const _: fn(xen_sys::domid_t) -> u16 = |domid| domid;
 const _: fn(xen_sys::evtchn_port_t) -> u32 = |port| port;
 
 /// A domain id (`domid_t`, `xen/include/public/xen.h`).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(transparent)
+)]
 pub struct DomId(pub u16);
 
 impl DomId {
@@ -45,8 +48,12 @@ impl fmt::Debug for DomId {
 
 /// A grant reference: an index into the granter's grant table
 /// (`grant_ref_t`, `xen/include/public/grant_table.h`).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(transparent)
+)]
 pub struct GrantRef(pub u32);
 
 impl fmt::Display for GrantRef {
@@ -63,8 +70,12 @@ impl fmt::Debug for GrantRef {
 
 /// An event-channel port of the caller's domain
 /// (`evtchn_port_t`, `xen/include/public/event_channel.h`). Port 0 is never valid.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(transparent)
+)]
 pub struct EvtchnPort(pub u32);
 
 impl fmt::Display for EvtchnPort {
@@ -80,7 +91,8 @@ impl fmt::Debug for EvtchnPort {
 }
 
 /// A grant of another domain: what a mapper names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ForeignGrant {
     /// The granter.
     pub domid: DomId,
@@ -95,7 +107,8 @@ impl fmt::Display for ForeignGrant {
 }
 
 /// What a mapping, or the peer of a grant, may do with a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Access {
     /// `PROT_READ`; `GTF_readonly` on the granter's side.
     ReadOnly,
@@ -115,7 +128,8 @@ impl Access {
 ///
 /// On gntdev the byte is cleared when the unmap *begins*; the event is sent when the
 /// hypervisor has unmapped, so the event, not the byte, means "released".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct UnmapNotify {
     /// `UNMAP_NOTIFY_CLEAR_BYTE`: set the byte that the notify's offset names to zero.
     pub clear_byte: bool,
@@ -142,8 +156,12 @@ impl UnmapNotify {
 }
 
 /// Xen's result for one grant operation (`GNTST_*`, `xen/include/public/grant_table.h`).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(transparent)
+)]
 pub struct GrantStatus(pub i16);
 
 impl GrantStatus {

@@ -2,7 +2,6 @@
 
 use crate::path::home;
 use crate::perms::{Permission, Rights};
-use crate::wire::{Kind, Packet};
 use libgnt::DomId;
 
 /// A node to be created: path, value, permissions.
@@ -38,29 +37,4 @@ pub fn domain_nodes(domid: DomId, name: &str) -> Vec<NewNode> {
         nodes.push((format!("{home}/{directory}"), Vec::new(), owns.clone()));
     }
     nodes
-}
-
-/// [`domain_nodes`] as requests, for the server's own thread.
-#[cfg(feature = "server")]
-pub(crate) fn domain_requests(domid: DomId, name: &str) -> Vec<Packet> {
-    let mut requests = Vec::new();
-    for (path, value, perms) in domain_nodes(domid, name) {
-        let path = [path.as_bytes(), b"\0"].concat();
-        let perms: String = perms.iter().map(|p| format!("{p}\0")).collect();
-        requests.push(Packet::new(Kind::Mkdir, 0, 0, path.clone()));
-        requests.push(Packet::new(
-            Kind::SetPerms,
-            0,
-            0,
-            [&path, perms.as_bytes()].concat(),
-        ));
-        requests.push(Packet::new(Kind::Write, 0, 0, [&path[..], &value].concat()));
-    }
-    requests
-}
-
-/// The removal of a node as a request.
-#[cfg(feature = "server")]
-pub(crate) fn remove_request(path: &str) -> Packet {
-    Packet::new(Kind::Rm, 0, 0, [path.as_bytes(), b"\0"].concat())
 }

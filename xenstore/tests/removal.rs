@@ -6,7 +6,7 @@ mod common;
 use common::Xenstore;
 use libgnt::DomId;
 use pv_xenstore::toolstack::{BlockDevice, DeviceKey, End, Removed, remove, report_error};
-use pv_xenstore::{Client, Error, XenbusState};
+use pv_xenstore::{Client, DeviceTrouble, Error, XenbusState};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -82,6 +82,13 @@ fn invalid<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     }
 }
 
+fn trouble<T: std::fmt::Debug>(result: Result<T, Error>, expected: DeviceTrouble) -> String {
+    match result {
+        Err(Error::Device { trouble, text }) if trouble == expected => text,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_back_end_in_another_domain_is_found_by_the_record() {
     let xenstore = set_up();
@@ -90,8 +97,12 @@ fn a_back_end_in_another_domain_is_found_by_the_record() {
     assert_eq!(device().key().locate(&dom0, None).unwrap(), paths);
     assert_eq!(device().key().locate(&dom0, Some(DomId(1))).unwrap(), paths);
     let before = tree(&dom0, "/");
-    let text = invalid(device().key().locate(&dom0, Some(DomId(3))));
-    assert!(text.contains(BACK) && text.contains("--back"), "{text}");
+    let elsewhere = device().key().locate(&dom0, Some(DomId(3)));
+    let text = trouble(elsewhere, DeviceTrouble::OtherBack);
+    assert!(
+        text.contains(BACK) && text.contains("name no domain"),
+        "{text}"
+    );
     assert_eq!(tree(&dom0, "/"), before);
     detach(&dom0, &device().key(), SOON).unwrap();
     assert_nothing_left(&dom0);
@@ -135,10 +146,8 @@ fn a_device_of_libxls_is_found_by_libxls_record() {
 fn a_guest_that_points_elsewhere_hurts_nobody() {
     let xenstore = set_up();
     let dom0 = xenstore.dom0();
-    let victim = BlockDevice {
-        front_domid: DomId(3),
-        ..device()
-    };
+    let mut victim = device();
+    victim.front_domid = DomId(3);
     let victim_paths = victim.create(&dom0).unwrap();
     xenstore
         .client(1)
@@ -161,8 +170,14 @@ fn a_guest_that_points_elsewhere_hurts_nobody() {
         }
         if !with_record {
             let before = tree(&dom0, "/");
-            let text = invalid(detach(&dom0, &device().key(), SOON));
-            for part in [FRONT, "--back", "domain 1", "guest may have written"] {
+            let unknown = detach(&dom0, &device().key(), SOON);
+            let text = trouble(unknown, DeviceTrouble::BackUnknown);
+            for part in [
+                FRONT,
+                "name the back end's domain",
+                "domain 1",
+                "guest may have written",
+            ] {
                 assert!(text.contains(part), "{part}: {text}");
             }
             assert_eq!(tree(&dom0, "/"), before, "nothing was touched");
@@ -180,17 +195,16 @@ fn a_guest_that_points_elsewhere_hurts_nobody() {
 fn without_a_record_the_back_end_may_be_in_this_domain() {
     let xenstore = set_up();
     let dom0 = xenstore.dom0();
-    let here = BlockDevice {
-        back_domid: DomId::DOM0,
-        ..device()
-    };
+    let mut here = device();
+    here.back_domid = DomId::DOM0;
     here.create(&dom0).unwrap();
     dom0.rm("/pvpair").unwrap();
     detach(&dom0, &here.key(), SOON).unwrap();
     assert_nothing_left(&dom0);
     assert!(!dom0.exists("/local/domain/0/backend").unwrap());
-    let text = invalid(detach(&dom0, &here.key(), SOON));
-    assert!(text.contains(FRONT) && text.contains("attach"), "{text}");
+    let gone = detach(&dom0, &here.key(), SOON);
+    let text = trouble(gone, DeviceTrouble::NotThere);
+    assert!(text.contains(FRONT) && text.contains("create it"), "{text}");
 }
 
 /// A domain's number is used again, and the record of an earlier one is left.
@@ -198,10 +212,8 @@ fn without_a_record_the_back_end_may_be_in_this_domain() {
 fn a_record_that_has_outlived_its_device_does_not_hide_the_one_that_is_there() {
     let xenstore = set_up();
     let dom0 = xenstore.dom0();
-    let here = BlockDevice {
-        back_domid: DomId::DOM0,
-        ..device()
-    };
+    let mut here = device();
+    here.back_domid = DomId::DOM0;
     here.create(&dom0).unwrap();
     dom0.write(&format!("{RECORD}/backend"), BACK).unwrap();
     assert_eq!(here.key().locate(&dom0, None).unwrap(), here.paths());
@@ -364,10 +376,8 @@ fn a_removal_does_not_wait_for_ever() {
     let xenstore = set_up();
     let dom0 = xenstore.dom0();
     device().create(&dom0).unwrap();
-    let other = BlockDevice {
-        devid: "xvdb".parse().unwrap(),
-        ..device()
-    };
+    let mut other = device();
+    other.devid = "xvdb".parse().unwrap();
     other.create(&dom0).unwrap();
     report_error(&xenstore.client(2), "device/vbd/51712", "no ring").unwrap();
     xenstore

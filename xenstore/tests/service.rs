@@ -6,7 +6,7 @@ mod common;
 use common::Xenstore;
 use libgnt::DomId;
 use pv_xenstore::wire::{Decoder, Kind, Packet};
-use pv_xenstore::{Client, Config, Error, Permission, Rights, ServerHandle, ServiceError};
+use pv_xenstore::{Client, Error, Permission, Rights, ServerConfig, ServerHandle, ServiceError};
 use rustix::io::Errno;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -414,9 +414,10 @@ fn a_server_that_does_not_answer_is_a_timeout_and_late_answers_are_dropped() {
 fn sockets_left_behind_and_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("sock");
-    let config = || Config {
-        socket: Some(socket.clone()),
-        ..Config::default()
+    let config = || {
+        let mut config = ServerConfig::default();
+        config.socket = Some(socket.clone());
+        config
     };
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     let server = ServerHandle::start(config()).expect("a dead server's socket is replaced");
@@ -466,7 +467,7 @@ fn a_device_takes_less_in_one_message() {
 #[test]
 fn the_last_handle_ends_the_thread_and_its_connections() {
     for round in 0..200 {
-        let server = ServerHandle::start(Config::default()).unwrap();
+        let server = ServerHandle::start(ServerConfig::default()).unwrap();
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(SOON)).unwrap();
         server.attach(DomId(0), theirs).unwrap();

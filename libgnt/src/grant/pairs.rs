@@ -22,10 +22,10 @@ use std::collections::VecDeque;
 
 /// Unmaps of one mapper in progress at once, unless [`Mapper::limit_unmapping`] says otherwise.
 /// Each needs two event channels: a quarter of what libxl gives a guest (1023). Beyond it,
-/// [`UnmapRefused::TooMany`].
+/// [`Refusal::TooMany`].
 ///
 /// [`Mapper::limit_unmapping`]: super::Mapper::limit_unmapping
-/// [`UnmapRefused::TooMany`]: super::UnmapRefused::TooMany
+/// [`Refusal::TooMany`]: super::Refusal::TooMany
 pub const MAX_UNMAPPING: usize = 128;
 
 /// Pairs that are kept though nobody uses them: as many as a ring of one page has slots, so that

@@ -47,7 +47,7 @@ pub(super) fn open_error(node: &str, module: &str, errno: Errno) -> Error {
             "there is no such device node".to_owned(),
             format!(
                 "load its driver as root with `modprobe {module}` (and, in a container, pass the \
-                 node in), or use `--platform sim:DIR` for the simulated Xen"
+                 node in), or use the platform `sim:DIR`, a simulated Xen"
             ),
         ),
         Errno::ACCESS | Errno::PERM => (

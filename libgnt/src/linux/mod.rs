@@ -57,8 +57,8 @@ impl LinuxPlatform {
             root,
             xenstored_path,
         };
-        let cure = "start this in a Xen domain, or use `--platform sim:DIR` for the simulated Xen \
-                    that `pv-stress sim --dir DIR` serves";
+        let cure = "start this in a Xen domain, or use the platform `sim:DIR`: the simulated Xen \
+                    whose host serves DIR";
         let cause = match platform.read_sysfs(HYPERVISOR_TYPE) {
             Ok(kind) if kind == "xen" => return Ok(platform),
             Ok(kind) => format!("{HYPERVISOR_TYPE} says `{kind}`, not `xen`"),

@@ -53,10 +53,9 @@ impl Xen {
     }
 
     pub fn sync() -> Self {
-        Self::with(Config {
-            unmap: UnmapMode::Sync,
-            ..Config::default()
-        })
+        let mut config = Config::default();
+        config.unmap = UnmapMode::Sync;
+        Self::with(config)
     }
 
     pub fn with(config: Config) -> Self {

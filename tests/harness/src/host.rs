@@ -43,11 +43,10 @@ pub fn start(
             "name a directory that can be written with --dir",
         )
     })?;
-    let xenstore = ServerHandle::start(pv_xenstore::Config {
-        socket: Some(dir.join(XENSTORE_SOCKET)),
-        sabotage: store_sabotage,
-        ..pv_xenstore::Config::default()
-    })?;
+    let mut of_store = pv_xenstore::ServerConfig::default();
+    of_store.socket = Some(dir.join(XENSTORE_SOCKET));
+    of_store.sabotage = store_sabotage;
+    let xenstore = ServerHandle::start(of_store)?;
     let services = Dom0 {
         xenstore: xenstore.clone(),
         timeline,

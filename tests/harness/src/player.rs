@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::hand::{self, Answer, Hand, Link, Unanswered};
-use crate::processes::{ChildId, Control, News, Order, Stopped, World, describe, die_with_parent};
+use crate::processes::{ChildId, Control, News, Order, Processes, Stopped, describe, die_with_parent};
 use crate::timeline::{Event, Timeline};
 use libgnt::{DomId, PlatformChoice};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -142,7 +142,7 @@ fn waits_for(order: &hand::Order) -> &'static str {
 /// The link to a child of a run that plays a hand, here or in another domain.
 pub struct RunLink<'a> {
     /// The processes of the run.
-    pub processes: &'a mut World,
+    pub processes: &'a mut Processes,
     /// Which of them.
     pub id: ChildId,
 }

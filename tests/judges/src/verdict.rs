@@ -1,6 +1,7 @@
 //! What a scenario came to, and what that means for the exit status.
 
-use crate::checks::{Check, Life};
+use crate::checks::Check;
+use crate::checks::RequestLife;
 use libgnt::inspect::WaitEdge;
 use pv_harness::processes::Autopsy;
 use serde::{Deserialize, Serialize};
@@ -44,7 +45,7 @@ pub struct Verdict {
     /// Processes that did not end.
     pub hung: Vec<Autopsy>,
     /// Some pages' lives, for the chart: held ones first.
-    pub lives: Vec<Life>,
+    pub lives: Vec<RequestLife>,
     /// Figures for people.
     pub figures: Vec<Figure>,
     /// Wall-clock time.

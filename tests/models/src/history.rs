@@ -51,12 +51,16 @@ pub struct History {
 }
 
 impl History {
-    pub(super) fn of<S: Subject>(world: &S, law: Option<&'static str>, path: &Path<S>) -> History {
-        let mut last = world.start();
+    pub(super) fn of<S: Subject>(
+        subject: &S,
+        law: Option<&'static str>,
+        path: &Path<S>,
+    ) -> History {
+        let mut last = subject.start();
         let mut events = Vec::new();
         for (step, next) in path {
-            let new = world.broken(next) & !world.broken(&last);
-            let mut breaks: Vec<&'static str> = (world.laws().into_iter().enumerate())
+            let new = subject.broken(next) & !subject.broken(&last);
+            let mut breaks: Vec<&'static str> = (subject.laws().into_iter().enumerate())
                 .filter(|(i, _)| new & (1 << i) != 0)
                 .map(|(_, (key, _))| key)
                 .collect();
@@ -65,19 +69,19 @@ impl History {
             }
             events.push(Event {
                 actor: usize::from(step.actor),
-                text: world.describe(&last, *step),
+                text: subject.describe(&last, *step),
                 breaks,
-                after: standings(world, next),
+                after: standings(subject, next),
             });
             last = next.clone();
         }
         History {
             law,
-            actors: world.actors(),
-            start: standings(world, &world.start()),
+            actors: subject.actors(),
+            start: standings(subject, &subject.start()),
             events,
             left_over: (law == Some(search::NOTHING_LEAKS))
-                .then(|| world.leaked(&last))
+                .then(|| subject.leaked(&last))
                 .flatten(),
         }
     }
@@ -122,11 +126,11 @@ impl History {
     }
 }
 
-fn standings<S: Subject>(world: &S, state: &S::State) -> Vec<Standing> {
-    (0..world.actors().len())
+fn standings<S: Subject>(subject: &S, state: &S::State) -> Vec<Standing> {
+    (0..subject.actors().len())
         .map(|actor| Standing {
-            holds: world.held(state, actor),
-            waits: world
+            holds: subject.held(state, actor),
+            waits: subject
                 .waits(state, actor)
                 .map(|(what, whom)| Wait { what, whom }),
         })

@@ -11,6 +11,7 @@ pub mod graph;
 pub mod history;
 pub mod lock;
 pub mod machine;
+pub mod model;
 pub mod program;
 pub mod search;
 mod setup;
@@ -19,7 +20,6 @@ pub mod systems;
 pub mod table;
 pub mod variant;
 pub mod verdict;
-pub mod world;
 
 #[cfg(test)]
 mod reasons;

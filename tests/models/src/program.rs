@@ -119,7 +119,7 @@ pub(super) enum Op<V> {
         test: Test<V>,
         or: usize,
     },
-    /// One of several ways, as the world will have it.
+    /// One of several ways, as the model will have it.
     Choose {
         ways: Vec<(&'static str, usize)>,
     },

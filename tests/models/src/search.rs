@@ -238,11 +238,11 @@ pub type Path<S> = Vec<(Move, <S as Subject>::State)>;
 /// The shortest history whose last step satisfies `goal`: breadth first, one thread, so that it
 /// is the same each time.
 pub fn shortest<S: Subject>(
-    world: &S,
+    subject: &S,
     max_states: usize,
     goal: impl Fn(&S::State, Move, &S::State) -> bool,
 ) -> Option<Path<S>> {
-    let start = world.start();
+    let start = subject.start();
     let mut came: HashMap<Name, (Name, Move), BuildHasherDefault<Plain>> = HashMap::default();
     let mut seen = Names::default();
     seen.insert(graph::name(&start));
@@ -251,9 +251,9 @@ pub fn shortest<S: Subject>(
     while let Some(state) = todo.pop_front() {
         let from = graph::name(&state);
         moves.clear();
-        world.moves(&state, &mut moves);
+        subject.moves(&state, &mut moves);
         for step in &moves {
-            let next = world.make(&state, *step);
+            let next = subject.make(&state, *step);
             let to = graph::name(&next);
             let reached = goal(&state, *step, &next);
             if seen.insert(to) {
@@ -273,19 +273,19 @@ pub fn shortest<S: Subject>(
                     at = *before;
                 }
                 steps.reverse();
-                return Some(replay(world, &steps));
+                return Some(replay(subject, &steps));
             }
         }
     }
     None
 }
 
-fn replay<S: Subject>(world: &S, steps: &[Move]) -> Path<S> {
-    let mut state = world.start();
+fn replay<S: Subject>(subject: &S, steps: &[Move]) -> Path<S> {
+    let mut state = subject.start();
     steps
         .iter()
         .map(|step| {
-            state = world.make(&state, *step);
+            state = subject.make(&state, *step);
             (*step, state.clone())
         })
         .collect()
@@ -297,16 +297,16 @@ pub fn shortest_to<S: Subject>(
     law: &str,
     max_states: usize,
 ) -> Option<Path<S>> {
-    let world = build();
+    let subject = build();
     match law {
-        NOTHING_LEAKS => shortest(&world, max_states, |_, _, next| {
-            world.leaked(next).is_some()
+        NOTHING_LEAKS => shortest(&subject, max_states, |_, _, next| {
+            subject.leaked(next).is_some()
         }),
         NOBODY_WAITS => {
-            let stuck = shortest(&world, max_states, |_, _, next| {
+            let stuck = shortest(&subject, max_states, |_, _, next| {
                 let mut moves = Vec::new();
-                world.moves(next, &mut moves);
-                moves.is_empty() && !world.is_end(next)
+                subject.moves(next, &mut moves);
+                moves.is_empty() && !subject.is_end(next)
             });
             stuck.or_else(|| {
                 // A livelock: everybody can move, and to no avail.
@@ -316,7 +316,7 @@ pub fn shortest_to<S: Subject>(
                     ..Limits::default()
                 };
                 let (_, doomed) = explore(build, limits, &recorder);
-                shortest(&world, max_states, |_, _, next| {
+                shortest(&subject, max_states, |_, _, next| {
                     doomed.contains(&graph::name(next))
                 })
             })
@@ -331,35 +331,35 @@ pub fn shortest_to<S: Subject>(
             let cycle = pv_harness::cycle::cycle(&recorder.orders())?;
             // The step that takes the cycle's first lock while holding its last.
             let (first, last) = (*cycle.first()?, *cycle.last()?);
-            shortest(&world, max_states, |state, step, _| {
-                world.order(state, step).contains(&(last, first))
+            shortest(&subject, max_states, |state, step, _| {
+                subject.order(state, step).contains(&(last, first))
             })
         }
         _ => {
-            let bit = 1 << world.laws().iter().position(|(key, _)| *key == law)?;
-            shortest(&world, max_states, |_, _, next| {
-                world.broken(next) & bit != 0
+            let bit = 1 << subject.laws().iter().position(|(key, _)| *key == law)?;
+            shortest(&subject, max_states, |_, _, next| {
+                subject.broken(next) & bit != 0
             })
         }
     }
 }
 
 /// A run in which actors take these turns as far as they can move, and then everybody in turn.
-pub fn follow<S: Subject>(world: &S, turns: &[usize]) -> Path<S> {
+pub fn follow<S: Subject>(subject: &S, turns: &[usize]) -> Path<S> {
     // More than any run of any model is long.
     const ENOUGH: usize = 400;
-    let everybody = (0..world.actors().len()).cycle().take(ENOUGH);
-    let mut state = world.start();
+    let everybody = (0..subject.actors().len()).cycle().take(ENOUGH);
+    let mut state = subject.start();
     let mut path = Vec::new();
     let mut moves = Vec::new();
     for actor in turns.iter().copied().chain(everybody) {
         moves.clear();
-        world.moves(&state, &mut moves);
+        subject.moves(&state, &mut moves);
         if let Some(step) = moves.iter().find(|step| usize::from(step.actor) == actor) {
-            state = world.make(&state, *step);
+            state = subject.make(&state, *step);
             path.push((*step, state.clone()));
         }
-        if world.is_end(&state) {
+        if subject.is_end(&state) {
             break;
         }
     }

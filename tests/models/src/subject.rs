@@ -1,4 +1,4 @@
-//! What the checker can explore: a model written as programs ([`super::world`]), or a state machine
+//! What the checker can explore: a model written as programs ([`super::model`]), or a state machine
 //! of libgnt itself ([`super::machine`]).
 
 use std::fmt::Debug;

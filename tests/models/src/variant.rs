@@ -106,7 +106,7 @@ pub(super) trait AnyModel: Send + Sync {
     fn explore(&self, bounds: Bounds, listen: SocketAddr);
 }
 
-/// Builds a world of a size.
+/// Builds a model of a size.
 pub(super) struct Builder<F>(pub F);
 
 impl<S: Subject, F: Fn(Bounds) -> S + Send + Sync> AnyModel for Builder<F> {
@@ -121,20 +121,20 @@ impl<S: Subject, F: Fn(Bounds) -> S + Send + Sync> AnyModel for Builder<F> {
     }
 
     fn run_like(&self, bounds: Bounds, like: &History) -> History {
-        let world = (self.0)(bounds);
+        let model = (self.0)(bounds);
         let turns: Vec<usize> = (like.events.iter())
             .filter_map(|event| {
                 let name = &like.actors[event.actor];
-                world.actors().iter().position(|actor| actor == name)
+                model.actors().iter().position(|actor| actor == name)
             })
             .collect();
-        let path = search::follow(&world, &turns);
-        History::of(&world, None, &path)
+        let path = search::follow(&model, &turns);
+        History::of(&model, None, &path)
     }
 
     fn laws(&self) -> Vec<(&'static str, &'static str)> {
-        let world = (self.0)(Bounds { actors: 1 });
-        let mut laws = world.laws();
+        let model = (self.0)(Bounds { actors: 1 });
+        let mut laws = model.laws();
         laws.extend(search::COMMON_LAWS);
         laws
     }

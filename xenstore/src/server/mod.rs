@@ -5,6 +5,7 @@
 //! - [`store`]: the tree of nodes; [`access`]: one caller's operations on a tree;
 //!   [`transaction`]: a private tree and its commit; [`watch`]: who watches what;
 //! - [`machine`]: the state machine, [`Server`], spread over a file for each kind of request;
+//! - `requests`: what the service itself asks of the machine;
 //! - [`queue`]: what waits to be sent on one connection;
 //! - [`service`]: the thread with its sockets.
 
@@ -18,6 +19,7 @@ pub mod watch;
 pub mod machine;
 
 pub mod queue;
+mod requests;
 
 pub mod service;
 

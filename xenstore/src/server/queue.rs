@@ -12,6 +12,7 @@ use std::time::Duration;
 
 /// Limits of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueueLimits {
     /// Different watch events that may wait for a client that takes nothing.
     pub events: usize,

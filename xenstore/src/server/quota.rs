@@ -2,6 +2,7 @@
 
 /// Limits for each domain, dom0 excepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Quotas {
     /// Nodes a domain may own (`ENOSPC`).
     pub nodes: usize,

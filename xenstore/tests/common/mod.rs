@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
 use libgnt::DomId;
-use pv_xenstore::{Client, Config, ServerHandle};
+use pv_xenstore::{Client, ServerConfig, ServerHandle};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -16,12 +16,10 @@ impl Xenstore {
         Xenstore::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut Config)) -> Xenstore {
+    pub fn with(change: impl FnOnce(&mut ServerConfig)) -> Xenstore {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = Config {
-            socket: Some(dir.path().join("sock")),
-            ..Config::default()
-        };
+        let mut config = ServerConfig::default();
+        config.socket = Some(dir.path().join("sock"));
         change(&mut config);
         Xenstore {
             server: ServerHandle::start(config).unwrap(),

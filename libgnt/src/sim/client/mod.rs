@@ -227,6 +227,9 @@ fn no_host(dir: &Path, cause: impl std::fmt::Display) -> Error {
     Error::not_available(
         "the simulated Xen",
         format!("no host serves {}: {cause}", dir.display()),
-        &format!("start one with `pv-stress sim --dir {}`", dir.display()),
+        &format!(
+            "start the simulated Xen's host that serves {}",
+            dir.display()
+        ),
     )
 }

@@ -1,8 +1,8 @@
 //! The machine's state, for people and for checks.
 
 use super::grants::EntryState;
-use super::machine::{Outcome, reply};
-use super::{Machine, Now};
+use super::xen::{Outcome, reply};
+use super::{Now, Xen};
 use crate::inspect::{DomainState, GrantState, Inspection, UnmappingState};
 use crate::platform::Holder;
 use crate::sim::wire::{HoldId, Reply};
@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 /// A reply must fit in a frame.
 const MAX_HOLDERS: usize = 4096;
 
-impl Machine {
+impl Xen {
     /// Everything alive.
     pub fn inspect(&self, now: Now) -> Inspection {
         Inspection {

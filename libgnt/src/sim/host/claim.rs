@@ -34,19 +34,19 @@ impl Claim {
                 cure,
             )
         };
-        let another = "use another directory with `--dir`";
+        let another = "use another directory";
         let longest = dir.join(XENSTORE_SOCKET).as_os_str().as_bytes().len();
         if longest > MAX_SOCKET_PATH {
             return Err(refused(
                 format!("its sockets' paths would be {longest} bytes long, over {MAX_SOCKET_PATH}"),
-                "use a directory with a shorter path with `--dir`",
+                "use a directory with a shorter path",
             ));
         }
         std::fs::create_dir_all(dir).map_err(|e| refused(e.to_string(), another))?;
         let lock = lock_file(&dir.join(LOCK)).map_err(|errno| match errno {
             Errno::AGAIN => refused(
                 "another host serves it".into(),
-                "stop that one, or use another directory with `--dir`",
+                "stop that one, or use another directory",
             ),
             errno => refused(format!("{LOCK}: {errno}"), another),
         })?;

@@ -26,7 +26,7 @@ pub enum Failure {
     /// The platform's.
     #[error(transparent)]
     Xen(#[from] libgnt::Error),
-    /// The library did not unmap as asked ([`UnmapRefused`](libgnt::grant::UnmapRefused)).
+    /// The library did not unmap as asked ([`UnmapError`](libgnt::grant::UnmapError)).
     #[error("{why}")]
     Unmap {
         /// In the library's words.

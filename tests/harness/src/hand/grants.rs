@@ -7,7 +7,9 @@ use super::order::{MapId, Pages, Place, ShareId};
 use super::table::Table;
 use crate::memory;
 use crate::timeline::{Event, Timeline};
-use libgnt::grant::{EndAccess, Granter, Ledger, Map, Mapper, Share, UnmapRefused, Unmapping};
+use libgnt::grant::{
+    EndAccess, EndAccessError, Granter, Ledger, Map, Mapper, Refusal, Share, UnmapError, Unmapping,
+};
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, PAGE_SIZE, Platform, SharedPages};
 use std::sync::Arc;
@@ -106,13 +108,15 @@ impl Grants {
                 return Err(wrong_level(id));
             }
         };
-        Ok(Answer::Ended(match share.end_access()? {
-            EndAccess::Ended => Ending::Ended,
-            EndAccess::InUse { share, grefs } => {
+        Ok(Answer::Ended(match share.end_access() {
+            Ok(EndAccess::Ended) => Ending::Ended,
+            Ok(EndAccess::Unobservable) => Ending::Unobservable,
+            Err(EndAccessError::InUse { share, grefs }) => {
                 self.shares.put_back(id, Shared::Library(share));
                 Ending::InUse(grefs)
             }
-            EndAccess::Unobservable => Ending::Unobservable,
+            Err(EndAccessError::Failed(error)) => return Err(error.into()),
+            Err(error) => return Err(Failure::Wrong(error.to_string())),
         }))
     }
 
@@ -180,14 +184,17 @@ impl Grants {
     }
 
     /// What is left of a map whose unmap did not go as asked.
-    fn keep_refused(&mut self, id: MapId, refused: UnmapRefused) -> Failure {
+    fn keep_refused(&mut self, id: MapId, refused: UnmapError) -> Failure {
         let why = refused.to_string();
         let (left, errno) = match refused {
-            UnmapRefused::InUse { map, .. } | UnmapRefused::TooMany { map } => {
-                (Mapped::Library(map), None)
+            UnmapError::Refused { reason, map } => {
+                let errno = match reason {
+                    Refusal::NoNotice(error) => error.errno(),
+                    _ => None,
+                };
+                (Mapped::Library(map), errno)
             }
-            UnmapRefused::NoNotice { error, map } => (Mapped::Library(map), error.errno()),
-            UnmapRefused::Failed { error, unmapping } => {
+            UnmapError::Failed { error, unmapping } => {
                 (Mapped::Leaving(unmapping), error.errno())
             }
         };

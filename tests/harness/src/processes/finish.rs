@@ -1,17 +1,17 @@
-//! The end of a world: everybody stopped, or described and killed; everything gathered.
+//! The end of all processes: everybody stopped, or described and killed; everything gathered.
 
-use super::{Aftermath, Autopsy, ChildId, Exit, MAX_BACKLOG, Order, Stopped, World, describe};
+use super::{Aftermath, Autopsy, ChildId, Exit, MAX_BACKLOG, Order, Processes, Stopped, describe};
 use crate::timeline;
 use std::io;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-impl World {
+impl Processes {
     /// Tells one child to stop and waits for its end.
     ///
     /// # Errors
-    /// As [`World::await_that`].
+    /// As [`Processes::await_that`].
     pub fn stop(&mut self, id: ChildId) -> Result<ExitStatus, Stopped> {
         if self.children[id.0].exit().is_none() {
             // It may be ending by itself; its end is what counts.

@@ -58,7 +58,7 @@ pub enum Happening {
 /// Told of progress: the child's name, bytes done, bytes in all.
 type OnProgress = Box<dyn FnMut(&str, u64, u64)>;
 
-/// Other machines, where some children of a world have the processes that they stand for.
+/// Other machines, where some children have the processes that they stand for.
 pub trait Elsewhere {
     /// What the process of this name is waiting for; `None` if it is not there.
     fn autopsy(&self, process: &str) -> Option<Autopsy>;
@@ -69,7 +69,7 @@ pub trait Elsewhere {
 }
 
 /// All processes of one scenario, and the directory they meet in.
-pub struct World {
+pub struct Processes {
     children: Vec<Child>,
     backlog: VecDeque<Happening>,
     poll: Poll,
@@ -84,12 +84,12 @@ pub struct World {
     elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
-impl World {
-    /// An empty world whose children write their logs to `logs`.
+impl Processes {
+    /// No processes yet; their logs will go to `logs`.
     ///
     /// # Errors
     /// If the machine has no room for a temporary directory, or its path is too long for sockets.
-    pub fn new(logs: &Path, deadline: Instant) -> Result<World, Error> {
+    pub fn new(logs: &Path, deadline: Instant) -> Result<Processes, Error> {
         let cannot = |what: &str, error: io::Error| {
             Error::environment(what, error, "free the resource and run again")
         };
@@ -99,7 +99,7 @@ impl World {
         Self::with_program(logs, deadline, program)
     }
 
-    fn with_program(logs: &Path, deadline: Instant, program: OsString) -> Result<World, Error> {
+    fn with_program(logs: &Path, deadline: Instant, program: OsString) -> Result<Processes, Error> {
         let temp = std::env::temp_dir();
         let meeting = tempfile::Builder::new()
             .prefix("pv-stress-")
@@ -127,7 +127,7 @@ impl World {
         poll.registry()
             .register(signals.source(), SIGNALS, Interest::READABLE)
             .map_err(io_error)?;
-        Ok(World {
+        Ok(Processes {
             children: Vec::new(),
             backlog: VecDeque::new(),
             poll,

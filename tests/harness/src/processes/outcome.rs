@@ -1,4 +1,4 @@
-//! How waits and worlds end.
+//! How waits end, and what is left when all processes have ended.
 
 use super::Autopsy;
 use crate::timeline::Record;

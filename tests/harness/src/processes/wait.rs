@@ -1,7 +1,8 @@
 //! Waiting for the children, all at once, in one mio loop.
 
 use super::{
-    Autopsy, ChildId, Happening, MAX_BACKLOG, News, SIGNALS, Stopped, World, describe, from_token,
+    Autopsy, ChildId, Happening, MAX_BACKLOG, News, Processes, SIGNALS, Stopped, describe,
+    from_token,
 };
 use mio::unix::SourceFd;
 use mio::{Events, Token};
@@ -10,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::process::ExitStatus;
 use std::time::Instant;
 
-impl World {
+impl Processes {
     /// Waits for something that `pick` recognises. What it does not is kept for later waits.
     ///
     /// # Errors
@@ -61,7 +62,7 @@ impl World {
     /// Waits for a child's news that `pick` recognises.
     ///
     /// # Errors
-    /// As [`World::await_that`].
+    /// As [`Processes::await_that`].
     pub fn await_news<T>(
         &mut self,
         id: ChildId,
@@ -102,7 +103,7 @@ impl World {
     /// Waits for a child to be ready.
     ///
     /// # Errors
-    /// As [`World::await_that`].
+    /// As [`Processes::await_that`].
     pub fn await_ready(&mut self, id: ChildId) -> Result<(), Stopped> {
         let what = format!("{} to be ready", self.children[id.0].name);
         self.await_news(id, &what, |news| (*news == News::Ready).then_some(()))
@@ -111,7 +112,7 @@ impl World {
     /// Waits for a child's end, whatever it is.
     ///
     /// # Errors
-    /// As [`World::await_that`].
+    /// As [`Processes::await_that`].
     pub fn await_exit(&mut self, id: ChildId) -> Result<ExitStatus, Stopped> {
         if let Some(exit) = self.children[id.0].exit() {
             return Ok(exit);

@@ -1,6 +1,7 @@
 //! A small good run, for the judges' tests to spoil.
 
-use super::{Evidence, Life};
+use super::Evidence;
+use super::RequestLife;
 use libgnt::inspect::Inspection;
 use libgnt::types::{DomId, ForeignGrant, GrantRef};
 use pv_harness::processes::{Aftermath, Exit};
@@ -200,7 +201,7 @@ pub fn spoiled(change: impl FnOnce(&mut Vec<Record>)) -> Evidence {
 }
 
 /// The evidence of a run one of whose lives was changed.
-pub fn with_life(change: impl FnOnce(&mut Life)) -> Evidence {
+pub fn with_life(change: impl FnOnce(&mut RequestLife)) -> Evidence {
     let mut evidence = evidence();
     change(&mut evidence.lives[0]);
     evidence

@@ -1,6 +1,6 @@
 //! Asynchronous unmap while a third consumer holds the pages.
 
-use super::{Check, Evidence, Life, spell};
+use super::{Check, Evidence, RequestLife, spell};
 use pv_harness::timeline::Event;
 
 /// The run did what it is about: without this, every other check of this file is vacuous.
@@ -146,7 +146,7 @@ pub fn reused_after_release(evidence: &Evidence) -> Check {
 }
 
 /// `slack`: the release is stamped by the mapper's clock, the reuse by the granter's.
-fn reused_early(life: &Life, slack: u64) -> Option<String> {
+fn reused_early(life: &RequestLife, slack: u64) -> Option<String> {
     let request = life.request;
     if !life.in_use_after.is_empty() {
         return Some(format!(

@@ -5,8 +5,8 @@ mod aftermath;
 mod deadlock;
 mod hold;
 mod kernel;
-mod life;
 mod loss;
+mod request_life;
 
 pub use aftermath::{
     host_is_empty, kernels_are_well, ledgers_are_empty, no_kernel_complained, nothing_left,
@@ -18,16 +18,17 @@ pub use hold::{
     reused_after_release, unmaps_return_while_held, was_held_while_unmapping,
 };
 pub use kernel::{kernel_cycle, kernel_does_not_wait};
-pub use life::{Life, lives};
 pub use loss::{
     every_write_is_kept, released_by_death, same_data, was_killed_in_mid_io, was_noticed,
     work_went_on_after,
 };
+pub use request_life::{RequestLife, lives};
 
 use libgnt::inspect::Deadlock;
 use libgnt::inspect::Inspection;
 use pv_harness::processes::Aftermath;
-use pv_harness::timeline::{Event, Record};
+use pv_harness::timeline::Event;
+use pv_harness::timeline::Record;
 use serde::{Deserialize, Serialize};
 
 /// One thing that had to hold, and whether it did.
@@ -76,7 +77,7 @@ pub struct Evidence {
     /// All timelines, by time.
     pub records: Vec<Record>,
     /// What became of each mapped request, from the timelines.
-    pub lives: Vec<Life>,
+    pub lives: Vec<RequestLife>,
     /// The host's state after all agents had ended.
     pub inspection: Option<Inspection>,
     /// What each agent's own ledger still held when it had finished, by process.

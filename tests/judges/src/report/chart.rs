@@ -1,7 +1,8 @@
 //! The pictures of the HTML report, as inline SVG: the lives of pages over time, and a deadlock.
 //! Colours are the page's CSS classes, so that they follow its light or dark theme.
 
-use crate::checks::{Life, spell};
+use crate::checks::RequestLife;
+use crate::checks::spell;
 use libgnt::inspect::WaitEdge;
 use std::fmt::Write;
 
@@ -11,7 +12,7 @@ const ROW: f64 = 18.0;
 const AXIS: f64 = 22.0;
 
 /// One row a request: from submission to the page's next use.
-pub(super) fn lives(lives: &[Life]) -> String {
+pub(super) fn lives(lives: &[RequestLife]) -> String {
     let times = || {
         lives
             .iter()
@@ -53,7 +54,7 @@ pub(super) fn lives(lives: &[Life]) -> String {
     svg
 }
 
-fn moments(life: &Life) -> [Option<u64>; 9] {
+fn moments(life: &RequestLife) -> [Option<u64>; 9] {
     [
         life.submitted,
         Some(life.mapped),
@@ -67,7 +68,7 @@ fn moments(life: &Life) -> [Option<u64>; 9] {
     ]
 }
 
-fn draw(svg: &mut String, life: &Life, y: f64, x: &dyn Fn(u64) -> f64, end: u64) {
+fn draw(svg: &mut String, life: &RequestLife, y: f64, x: &dyn Fn(u64) -> f64, end: u64) {
     let middle = y + ROW / 2.0;
     push(
         svg,

@@ -78,7 +78,7 @@ fn page() -> Vec<u8> {
 }
 
 fn sum() -> String {
-    crate::tree::Sum::of_bytes(&page()).sha256
+    crate::fetch::tree::Sum::of_bytes(&page()).sha256
 }
 
 /// The options of `direct-front-end`.

@@ -5,7 +5,7 @@ mod device;
 
 pub use device::Server;
 
-use crate::suite::PEERS_MODULES;
+use crate::ask::suite::PEERS_MODULES;
 use libgnt::DomId;
 use pv_harness::error::{Error, Result};
 use pv_harness::settings::quote;

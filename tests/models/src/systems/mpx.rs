@@ -4,10 +4,10 @@
 //! user memory. When the mapping goes, its table must go. Touching the directory can fault.
 
 use super::{Family, System, bit, fails};
+use crate::model::Model;
 use crate::program::{Law, Program, Step};
 use crate::search::{LOCK_ORDER, NOBODY_WAITS, NOTHING_LEAKS};
 use crate::variant::{Expected, Expected::Holds, Variant};
-use crate::world::World;
 
 type Actor = Program<Mpx>;
 
@@ -297,8 +297,8 @@ fn init(unmappers: usize) -> Mpx {
     }
 }
 
-fn world(init: Mpx, actors: Vec<Actor>) -> World<Mpx> {
-    World::new(LOCKS, laws(), init, actors)
+fn model(init: Mpx, actors: Vec<Actor>) -> Model<Mpx> {
+    Model::new(LOCKS, laws(), init, actors)
         .leak(|v| {
             let orphans = v.tables & !(v.data | v.neighbour);
             (orphans != 0).then(|| "a bounds table is mapped for nothing".into())
@@ -325,7 +325,7 @@ fn entry(
         .entry(name, expected, statement, story)
         .model(move |b| {
             let other = (how == Unmap::Inside || expected == Holds).then(bounds_fault);
-            world(init(b.actors), cast(how, b.actors, other))
+            model(init(b.actors), cast(how, b.actors, other))
         })
 }
 
@@ -464,7 +464,7 @@ fn the_rest() -> Vec<Variant> {
             let mut start = init(b.actors);
             start.neighbour = bit(0);
             start.used = bit(0);
-            world(start, cast(how, b.actors, Some(bounds_fault())))
+            model(start, cast(how, b.actors, Some(bounds_fault())))
         }
     };
     vec![
@@ -492,7 +492,7 @@ fn the_rest() -> Vec<Variant> {
         )
         .model(|b| {
             let how = Unmap::Phases(PROPOSED);
-            world(init(b.actors), cast(how, b.actors, Some(scribbler())))
+            model(init(b.actors), cast(how, b.actors, Some(scribbler())))
         }),
     ]
 }

@@ -4,10 +4,10 @@
 //! by its owner, who gives it to somebody else.
 
 use super::{Family, System, bit, fails, members};
+use crate::model::Model;
 use crate::program::{Law, Program};
 use crate::search::NOBODY_WAITS;
 use crate::variant::{Expected, Expected::Holds, Variant};
-use crate::world::World;
 
 type Actor = Program<P2p>;
 
@@ -217,7 +217,7 @@ fn owner(way: Way) -> Actor {
     )
 }
 
-fn world(way: Way, n: usize) -> World<P2p> {
+fn model(way: Way, n: usize) -> Model<P2p> {
     let mut actors = vec![owner(way)];
     // Two faults show every race of theirs with the owner; walkers are what there are many of.
     for _ in 0..n.min(2) {
@@ -234,7 +234,7 @@ fn world(way: Way, n: usize) -> World<P2p> {
         count: 1 + u8::from(way.owner_reference),
         ..P2p::default()
     };
-    World::new(&["owner's lock"], laws(), init, actors).holdings(|v, actor| {
+    Model::new(&["owner's lock"], laws(), init, actors).holdings(|v, actor| {
         let mut held = Vec::new();
         if v.got & bit(actor) != 0 {
             held.push("a page reference".into());
@@ -263,7 +263,7 @@ fn entry(
 ) -> Variant {
     FAMILY
         .entry(name, expected, statement, story)
-        .model(move |b| world(way, b.actors))
+        .model(move |b| model(way, b.actors))
 }
 
 /// The system and its variants.

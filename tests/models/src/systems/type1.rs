@@ -4,10 +4,10 @@
 //! registers an address again. Meanwhile a mediated device's driver may want to pin pages there.
 
 use super::{Family, System, bit, fails, members};
+use crate::model::Model;
 use crate::program::{Law, Program};
 use crate::search::NOBODY_WAITS;
 use crate::variant::{Expected, Expected::Holds, Variant};
-use crate::world::World;
 
 type Actor = Program<Type1>;
 
@@ -350,7 +350,7 @@ struct Way {
     locked: bool,
 }
 
-fn world(way: Way, drivers: usize) -> World<Type1> {
+fn model(way: Way, drivers: usize) -> Model<Type1> {
     let exclusive = matches!(way.gap, Gap::SuspendsIfDetached { .. });
     let mut actors = vec![program(way.gap, way.pin)];
     if exclusive {
@@ -378,7 +378,7 @@ fn world(way: Way, drivers: usize) -> World<Type1> {
         user_waits: false,
         closed: false,
     };
-    World::new(LOCKS, laws(exclusive), init, actors)
+    Model::new(LOCKS, laws(exclusive), init, actors)
         .leak(|v| (v.pinned != 0).then(|| "pages are still pinned".into()))
         .holdings(|v, actor| {
             let mut held = Vec::new();
@@ -407,7 +407,7 @@ fn entry(
 ) -> Variant {
     FAMILY
         .entry(name, expected, statement, story)
-        .model(move |b| world(way, b.actors))
+        .model(move |b| model(way, b.actors))
 }
 
 /// The system and its variants.

@@ -5,10 +5,10 @@
 //! mappings; the disabler zaps them.
 
 use super::{Family, System, bit, fails};
+use crate::model::Model;
 use crate::program::{Law, Program};
 use crate::search::{LOCK_ORDER, NOBODY_WAITS};
 use crate::variant::{Expected::Holds, Variant};
-use crate::world::World;
 
 type Actor = Program<Vfio>;
 
@@ -328,15 +328,15 @@ fn reader(outside: bool) -> Actor {
         .when(!outside, |p| p.unlock(MEMORY_LOCK))
 }
 
-fn world(actors: Vec<Actor>) -> World<Vfio> {
+fn model(actors: Vec<Actor>) -> Model<Vfio> {
     let init = Vfio {
         enabled: true,
         ..Vfio::default()
     };
-    World::new(LOCKS, laws(), init, actors)
+    Model::new(LOCKS, laws(), init, actors)
 }
 
-fn cast(disable: Disable, fault: Fault, faults: usize, changes: bool) -> World<Vfio> {
+fn cast(disable: Disable, fault: Fault, faults: usize, changes: bool) -> Model<Vfio> {
     let mut actors = vec![disabler(disable)];
     for _ in 0..faults {
         actors.push(access(actors.len(), fault));
@@ -344,7 +344,7 @@ fn cast(disable: Disable, fault: Fault, faults: usize, changes: bool) -> World<V
     if changes {
         actors.push(changer());
     }
-    world(actors)
+    model(actors)
 }
 
 const FAMILY: Family = Family {
@@ -428,7 +428,7 @@ fn try_lock() -> Vec<Variant> {
                 actors.push(access(actors.len(), how));
             }
             actors.push(changer());
-            world(actors)
+            model(actors)
         }),
         FAMILY.entry(
             "try-lock-retry",
@@ -453,7 +453,7 @@ fn try_lock() -> Vec<Variant> {
                 reader.name = format!("read call {}", actors.len());
                 actors.push(reader);
             }
-            world(actors)
+            model(actors)
         }),
         FAMILY.entry(
             "copy-outside-lock",
@@ -469,7 +469,7 @@ fn try_lock() -> Vec<Variant> {
                 actors.push(reader);
             }
             actors.push(changer());
-            world(actors)
+            model(actors)
         }),
     ]
 }

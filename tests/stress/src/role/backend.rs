@@ -6,12 +6,24 @@ use crate::settings::Sabotage;
 use libgnt::grant::{Map, UnmapId};
 use libgnt::proto::blkif::Status;
 use libgnt::types::DomId;
+use pv_backend::BackConfig;
+use pv_backend::BackEvent;
+use pv_backend::BackEventKind;
+use pv_backend::Backend;
+use pv_backend::Mode;
+use pv_backend::Observer;
+use pv_backend::PageLender;
+use pv_backend::RequestInfo;
+use pv_backend::Stop;
 use pv_backend::disk::Backing;
-use pv_backend::driver::{Backend, BackendConfig, Mode, StopHandle};
-use pv_backend::hooks::{BackendEvent, EventKind, Hooks, Observer, PageLender, RequestInfo};
-use pv_harness::holder::{HoldName, holder};
-use pv_harness::processes::{Control, News, Order};
-use pv_harness::timeline::{Event, Timeline, now_ns};
+use pv_harness::holder::HoldName;
+use pv_harness::holder::holder;
+use pv_harness::processes::Control;
+use pv_harness::processes::News;
+use pv_harness::processes::Order;
+use pv_harness::timeline::Event;
+use pv_harness::timeline::Timeline;
+use pv_harness::timeline::now_ns;
 use pv_xenstore::toolstack::DeviceId;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -70,7 +82,7 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
         _ => None,
     };
     let control = Arc::new(agent.control.try_clone()?);
-    let stop = StopHandle::new();
+    let stop = Stop::new();
     let recorder = Recorder::new(
         agent.timeline.clone(),
         Arc::clone(&control),
@@ -84,14 +96,13 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
         },
         _ => Backing::File(args.image),
     };
-    let mut config = BackendConfig::new(DomId(args.front), DeviceId(args.device), backing);
+    let mut config = BackConfig::new(platform, DomId(args.front), DeviceId(args.device), backing);
     config.class = DEVICE_CLASS;
     config.mode = args.mode;
-    config.hooks = Hooks::new(
-        Some(Box::new(recorder.clone())),
-        Some(Box::new(recorder.clone())),
-    );
-    let backend = Backend::new(platform, config)?;
+    config.lender = Some(Box::new(recorder.clone()));
+    config.observer = Some(Box::new(recorder.clone()));
+    config.stop = stop.clone();
+    let backend = Backend::open(config)?;
     let ledger = backend.ledger().clone();
     let asked = stop.clone();
     let orders = std::thread::Builder::new()
@@ -103,10 +114,10 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
                 }
             }
             // Told to, or the run is gone.
-            asked.stop();
+            asked.ask();
         })?;
     agent.timeline.waiting("its front end");
-    let outcome = backend.run(&stop);
+    let outcome = backend.run();
     // The consumer keeps what it has; its socket closes with the lender.
     let lender = recorder.state().lender.take();
     let cannot_hold = lender.and_then(|lender| lender.failure().map(str::to_owned));
@@ -142,7 +153,7 @@ struct State {
     calling: Option<(u64, u64)>,
     /// The hold of the pages that it unmaps, if they are lent.
     lent: Option<u64>,
-    stop: StopHandle,
+    stop: Stop,
 }
 
 impl Recorder {
@@ -151,7 +162,7 @@ impl Recorder {
         control: Arc<Control>,
         lender: Option<Lender>,
         freeze: Freeze,
-        stop: StopHandle,
+        stop: Stop,
     ) -> Recorder {
         Recorder {
             state: Arc::new(Mutex::new(State {
@@ -194,7 +205,7 @@ impl PageLender for Recorder {
             state.lent = lent;
             if failed {
                 // There is nothing to see without holds; the reason comes when the device is closed.
-                state.stop.stop();
+                state.stop.ask();
             }
         }
         state.pass(Point::Mapped);
@@ -207,7 +218,7 @@ impl PageLender for Recorder {
 }
 
 impl Observer for Recorder {
-    fn event(&mut self, event: &BackendEvent) {
+    fn event(&mut self, event: BackEvent) {
         self.state().event(&event.kind);
     }
 }
@@ -217,9 +228,9 @@ impl State {
         self.freeze.pass(point, &self.control, &self.timeline);
     }
 
-    fn event(&mut self, kind: &EventKind) {
+    fn event(&mut self, kind: &BackEventKind) {
         match kind {
-            EventKind::UnmapBegun {
+            BackEventKind::UnmapBegun {
                 unmap,
                 request: Some(id),
                 took,
@@ -242,21 +253,21 @@ impl State {
                     });
                 }
             }
-            EventKind::UnmapFailed { error, .. } => self.unmap_failed(error),
-            EventKind::Released { unmap, .. } => {
+            BackEventKind::UnmapFailed { error, .. } => self.unmap_failed(error),
+            BackEventKind::Released { unmap, .. } => {
                 self.pass(Point::Released);
                 if let Some(request) = self.unmaps.remove(unmap) {
                     self.timeline.log(Event::Released { request });
                 }
             }
-            EventKind::Responded { id, status } => {
+            BackEventKind::Responded { id, status } => {
                 self.pass(Point::Answered);
                 if let Some(request) = self.current.remove(id) {
                     let ok = *status == Status::Okay;
                     self.timeline.log(Event::Answered { request, ok });
                 }
             }
-            EventKind::MapDone { .. } => {}
+            BackEventKind::MapDone { .. } => {}
             rare => self.tell(rare),
         }
     }
@@ -279,24 +290,24 @@ impl State {
     }
 
     /// What happens once in a connection is told to the run, too.
-    fn tell(&mut self, kind: &EventKind) {
+    fn tell(&mut self, kind: &BackEventKind) {
         let fact = match kind {
-            EventKind::Waiting => {
+            BackEventKind::Waiting => {
                 self.send(&News::Ready);
                 return;
             }
-            EventKind::Connected { mode } => {
+            BackEventKind::Connected { mode } => {
                 self.epoch += 1;
                 self.timeline.log(Event::Connected { epoch: self.epoch });
                 ("connected", format!("{mode:?}"))
             }
-            EventKind::FrontGone { how } => {
+            BackEventKind::FrontGone { how } => {
                 self.timeline.log(Event::PeerLost { how: how.clone() });
                 ("front gone", how.clone())
             }
-            EventKind::Fatal { reason } => ("fatal", reason.clone()),
-            EventKind::DiskFailed { error } => ("disk failed", error.clone()),
-            EventKind::Closed { zombies } => ("closed", zombies.to_string()),
+            BackEventKind::Fatal { reason } => ("fatal", reason.clone()),
+            BackEventKind::DiskFailed { error } => ("disk failed", error.clone()),
+            BackEventKind::Closed { zombies } => ("closed", zombies.to_string()),
             other => {
                 self.timeline.log(Event::Note {
                     text: format!("{other:?}"),

@@ -19,11 +19,9 @@ pub struct Args {
 }
 
 pub(super) fn run(agent: &Agent, args: Args) -> Outcome {
-    let config = Config {
-        unmap: args.unmap.into(),
-        sabotage: agent.sabotage.and_then(of_the_host),
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.unmap = args.unmap.into();
+    config.sabotage = agent.sabotage.and_then(of_the_host);
     let host = start(&args.dir, config, None, agent.timeline.clone())?;
     agent.control.send(&News::Ready)?;
     // Ends with the order, or with the run.
@@ -31,12 +29,12 @@ pub(super) fn run(agent: &Agent, args: Args) -> Outcome {
     host.stop()
 }
 
-fn of_the_host(sabotage: Sabotage) -> Option<core::Sabotage> {
+fn of_the_host(sabotage: Sabotage) -> Option<core::KernelSabotage> {
     match sabotage {
-        Sabotage::UnmapUnderHolder => Some(core::Sabotage::UnmapIgnoresReferences),
-        Sabotage::EarlyEvent => Some(core::Sabotage::EventBeforeUnmap),
-        Sabotage::HoldOutlivesOwner => Some(core::Sabotage::HoldOutlivesOwner),
-        Sabotage::ReuseWhileInUse => Some(core::Sabotage::ReuseWhileInUse),
+        Sabotage::UnmapUnderHolder => Some(core::KernelSabotage::UnmapIgnoresReferences),
+        Sabotage::EarlyEvent => Some(core::KernelSabotage::EventBeforeUnmap),
+        Sabotage::HoldOutlivesOwner => Some(core::KernelSabotage::HoldOutlivesOwner),
+        Sabotage::ReuseWhileInUse => Some(core::KernelSabotage::ReuseWhileInUse),
         Sabotage::VolatileDisk | Sabotage::FlipBit => None,
     }
 }

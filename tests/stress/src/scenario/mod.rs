@@ -16,7 +16,7 @@ pub use stage::Stage;
 
 use crate::settings::Settings;
 use pv_harness::error::{Error, Result};
-use pv_harness::processes::{Stopped, World};
+use pv_harness::processes::{Processes, Stopped};
 use pv_harness::settings::PlatformKind;
 use pv_judges::checks::{Check, Evidence};
 use pv_judges::report::ReportDir;
@@ -141,9 +141,9 @@ pub fn run(
 ) -> Result<Verdict> {
     let started = Instant::now();
     let (logs, below) = report.logs(scenario.name());
-    let mut world = World::new(&logs, started + settings.deadline)?;
-    world.on_progress(on_progress);
-    let mut stage = Stage::new(world, settings, xen.cloned());
+    let mut processes = Processes::new(&logs, started + settings.deadline)?;
+    processes.on_progress(on_progress);
+    let mut stage = Stage::new(processes, settings, xen.cloned());
     let played = scenario.play(&mut stage);
     let (evidence, mut figures) = match played {
         Err(Stopped::Interrupted(signal)) => {
@@ -217,7 +217,7 @@ fn unmap_figures(evidence: &Evidence) -> Vec<Figure> {
 }
 
 /// The held ones, and some of what went on beside them, evenly over that time.
-fn worth_showing(evidence: &Evidence) -> Vec<pv_judges::checks::Life> {
+fn worth_showing(evidence: &Evidence) -> Vec<pv_judges::checks::RequestLife> {
     let (held, rest): (Vec<_>, Vec<_>) =
         evidence.lives.iter().partition(|life| life.hold.is_some());
     let mut shown: Vec<_> = held.into_iter().take(SHOWN_LIVES / 2).collect();

@@ -17,7 +17,7 @@ const FIRST_DEVICE: u32 = 51712;
 pub struct Device {
     /// Its number.
     pub number: u32,
-    /// Its image, in the world's directory.
+    /// Its image, in the directory of the run's processes.
     pub image: PathBuf,
 }
 
@@ -49,21 +49,19 @@ impl Stage<'_> {
     /// [`Stopped`].
     pub fn create_device(&mut self, n: u32, bytes: u64) -> Result<Device, Stopped> {
         let number = FIRST_DEVICE + 16 * n;
-        let image = self.world.dir().join(format!("disk{n}.img"));
+        let image = self.processes.dir().join(format!("disk{n}.img"));
         self.make_image(&image, bytes.next_multiple_of(4096))?;
         let (front, back) = (self.front(), self.back());
         let params = image.display().to_string();
-        let device = BlockDevice {
-            class: DEVICE_CLASS,
-            ..BlockDevice::new(front, back, DeviceId(number), params)
-        };
+        let mut device = BlockDevice::new(front, back, DeviceId(number), params);
+        device.class = DEVICE_CLASS;
         self.describe(device)?;
         Ok(Device { number, image })
     }
 
     /// Where the consumer is found.
     pub fn consumer_socket(&self) -> PathBuf {
-        self.world.dir().join("consumer.sock")
+        self.processes.dir().join("consumer.sock")
     }
 
     /// Starts the third consumer. It holds for so long and, if told to, until the unmap has
@@ -91,7 +89,7 @@ impl Stage<'_> {
             args.push("--until-unmapped".into());
         }
         let consumer = self.spawn("consumer", "consumer", self.back(), args)?;
-        self.world.await_ready(consumer)?;
+        self.processes.await_ready(consumer)?;
         Ok(consumer)
     }
 
@@ -127,7 +125,7 @@ impl Stage<'_> {
         }
         args.extend(more.iter().map(OsString::from));
         let back = self.spawn(name, "backend", self.back(), args)?;
-        self.world.await_ready(back)?;
+        self.processes.await_ready(back)?;
         Ok(back)
     }
 
@@ -147,7 +145,7 @@ impl Stage<'_> {
         args.extend(["--patience".into(), patience.into()]);
         args.extend(options.iter().map(OsString::from));
         let front = self.spawn(name, "frontend", self.front(), args)?;
-        self.world.await_ready(front)?;
+        self.processes.await_ready(front)?;
         Ok(front)
     }
 
@@ -156,8 +154,11 @@ impl Stage<'_> {
     /// # Errors
     /// [`Stopped`].
     pub fn await_progress(&mut self, front: ChildId, bytes: u64) -> Result<(), Stopped> {
-        let what = format!("{} to carry {bytes} bytes", self.world.child(front).name);
-        self.world.await_news(front, &what, |news| {
+        let what = format!(
+            "{} to carry {bytes} bytes",
+            self.processes.child(front).name
+        );
+        self.processes.await_news(front, &what, |news| {
             matches!(news, News::Progress { done, .. } if *done >= bytes).then_some(())
         })
     }
@@ -168,13 +169,14 @@ impl Stage<'_> {
     /// [`Stopped`].
     pub fn await_holds(&mut self, consumer: ChildId, holds: usize) -> Result<(), Stopped> {
         let what = format!("the consumer to hold the pages of {holds} requests");
-        self.world.await_news(consumer, &what, |news| match news {
-            News::Fact { name, value } if name == "taken" => {
-                let taken = value.parse::<usize>().ok()?;
-                (taken >= holds).then_some(())
-            }
-            _ => None,
-        })
+        self.processes
+            .await_news(consumer, &what, |news| match news {
+                News::Fact { name, value } if name == "taken" => {
+                    let taken = value.parse::<usize>().ok()?;
+                    (taken >= holds).then_some(())
+                }
+                _ => None,
+            })
     }
 }
 

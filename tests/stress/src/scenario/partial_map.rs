@@ -59,10 +59,10 @@ impl Scenario for PartialMap {
         let named = stage.await_fact(mapper, "named")?;
         let in_ledger = stage.await_fact(mapper, "left in the ledger")?;
         let state = stage.inspect()?;
-        stage.world.order(mapper, &Order::Go)?;
+        stage.processes.order(mapper, &Order::Go)?;
         let usable = stage.await_fact(mapper, "pages as granted")?;
         let mapped = stage.inspect()?;
-        stage.world.order(mapper, &Order::Go)?;
+        stage.processes.order(mapper, &Order::Go)?;
         stage.await_end(mapper)?;
         stage.stop(granter)?;
         stage.figure("grants", format!("{} good, {} bad", good.len(), bad.len()));

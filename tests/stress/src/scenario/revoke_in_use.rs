@@ -64,14 +64,14 @@ impl Scenario for RevokeInUse {
         let args = args.map(Into::into);
         let mapper = stage.spawn("mapper", "mapper", stage.back(), args)?;
         stage.await_fact(mapper, "pages as granted")?;
-        stage.world.order(granter, &Order::Go)?;
+        stage.processes.order(granter, &Order::Go)?;
         let refused = stage.await_fact(granter, "refused")?;
         let reused = stage.await_fact(granter, "reused references")?;
-        stage.world.order(mapper, &Order::Go)?;
+        stage.processes.order(mapper, &Order::Go)?;
         let data_after = stage.await_fact(mapper, "pages as granted")?;
         let notify_byte = stage.await_fact(granter, "notify byte")?;
         let ended = stage.await_fact(granter, "ended")?;
-        stage.world.await_exit(mapper)?;
+        stage.processes.await_exit(mapper)?;
         stage.stop(granter)?;
         let facts = Facts {
             granted,

@@ -7,7 +7,7 @@ use libgnt::inspect::Inspection;
 use libgnt::sim::client::SimPlatform;
 use pv_harness::digest::digest;
 use pv_harness::error::Error;
-use pv_harness::processes::{ChildId, Elsewhere, News, Stopped, World};
+use pv_harness::processes::{ChildId, Elsewhere, News, Processes, Stopped};
 use pv_harness::settings::Unmap;
 use pv_harness::timeline::{Event, Record, Timeline, now_ns, read_file};
 use pv_judges::checks::Evidence;
@@ -25,10 +25,10 @@ use std::time::{Duration, Instant};
 /// The front end's domain on the simulated Xen. The back end and the consumer are in dom0 there.
 pub const FRONT: DomId = DomId(1);
 
-/// A world with a simulated Xen in it, or on a real one.
+/// The processes of a scenario, with a simulated Xen among them, or on a real one.
 pub struct Stage<'a> {
     /// The processes.
-    pub world: World,
+    pub processes: Processes,
     /// What was asked for.
     pub settings: &'a Settings,
     host: Option<ChildId>,
@@ -50,17 +50,17 @@ pub(super) fn failed<E: std::fmt::Display>(doing: &str) -> impl FnOnce(E) -> Sto
 
 impl<'a> Stage<'a> {
     pub(super) fn new(
-        mut world: World,
+        mut processes: Processes,
         settings: &'a Settings,
         xen: Option<Arc<Xen>>,
     ) -> Stage<'a> {
         if let Some(xen) = &xen {
-            world.set_elsewhere(xen.clone());
+            processes.set_elsewhere(xen.clone());
         }
         Stage {
             xen,
             devices: Vec::new(),
-            world,
+            processes,
             settings,
             host: None,
             toolstack: None,
@@ -72,7 +72,7 @@ impl<'a> Stage<'a> {
 
     /// Where the simulated Xen's host serves.
     pub fn sim_dir(&self) -> PathBuf {
-        self.world.dir().join("sim")
+        self.processes.dir().join("sim")
     }
 
     /// Starts the host, joins it as the toolstack, and creates the front end's domain.
@@ -88,19 +88,19 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// [`Stopped`].
     pub fn start_host_with(&mut self, unmap: Unmap) -> Result<(), Stopped> {
-        self.timeline = Timeline::create(&self.world.timeline_path("pv-stress"), "pv-stress")
+        self.timeline = Timeline::create(&self.processes.timeline_path("pv-stress"), "pv-stress")
             .map_err(failed("the run's own timeline"))?;
         if let Some(xen) = &self.xen {
             return xen
-                .begin(self.world.dir())
+                .begin(self.processes.dir())
                 .map_err(failed("beginning on this Xen"));
         }
         let mut args: Vec<OsString> = vec!["--dir".into(), self.sim_dir().into()];
         args.extend(["--unmap".into(), unmap.to_string().into()]);
         self.add_sabotage(&mut args);
-        let host = self.world.spawn("host", "host", args)?;
+        let host = self.processes.spawn("host", "host", args)?;
         self.host = Some(host);
-        self.world.await_ready(host)?;
+        self.processes.await_ready(host)?;
         let toolstack =
             SimPlatform::connect(&self.sim_dir(), Some(DomId::DOM0), "toolstack", false)
                 .map_err(failed("joining the simulated Xen"))?;
@@ -148,7 +148,7 @@ impl<'a> Stage<'a> {
         all.extend(["--domain".into(), domid.0.to_string().into()]);
         self.add_sabotage(&mut all);
         all.extend(args);
-        self.world.spawn(name, role, all)
+        self.processes.spawn(name, role, all)
     }
 
     fn spawn_elsewhere(
@@ -173,7 +173,7 @@ impl<'a> Stage<'a> {
         all.extend(["--domain".into(), domid.0.to_string().into()]);
         self.add_sabotage(&mut all);
         all.extend(args);
-        self.world.spawn(name, "proxy", all)
+        self.processes.spawn(name, "proxy", all)
     }
 
     /// The front end's domain.
@@ -256,7 +256,7 @@ impl<'a> Stage<'a> {
                 }
             }
         }
-        read_file(&self.world.timeline_path(process)).map_err(failed("reading a timeline"))
+        read_file(&self.processes.timeline_path(process)).map_err(failed("reading a timeline"))
     }
 
     /// Describes a device to both ends in xenstore.
@@ -304,8 +304,8 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// [`Stopped`].
     pub fn await_fact(&mut self, id: ChildId, name: &str) -> Result<String, Stopped> {
-        let what = format!("{} to tell {name:?}", self.world.child(id).name);
-        self.world.await_news(id, &what, |news| match news {
+        let what = format!("{} to tell {name:?}", self.processes.child(id).name);
+        self.processes.await_news(id, &what, |news| match news {
             News::Fact { name: told, value } if told == name => Some(value.clone()),
             _ => None,
         })
@@ -316,7 +316,7 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// [`Stopped`].
     pub fn stop(&mut self, id: ChildId) -> Result<(), Stopped> {
-        self.world.stop(id)?;
+        self.processes.stop(id)?;
         self.take_ledger(id)
     }
 
@@ -325,14 +325,14 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// [`Stopped`].
     pub fn await_end(&mut self, id: ChildId) -> Result<(), Stopped> {
-        self.world.await_exit(id)?;
+        self.processes.await_exit(id)?;
         self.take_ledger(id)
     }
 
     fn take_ledger(&mut self, id: ChildId) -> Result<(), Stopped> {
-        let name = self.world.child(id).name.clone();
+        let name = self.processes.child(id).name.clone();
         let entries =
-            self.world
+            self.processes
                 .await_news(id, &format!("{name}'s ledger"), |news| match news {
                     News::Ledger { entries } => Some(entries.clone()),
                     _ => None,
@@ -347,9 +347,9 @@ impl<'a> Stage<'a> {
     /// [`Stopped`].
     pub fn kill(&mut self, id: ChildId) -> Result<u64, Stopped> {
         let at = now_ns();
-        let name = self.world.child(id).name.clone();
+        let name = self.processes.child(id).name.clone();
         self.timeline.log(Event::Killed { who: name });
-        self.world.kill(id)?;
+        self.processes.kill(id)?;
         Ok(at)
     }
 
@@ -364,12 +364,12 @@ impl<'a> Stage<'a> {
     /// Ends every process but the host, asks that what is left, and then ends it too.
     pub(super) fn finish(mut self) -> (Evidence, Vec<Figure>) {
         for id in self
-            .world
+            .processes
             .children()
             .filter(|id| Some(*id) != self.host)
             .collect::<Vec<_>>()
         {
-            self.world.end(id);
+            self.processes.end(id);
         }
         let mut left_over = Vec::new();
         if let Some(xen) = &self.xen {
@@ -381,11 +381,11 @@ impl<'a> Stage<'a> {
             if let Err(error) = self.remove_devices(&xen) {
                 left_over.push(error.to_string());
             }
-            left_over.extend(xen.end(self.world.dir()));
+            left_over.extend(xen.end(self.processes.dir()));
             kernels = self.kernel_logs(&xen, &mut left_over);
         }
         self.toolstack = None;
-        let mut aftermath = self.world.finish();
+        let mut aftermath = self.processes.finish();
         aftermath.left_over.extend(left_over);
         let mut evidence = Evidence::new(aftermath, inspection, self.ledgers);
         evidence.kernels = self.xen.as_ref().map(|_| kernels);
@@ -412,7 +412,7 @@ impl<'a> Stage<'a> {
                      trouble,
                  }| {
                     let path = self
-                        .world
+                        .processes
                         .timeline_path(&domain)
                         .with_extension("kernel.log");
                     if let Err(error) = std::fs::write(&path, lines.join("\n") + "\n") {
@@ -438,8 +438,11 @@ impl<'a> Stage<'a> {
         let patience = 2.0 + 2.0 * gap + ending as f64 / 10.0;
         let until = Instant::now() + Duration::from_secs_f64(patience);
         let mut state = first;
-        while !is_settled(&state) && Instant::now() < until && self.world.interrupted().is_none() {
-            self.world.idle(STEP);
+        while !is_settled(&state)
+            && Instant::now() < until
+            && self.processes.interrupted().is_none()
+        {
+            self.processes.idle(STEP);
             state = self.inspect().ok()?;
         }
         Some(state)

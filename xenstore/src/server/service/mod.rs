@@ -11,9 +11,9 @@ mod thread;
 
 pub use error::ServiceError;
 
+use super::machine::{Server, StoreSabotage};
 use super::queue::QueueLimits;
 use super::quota::Quotas;
-use super::{Server, StoreSabotage};
 use crossbeam::channel::{Sender, bounded};
 use libgnt::DomId;
 use mio::{Interest, Poll, Waker};
@@ -32,7 +32,8 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How to run it.
 #[derive(Clone, Debug, Default)]
-pub struct Config {
+#[non_exhaustive]
+pub struct ServerConfig {
     /// Where to listen for dom0; nowhere if `None`.
     pub socket: Option<PathBuf>,
     /// Limits on domains.
@@ -72,7 +73,7 @@ impl ServerHandle {
     ///
     /// # Errors
     /// [`ServiceError`]. A socket file that a dead server left is replaced.
-    pub fn start(config: Config) -> Result<ServerHandle, ServiceError> {
+    pub fn start(config: ServerConfig) -> Result<ServerHandle, ServiceError> {
         let io = |operation, path: &Option<PathBuf>| {
             let path = path.clone();
             move |source| ServiceError::Io {
@@ -111,7 +112,7 @@ impl ServerHandle {
         })))
     }
 
-    /// Serves a socket as an open `/dev/xen/xenbus` of a domain's ([`Input::Connected`](super::Input::Connected), a device).
+    /// Serves a socket as an open `/dev/xen/xenbus` of a domain's ([`Input::Connected`](super::machine::Input::Connected), a device).
     ///
     /// # Errors
     /// [`ServiceError::Stopped`].
@@ -124,7 +125,7 @@ impl ServerHandle {
     }
 
     /// A domain exists from now on: writes the nodes that a toolstack gives every domain
-    /// ([`toolstack::domain_nodes`]), then fires `@introduceDomain`. Done when this returns.
+    /// ([`domain_nodes`](crate::domain::domain_nodes)), then fires `@introduceDomain`. Done when this returns.
     ///
     /// # Errors
     /// [`ServiceError::Stopped`].

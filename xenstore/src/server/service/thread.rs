@@ -1,9 +1,10 @@
 //! The thread: a mio loop that performs what the machine says.
 
+use super::super::machine::{Action, Input, Server};
 use super::super::queue::{OutQueue, QueueLimits};
-use super::super::{Action, ConnId, Input, Server};
+use super::super::requests::{domain_requests, remove_request};
+use super::super::watch::ConnId;
 use super::socket::SocketFile;
-use crate::domain::{domain_requests, remove_request};
 use crate::path::home;
 use crate::wire::{Decoder, Packet};
 use crossbeam::channel::{Receiver, Sender};

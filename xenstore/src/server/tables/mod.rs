@@ -11,8 +11,8 @@ mod transactions;
 mod watches;
 
 use super::quota::Quotas;
+use super::requests::domain_requests;
 use super::{Action, ConnId, Input, Server};
-use crate::domain::domain_requests;
 use crate::testing::step;
 use crate::wire::{Kind, Packet};
 use libgnt::DomId;

@@ -2,11 +2,11 @@
 
 use super::actors::*;
 use super::state::*;
+use crate::model::Model;
 use crate::program::Program;
 use crate::search::{NOBODY_WAITS, NOTHING_LEAKS};
 use crate::systems::{Family, System, fails};
 use crate::variant::{Expected::Holds, Variant};
-use crate::world::World;
 
 const FAMILY: Family = Family {
     system: "gntdev",
@@ -14,9 +14,9 @@ const FAMILY: Family = Family {
     actors: (3, 4),
 };
 
-fn world(init: Gntdev, actors: Vec<Program<Gntdev>>) -> World<Gntdev> {
+fn model(init: Gntdev, actors: Vec<Program<Gntdev>>) -> Model<Gntdev> {
     let names: Vec<String> = actors.iter().map(|a| a.name.clone()).collect();
-    World::new(LOCKS, laws(), init, actors)
+    Model::new(LOCKS, laws(), init, actors)
         .leak(left_over)
         .holdings(move |v, actor| {
             let mut held = Vec::new();
@@ -65,9 +65,9 @@ fn cast(
     actors
 }
 
-fn usual(mapper: Program<Gntdev>, pinners: usize, way: Way) -> World<Gntdev> {
+fn usual(mapper: Program<Gntdev>, pinners: usize, way: Way) -> Model<Gntdev> {
     let actors = cast(mapper, pinners, LetsGo::SequenceEven, way, Trusts::Event);
-    world(Gntdev::mapped(), actors)
+    model(Gntdev::mapped(), actors)
 }
 
 /// The system and its variants.
@@ -128,7 +128,7 @@ fn synchronous() -> Vec<Variant> {
         )
         .model(move |b| {
             let actors = cast(mapper(hvm), b.actors, LetsGo::Told, hvm, Trusts::Event);
-            world(Gntdev::mapped(), actors)
+            model(Gntdev::mapped(), actors)
         }),
         FAMILY.entry(
             "sync-close-first",
@@ -139,7 +139,7 @@ fn synchronous() -> Vec<Variant> {
         )
         .model(move |b| {
             let actors = cast(closer(hvm), b.actors, LetsGo::MmapLock, hvm, Trusts::Event);
-            world(Gntdev::mapped(), actors)
+            model(Gntdev::mapped(), actors)
         }),
     ]
 }
@@ -173,7 +173,7 @@ fn guards() -> Vec<Variant> {
         }
         actors.push(work_queue(way, usize::MAX));
         // Splitting the mapping made a second vma: two uses, and the file is closed.
-        world(Gntdev::mapped(), actors)
+        model(Gntdev::mapped(), actors)
     };
     vec![
         FAMILY.entry(
@@ -248,7 +248,7 @@ fn error_path() -> Vec<Variant> {
     let failing = move |way: Way, again: bool, pinners: usize| {
         let actor = failing_mmap(way, again);
         let actors = cast(actor, pinners, LetsGo::MmapLock, way, Trusts::Event);
-        world(unmapped(), actors)
+        model(unmapped(), actors)
     };
     vec![
         FAMILY.entry(
@@ -344,7 +344,7 @@ fn notifiers() -> Vec<Variant> {
         .model(move |b| {
             let lets_go = LetsGo::SequenceEven;
             let actors = cast(mapper(merged), b.actors, lets_go, merged, Trusts::Byte);
-            world(Gntdev::mapped(), actors)
+            model(Gntdev::mapped(), actors)
         }),
     ]
 }
@@ -369,7 +369,7 @@ fn asynchronous() -> Vec<Variant> {
     };
     let close_failed = move |way: Way| {
         let actors = cast(close_only(way), 0, LetsGo::SequenceEven, way, Trusts::Event);
-        world(partly_failed(), actors)
+        model(partly_failed(), actors)
     };
     vec![
         FAMILY.entry(
@@ -411,7 +411,7 @@ fn asynchronous() -> Vec<Variant> {
         )
         .model(move |b| {
             let actors = cast(mapper(merged), b.actors, LetsGo::Told, merged, Trusts::Event);
-            world(Gntdev::mapped(), actors)
+            model(Gntdev::mapped(), actors)
         }),
         FAMILY.entry(
             "async-close-pinned",
@@ -421,7 +421,7 @@ fn asynchronous() -> Vec<Variant> {
         )
         .model(move |b| {
             let actors = cast(closer(merged), b.actors, LetsGo::MmapLock, merged, Trusts::Event);
-            world(Gntdev::mapped(), actors)
+            model(Gntdev::mapped(), actors)
         }),
         FAMILY.entry(
             "async-fork",
@@ -442,7 +442,7 @@ fn asynchronous() -> Vec<Variant> {
                 users: 3,
                 ..Gntdev::mapped()
             };
-            world(init, actors)
+            model(init, actors)
         }),
     ]
 }

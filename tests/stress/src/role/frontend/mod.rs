@@ -73,12 +73,10 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
     );
     let mut observer = recorder.clone();
     agent.timeline.waiting("a back end");
-    let disk = Disk::open_observed(
-        config,
-        Some(Box::new(move |event: FrontEvent| {
-            observer.event(event.what)
-        })),
-    )?;
+    config.observer = Some(Box::new(move |event: FrontEvent| {
+        observer.event(event.kind)
+    }));
+    let disk = Disk::open(config)?;
     control.send(&News::Ready)?;
     let mut carrier = Carrier::new(&disk, &args, recorder, Arc::clone(&control))?;
     if !args.read_only {
