@@ -6,7 +6,9 @@
 
 use crate::error::{Error, Result};
 use crate::hand::{self, Answer, Hand, Link, Unanswered};
-use crate::processes::{ChildId, Control, News, Order, Processes, Stopped, describe, die_with_parent};
+use crate::processes::{
+    ChildId, Control, News, Order, Processes, Stopped, describe, die_with_parent,
+};
 use crate::timeline::{Event, Timeline};
 use libgnt::{DomId, PlatformChoice};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -194,9 +194,7 @@ impl Grants {
                 };
                 (Mapped::Library(map), errno)
             }
-            UnmapError::Failed { error, unmapping } => {
-                (Mapped::Leaving(unmapping), error.errno())
-            }
+            UnmapError::Failed { error, unmapping } => (Mapped::Leaving(unmapping), error.errno()),
         };
         self.maps.put_back(id, left);
         Failure::Unmap { why, errno }

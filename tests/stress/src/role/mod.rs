@@ -3,9 +3,7 @@
 mod backend;
 mod consumer;
 mod frontend;
-mod granter;
 pub(crate) mod host;
-mod mapper;
 
 pub(crate) use frontend::CHUNK;
 
@@ -162,15 +160,6 @@ pub enum Role {
         #[command(flatten)]
         args: consumer::Args,
     },
-    /// Shares pages
-    Granter {
-        #[command(flatten)]
-        common: Common,
-        #[command(flatten)]
-        member: Member,
-        #[command(flatten)]
-        args: granter::Args,
-    },
     /// Does what it is told
     Hand {
         #[command(flatten)]
@@ -192,15 +181,6 @@ pub enum Role {
         /// Its role's arguments
         #[arg(last = true)]
         args: Vec<String>,
-    },
-    /// Maps pages
-    Mapper {
-        #[command(flatten)]
-        common: Common,
-        #[command(flatten)]
-        member: Member,
-        #[command(flatten)]
-        args: mapper::Args,
     },
 }
 
@@ -300,15 +280,6 @@ pub fn run(role: Role) -> Result<()> {
             let outcome = consumer::run(&agent, args);
             agent.end(outcome)
         }
-        Role::Granter {
-            common,
-            member,
-            args,
-        } => {
-            let agent = Agent::begin(common, "granter")?;
-            let outcome = granter::run(&agent, &member, args);
-            agent.end(outcome)
-        }
         Role::Hand { args, .. } => play(&args),
         Role::Proxy {
             common,
@@ -332,15 +303,6 @@ pub fn run(role: Role) -> Result<()> {
                 &relay,
                 parent,
             )
-        }
-        Role::Mapper {
-            common,
-            member,
-            args,
-        } => {
-            let agent = Agent::begin(common, "mapper")?;
-            let outcome = mapper::run(&agent, &member, args);
-            agent.end(outcome)
         }
     }
 }

@@ -7,6 +7,8 @@ use libgnt::inspect::Inspection;
 use libgnt::sim::client::SimPlatform;
 use pv_harness::digest::digest;
 use pv_harness::error::Error;
+use pv_harness::hand::RemoteHand;
+use pv_harness::player::RunLink;
 use pv_harness::processes::{ChildId, Elsewhere, News, Processes, Stopped};
 use pv_harness::settings::Unmap;
 use pv_harness::timeline::{Event, Record, Timeline, now_ns, read_file};
@@ -176,6 +178,22 @@ impl<'a> Stage<'a> {
         self.processes.spawn(name, "proxy", all)
     }
 
+    /// Starts a process of a domain that does what the scenario orders.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn spawn_hand(&mut self, name: &str, domid: DomId) -> Result<ChildId, Stopped> {
+        self.spawn(name, "hand", domid, [])
+    }
+
+    /// Gives orders to such a process.
+    pub fn hand(&mut self, id: ChildId) -> RemoteHand<RunLink<'_>> {
+        RemoteHand::over(RunLink {
+            processes: &mut self.processes,
+            id,
+        })
+    }
+
     /// The front end's domain.
     pub fn front(&self) -> DomId {
         self.xen.as_ref().map_or(FRONT, |xen| xen.front.domid)
@@ -186,19 +204,13 @@ impl<'a> Stage<'a> {
         self.xen.as_ref().map_or(DomId::DOM0, |xen| xen.back.domid)
     }
 
-    /// For a granter in the front's domain: who maps, and a domain that does not.
-    pub fn peers(&self) -> [OsString; 4] {
-        let other = if self.xen.is_some() {
+    /// A domain that is neither the front end's nor the back end's.
+    pub fn other(&self) -> DomId {
+        if self.xen.is_some() {
             DomId::DOM0
         } else {
             DomId(2)
-        };
-        [
-            "--peer".into(),
-            self.back().0.to_string().into(),
-            "--other".into(),
-            other.0.to_string().into(),
-        ]
+        }
     }
 
     /// Makes an image where the back end is.
