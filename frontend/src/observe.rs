@@ -2,20 +2,21 @@
 
 use libgnt::machine::monotonic;
 use libgnt::{DomId, GrantRef};
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// One thing that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct FrontEvent {
-    /// CLOCK_MONOTONIC, the same for every process of the machine.
+    /// `CLOCK_MONOTONIC`: comparable between the processes of one machine.
     pub at: Duration,
     /// What.
     pub kind: FrontEventKind,
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum FrontEventKind {
     /// A back end is connected.
@@ -117,9 +118,9 @@ impl FrontEventKind {
     }
 }
 
-/// Sees everything that happens, in order.
+/// Gets every event, in order, on the front end's thread: be quick.
 pub trait Observer: Send {
-    /// Called on the front end's thread: return at once.
+    /// One event.
     fn event(&mut self, event: FrontEvent);
 
     /// False: only events for which [`FrontEventKind::is_rare`] holds are wanted. Asked once.

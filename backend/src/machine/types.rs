@@ -190,8 +190,12 @@ pub enum Action {
     Respond(Response),
 }
 
-/// The machine's bounds.
+// Four of them belong to a request: what they weigh is paid each time.
+const _: () = assert!(size_of::<Action>() <= 160);
+
+/// The machine's bounds. Made by its `Default`, and changed by its fields.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Limits {
     /// The disk's size, in sectors of 512 bytes.
     pub sectors: u64,

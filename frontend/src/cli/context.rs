@@ -92,8 +92,8 @@ impl From<FrontError> for Failure {
         match error {
             FrontError::Xen(libgnt::Error::NotAvailable { .. })
             | FrontError::KernelDriver(_)
-            | FrontError::NoDevice { .. } => Failure::Environment(cure::with_cure(&error)),
-            other => Failure::Failed(cure::with_cure(&other)),
+            | FrontError::NoDevice { .. } => Failure::Environment(cure::of(&error)),
+            other => Failure::Failed(cure::of(&other)),
         }
     }
 }

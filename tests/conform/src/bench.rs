@@ -1,7 +1,7 @@
 //! What a rule gets to work with: its own domain's platform, a partner in another domain, and
 //! further processes in its own.
 
-use super::process::{Member, broken};
+use super::process::{Member, StartHand, broken};
 use super::relay::Relayed;
 use super::things::{PATIENCE, must};
 use super::{Outcome, Stop};
@@ -12,8 +12,9 @@ use libgnt::types::GrantStatus;
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, Platform, SharedPages};
 use pv_harness::hand::device::copy_status;
 use pv_harness::hand::{Answer, DeviceOrder, Link, Loan, MapId, Order, Pages, RemoteHand, ShareId};
-use pv_harness::holder::{Held, HoldName, holder};
+use pv_harness::holder::{Held, holder};
 use pv_harness::player::HandProcess;
+use pv_harness::settings::HoldName;
 use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,6 +69,7 @@ pub struct Granted {
 pub struct Bench {
     platform: Arc<dyn Platform>,
     member: Member,
+    start: StartHand,
     own: DomId,
     peer: DomId,
     partner: OnceCell<Partner>,
@@ -77,12 +79,14 @@ impl Bench {
     pub(super) fn new(
         platform: Arc<dyn Platform>,
         member: Member,
+        start: StartHand,
         own: DomId,
         peer: DomId,
     ) -> Bench {
         Bench {
             platform,
             member,
+            start,
             own,
             peer,
             partner: OnceCell::new(),
@@ -118,7 +122,7 @@ impl Bench {
             return Ok(partner);
         }
         let partner = if self.simulated() {
-            Partner::started(self.member.of(self.peer).start_hand()?)
+            Partner::started(self.member.of(self.peer).start_hand(self.start)?)
         } else {
             let relayed = Relayed::begin(&*self.platform, self.own, self.peer)?;
             Partner::over(PartnerLink::Relayed(relayed))
@@ -131,7 +135,7 @@ impl Bench {
     /// # Errors
     /// [`Stop::Broken`].
     pub fn neighbour(&self) -> Outcome<Partner> {
-        Ok(Partner::started(self.member.start_hand()?))
+        Ok(Partner::started(self.member.start_hand(self.start)?))
     }
 
     /// The partner grants zeroed pages to this domain.

@@ -5,12 +5,16 @@ use super::{Outcome, Stop, rules};
 use libgnt::{DomId, Platform, PlatformChoice};
 use pv_harness::error::{Error, Result};
 use pv_harness::hand::{Answer, Link, Order};
-use pv_harness::player::{HandArgs, HandProcess};
+use pv_harness::player::HandProcess;
 use pv_harness::processes::die_with_parent;
 use pv_xenstore::Client;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::sync::Arc;
+
+/// How to start a process that plays a hand: its name, its platform and, on the simulated Xen, its
+/// domain. The suite leaves that to the program that it is a part of.
+pub type StartHand = fn(&str, &PlatformChoice, Option<DomId>) -> std::io::Result<HandProcess>;
 
 /// Which domain's process to be.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
@@ -88,7 +92,7 @@ impl Member {
 ///
 /// # Errors
 /// [`Error::Environment`].
-pub fn run(process: Process) -> Result<()> {
+pub fn run(process: Process, start: StartHand) -> Result<()> {
     let cannot =
         |error: std::io::Error| Error::environment("pv-stress", error, "use `pv-stress conform`");
     match process {
@@ -99,7 +103,7 @@ pub fn run(process: Process) -> Result<()> {
             parent,
         } => {
             die_with_parent(parent).map_err(cannot)?;
-            let outcome = check(&name, member, DomId(peer));
+            let outcome = check(&name, member, DomId(peer), start);
             let mut out = std::io::stdout().lock();
             serde_json::to_writer(&mut out, &Said { outcome })
                 .map_err(std::io::Error::from)
@@ -109,21 +113,20 @@ pub fn run(process: Process) -> Result<()> {
     }
 }
 
-fn check(name: &str, member: Member, peer: DomId) -> Outcome {
+fn check(name: &str, member: Member, peer: DomId, start: StartHand) -> Outcome {
     let rule = rules::find(name).ok_or_else(|| Stop::Broken(format!("no rule {name}")))?;
     let platform = member.join(name)?;
     let own = member
         .domid(&*platform)
         .map_err(|error| Stop::Broken(error.to_string()))?;
-    (rule.check)(&Bench::new(platform, member, own, peer))
+    (rule.check)(&Bench::new(platform, member, start, own, peer))
 }
 
 impl Member {
     /// A process that plays a hand, as this one.
-    pub(super) fn start_hand(&self) -> Outcome<HandProcess> {
-        let program = std::env::current_exe().map_err(broken)?;
-        let args = HandArgs::new("hand", self.platform.clone(), self.domain);
-        let mut hand = HandProcess::start(&program, &args).map_err(broken)?;
+    pub(super) fn start_hand(&self, start: StartHand) -> Outcome<HandProcess> {
+        let domid = self.domain.map(DomId);
+        let mut hand = start("hand", &self.platform, domid).map_err(broken)?;
         // It answers once it has joined.
         hand.send(&Order::Ping).map_err(broken)?;
         match hand.receive().map_err(broken)? {

@@ -3,7 +3,7 @@
 //!
 //! Used on a real Xen only. The simulator's partner is a child on a pipe.
 
-use super::process::{Member, broken as no_hand};
+use super::process::{Member, StartHand, broken as no_hand};
 use super::things::PATIENCE;
 use super::{Outcome, Stop};
 use libgnt::{DomId, Platform};
@@ -191,8 +191,13 @@ impl Relayed {
 ///
 /// # Errors
 /// [`Error::Environment`]: xenstore.
-pub(super) fn serve(member: &Member, platform: &dyn Platform, asker: DomId) -> Result<()> {
-    serve_with(&Member::start_hand, member, platform, asker)
+pub(super) fn serve(
+    start: StartHand,
+    member: &Member,
+    platform: &dyn Platform,
+    asker: DomId,
+) -> Result<()> {
+    serve_with(&|member| member.start_hand(start), member, platform, asker)
 }
 
 /// The hand of the session of this number.

@@ -1,113 +1,27 @@
-//! Processes that play a [`Hand`](crate::hand::Hand): this program, started again by itself as
-//! `pv-stress agent hand`, and the links to them.
+//! Processes that play a [`Hand`]: this program, started again by itself with a role of its own, and
+//! the links to them.
 //!
 //! Orders and answers go over the control socket that is the process's standard input. It ends
 //! when there are no more orders, and with it everything it has: that is how a test sees it die.
 
-use crate::error::{Error, Result};
 use crate::hand::{self, Answer, Hand, Link, Unanswered};
-use crate::processes::{
-    ChildId, Control, News, Order, Processes, Stopped, describe, die_with_parent,
-};
-use crate::timeline::{Event, Timeline};
-use libgnt::{DomId, PlatformChoice};
+use crate::processes::{ChildId, Control, News, Order, Processes, Start, Stopped, describe};
+use crate::timeline::Timeline;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use serde::Serialize;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The options of `agent hand`.
-#[derive(Clone, Debug, clap::Args)]
-pub struct HandArgs {
-    /// The process's name in logs and timelines
-    #[arg(long)]
-    pub name: String,
-    /// The pid that started this
-    #[arg(long)]
-    pub parent: u32,
-    /// linux, or sim:DIR
-    #[arg(long)]
-    pub platform: PlatformChoice,
-    /// The domain, on the simulated Xen
-    #[arg(long)]
-    pub domain: Option<u16>,
-    /// Where to record
-    #[arg(long)]
-    pub timeline: Option<PathBuf>,
-    /// Record what is mapped, held and unmapped, too, as an end's requests are recorded
-    #[arg(long, requires = "timeline")]
-    pub record: bool,
-}
-
-impl HandArgs {
-    /// For a child of this process, which records nothing.
-    pub fn new(name: &str, platform: PlatformChoice, domain: Option<u16>) -> HandArgs {
-        HandArgs {
-            name: name.into(),
-            parent: std::process::id(),
-            platform,
-            domain,
-            timeline: None,
-            record: false,
-        }
-    }
-
-    fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new(program);
-        command.args(["agent", "hand", "--name", &self.name]);
-        command.arg(format!("--parent={}", self.parent));
-        command.arg(format!("--platform={}", self.platform));
-        if let Some(domain) = self.domain {
-            command.arg(format!("--domain={domain}"));
-        }
-        if let Some(timeline) = &self.timeline {
-            command.arg("--timeline").arg(timeline);
-        }
-        if self.record {
-            command.arg("--record");
-        }
-        command
-    }
-}
-
-/// Plays a hand until there are no more orders.
+/// Plays a hand until there are no more orders, and says in the timeline what it waits for. Told to
+/// stop, the hand gives everything up, and shows what its ledger still has.
 ///
 /// # Errors
-/// [`Error::Environment`]: no control socket, no platform, no timeline.
-pub fn play(args: &HandArgs) -> Result<()> {
-    let cannot = |error| Error::environment("pv-stress agent hand", error, "use `pv-stress run`");
-    die_with_parent(args.parent).map_err(cannot)?;
-    let control = Control::from_stdin().map_err(cannot)?;
-    let timeline = match &args.timeline {
-        Some(path) => Timeline::create(path, &args.name)
-            .map_err(|error| Error::file(path, error, "free some space"))?,
-        None => Timeline::none(),
-    };
-    timeline.log(Event::Started {
-        role: "hand".into(),
-    });
-    let platform = libgnt::open(&args.platform, args.domain.map(DomId), &args.name)
-        .map_err(|error| Error::environment(&args.name, error, "see that there is a Xen"))?;
-    let facts = if args.record {
-        timeline.clone()
-    } else {
-        Timeline::none()
-    };
-    let mut hand = Hand::new(platform, facts);
-    obey(&mut hand, &control, &timeline).map_err(|error| {
-        timeline.log(Event::Note {
-            text: error.to_string(),
-        });
-        Error::environment(&args.name, error, "see its log and timeline")
-    })?;
-    timeline.log(Event::Finished);
-    Ok(())
-}
-
-fn obey(hand: &mut Hand, control: &Control, timeline: &Timeline) -> io::Result<()> {
+/// The socket's.
+pub fn play(mut hand: Hand, control: &Control, timeline: &Timeline) -> io::Result<()> {
     loop {
         timeline.waiting("an order");
         match control.recv() {
@@ -120,7 +34,6 @@ fn obey(hand: &mut Hand, control: &Control, timeline: &Timeline) -> io::Result<(
                 let entries = hand.ledger();
                 return control.send(&News::Ledger { entries });
             }
-            Ok(Order::Go) => {}
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 hand.forget();
                 return Ok(());
@@ -152,11 +65,11 @@ pub struct RunLink<'a> {
 impl Link for RunLink<'_> {
     type Lost = Stopped;
 
-    fn send(&mut self, order: &hand::Order) -> std::result::Result<(), Stopped> {
+    fn send(&mut self, order: &hand::Order) -> Result<(), Stopped> {
         self.processes.order(self.id, &Order::Hand(order.clone()))
     }
 
-    fn receive(&mut self) -> std::result::Result<Answer, Stopped> {
+    fn receive(&mut self) -> Result<Answer, Stopped> {
         let what = format!("{} to answer", self.processes.child(self.id).name);
         self.processes
             .await_news(self.id, &what, |news| match news {
@@ -188,19 +101,19 @@ pub struct HandProcess {
 }
 
 impl HandProcess {
-    /// Starts `program`, which is `pv-stress`.
+    /// Starts a program that plays a hand when it is told so.
     ///
     /// # Errors
-    /// What fork and exec say.
-    pub fn start(program: &Path, args: &HandArgs) -> io::Result<HandProcess> {
+    /// What fork and exec say; those of [`Start::args`].
+    pub fn start<A: Serialize>(program: &Path, start: &Start<A>) -> io::Result<HandProcess> {
         let (ours, theirs) = Control::pair()?;
-        let process = args
-            .command(program)
+        let process = Command::new(program)
+            .args(start.args()?)
             .stdin(Stdio::from(OwnedFd::from(theirs.into_fd())))
             .stdout(Stdio::null())
             .spawn()?;
         Ok(HandProcess {
-            name: args.name.clone(),
+            name: start.name.clone(),
             process,
             control: Some(ours),
             patience: None,

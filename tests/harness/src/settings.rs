@@ -1,6 +1,7 @@
 //! Words of the command line that several suites share.
 
 use libgnt::sim::wire::UnmapMode;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ impl fmt::Display for PlatformKind {
 }
 
 /// When the simulated kernels wait for page references.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Unmap {
     /// Linux since 5.19.
     Async,
@@ -45,6 +47,55 @@ impl fmt::Display for Unmap {
         f.write_str(match self {
             Unmap::Async => "async",
             Unmap::Sync => "sync",
+        })
+    }
+}
+
+/// A way to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+#[value(rename_all = "kebab-case")]
+pub enum HoldName {
+    /// A plain page reference (simulated Xen).
+    Pin,
+    /// As i915's userptr: its release waits while an invalidation runs (simulated Xen).
+    I915,
+    /// vmsplice into a pipe whose read end the consumer has.
+    Pipe,
+    /// A forked child that keeps the mapping.
+    Fork,
+    /// Buffers registered with io_uring.
+    Uring,
+    /// O_DIRECT I/O in flight from the pages.
+    Direct,
+    /// An AF_XDP socket's packet memory.
+    Xdp,
+}
+
+impl HoldName {
+    /// True for the simulated Xen's own.
+    pub fn is_simulated(self) -> bool {
+        matches!(self, HoldName::Pin | HoldName::I915)
+    }
+
+    /// True for those that take pages only where the mapper may write: their system calls pin with
+    /// `FOLL_WRITE` (`io_pin_pages`, `io_uring/`; `xdp_umem_pin_pages`, `net/xdp/xdp_umem.c`),
+    /// which a read-only mapping answers with EFAULT.
+    pub fn needs_writable(self) -> bool {
+        matches!(self, HoldName::Uring | HoldName::Xdp)
+    }
+}
+
+impl fmt::Display for HoldName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            HoldName::Pin => "pin",
+            HoldName::I915 => "i915",
+            HoldName::Pipe => "pipe",
+            HoldName::Fork => "fork",
+            HoldName::Uring => "uring",
+            HoldName::Direct => "direct",
+            HoldName::Xdp => "xdp",
         })
     }
 }

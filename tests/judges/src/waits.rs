@@ -4,12 +4,36 @@
 //! them as a possible deadlock, even if in this run everybody let go in time. A wait counts when it
 //! is one that may block, whether or not it did.
 
-use pv_harness::settings::Unmap;
+use pv_harness::settings::{HoldName, Unmap};
 use pv_harness::timeline::{Event, Record};
 use std::collections::BTreeMap;
+use std::fmt;
 
-/// A thing that can be held and waited for, by its kind and whose it is.
-pub type Thing = String;
+/// What can be held and waited for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    /// References to the pages that a process has mapped.
+    References {
+        /// The process.
+        mapper: String,
+    },
+    /// The invalidation of a process's address space, which runs while pages go from it.
+    Invalidation {
+        /// The process.
+        mapper: String,
+    },
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Resource::References { mapper } => write!(f, "references to {mapper}'s pages"),
+            Resource::Invalidation { mapper } => {
+                write!(f, "the invalidation of {mapper}'s address space")
+            }
+        }
+    }
+}
 
 /// Why a pair is known: the first time it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,15 +41,15 @@ pub struct Witness {
     /// Who.
     pub process: String,
     /// What it had.
-    pub held: Thing,
+    pub held: Resource,
     /// What it could have waited for.
-    pub wanted: Thing,
+    pub wanted: Resource,
     /// In which call.
     pub call: String,
 }
 
-impl std::fmt::Display for Witness {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "{} has {} and, in {}, may wait for {}",
@@ -38,39 +62,39 @@ impl std::fmt::Display for Witness {
 #[derive(Clone, Debug, Default)]
 pub struct Monitor {
     /// What each process has, and how often.
-    held: BTreeMap<String, BTreeMap<Thing, u32>>,
-    pairs: BTreeMap<(Thing, Thing), Witness>,
+    held: BTreeMap<String, BTreeMap<Resource, u32>>,
+    pairs: BTreeMap<(Resource, Resource), Witness>,
 }
 
 impl Monitor {
-    /// A process has a thing from now on.
-    pub fn takes(&mut self, process: &str, thing: &str) {
+    /// A process has a resource from now on.
+    pub fn takes(&mut self, process: &str, resource: &Resource) {
         let held = self.held.entry(process.into()).or_default();
-        *held.entry(thing.into()).or_default() += 1;
+        *held.entry(resource.clone()).or_default() += 1;
     }
 
     /// It has it once less.
-    pub fn lets_go(&mut self, process: &str, thing: &str) {
+    pub fn lets_go(&mut self, process: &str, resource: &Resource) {
         let Some(held) = self.held.get_mut(process) else {
             return;
         };
-        if let Some(count) = held.get_mut(thing) {
+        if let Some(count) = held.get_mut(resource) {
             *count -= 1;
             if *count == 0 {
-                held.remove(thing);
+                held.remove(resource);
             }
         }
     }
 
-    /// It makes a call that may wait for a thing.
-    pub fn may_wait(&mut self, process: &str, wanted: &str, call: &str) {
+    /// It makes a call that may wait for a resource.
+    pub fn may_wait(&mut self, process: &str, wanted: &Resource, call: &str) {
         let held = self.held.get(process).into_iter().flat_map(BTreeMap::keys);
         for held in held {
-            let pair = (held.clone(), wanted.to_owned());
+            let pair = (held.clone(), wanted.clone());
             self.pairs.entry(pair).or_insert_with(|| Witness {
                 process: process.into(),
                 held: held.clone(),
-                wanted: wanted.into(),
+                wanted: wanted.clone(),
                 call: call.into(),
             });
         }
@@ -81,15 +105,15 @@ impl Monitor {
         self.held.remove(process);
     }
 
-    /// Cycles among what was learnt, each as its witnesses in order; every thing is in at most one.
+    /// Cycles among what was learnt, each as its witnesses in order; every resource is in at most one.
     pub fn cycles(&self) -> Vec<Vec<&Witness>> {
-        let mut pairs: Vec<&(Thing, Thing)> = self.pairs.keys().collect();
+        let mut pairs: Vec<&(Resource, Resource)> = self.pairs.keys().collect();
         let mut cycles = Vec::new();
         loop {
-            let mut names: Vec<&Thing> = pairs.iter().flat_map(|(a, b)| [a, b]).collect();
+            let mut names: Vec<&Resource> = pairs.iter().flat_map(|(a, b)| [a, b]).collect();
             names.sort();
             names.dedup();
-            let number = |thing: &Thing| names.binary_search(&thing).unwrap_or(0);
+            let number = |name: &Resource| names.binary_search(&name).unwrap_or(0);
             let numbered: Vec<_> = pairs.iter().map(|(a, b)| (number(a), number(b))).collect();
             let Some(cycle) = pv_harness::cycle::cycle(&numbered) else {
                 return cycles;
@@ -97,12 +121,12 @@ impl Monitor {
             let around = cycle.iter().zip(cycle.iter().cycle().skip(1));
             let edges = around.map(|(a, b)| (names[*a].clone(), names[*b].clone()));
             cycles.push(edges.filter_map(|pair| self.pairs.get(&pair)).collect());
-            let out: Vec<&Thing> = cycle.iter().map(|at| names[*at]).collect();
+            let out: Vec<&Resource> = cycle.iter().map(|at| names[*at]).collect();
             pairs.retain(|(a, b)| !out.contains(&a) && !out.contains(&b));
         }
     }
 
-    /// Learns from a run: S0's things are the references to a mapper's pages, and the
+    /// Learns from a run: S0's resources are the references to a mapper's pages, and the
     /// invalidation of its address space.
     ///
     /// - A consumer's hold is a reference to the pages of whoever lent them.
@@ -115,18 +139,16 @@ impl Monitor {
                 lenders.insert(hold, record.process.clone());
             }
         }
-        let mut kinds: BTreeMap<u64, String> = BTreeMap::new();
+        let mut kinds: BTreeMap<u64, HoldName> = BTreeMap::new();
         for record in records {
             let me = record.process.as_str();
             let lender = |hold: &u64| lenders.get(hold).map_or("somebody", String::as_str);
             match &record.event {
                 Event::Held { hold, kind, .. } => {
-                    kinds.insert(*hold, kind.clone());
+                    kinds.insert(*hold, *kind);
                     self.takes(me, &references(lender(hold)));
                 }
-                Event::HoldReleasing { hold }
-                    if kinds.get(hold).is_some_and(|kind| kind == "i915") =>
-                {
+                Event::HoldReleasing { hold } if kinds.get(hold) == Some(&HoldName::I915) => {
                     let wanted = invalidation(lender(hold));
                     self.may_wait(me, &wanted, "the release of its pages");
                 }
@@ -145,12 +167,16 @@ impl Monitor {
     }
 }
 
-fn references(mapper: &str) -> Thing {
-    format!("references to {mapper}'s pages")
+fn references(mapper: &str) -> Resource {
+    Resource::References {
+        mapper: mapper.into(),
+    }
 }
 
-fn invalidation(mapper: &str) -> Thing {
-    format!("the invalidation of {mapper}'s address space")
+fn invalidation(mapper: &str) -> Resource {
+    Resource::Invalidation {
+        mapper: mapper.into(),
+    }
 }
 
 #[cfg(test)]
@@ -160,7 +186,8 @@ mod tests {
     #[test]
     fn two_orders_are_a_possible_deadlock_even_one_after_the_other() {
         let mut monitor = Monitor::default();
-        for (who, first, second) in [("a", "x", "y"), ("b", "y", "x")] {
+        let (x, y) = (references("x"), invalidation("y"));
+        for (who, first, second) in [("a", &x, &y), ("b", &y, &x)] {
             assert_eq!(monitor.cycles().len(), 0);
             monitor.takes(who, first);
             monitor.may_wait(who, second, "lock");
@@ -174,8 +201,8 @@ mod tests {
         assert_eq!(
             said,
             [
-                "a has x and, in lock, may wait for y",
-                "b has y and, in lock, may wait for x"
+                "a has references to x's pages and, in lock, may wait for the invalidation of y's address space",
+                "b has the invalidation of y's address space and, in lock, may wait for references to x's pages"
             ]
         );
     }
@@ -183,23 +210,25 @@ mod tests {
     #[test]
     fn one_order_is_none_and_what_was_let_go_does_not_count() {
         let mut monitor = Monitor::default();
+        let (x, y, z) = (references("x"), references("y"), references("z"));
         for who in ["a", "b"] {
-            monitor.takes(who, "x");
-            monitor.may_wait(who, "y", "lock");
-            monitor.takes(who, "y");
-            monitor.lets_go(who, "x");
-            monitor.may_wait(who, "z", "lock");
+            monitor.takes(who, &x);
+            monitor.may_wait(who, &y, "lock");
+            monitor.takes(who, &y);
+            monitor.lets_go(who, &x);
+            monitor.may_wait(who, &z, "lock");
         }
         monitor.ends("a");
-        monitor.may_wait("a", "x", "lock");
+        monitor.may_wait("a", &x, "lock");
         assert!(monitor.cycles().is_empty());
     }
 
     #[test]
     fn waiting_for_what_one_has_is_a_cycle_of_one() {
         let mut monitor = Monitor::default();
-        monitor.takes("munmap", "mmap_sem");
-        monitor.may_wait("munmap", "mmap_sem", "a fault");
+        let invalidation = invalidation("back-end");
+        monitor.takes("back-end", &invalidation);
+        monitor.may_wait("back-end", &invalidation, "a fault");
         assert_eq!(monitor.cycles()[0].len(), 1);
     }
 }

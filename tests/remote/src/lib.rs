@@ -1,9 +1,10 @@
-//! Agents in other domains of a real Xen.
+//! Roles of a run in other domains of a real Xen.
 //!
-//! The run is in dom0, its agents are not. Each domain runs a [`supervise`]r that speaks with the
-//! run over the domain's console (`link`, `message`): Xen gives every domain one, no network is
-//! needed, and it works when the agents' own devices do not. In dom0 each agent has a process
-//! that stands for it (`proxy`), so that the [`pv_harness::processes`] treats it as any other child.
+//! The run is in dom0, the processes of its roles are not. Each domain runs a [`supervise`]r that
+//! speaks with the run over the domain's console (`link`, `message`): Xen gives every domain one, no
+//! network is needed, and it works when the devices under test do not. In dom0 each of these processes
+//! has a proxy, a process that stands for it (`proxy`), so that [`pv_harness::processes`] treats it as
+//! any other child.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -20,7 +21,7 @@ pub mod xen;
 
 pub use domain::{Domain, RemoteError};
 pub use message::{About, End};
-pub use proxy::{Start, stand_for};
+pub use proxy::stand_for;
 pub use supervisor::supervise;
 
 /// The lines of one record of `/dev/kmsg`, with their time.

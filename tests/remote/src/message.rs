@@ -19,13 +19,13 @@ pub enum ToDomain {
     Hello,
     /// What does your clock say?
     Ping,
-    /// Start an agent: its number, name, role and arguments.
-    Spawn(u32, String, String, Vec<String>),
+    /// Start a process: its number, its name, and what it is to do.
+    Spawn(u32, String, serde_json::Value),
     /// Start a shell command: its number and text.
     Shell(u32, String),
-    /// For an agent's control socket.
+    /// For a process's control socket.
     Order(u32, String),
-    /// SIGKILL to an agent and all it forked.
+    /// SIGKILL to a process and all it forked.
     Kill(u32),
     /// A question, with a number for its answer.
     Ask(u32, Question),
@@ -34,9 +34,9 @@ pub enum ToDomain {
 /// Answered at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
-    /// What is an agent waiting for?
+    /// What is a process waiting for?
     Autopsy(u32),
-    /// An agent's timeline so far.
+    /// A process's timeline so far.
     Timeline(u32),
     /// The kernel's messages since the last time.
     KernelLog,
@@ -59,19 +59,19 @@ pub enum FromDomain {
     Welcome(About),
     /// `CLOCK_MONOTONIC`.
     Pong(u64),
-    /// From an agent's control socket.
+    /// From a process's control socket.
     News(u32, String),
-    /// A part of what an agent left: which file, and bytes of it, compressed.
+    /// A part of what a process left: which file, and bytes of it, compressed.
     Left(u32, FileKind, Packed),
-    /// An agent ended, and left these processes running, which were killed.
+    /// A process ended, and left these processes running, which were killed.
     Exited(u32, End, Vec<u32>),
-    /// An agent could not be started.
+    /// A process could not be started.
     Refused(u32, String),
     /// The answer to a question, or why there is none.
     Answer(u32, Result<Answer, String>),
 }
 
-/// A file that an agent writes.
+/// A file that a process writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileKind {
     /// Its timeline.
@@ -82,7 +82,7 @@ pub enum FileKind {
     Stdout,
 }
 
-/// An agent's end.
+/// A process's end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     /// Exit status.
@@ -107,7 +107,7 @@ pub struct About {
 pub enum Answer {
     /// Done.
     Done,
-    /// An agent's state; `None` if it has ended.
+    /// A process's state; `None` if it has ended.
     Autopsy(Option<Autopsy>),
     /// Lines.
     Lines(Vec<String>),

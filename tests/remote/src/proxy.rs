@@ -2,25 +2,16 @@
 //! are the other's.
 
 use pv_harness::error::{Error, Result};
-use pv_harness::processes::{Control, die_with_parent};
+use pv_harness::processes::{Control, Start, die_with_parent};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// What the relay is asked to start; the first line on its socket.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Start {
-    /// The process's name.
-    pub name: String,
-    /// Its role.
-    pub role: String,
-    /// The role's arguments.
-    pub args: Vec<String>,
-    /// Where its timeline goes, here.
-    pub timeline: PathBuf,
-}
+/// The first line on the relay's socket: what it is asked to start. The timeline is where the process's
+/// records go here.
+pub(super) type ToStart = Start<serde_json::Value>;
 
 /// From the relay, one a line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,13 +26,14 @@ pub enum ToProxy {
     Refused(String),
 }
 
-/// Stands for a process until its end, and ends as it did.
+/// Stands for a process of this name and assignment in another domain, until its end, and ends as it
+/// did.
 ///
 /// # Errors
 /// The relay is gone, or refuses.
-pub fn stand_for(start: &Start, relay: &Path, parent: u32) -> Result<()> {
+pub fn stand_for(start: &ToStart, relay: &Path) -> Result<()> {
     let failed = |cause: String| Error::environment(&start.name, cause, "see the domain's console");
-    match until_end(start, relay, parent).map_err(|error| failed(error.to_string()))? {
+    match until_end(start, relay).map_err(|error| failed(error.to_string()))? {
         ToProxy::News(_) | ToProxy::Code(0) => Ok(()),
         ToProxy::Code(code) => std::process::exit(code),
         ToProxy::Signal(signal) => {
@@ -54,8 +46,8 @@ pub fn stand_for(start: &Start, relay: &Path, parent: u32) -> Result<()> {
     }
 }
 
-fn until_end(start: &Start, relay: &Path, parent: u32) -> io::Result<ToProxy> {
-    die_with_parent(parent)?;
+fn until_end(start: &ToStart, relay: &Path) -> io::Result<ToProxy> {
+    die_with_parent(start.parent)?;
     let control = Control::from_stdin()?;
     let mut stream = UnixStream::connect(relay)?;
     writeln!(stream, "{}", serde_json::to_string(start)?)?;

@@ -1,15 +1,15 @@
 //! The run's end of one domain's console: a thread that passes messages between the domain's
-//! supervisor and the processes that stand for its agents, and writes what those left.
+//! supervisor and the proxies of the processes in it, and writes what those left.
 
 use super::clock::Clock;
 use super::link::{Input, Link};
 use super::message::{
     About, Answer, Assembler, End, FileKind, FromDomain, Packed, Question, ToDomain, encode,
 };
-use super::proxy::{Start, ToProxy};
+use super::proxy::{ToProxy, ToStart};
 use super::shared::Shared;
 use super::terminal::Terminal;
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
 use mio::net::{UnixListener, UnixStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -34,6 +34,10 @@ const PING_EVERY: Duration = Duration::from_secs(2);
 /// No line of a proxy is longer.
 const MAX_LINE: usize = 1 << 20;
 
+/// Commands that wait for the thread. The run asks one thing at a time, and waits for the answer; more
+/// than a few only come together when answers fail to come.
+const MAX_COMMANDS: usize = 16;
+
 /// How a shell command ended, and what it wrote; or why it did not.
 pub(super) type ShellEnd = Result<(End, Vec<u8>), String>;
 
@@ -43,13 +47,12 @@ pub(super) enum Command {
     Ask(Question, Sender<Result<Answer, String>>),
     /// Run a shell command.
     Shell(String, Sender<ShellEnd>),
-    /// End.
-    Stop,
 }
 
 /// A running relay. Dropping it ends its thread.
 pub struct Relay {
-    commands: Sender<Command>,
+    /// Without it the thread ends.
+    commands: Option<Sender<Command>>,
     waker: Arc<Waker>,
     thread: Option<JoinHandle<()>>,
     /// What the thread knows.
@@ -72,7 +75,7 @@ impl Relay {
         poll.registry()
             .register(&mut listener, LISTENER, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-        let (commands, receiver) = unbounded();
+        let (commands, receiver) = bounded(MAX_COMMANDS);
         let shared = Arc::new(Shared::default());
         let mut thread = Thread {
             terminal,
@@ -82,7 +85,7 @@ impl Relay {
             link: Link::leader(session),
             assembler: Assembler::default(),
             proxies: HashMap::new(),
-            agents: BTreeMap::new(),
+            processes: BTreeMap::new(),
             asked: HashMap::new(),
             next: 0,
             clock: Clock::default(),
@@ -99,7 +102,7 @@ impl Relay {
                 }
             })?;
         Ok(Relay {
-            commands,
+            commands: Some(commands),
             waker,
             thread: Some(thread),
             shared,
@@ -107,10 +110,16 @@ impl Relay {
         })
     }
 
-    /// Hands the thread a command.
+    /// Hands the thread a command. Where the thread is gone, or has not taken [`MAX_COMMANDS`] earlier
+    /// ones, the command is dropped: the answer's channel closes, which its reader sees.
     pub(super) fn command(&self, command: Command) {
-        // With the thread gone the answer's channel closes, which its reader sees.
-        let _gone = self.commands.send(command);
+        if let Some(commands) = &self.commands {
+            let _dropped = commands.try_send(command);
+        }
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Err(error) = self.waker.wake() {
             tracing::warn!(%error, "waking the relay");
         }
@@ -124,7 +133,8 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.command(Command::Stop);
+        self.commands = None;
+        self.wake();
         if let Some(thread) = self.thread.take() {
             let _panicked = thread.join();
         }
@@ -135,11 +145,11 @@ impl Drop for Relay {
 struct Proxy {
     stream: UnixStream,
     line: Vec<u8>,
-    agent: Option<u32>,
+    process: Option<u32>,
 }
 
 /// A process in the domain.
-struct Agent {
+struct Process {
     proxy: Option<Token>,
     timeline: PathBuf,
     shell: Option<Sender<ShellEnd>>,
@@ -154,7 +164,7 @@ struct Thread {
     link: Link,
     assembler: Assembler,
     proxies: HashMap<Token, Proxy>,
-    agents: BTreeMap<u32, Agent>,
+    processes: BTreeMap<u32, Process>,
     asked: HashMap<u32, Sender<Result<Answer, String>>>,
     next: u32,
     clock: Clock,
@@ -231,9 +241,13 @@ impl Thread {
 
     /// False: the end.
     fn obey(&mut self) -> bool {
-        while let Ok(command) = self.commands.try_recv() {
+        loop {
+            let command = match self.commands.try_recv() {
+                Ok(command) => command,
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            };
             match command {
-                Command::Stop => return false,
                 Command::Ask(question, answer) => {
                     let number = self.number();
                     self.asked.insert(number, answer);
@@ -241,19 +255,18 @@ impl Thread {
                 }
                 Command::Shell(text, answer) => {
                     let id = self.number();
-                    let agent = Agent {
+                    let process = Process {
                         proxy: None,
                         timeline: PathBuf::new(),
                         shell: Some(answer),
                         output: Vec::new(),
                     };
-                    self.agents.insert(id, agent);
+                    self.processes.insert(id, process);
                     self.shared.update(|state| state.begin(id, "shell"));
                     self.say(&ToDomain::Shell(id, text));
                 }
             }
         }
-        true
     }
 
     fn accept(&mut self) -> io::Result<()> {
@@ -272,7 +285,7 @@ impl Thread {
                 Proxy {
                     stream,
                     line: Vec::new(),
-                    agent: None,
+                    process: None,
                 },
             );
         }
@@ -306,12 +319,12 @@ impl Thread {
     }
 
     fn proxy_line(&mut self, token: Token, line: String) {
-        let known = self.proxies.get(&token).and_then(|proxy| proxy.agent);
+        let known = self.proxies.get(&token).and_then(|proxy| proxy.process);
         if let Some(id) = known {
             self.say(&ToDomain::Order(id, line));
             return;
         }
-        let start: Start = match serde_json::from_str(&line) {
+        let start: ToStart = match serde_json::from_str(&line) {
             Ok(start) => start,
             Err(error) => {
                 self.tell(
@@ -327,29 +340,29 @@ impl Thread {
         }
         let id = self.number();
         if let Some(proxy) = self.proxies.get_mut(&token) {
-            proxy.agent = Some(id);
+            proxy.process = Some(id);
         }
         self.shared.update(|state| state.begin(id, &start.name));
-        let agent = Agent {
+        let process = Process {
             proxy: Some(token),
             timeline: start.timeline,
             shell: None,
             output: Vec::new(),
         };
-        self.agents.insert(id, agent);
-        self.say(&ToDomain::Spawn(id, start.name, start.role, start.args));
+        self.processes.insert(id, process);
+        self.say(&ToDomain::Spawn(id, start.name, start.assignment));
     }
 
-    /// A proxy that goes before its agent takes it along.
+    /// A proxy that goes before its process takes it along.
     fn forget_proxy(&mut self, token: Token) {
         let Some(mut proxy) = self.proxies.remove(&token) else {
             return;
         };
         let _gone = self.poll.registry().deregister(&mut proxy.stream);
-        if let Some(id) = proxy.agent
-            && let Some(agent) = self.agents.get_mut(&id)
+        if let Some(id) = proxy.process
+            && let Some(process) = self.processes.get_mut(&id)
         {
-            agent.proxy = None;
+            process.proxy = None;
             self.shared.update(|state| state.kill(id));
             self.say(&ToDomain::Kill(id));
         }
@@ -403,7 +416,7 @@ impl Thread {
         for token in tokens {
             self.tell(token, &ToProxy::Refused(why.to_owned()));
         }
-        self.agents.clear();
+        self.processes.clear();
     }
 
     fn heard(&mut self, message: FromDomain) {
@@ -423,7 +436,7 @@ impl Thread {
             FromDomain::News(id, news) => self.pass(id, &ToProxy::News(news)),
             FromDomain::Left(id, kind, packed) => {
                 if let Err(error) = self.keep(id, kind, &packed) {
-                    tracing::warn!(%error, "what an agent left");
+                    tracing::warn!(%error, "what a process left");
                     self.shared
                         .update(|state| state.left_over.push(error.to_string()));
                 }
@@ -431,7 +444,7 @@ impl Thread {
             FromDomain::Exited(id, end, stragglers) => self.ended(id, end, &stragglers),
             FromDomain::Refused(id, why) => {
                 self.pass(id, &ToProxy::Refused(why.clone()));
-                if let Some(answer) = self.agents.remove(&id).and_then(|agent| agent.shell) {
+                if let Some(answer) = self.processes.remove(&id).and_then(|process| process.shell) {
                     let _gone = answer.send(Err(why));
                 }
                 self.shared.update(|state| state.end(id, &[]));
@@ -449,7 +462,7 @@ impl Thread {
     }
 
     fn pass(&mut self, id: u32, message: &ToProxy) {
-        if let Some(token) = self.agents.get(&id).and_then(|agent| agent.proxy) {
+        if let Some(token) = self.processes.get(&id).and_then(|process| process.proxy) {
             self.tell(token, message);
         }
     }
@@ -460,35 +473,35 @@ impl Thread {
             End::Signal(signal) => ToProxy::Signal(signal),
         };
         self.pass(id, &message);
-        if let Some(agent) = self.agents.remove(&id) {
+        if let Some(process) = self.processes.remove(&id) {
             // From here on the proxy ends by itself.
-            if let Some(proxy) = agent.proxy.and_then(|token| self.proxies.get_mut(&token)) {
-                proxy.agent = None;
+            if let Some(proxy) = process.proxy.and_then(|token| self.proxies.get_mut(&token)) {
+                proxy.process = None;
             }
-            if let Some(answer) = agent.shell {
-                let _gone = answer.send(Ok((end, agent.output)));
+            if let Some(answer) = process.shell {
+                let _gone = answer.send(Ok((end, process.output)));
             }
         }
         self.shared.update(|state| state.end(id, stragglers));
     }
 
-    /// Writes what an agent left to where an agent of this machine would have.
+    /// Writes what a process left to where a process of this machine would have.
     fn keep(&mut self, id: u32, kind: FileKind, packed: &Packed) -> io::Result<()> {
         let bytes = packed.unpack()?;
         let clock = self.clock;
-        let Some(agent) = self.agents.get_mut(&id) else {
+        let Some(process) = self.processes.get_mut(&id) else {
             return Ok(());
         };
-        if agent.shell.is_some() {
+        if process.shell.is_some() {
             if kind != FileKind::Timeline {
-                agent.output.extend(bytes);
+                process.output.extend(bytes);
             }
             return Ok(());
         }
         let (path, bytes) = match kind {
-            FileKind::Timeline => (agent.timeline.clone(), translated(&bytes, &clock)?),
-            FileKind::Stderr => (agent.timeline.with_extension("err"), bytes),
-            FileKind::Stdout => (agent.timeline.with_extension("out"), bytes),
+            FileKind::Timeline => (process.timeline.clone(), translated(&bytes, &clock)?),
+            FileKind::Stderr => (process.timeline.with_extension("err"), bytes),
+            FileKind::Stdout => (process.timeline.with_extension("out"), bytes),
         };
         OpenOptions::new()
             .create(true)

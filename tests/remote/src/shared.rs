@@ -31,7 +31,7 @@ pub struct State {
     /// What should not have been left.
     pub left_over: Vec<String>,
     /// Living processes: name, and whether we killed it.
-    agents: BTreeMap<u32, (String, bool)>,
+    processes: BTreeMap<u32, (String, bool)>,
 }
 
 impl State {
@@ -46,19 +46,19 @@ impl State {
 
     /// A process was asked for.
     pub fn begin(&mut self, id: u32, name: &str) {
-        self.agents.insert(id, (name.to_owned(), false));
+        self.processes.insert(id, (name.to_owned(), false));
     }
 
     /// It was killed.
     pub fn kill(&mut self, id: u32) {
-        if let Some(agent) = self.agents.get_mut(&id) {
-            agent.1 = true;
+        if let Some(process) = self.processes.get_mut(&id) {
+            process.1 = true;
         }
     }
 
     /// It ended, and these of its children had to be killed.
     pub fn end(&mut self, id: u32, stragglers: &[u32]) {
-        if let Some((name, killed)) = self.agents.remove(&id)
+        if let Some((name, killed)) = self.processes.remove(&id)
             && !killed
             && !stragglers.is_empty()
         {
@@ -69,21 +69,24 @@ impl State {
 
     /// Was a living process killed?
     pub fn is_killed(&self, id: u32) -> bool {
-        self.agents.get(&id).is_some_and(|agent| agent.1)
+        self.processes.get(&id).is_some_and(|process| process.1)
     }
 
     /// The living process of a name.
     pub fn id(&self, name: &str) -> Option<u32> {
-        self.agents
+        self.processes
             .iter()
             .rev()
-            .find(|(_, agent)| agent.0 == name)
+            .find(|(_, process)| process.0 == name)
             .map(|(id, _)| *id)
     }
 
     /// Names of those that live.
     pub fn living(&self) -> Vec<String> {
-        self.agents.values().map(|(name, _)| name.clone()).collect()
+        self.processes
+            .values()
+            .map(|(name, _)| name.clone())
+            .collect()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What runs in a domain: starts agents for a run in dom0, over the domain's console.
+//! What runs in a domain: starts processes for a run in dom0, over the domain's console.
 
 use super::link::{Input, Link};
 use super::message::{
@@ -7,7 +7,7 @@ use super::message::{
 use super::terminal::Terminal;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use pv_harness::processes::{Autopsy, Child, Files};
+use pv_harness::processes::{Autopsy, Child, Files, Start};
 use pv_harness::timeline::now_ns;
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -123,9 +123,17 @@ impl Domain {
                 self.say(&FromDomain::Welcome(about()));
             }
             ToDomain::Ping => self.say(&FromDomain::Pong(now_ns())),
-            ToDomain::Spawn(id, name, role, args) => {
-                let args = self.agent_args(id, &name, &role, args);
-                self.start(id, &name, self.program.clone(), args);
+            ToDomain::Spawn(id, name, assignment) => {
+                let start = Start {
+                    name,
+                    parent: std::process::id(),
+                    timeline: self.path(id, FileKind::Timeline),
+                    assignment,
+                };
+                match start.args() {
+                    Ok(args) => self.start(id, &start.name, self.program.clone(), args),
+                    Err(error) => self.say(&FromDomain::Refused(id, error.to_string())),
+                }
             }
             ToDomain::Shell(id, text) => {
                 let args = vec!["-c".into(), text.into()];
@@ -167,19 +175,6 @@ impl Domain {
             FileKind::Stdout => "out",
         };
         self.dir.join(format!("{session:x}-{id}.{extension}"))
-    }
-
-    fn agent_args(&self, id: u32, name: &str, role: &str, args: Vec<String>) -> Vec<OsString> {
-        let mut all: Vec<OsString> = ["agent", role, "--name", name, "--parent"]
-            .map(Into::into)
-            .into();
-        all.push(std::process::id().to_string().into());
-        all.extend([
-            "--timeline".into(),
-            self.path(id, FileKind::Timeline).into(),
-        ]);
-        all.extend(args.into_iter().map(OsString::from));
-        all
     }
 
     fn start(&mut self, id: u32, name: &str, program: OsString, args: Vec<OsString>) {
@@ -252,7 +247,7 @@ impl Domain {
             match fs::read(&path).and_then(|bytes| Packed::pack(&bytes)) {
                 Ok(packed) => self.say(&FromDomain::Left(id, kind, packed)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => tracing::warn!(%error, path = %path.display(), "what an agent left"),
+                Err(error) => tracing::warn!(%error, path = %path.display(), "what a process left"),
             }
             // Not there for every kind.
             let _none = fs::remove_file(path);

@@ -5,7 +5,10 @@
 mod common;
 
 use common::{PATIENCE, Place, await_text, said, signal};
+use pv_harness::processes::Start;
+use pv_harness::settings::Unmap;
 use pv_judges::report::Report;
+use pv_stress::role::{Assignment, HostTask, Part, Role};
 use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -290,4 +293,27 @@ fn an_agent_started_by_hand_says_what_it_is_for() {
     let args = [&args[..], &["--dir", "/tmp", "--unmap", "async"]].concat();
     let run = said(place.command(&args).output().unwrap());
     run.assert_status(2).assert_stderr(&["pv-stress run"]);
+    for args in [&["agent"][..], &["agent", "host"], &["agent", "{}"]] {
+        let run = said(place.command(args).output().unwrap());
+        run.assert_status(2).assert_stderr(&["pv-stress run"]);
+    }
+    // As a run would, but without its control socket.
+    let start = Start {
+        name: "host".into(),
+        parent: std::process::id(),
+        timeline: place.path("host.jsonl"),
+        assignment: Assignment::Play(Part {
+            home: None,
+            sabotage: None,
+            role: Role::Host(HostTask {
+                dir: place.path("sim"),
+                unmap: Unmap::Async,
+            }),
+        }),
+    };
+    let mut command = place.command(&[]);
+    let run = said(command.args(start.args().unwrap()).output().unwrap());
+    run.assert_status(2)
+        .assert_stderr(&["control socket", "pv-stress run"]);
+    assert!(!place.path("host.jsonl").exists());
 }

@@ -9,15 +9,16 @@ mod common;
 use common::{PATIENCE, Place};
 use libgnt::{Access, DomId, ForeignGrant, GrantRef, PAGE_SIZE, SharedPages};
 use pv_harness::holder::{HoldName, kernel_holder, sha256};
-use pv_harness::processes::{Control, News, Order};
+use pv_harness::processes::{Control, News, Order, Start};
 use pv_harness::timeline::{Event, Record, Timeline, read_file};
 use pv_stress::consumer::{LendPolicy, Lender};
+use pv_stress::role::{Assignment, ConsumerTask, Part, Role};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const PAGES: usize = 2;
 
@@ -28,26 +29,26 @@ struct Consumer {
 
 fn consumer(place: &Place, hold: HoldName) -> Consumer {
     let (control, theirs) = Control::pair().unwrap();
-    let path = |name: &str| place.path(name).display().to_string();
-    let (parent, hold) = (std::process::id().to_string(), hold.to_string());
-    let (timeline, socket) = (path("consumer.jsonl"), path("consumer.sock"));
-    let mut command = place.command(&[
-        "agent",
-        "consumer",
-        "--name",
-        "consumer",
-        "--parent",
-        &parent,
-        "--timeline",
-        &timeline,
-        "--socket",
-        &socket,
-        "--hold",
-        &hold,
-        "--hold-for",
-        "1h",
-    ]);
-    let child = command
+    let task = ConsumerTask {
+        socket: place.path("consumer.sock"),
+        hold,
+        hold_for: Duration::from_secs(3600),
+        until_unmapped: false,
+        allow_kernel_damage: false,
+    };
+    let start = Start {
+        name: "consumer".into(),
+        parent: std::process::id(),
+        timeline: place.path("consumer.jsonl"),
+        assignment: Assignment::Play(Part {
+            home: None,
+            sabotage: None,
+            role: Role::Consumer(task),
+        }),
+    };
+    let child = place
+        .command(&[])
+        .args(start.args().unwrap())
         .stdin(Stdio::from(theirs.into_fd()))
         .spawn()
         .unwrap();

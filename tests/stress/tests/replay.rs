@@ -8,16 +8,17 @@ mod common;
 use common::Place;
 use libgnt::inspect::Inspection;
 use libgnt::sim::client::SimPlatform;
-use libgnt::{Access, DomId, ForeignGrant, PlatformChoice};
+use libgnt::{Access, DomId, ForeignGrant};
 use pv_harness::hand::{Answer, Ending, HeldId, Link, MapId, Order, RemoteHand, ShareId};
-use pv_harness::holder::HoldName;
-use pv_harness::player::{HandArgs, HandProcess};
-use pv_harness::settings::Unmap;
+use pv_harness::player::HandProcess;
+use pv_harness::processes::Start;
+use pv_harness::settings::{HoldName, Unmap};
 use pv_harness::timeline::{Record, merge, read_file};
 use pv_judges::waits::Monitor;
 use pv_models::cli::{BoundArgs, explain};
 use pv_models::systems;
-use std::path::PathBuf;
+use pv_stress::role::{Assignment, HandTask, Home, Part, Role};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,12 +32,22 @@ struct Process {
 impl Process {
     fn start(place: &Place, name: &str, domain: u16) -> Process {
         let timeline = place.path(&format!("{name}.jsonl"));
-        let platform = PlatformChoice::Sim(place.path("sim"));
-        let mut args = HandArgs::new(name, platform, Some(domain));
-        args.timeline = Some(timeline.clone());
-        args.record = true;
-        let program = PathBuf::from(env!("CARGO_BIN_EXE_pv-stress"));
-        let mut process = HandProcess::start(&program, &args).unwrap();
+        let dir = place.path("sim");
+        let start = Start {
+            name: name.into(),
+            parent: std::process::id(),
+            timeline: timeline.clone(),
+            assignment: Assignment::Play(Part {
+                home: Some(Home::Sim {
+                    dir,
+                    domid: DomId(domain),
+                }),
+                sabotage: None,
+                role: Role::Hand(HandTask { record: true }),
+            }),
+        };
+        let program = Path::new(env!("CARGO_BIN_EXE_pv-stress"));
+        let mut process = HandProcess::start(program, &start).unwrap();
         process.set_patience(PATIENCE);
         let hand = RemoteHand::over(process);
         Process { hand, timeline }

@@ -1,6 +1,7 @@
 //! Holds that go from one process to another.
 
-use crate::holder::{Export, Held, HoldError, HoldName, holder};
+use crate::holder::{Export, Held, HoldError, holder};
+use crate::settings::HoldName;
 use libgnt::{Platform, SharedPages};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -1,7 +1,7 @@
 //! What a hand can be told.
 
 use super::hold::Loan;
-use crate::holder::HoldName;
+use crate::settings::HoldName;
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant};
 use serde::{Deserialize, Serialize};
 use std::fmt;

@@ -9,7 +9,8 @@ use super::hold::{Loan, lend};
 use super::order::{DeviceOrder, HeldId, MapId, Order, Pages, StoreOrder, UNTIL_IT_COMES};
 use super::store::StoreHand;
 use super::table::Table;
-use crate::holder::{Export, Held, HoldName};
+use crate::holder::{Export, Held};
+use crate::settings::HoldName;
 use crate::timeline::{Event, Timeline};
 use libgnt::Platform;
 use libgnt::grant::Ledger;
@@ -167,11 +168,7 @@ impl Hand {
         let (number, kind, pages) = (loan.number(), loan.kind, loan.pages);
         let held = loan.take(&self.platform)?;
         if let Some(hold) = number {
-            self.timeline.log(Event::Held {
-                hold,
-                kind: kind.to_string(),
-                pages,
-            });
+            self.timeline.log(Event::Held { hold, kind, pages });
         }
         Ok(Answer::Holding(self.held.add(Holding { held, number })))
     }

@@ -3,7 +3,7 @@
 use super::answer::{Answer, Ending, Refusal};
 use super::hold::Loan;
 use super::order::{HeldId, MapId, Order, Pages, Place, ShareId};
-use crate::holder::HoldName;
+use crate::settings::HoldName;
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef};
 use std::fmt::Display;
 use std::time::Duration;

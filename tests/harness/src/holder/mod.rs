@@ -16,11 +16,12 @@ mod sim;
 mod uring;
 mod xdp;
 
+pub use crate::settings::HoldName;
+
 use libgnt::platform::GuestType;
 use libgnt::sim::client::SimPlatform;
 use libgnt::{PAGE_SIZE, Platform, SharedPages};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -29,55 +30,6 @@ use std::time::Duration;
 
 /// How long a holder that depends on a device or another process may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A way to hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-#[value(rename_all = "kebab-case")]
-pub enum HoldName {
-    /// A plain page reference (simulated Xen).
-    Pin,
-    /// As i915's userptr: its release waits while an invalidation runs (simulated Xen).
-    I915,
-    /// vmsplice into a pipe whose read end the consumer has.
-    Pipe,
-    /// A forked child that keeps the mapping.
-    Fork,
-    /// Buffers registered with io_uring.
-    Uring,
-    /// O_DIRECT I/O in flight from the pages.
-    Direct,
-    /// An AF_XDP socket's packet memory.
-    Xdp,
-}
-
-impl HoldName {
-    /// True for the simulated Xen's own.
-    pub fn is_simulated(self) -> bool {
-        matches!(self, HoldName::Pin | HoldName::I915)
-    }
-
-    /// True for those that take pages only where the mapper may write: their system calls pin with
-    /// `FOLL_WRITE` (`io_pin_pages`, `io_uring/`; `xdp_umem_pin_pages`, `net/xdp/xdp_umem.c`),
-    /// which a read-only mapping answers with EFAULT.
-    pub fn needs_writable(self) -> bool {
-        matches!(self, HoldName::Uring | HoldName::Xdp)
-    }
-}
-
-impl fmt::Display for HoldName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            HoldName::Pin => "pin",
-            HoldName::I915 => "i915",
-            HoldName::Pipe => "pipe",
-            HoldName::Fork => "fork",
-            HoldName::Uring => "uring",
-            HoldName::Direct => "direct",
-            HoldName::Xdp => "xdp",
-        })
-    }
-}
 
 /// What cannot be held, and why.
 #[derive(Debug, thiserror::Error)]

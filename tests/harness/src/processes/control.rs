@@ -2,6 +2,7 @@
 //! is its standard input. Each message is one packet of JSON. The child's end closing is the
 //! run's end for it, so a child never outlives a run that vanished.
 
+use super::Fact;
 use crate::hand::{self, Answer};
 use rustix::io::Errno;
 use rustix::net::{
@@ -29,15 +30,10 @@ pub enum News {
         total: u64,
     },
     /// Something a scenario waits for, or judges by.
-    Fact {
-        /// What it is about.
-        name: String,
-        /// What it is.
-        value: String,
-    },
+    Fact(Fact),
     /// What the child still has mapped, unmapping or granted, by its own ledger.
     Ledger {
-        /// One line an entry; empty when nothing is left.
+        /// One sentence an entry, for people; empty when nothing is left.
         entries: Vec<String>,
     },
     /// A hand's answer to an order.
@@ -48,8 +44,6 @@ pub enum News {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// Go on with the next step.
-    Go,
     /// Finish cleanly.
     Stop,
     /// For a process that plays a hand.
@@ -98,17 +92,6 @@ impl Control {
     pub fn try_clone(&self) -> io::Result<Control> {
         Ok(Control {
             fd: self.fd.try_clone()?,
-        })
-    }
-
-    /// Sends a fact.
-    ///
-    /// # Errors
-    /// As [`Control::send`].
-    pub fn tell(&self, name: &str, value: impl ToString) -> io::Result<()> {
-        self.send(&News::Fact {
-            name: name.into(),
-            value: value.to_string(),
         })
     }
 

@@ -8,24 +8,29 @@
 mod autopsy;
 mod child;
 mod control;
+mod fact;
 mod finish;
 mod outcome;
 mod signals;
+mod start;
 mod wait;
 
 pub use autopsy::{Autopsy, Thread};
 pub use child::Files;
 pub use child::{Child, describe};
 pub use control::{Control, News, Order};
+pub use fact::{Fact, Point};
 pub use finish::sockets_below;
 pub use outcome::{Aftermath, Exit, Stopped};
 pub use signals::Signals;
+pub use start::Start;
 
 use crate::error::Error;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use serde::Serialize;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 
@@ -173,25 +178,23 @@ impl Processes {
         self.logs.join(format!("{name}.jsonl"))
     }
 
-    /// Starts this program again as `agent ROLE ARGS`, told its name and where to record.
+    /// Starts this program again as a process with this name and this assignment ([`Start`]).
     ///
     /// # Errors
     /// [`Stopped::Io`].
-    pub fn spawn(
-        &mut self,
-        name: &str,
-        role: &str,
-        args: impl IntoIterator<Item = OsString>,
-    ) -> Result<ChildId, Stopped> {
+    pub fn spawn<A: Serialize>(&mut self, name: &str, assignment: A) -> Result<ChildId, Stopped> {
         let timeline = self.timeline_path(name);
-        let parent = std::process::id().to_string();
-        let mut all: Vec<OsString> = ["agent", role, "--name", name, "--parent", &parent]
-            .into_iter()
-            .map(OsString::from)
-            .collect();
-        all.extend(["--timeline".into(), timeline.clone().into_os_string()]);
-        all.extend(args);
-        self.start(name, all, timeline)
+        let start = Start {
+            name: name.to_owned(),
+            parent: std::process::id(),
+            timeline: timeline.clone(),
+            assignment,
+        };
+        let args = start.args().map_err(|error| Stopped::Io {
+            doing: format!("starting {name}"),
+            error,
+        })?;
+        self.start(name, args, timeline)
     }
 
     fn start(

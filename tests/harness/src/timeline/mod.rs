@@ -9,6 +9,7 @@ mod read;
 
 pub use read::{merge, read_file};
 
+use crate::settings::HoldName;
 use libgnt::inspect::Deadlock;
 use libgnt::types::{ForeignGrant, GrantRef};
 use serde::{Deserialize, Serialize};
@@ -154,6 +155,11 @@ pub enum Event {
         /// Its error, if it had one.
         error: Option<String>,
     },
+    /// Back end: an unmap failed outside of a request's call, when it was tried again, say.
+    UnmapFailed {
+        /// Its error.
+        error: String,
+    },
     /// Back end: the unmap's event came: the hypervisor has unmapped.
     Released {
         /// The back end's number.
@@ -171,8 +177,8 @@ pub enum Event {
     Held {
         /// Which hold.
         hold: u64,
-        /// How: `pin`, `pipe`...
-        kind: String,
+        /// How.
+        kind: HoldName,
         /// How many.
         pages: u32,
     },

@@ -45,11 +45,11 @@ pub fn host_is_empty(evidence: &Evidence) -> Check {
     Check::none(NAME, left, held)
 }
 
-/// Each agent's own ledger was empty when it had finished.
+/// Each role's own ledger was empty when it had finished.
 pub fn ledgers_are_empty(evidence: &Evidence) -> Check {
     const NAME: &str = "nothing is left in the ledgers";
     if evidence.ledgers.is_empty() {
-        return Check::fail(NAME, "no agent showed its ledger");
+        return Check::fail(NAME, "no role showed its ledger");
     }
     let left = evidence
         .ledgers

@@ -85,6 +85,7 @@ fn explain(deadlock: &Deadlock) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::checks::fixture::{evidence, spoiled};
+    use pv_harness::settings::HoldName;
     use pv_harness::timeline::{Event, Record};
 
     #[test]
@@ -104,7 +105,7 @@ mod tests {
                 "consumer",
                 Held {
                     hold: 5,
-                    kind: "i915".into(),
+                    kind: HoldName::I915,
                     pages: 1,
                 },
             ),

@@ -5,6 +5,7 @@ use super::RequestLife;
 use libgnt::inspect::Inspection;
 use libgnt::types::{DomId, ForeignGrant, GrantRef};
 use pv_harness::processes::{Aftermath, Exit};
+use pv_harness::settings::HoldName;
 use pv_harness::timeline::{Event, IoKind, Record};
 
 const FRONT: u32 = 1001;
@@ -61,7 +62,7 @@ pub fn good() -> Vec<Record> {
             CONSUMER,
             Event::Held {
                 hold: 100,
-                kind: "pin".into(),
+                kind: HoldName::Pin,
                 pages: 1,
             },
         ),

@@ -78,9 +78,9 @@ pub struct Evidence {
     pub records: Vec<Record>,
     /// What became of each mapped request, from the timelines.
     pub lives: Vec<RequestLife>,
-    /// The host's state after all agents had ended.
+    /// The host's state after all roles had ended.
     pub inspection: Option<Inspection>,
-    /// What each agent's own ledger still held when it had finished, by process.
+    /// What each role's own ledger still held when it had finished, by process.
     pub ledgers: Vec<(String, Vec<String>)>,
     /// How the processes ended, and what they left.
     pub aftermath: Aftermath,

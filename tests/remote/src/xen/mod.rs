@@ -1,4 +1,4 @@
-//! A real Xen around a run: dom0 as toolstack and oracle, two other domains for the agents.
+//! A real Xen around a run: dom0 as toolstack and oracle, two other domains for the roles.
 
 mod grants;
 mod kernel_log;

@@ -3,7 +3,7 @@
 mod run;
 mod sim;
 
-use crate::role::{self, Role};
+use crate::role;
 use crate::scenario;
 use crate::settings::Sabotage;
 use clap::{Args, Parser, Subcommand};
@@ -14,6 +14,7 @@ use pv_judges::report::print_listing;
 use pv_lab::{LabCommand, LabError};
 use pv_remote::supervise;
 use pv_remote::xen;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -55,7 +56,7 @@ enum Command {
     /// could not run, or the machine was lost, 3 a deadlock, 4 packages cannot be had because no
     /// mirror answers.
     Lab(Box<LabCommand>),
-    /// Run in a domain of a real Xen: start agents for a run in dom0, over the domain's console
+    /// Run in a domain of a real Xen: start the roles of a run in dom0, over the domain's console
     Supervise {
         /// The console; nobody else may use it
         #[arg(default_value = "/dev/hvc0")]
@@ -96,8 +97,9 @@ enum Command {
     /// One process of a run; started by pv-stress itself
     #[command(hide = true)]
     Agent {
-        #[command(subcommand)]
-        role: Role,
+        /// Who it is and what it is to do: one argument
+        #[arg(num_args = 0.., trailing_var_arg = true, allow_hyphen_values = true)]
+        assignment: Vec<OsString>,
     },
 }
 
@@ -224,9 +226,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
             Ok(code) => Ok(code),
         },
         Some(Command::Model { command }) => pv_models::cli::run(command),
-        Some(Command::Conform(args)) => pv_conform::cli::run(&args),
+        Some(Command::Conform(args)) => pv_conform::cli::run(&args, role::start_hand),
         Some(Command::ConformProcess { process }) => {
-            pv_conform::process::run(process)?;
+            pv_conform::process::run(process, role::start_hand)?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Peers(args)) => {
@@ -238,9 +240,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
             pv_lab::peers::direct_front::run(&args)?;
             Ok(ExitCode::SUCCESS)
         }
-        Some(Command::Agent { role }) => {
+        Some(Command::Agent { assignment }) => {
             log_to_stderr(tracing_subscriber::filter::LevelFilter::INFO);
-            role::run(role)?;
+            role::run(&assignment)?;
             Ok(ExitCode::SUCCESS)
         }
     }

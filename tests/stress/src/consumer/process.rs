@@ -5,7 +5,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use pv_harness::error::{Error, Result};
 use pv_harness::holder::{Export, Held, Holder};
-use pv_harness::processes::{Control, News, Order};
+use pv_harness::processes::{Control, Fact, News, Order};
 use pv_harness::timeline::{Event, Timeline};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
@@ -98,7 +98,7 @@ impl Consumer {
         loop {
             if told != self.taken {
                 told = self.taken;
-                control.tell("taken", told)?;
+                control.send(&News::Fact(Fact::Taken { holds: told }))?;
             }
             let now = Instant::now();
             let wait = self
@@ -188,7 +188,6 @@ impl Consumer {
             fds,
         }) {
             Ok(held) => {
-                let kind = kind.to_string();
                 self.config.timeline.log(Event::Held { hold, kind, pages });
                 self.taken += 1;
                 self.answer(lender, Answer::Taken(hold));

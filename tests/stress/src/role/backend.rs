@@ -1,6 +1,6 @@
 //! The back end, as a process: `pv_backend`'s own, watched, with a lender for the third consumer.
 
-use super::{Agent, DEVICE_CLASS, Freeze, Member, Outcome, Point};
+use super::{DEVICE_CLASS, Freeze, Outcome, RoleProcess, pass};
 use crate::consumer::{LendPolicy, Lender};
 use crate::settings::Sabotage;
 use libgnt::grant::{Map, UnmapId};
@@ -16,89 +16,128 @@ use pv_backend::PageLender;
 use pv_backend::RequestInfo;
 use pv_backend::Stop;
 use pv_backend::disk::Backing;
-use pv_harness::holder::HoldName;
 use pv_harness::holder::holder;
-use pv_harness::processes::Control;
-use pv_harness::processes::News;
-use pv_harness::processes::Order;
-use pv_harness::timeline::Event;
-use pv_harness::timeline::Timeline;
-use pv_harness::timeline::now_ns;
+use pv_harness::processes::{Control, Fact, News, Order, Point};
+use pv_harness::settings::HoldName;
+use pv_harness::timeline::{Event, Timeline, now_ns};
 use pv_xenstore::toolstack::DeviceId;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Whose device
-    #[arg(long)]
-    front: u16,
-    /// Its number
-    #[arg(long)]
-    device: u32,
-    /// Its image
-    #[arg(long)]
-    image: PathBuf,
-    /// How data travels
-    #[arg(long, default_value = "map")]
-    mode: Mode,
-    /// The consumer that pages are lent to
-    #[arg(long, requires = "hold")]
-    consumer: Option<PathBuf>,
-    /// How it holds them
-    #[arg(long)]
-    hold: Option<HoldName>,
-    /// Requests lent at once
-    #[arg(long, default_value_t = 4)]
-    at_once: usize,
-    /// Requests lent in all
-    #[arg(long, default_value_t = u64::MAX)]
-    in_all: u64,
-    /// Holding pages on a PV guest is allowed
-    #[arg(long)]
-    allow_kernel_damage: bool,
-    #[command(flatten)]
-    freeze: Freeze,
+/// What the back end is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackEndTask {
+    /// Whose device.
+    pub front: DomId,
+    /// Its number.
+    pub device: u32,
+    /// Its image.
+    #[serde(with = "pv_harness::any_path")]
+    pub image: PathBuf,
+    /// How data travels.
+    pub transfer: Transfer,
+    /// What it lends, and to whom.
+    pub lend: Option<Lend>,
+    /// Where it stands still to be killed.
+    pub freeze: Option<Freeze>,
 }
 
-pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
-    let platform = agent.join(member)?;
-    let lender = match (&args.consumer, args.hold) {
-        (Some(socket), Some(hold)) => {
-            let holder = holder(hold, &platform, args.allow_kernel_damage)?;
+/// A way for data to travel between the pair's pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transfer {
+    /// A map and an unmap for each request.
+    Map,
+    /// Grant copy.
+    Copy,
+    /// Persistent grants; the front end must ask for them, too.
+    Persistent,
+}
+
+impl fmt::Display for Transfer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Transfer::Map => "map",
+            Transfer::Copy => "copy",
+            Transfer::Persistent => "persistent",
+        })
+    }
+}
+
+impl From<Transfer> for Mode {
+    fn from(transfer: Transfer) -> Mode {
+        match transfer {
+            Transfer::Map => Mode::Map,
+            Transfer::Copy => Mode::Copy,
+            Transfer::Persistent => Mode::Persistent,
+        }
+    }
+}
+
+/// Pages to lend, and to whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lend {
+    /// The consumer's socket.
+    #[serde(with = "pv_harness::any_path")]
+    pub consumer: PathBuf,
+    /// What is lent.
+    pub lending: Lending,
+    /// Holding pages on a PV guest is allowed.
+    pub allow_kernel_damage: bool,
+}
+
+/// What is lent to the consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lending {
+    /// How it is held.
+    pub hold: HoldName,
+    /// Requests at once.
+    pub at_once: usize,
+    /// Requests in all.
+    pub in_all: u64,
+}
+
+pub(super) fn run(process: &RoleProcess, task: BackEndTask) -> Outcome {
+    let platform = process.join()?;
+    let lender = match &task.lend {
+        Some(lend) => {
+            let Lending {
+                hold,
+                at_once,
+                in_all,
+            } = lend.lending;
+            let holder = holder(hold, &platform, lend.allow_kernel_damage)?;
             let policy = LendPolicy {
-                at_once: args.at_once,
-                in_all: args.in_all,
+                at_once,
+                in_all,
                 writable_only: hold.needs_writable(),
             };
-            Some(Lender::connect(
-                socket,
-                holder,
-                policy,
-                agent.timeline.clone(),
-            )?)
+            let timeline = process.timeline.clone();
+            Some(Lender::connect(&lend.consumer, holder, policy, timeline)?)
         }
-        _ => None,
+        None => None,
     };
-    let control = Arc::new(agent.control.try_clone()?);
+    let control = Arc::new(process.control.try_clone()?);
     let stop = Stop::new();
     let recorder = Recorder::new(
-        agent.timeline.clone(),
+        process.timeline.clone(),
         Arc::clone(&control),
         lender,
-        args.freeze,
+        task.freeze,
         stop.clone(),
     );
-    let backing = match agent.sabotage {
+    let backing = match process.sabotage {
         Some(Sabotage::VolatileDisk) => Backing::Memory {
-            bytes: std::fs::metadata(&args.image)?.len(),
+            bytes: std::fs::metadata(&task.image)?.len(),
         },
-        _ => Backing::File(args.image),
+        _ => Backing::File(task.image),
     };
-    let mut config = BackConfig::new(platform, DomId(args.front), DeviceId(args.device), backing);
+    let mut config = BackConfig::new(platform, task.front, DeviceId(task.device), backing);
     config.class = DEVICE_CLASS;
-    config.mode = args.mode;
+    config.mode = task.transfer.into();
     config.lender = Some(Box::new(recorder.clone()));
     config.observer = Some(Box::new(recorder.clone()));
     config.stop = stop.clone();
@@ -116,12 +155,12 @@ pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
             // Told to, or the run is gone.
             asked.ask();
         })?;
-    agent.timeline.waiting("its front end");
+    process.timeline.waiting("its front end");
     let outcome = backend.run();
     // The consumer keeps what it has; its socket closes with the lender.
     let lender = recorder.state().lender.take();
     let cannot_hold = lender.and_then(|lender| lender.failure().map(str::to_owned));
-    agent.show(&ledger)?;
+    process.show(&ledger)?;
     outcome?;
     if let Some(why) = cannot_hold {
         return Err(format!("its pages cannot be held here: {why}").into());
@@ -142,7 +181,7 @@ struct State {
     timeline: Timeline,
     control: Arc<Control>,
     lender: Option<Lender>,
-    freeze: Freeze,
+    freeze: Option<Freeze>,
     next: u64,
     epoch: u32,
     /// Our number of each request under way, by the front's id.
@@ -161,7 +200,7 @@ impl Recorder {
         timeline: Timeline,
         control: Arc<Control>,
         lender: Option<Lender>,
-        freeze: Freeze,
+        freeze: Option<Freeze>,
         stop: Stop,
     ) -> Recorder {
         Recorder {
@@ -225,7 +264,7 @@ impl Observer for Recorder {
 
 impl State {
     fn pass(&mut self, point: Point) {
-        self.freeze.pass(point, &self.control, &self.timeline);
+        pass(&mut self.freeze, point, &self.control, &self.timeline);
     }
 
     fn event(&mut self, kind: &BackEventKind) {
@@ -268,7 +307,7 @@ impl State {
                 }
             }
             BackEventKind::MapDone { .. } => {}
-            rare => self.tell(rare),
+            rare => self.rare(rare),
         }
     }
 
@@ -283,15 +322,15 @@ impl State {
                     error,
                 });
             }
-            None => self.timeline.log(Event::Note {
-                text: format!("unmap: {error}"),
+            None => self.timeline.log(Event::UnmapFailed {
+                error: error.to_owned(),
             }),
         }
     }
 
-    /// What happens once in a connection is told to the run, too.
-    fn tell(&mut self, kind: &BackEventKind) {
-        let fact = match kind {
+    /// What happens once in a connection. The run is told what scenarios wait for.
+    fn rare(&mut self, kind: &BackEventKind) {
+        let text = match kind {
             BackEventKind::Waiting => {
                 self.send(&News::Ready);
                 return;
@@ -299,30 +338,21 @@ impl State {
             BackEventKind::Connected { mode } => {
                 self.epoch += 1;
                 self.timeline.log(Event::Connected { epoch: self.epoch });
-                ("connected", format!("{mode:?}"))
+                format!("connected: {mode:?}")
             }
             BackEventKind::FrontGone { how } => {
                 self.timeline.log(Event::PeerLost { how: how.clone() });
-                ("front gone", how.clone())
+                format!("front gone: {how}")
             }
-            BackEventKind::Fatal { reason } => ("fatal", reason.clone()),
-            BackEventKind::DiskFailed { error } => ("disk failed", error.clone()),
-            BackEventKind::Closed { zombies } => ("closed", zombies.to_string()),
-            other => {
-                self.timeline.log(Event::Note {
-                    text: format!("{other:?}"),
-                });
-                return;
-            }
+            BackEventKind::Fatal { reason } => format!("fatal: {reason}"),
+            BackEventKind::DiskFailed { error } => format!("disk failed: {error}"),
+            BackEventKind::Closed { zombies } => format!("closed: {zombies}"),
+            other => format!("{other:?}"),
         };
-        let (name, value) = fact;
-        self.timeline.log(Event::Note {
-            text: format!("{name}: {value}"),
-        });
-        self.send(&News::Fact {
-            name: name.into(),
-            value,
-        });
+        self.timeline.log(Event::Note { text });
+        if let BackEventKind::Closed { zombies } = *kind {
+            self.send(&News::Fact(Fact::Closed { zombies }));
+        }
     }
 
     /// The run may be gone; its orders' end is what stops us.

@@ -1,57 +1,45 @@
 //! The third consumer, as a process.
 
-use super::{Agent, Member, Outcome};
+use super::{Outcome, RoleProcess};
 use crate::consumer::{ConsumerConfig, run as serve};
-use libgnt::PlatformChoice;
-use pv_harness::holder::{HoldName, holder, kernel_holder};
+use pv_harness::holder::{holder, kernel_holder};
+use pv_harness::processes::News;
+use pv_harness::settings::HoldName;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::time::Duration;
 
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// linux, or sim:DIR; without it the pages may be anybody's, and the holder a kernel's
-    #[arg(long)]
-    platform: Option<PlatformChoice>,
-    /// The domain, on the simulated Xen
-    #[arg(long, default_value_t = 0)]
-    domain: u16,
-    /// Where lenders find it
-    #[arg(long)]
-    socket: PathBuf,
-    /// How to hold
-    #[arg(long)]
-    hold: HoldName,
-    /// For how long
-    #[arg(long, value_parser = humantime::parse_duration)]
-    hold_for: Duration,
-    /// And until the call that unmaps the pages has returned
-    #[arg(long)]
-    until_unmapped: bool,
-    /// Holding pages on a PV guest is allowed
-    #[arg(long)]
-    allow_kernel_damage: bool,
+/// What the third consumer is to do. Without a home the pages may be anybody's, and the holder is a
+/// kernel's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsumerTask {
+    /// Where lenders find it.
+    #[serde(with = "pv_harness::any_path")]
+    pub socket: PathBuf,
+    /// How to hold.
+    pub hold: HoldName,
+    /// For how long.
+    pub hold_for: Duration,
+    /// And until the call that unmaps the pages has returned.
+    pub until_unmapped: bool,
+    /// Holding pages on a PV guest is allowed.
+    pub allow_kernel_damage: bool,
 }
 
-pub(super) fn run(agent: &Agent, args: Args) -> Outcome {
-    let Args {
-        platform, domain, ..
-    } = args;
-    let holder = match platform {
-        Some(platform) => {
-            let platform = agent.join(&Member { platform, domain })?;
-            holder(args.hold, &platform, args.allow_kernel_damage)?
-        }
-        None => kernel_holder(args.hold)?,
+pub(super) fn run(process: &RoleProcess, task: ConsumerTask) -> Outcome {
+    let holder = match &process.home {
+        Some(_) => holder(task.hold, &process.join()?, task.allow_kernel_damage)?,
+        None => kernel_holder(task.hold)?,
     };
     let config = ConsumerConfig {
-        socket: args.socket,
+        socket: task.socket,
         holder,
-        hold_for: args.hold_for,
-        until_unmapped: args.until_unmapped,
-        timeline: agent.timeline.clone(),
+        hold_for: task.hold_for,
+        until_unmapped: task.until_unmapped,
+        timeline: process.timeline.clone(),
     };
-    serve(config, &agent.control)?;
-    agent.control.send(&pv_harness::processes::News::Ledger {
+    serve(config, &process.control)?;
+    process.control.send(&News::Ledger {
         entries: Vec::new(),
     })?;
     Ok(())

@@ -1,31 +1,32 @@
 //! The simulated Xen's host with an embedded xenstore, as a process.
 
-use super::{Agent, Outcome};
+use super::{Outcome, RoleProcess};
 use crate::settings::Sabotage;
 use libgnt::sim::core::{self, Config};
 use pv_harness::host::start;
 use pv_harness::processes::{News, Order};
 use pv_harness::settings::Unmap;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The directory to serve
-    #[arg(long)]
-    dir: PathBuf,
-    /// When unmaps wait
-    #[arg(long)]
-    unmap: Unmap,
+/// What the host is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostTask {
+    /// The directory to serve.
+    #[serde(with = "pv_harness::any_path")]
+    pub dir: PathBuf,
+    /// When unmaps wait.
+    pub unmap: Unmap,
 }
 
-pub(super) fn run(agent: &Agent, args: Args) -> Outcome {
+pub(super) fn run(process: &RoleProcess, task: HostTask) -> Outcome {
     let mut config = Config::default();
-    config.unmap = args.unmap.into();
-    config.sabotage = agent.sabotage.and_then(of_the_host);
-    let host = start(&args.dir, config, None, agent.timeline.clone())?;
-    agent.control.send(&News::Ready)?;
+    config.unmap = task.unmap.into();
+    config.sabotage = process.sabotage.and_then(of_the_host);
+    let host = start(&task.dir, config, None, process.timeline.clone())?;
+    process.control.send(&News::Ready)?;
     // Ends with the order, or with the run.
-    while !matches!(agent.await_order("to stop"), Ok(Order::Stop) | Err(_)) {}
+    while !matches!(process.await_order("to stop"), Ok(Order::Stop) | Err(_)) {}
     host.stop()
 }
 

@@ -1,222 +1,195 @@
-//! The processes of a run: this program, started again by itself as `pv-stress agent ROLE`.
+//! The processes of a run: this program, started again by itself as `pv-stress agent`, told who it
+//! is and what it is to do by one argument ([`Start`] of an [`Assignment`]).
 
 mod backend;
 mod consumer;
 mod frontend;
-pub(crate) mod host;
+mod hand;
+mod host;
 
-pub(crate) use frontend::CHUNK;
+pub use backend::{BackEndTask, Lend, Lending, Transfer};
+pub use consumer::ConsumerTask;
+pub use frontend::{CHUNK, Carriage, FrontEndTask};
+pub use hand::{HandTask, start_hand};
+pub use host::HostTask;
 
 use crate::settings::Sabotage;
 use libgnt::grant::Ledger;
 use libgnt::{DomId, Platform, PlatformChoice};
 use pv_harness::error::{Error, Result};
-use pv_harness::player::{HandArgs, play};
-use pv_harness::processes::{Control, News, die_with_parent};
+use pv_harness::processes::{Control, Fact, News, Order, Point, Start, die_with_parent};
 use pv_harness::timeline::{Event, Timeline};
-use pv_remote::{Start, stand_for};
+use pv_remote::stand_for;
 use pv_xenstore::toolstack::DeviceClass;
-use std::path::PathBuf;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The class of the devices of a run: of its own, so that no kernel's driver takes them. Linux makes a
 /// device of what appears below `device`, whatever its class, but binds only a driver of that name.
 pub const DEVICE_CLASS: DeviceClass = DeviceClass::new("pvstress");
 
-/// What every role is told.
-#[derive(Debug, clap::Args)]
-pub struct Common {
-    /// The process's name in logs and timelines
-    #[arg(long)]
-    name: String,
-    /// The pid of the run
-    #[arg(long)]
-    parent: u32,
-    /// Where to record
-    #[arg(long)]
-    timeline: PathBuf,
-    /// What to do wrong on purpose
-    #[arg(long)]
-    sabotage: Option<Sabotage>,
+/// What a process of a run is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Assignment {
+    /// Play a role.
+    Play(Part),
+    /// Be the proxy of a process in another domain, which plays one.
+    StandFor {
+        /// The run's relay to that domain.
+        #[serde(with = "pv_harness::any_path")]
+        relay: PathBuf,
+        /// What that process is to play.
+        part: Part,
+    },
 }
 
-/// What every role but the host is told.
-#[derive(Debug, clap::Args)]
-pub struct Member {
-    /// linux, or sim:DIR
-    #[arg(long)]
-    platform: PlatformChoice,
-    /// The domain, on the simulated Xen
-    #[arg(long)]
-    domain: u16,
+/// A role to play, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Where it lives; `None` for a role that needs no Xen below it.
+    pub home: Option<Home>,
+    /// What is to go wrong in the run; each role does its part of that.
+    pub sabotage: Option<Sabotage>,
+    /// As what.
+    pub role: Role,
 }
 
-/// Where, in the work of an end, it stands still to be killed there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Point {
-    /// Back end: a request's pages are mapped, its data in place, its unmap not begun.
-    Mapped,
-    /// Back end: the unmap was called.
-    Unmapping,
-    /// Back end: the hypervisor has unmapped, and the answer is not written.
-    Released,
-    /// Back end: the answer is written.
-    Answered,
-    /// Front end: the request is on the ring.
-    Submitted,
-    /// Front end: the answer is off the ring, and nobody was told.
-    Taken,
+/// The domain that a role lives in, and how it gets at it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Home {
+    /// A domain of a simulated Xen.
+    Sim {
+        /// The directory that its host serves.
+        #[serde(with = "pv_harness::any_path")]
+        dir: PathBuf,
+        /// The domain.
+        domid: DomId,
+    },
+    /// The domain of a real Xen that the process runs in.
+    Xen,
 }
 
-impl Point {
-    /// A back end's.
-    pub(crate) const BACK: [Point; 4] = [
-        Point::Mapped,
-        Point::Unmapping,
-        Point::Released,
-        Point::Answered,
-    ];
-    /// A front end's.
-    pub(crate) const FRONT: [Point; 2] = [Point::Submitted, Point::Taken];
+impl Home {
+    fn open(&self, process: &str) -> libgnt::Result<Arc<dyn Platform>> {
+        let (choice, domid) = match self {
+            Home::Sim { dir, domid } => (PlatformChoice::Sim(dir.clone()), Some(*domid)),
+            Home::Xen => (PlatformChoice::Linux, None),
+        };
+        libgnt::open(&choice, domid, process)
+    }
+}
 
-    /// Its name on the command line.
-    pub(crate) fn name(self) -> &'static str {
+/// A role, with its task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// The simulated Xen's host.
+    Host(HostTask),
+    /// The back end.
+    BackEnd(BackEndTask),
+    /// The front end.
+    FrontEnd(FrontEndTask),
+    /// The third consumer.
+    Consumer(ConsumerTask),
+    /// Shares, maps, holds and unmaps on command.
+    Hand(HandTask),
+}
+
+impl Role {
+    /// In the words of a timeline.
+    fn name(&self) -> &'static str {
         match self {
-            Point::Mapped => "mapped",
-            Point::Unmapping => "unmapping",
-            Point::Released => "released",
-            Point::Answered => "answered",
-            Point::Submitted => "submitted",
-            Point::Taken => "taken",
+            Role::Host(_) => "host",
+            Role::BackEnd(_) => "back end",
+            Role::FrontEnd(_) => "front end",
+            Role::Consumer(_) => "consumer",
+            Role::Hand(_) => "hand",
         }
     }
 }
 
-/// The options of an end that is to be killed at a chosen place.
-#[derive(Clone, Copy, Debug, clap::Args)]
-pub(crate) struct Freeze {
-    /// Stand still at this place
-    #[arg(long, requires = "freeze_after")]
-    freeze_at: Option<Point>,
-    /// After passing it so often
-    #[arg(long)]
-    freeze_after: Option<u64>,
+/// For an end that is to be killed at a chosen place: where it stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    /// At this point.
+    pub at: Point,
+    /// After passing it so often.
+    pub after: u64,
 }
 
-impl Freeze {
-    /// Called at each place. At the chosen one it tells the run, and does not return: whoever
-    /// stands here is killed, with what it holds at this moment.
-    fn pass(&mut self, point: Point, control: &Control, timeline: &Timeline) {
-        if self.freeze_at != Some(point) {
-            return;
-        }
-        match &mut self.freeze_after {
-            Some(left @ 1..) => *left -= 1,
-            _ => {
-                timeline.waiting("the kill");
-                if let Err(error) = control.tell("frozen", point.name()) {
-                    tracing::error!(%error, "telling the run");
-                }
-                loop {
-                    std::thread::park();
-                }
+/// Called at each place. At the chosen one it tells the run, and does not return: whoever stands here
+/// is killed, with what it holds at this moment.
+fn pass(freeze: &mut Option<Freeze>, point: Point, control: &Control, timeline: &Timeline) {
+    match freeze {
+        Some(Freeze { at, .. }) if *at != point => {}
+        None => {}
+        Some(Freeze {
+            after: left @ 1.., ..
+        }) => *left -= 1,
+        Some(_) => {
+            timeline.waiting("the kill");
+            if let Err(error) = control.send(&News::Fact(Fact::Frozen { at: point })) {
+                tracing::error!(%error, "telling the run");
+            }
+            loop {
+                std::thread::park();
             }
         }
     }
 }
 
-/// A role.
-#[derive(Debug, clap::Subcommand)]
-pub enum Role {
-    /// The simulated Xen's host
-    Host {
-        #[command(flatten)]
-        common: Common,
-        #[command(flatten)]
-        args: host::Args,
-    },
-    /// The back end
-    Backend {
-        #[command(flatten)]
-        common: Common,
-        #[command(flatten)]
-        member: Member,
-        #[command(flatten)]
-        args: backend::Args,
-    },
-    /// The front end
-    Frontend {
-        #[command(flatten)]
-        common: Common,
-        #[command(flatten)]
-        member: Member,
-        #[command(flatten)]
-        args: frontend::Args,
-    },
-    /// The third consumer
-    Consumer {
-        #[command(flatten)]
-        common: Common,
-        #[command(flatten)]
-        args: consumer::Args,
-    },
-    /// Does what it is told
-    Hand {
-        #[command(flatten)]
-        args: HandArgs,
-        /// What to do wrong on purpose: nothing
-        #[arg(long)]
-        sabotage: Option<Sabotage>,
-    },
-    /// Stands for a process in another domain
-    Proxy {
-        #[command(flatten)]
-        common: Common,
-        /// The run's relay to that domain
-        #[arg(long)]
-        relay: PathBuf,
-        /// Its role
-        #[arg(long = "as")]
-        role: String,
-        /// Its role's arguments
-        #[arg(last = true)]
-        args: Vec<String>,
-    },
-}
-
-/// A process of a run: whom it listens to, where it records, what it must do wrong.
-pub(crate) struct Agent {
+/// A process of a run: where it lives, whom it listens to, where it records, what it must do wrong.
+struct RoleProcess {
     name: String,
+    home: Option<Home>,
     control: Control,
     timeline: Timeline,
     sabotage: Option<Sabotage>,
 }
 
-/// What an agent's work ends with; the message is for its log, and for whoever reads that.
+/// What a role's work ends with; the message is for its log, and for whoever reads that.
 type Outcome = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-impl Agent {
-    fn begin(common: Common, role: &str) -> Result<Agent> {
-        let cannot = |error| Error::environment("pv-stress agent", error, "use `pv-stress run`");
-        die_with_parent(common.parent).map_err(cannot)?;
-        let control = Control::from_stdin().map_err(cannot)?;
-        let timeline = Timeline::create(&common.timeline, &common.name)
-            .map_err(|error| Error::file(&common.timeline, error, "free some space"))?;
-        timeline.log(Event::Started { role: role.into() });
-        Ok(Agent {
-            name: common.name,
+/// Nobody but a run starts roles.
+fn by_hand(error: std::io::Error) -> Error {
+    Error::environment("pv-stress agent", error, "use `pv-stress run`")
+}
+
+impl RoleProcess {
+    fn begin(name: String, parent: u32, path: &Path, part: &Part) -> Result<RoleProcess> {
+        die_with_parent(parent).map_err(by_hand)?;
+        let control = Control::from_stdin().map_err(by_hand)?;
+        let timeline = Timeline::create(path, &name)
+            .map_err(|error| Error::file(path, error, "free some space"))?;
+        timeline.log(Event::Started {
+            role: part.role.name().into(),
+        });
+        Ok(RoleProcess {
+            name,
+            home: part.home.clone(),
             control,
             timeline,
-            sabotage: common.sabotage,
+            sabotage: part.sabotage,
         })
     }
 
-    fn join(&self, member: &Member) -> libgnt::Result<Arc<dyn Platform>> {
-        libgnt::open(&member.platform, Some(DomId(member.domain)), &self.name)
+    fn join(
+        &self,
+    ) -> std::result::Result<Arc<dyn Platform>, Box<dyn std::error::Error + Send + Sync>> {
+        let home = self
+            .home
+            .as_ref()
+            .ok_or("it was told of no domain to live in")?;
+        Ok(home.open(&self.name)?)
     }
 
     /// Waits for an order, and says so.
-    fn await_order(&self, to: &str) -> std::io::Result<pv_harness::processes::Order> {
+    fn await_order(&self, to: &str) -> std::io::Result<Order> {
         self.timeline.waiting(format!("the order {to}"));
         self.control.recv()
     }
@@ -246,65 +219,39 @@ impl Agent {
     }
 }
 
-/// Plays a role to its end.
+/// Does to the end what the arguments behind `pv-stress agent` say.
 ///
 /// # Errors
 /// What went wrong, for standard error; the exit status is 2 then.
-pub fn run(role: Role) -> Result<()> {
-    match role {
-        Role::Host { common, args } => {
-            let agent = Agent::begin(common, "host")?;
-            let outcome = host::run(&agent, args);
-            agent.end(outcome)
-        }
-        Role::Backend {
-            common,
-            member,
-            args,
-        } => {
-            let agent = Agent::begin(common, "back end")?;
-            let outcome = backend::run(&agent, &member, args);
-            agent.end(outcome)
-        }
-        Role::Frontend {
-            common,
-            member,
-            args,
-        } => {
-            let agent = Agent::begin(common, "front end")?;
-            let outcome = frontend::run(&agent, &member, args);
-            agent.end(outcome)
-        }
-        Role::Consumer { common, args } => {
-            let agent = Agent::begin(common, "consumer")?;
-            let outcome = consumer::run(&agent, args);
-            agent.end(outcome)
-        }
-        Role::Hand { args, .. } => play(&args),
-        Role::Proxy {
-            common,
-            relay,
-            role,
-            args,
-        } => {
-            let Common {
+pub fn run(args: &[OsString]) -> Result<()> {
+    let Start {
+        name,
+        parent,
+        timeline,
+        assignment,
+    } = Start::from_args(args).map_err(by_hand)?;
+    let part = match assignment {
+        Assignment::Play(part) => part,
+        Assignment::StandFor { relay, part } => {
+            let assignment = serde_json::to_value(Assignment::Play(part));
+            let start = Start {
                 name,
                 parent,
                 timeline,
-                ..
-            } = common;
-            stand_for(
-                &Start {
-                    name,
-                    role,
-                    args,
-                    timeline,
-                },
-                &relay,
-                parent,
-            )
+                assignment: assignment.map_err(|error| by_hand(error.into()))?,
+            };
+            return stand_for(&start, &relay);
         }
-    }
+    };
+    let process = RoleProcess::begin(name, parent, &timeline, &part)?;
+    let outcome = match part.role {
+        Role::Host(task) => host::run(&process, task),
+        Role::BackEnd(task) => backend::run(&process, task),
+        Role::FrontEnd(task) => frontend::run(&process, task),
+        Role::Consumer(task) => consumer::run(&process, task),
+        Role::Hand(task) => hand::run(&process, task),
+    };
+    process.end(outcome)
 }
 
 #[cfg(test)]
@@ -316,6 +263,68 @@ mod tests {
         "vbd", "vif", "vkbd", "vfb", "vsnd", "vdispl", "vtpm", "vusb", "vscsi", "pci", "9pfs",
         "pvcalls",
     ];
+
+    #[test]
+    fn an_assignment_comes_through_its_argument_as_it_was() {
+        use std::os::unix::ffi::OsStrExt;
+        let odd = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff")).to_owned();
+        let freeze = Some(Freeze {
+            at: Point::Taken,
+            after: u64::MAX,
+        });
+        let roles = [
+            Role::Host(HostTask {
+                dir: odd.clone(),
+                unmap: pv_harness::settings::Unmap::Sync,
+            }),
+            Role::BackEnd(BackEndTask {
+                front: DomId(1),
+                device: 51712,
+                image: odd.clone(),
+                transfer: Transfer::Persistent,
+                lend: Some(Lend {
+                    consumer: odd.clone(),
+                    lending: Lending {
+                        hold: pv_harness::settings::HoldName::I915,
+                        at_once: 4,
+                        in_all: u64::MAX,
+                    },
+                    allow_kernel_damage: true,
+                }),
+                freeze,
+            }),
+            Role::FrontEnd(FrontEndTask {
+                device: 51712,
+                input: odd.clone(),
+                patience: std::time::Duration::from_nanos(1_000_000_001),
+                carriage: Carriage {
+                    freeze,
+                    ..Carriage::default()
+                },
+            }),
+        ];
+        for role in roles {
+            let part = Part {
+                home: Some(Home::Sim {
+                    dir: odd.clone(),
+                    domid: DomId(1),
+                }),
+                sabotage: Some(Sabotage::FlipBit),
+                role,
+            };
+            let start = Start {
+                name: "x".into(),
+                parent: 1,
+                timeline: odd.clone(),
+                assignment: Assignment::StandFor {
+                    relay: odd.clone(),
+                    part,
+                },
+            };
+            let args = start.args().unwrap();
+            assert_eq!(Start::from_args(&args[1..]).unwrap(), start);
+        }
+    }
 
     #[test]
     fn no_kernel_takes_the_devices_of_a_run() {

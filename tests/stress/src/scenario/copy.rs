@@ -2,16 +2,17 @@
 
 use super::stage::{Stage, failed};
 use super::{Judge, Scenario};
+use crate::role::{Carriage, Transfer};
 use pv_harness::digest::digest;
 use pv_harness::processes::Stopped;
 use pv_judges::checks::{Check, Evidence, ledgers_are_empty, same_data};
 use std::time::Instant;
 
-/// A back end's mode, whether the front end asks for persistent grants, and in words.
-const WAYS: [(&str, bool, &str); 3] = [
-    ("map", false, "a map and an unmap for each request"),
-    ("copy", false, "grant copy"),
-    ("persistent", true, "persistent grants"),
+/// How data travels, and in words.
+const WAYS: [(Transfer, &str); 3] = [
+    (Transfer::Map, "a map and an unmap for each request"),
+    (Transfer::Copy, "grant copy"),
+    (Transfer::Persistent, "persistent grants"),
 ];
 
 pub struct Copy;
@@ -38,20 +39,23 @@ impl Scenario for Copy {
         let bytes = stage.input_bytes(0)?;
         let input = digest(&stage.settings.input, 0, bytes).map_err(failed("reading the input"))?;
         let mut carried = Vec::new();
-        for (n, (mode, persistent, way)) in WAYS.into_iter().enumerate() {
+        for (n, (transfer, way)) in WAYS.into_iter().enumerate() {
             let number = u32::try_from(n).unwrap_or(0);
             let device = stage.create_device(number, bytes)?;
-            let back =
-                stage.start_back_end(&format!("back-end-{mode}"), &device, mode, None, &[])?;
-            let options = persistent.then(|| "--persistent".to_owned());
+            let name = format!("back-end-{transfer}");
+            let back = stage.start_back_end(&name, &device, transfer, None, None)?;
+            let carriage = Carriage {
+                persistent: transfer == Transfer::Persistent,
+                ..Carriage::default()
+            };
             let began = Instant::now();
-            let front =
-                stage.start_front_end(&format!("front-end-{mode}"), &device, options.as_slice())?;
-            let sent = stage.await_fact(front, "sent")?;
-            let read_back = stage.await_fact(front, "read back")?;
+            let name = format!("front-end-{transfer}");
+            let front = stage.start_front_end(&name, &device, carriage)?;
+            let sent = stage.await_sent(front)?;
+            let read_back = stage.await_read_back(front)?;
             let seconds = began.elapsed().as_secs_f64().max(1e-6);
             let rate = 2.0 * bytes as f64 / seconds / 1e6;
-            stage.figure(mode, format!("{rate:.0} MB/s"));
+            stage.figure(&transfer.to_string(), format!("{rate:.0} MB/s"));
             stage.stop(front)?;
             stage.stop(back)?;
             let image = stage.image_digest(&device, 0, bytes)?;

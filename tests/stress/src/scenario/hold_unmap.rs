@@ -2,12 +2,11 @@
 //! and the pages are given back and used again only when it has let go. And the same on kernels
 //! that wait inside munmap, where it is a deadlock.
 
-use super::pair::Lending;
-use super::stage::{Stage, failed};
+use super::stage::Stage;
 use super::{Judge, Scenario};
-use pv_harness::holder::HoldName;
+use crate::role::{Carriage, Lending, Transfer};
 use pv_harness::processes::Stopped;
-use pv_harness::settings::Unmap;
+use pv_harness::settings::{HoldName, Unmap};
 use pv_harness::timeline::Event;
 use pv_judges::checks::{
     Check, Evidence, answered_after_release, cycle_is_explained, held_pages_stay, io_goes_on,
@@ -133,17 +132,16 @@ fn carry_while_held(stage: &mut Stage<'_>, unmap: Unmap) -> Result<Carried, Stop
         at_once: AT_ONCE,
         in_all,
     };
-    let back = stage.start_back_end("back-end", &device, "map", Some(lending), &[])?;
-    let options = [
-        "--check-release".into(),
-        "--at-least".into(),
-        AT_LEAST.to_string(),
-    ];
-    let front = stage.start_front_end("front-end", &device, &options)?;
-    let sent = stage.await_fact(front, "sent")?;
-    let read_back = stage.await_fact(front, "read back")?;
-    let event_reads = stage.await_fact(front, "event reads")?;
-    let event_reads = event_reads.parse().map_err(failed("counting events"))?;
+    let back = stage.start_back_end("back-end", &device, Transfer::Map, Some(lending), None)?;
+    let carriage = Carriage {
+        at_least: AT_LEAST,
+        check_release: true,
+        ..Carriage::default()
+    };
+    let front = stage.start_front_end("front-end", &device, carriage)?;
+    let sent = stage.await_sent(front)?;
+    let read_back = stage.await_read_back(front)?;
+    let event_reads = stage.await_event_reads(front)?;
     stage.stop(front)?;
     stage.stop(back)?;
     stage.stop(consumer)?;
@@ -166,7 +164,7 @@ fn unmap_says_why_it_failed(evidence: &Evidence) -> Check {
             Event::UnmapReturned {
                 error: Some(error), ..
             } => Some(error),
-            Event::Note { text } if text.starts_with("unmap: ") => Some(text),
+            Event::UnmapFailed { error } => Some(error),
             _ => None,
         });
     match errors.into_iter().find(|error| error.contains("deadlock")) {

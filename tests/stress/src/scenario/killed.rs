@@ -1,12 +1,12 @@
 //! SIGKILL in mid-I/O: the others notice, recover or close cleanly; nothing acknowledged is lost;
 //! nothing stays granted.
 
-use super::pair::{Device, Lending, moment, place};
+use super::pair::{Device, moment, place};
 use super::stage::Stage;
 use super::{Judge, Scenario};
-use crate::role::Point;
-use pv_harness::holder::HoldName;
-use pv_harness::processes::{ChildId, Stopped};
+use crate::role::{Carriage, Freeze, Lending, Transfer};
+use pv_harness::processes::{ChildId, Point, Stopped};
+use pv_harness::settings::HoldName;
 use pv_judges::checks::{
     Check, Evidence, every_write_is_kept, ledgers_are_empty, no_deadlock, released_by_death,
     same_data, was_killed_in_mid_io, was_noticed, work_went_on_after,
@@ -16,29 +16,36 @@ use std::io;
 /// Enough to be in the middle of.
 const AT_LEAST: u64 = 16 << 20;
 /// Held when the consumer is killed.
-const AT_ONCE: usize = 4;
+const AT_ONCE: u64 = 4;
 
 pub struct BackendKilled;
 pub struct FrontendKilled;
 pub struct ConsumerKilled;
 
-/// A host, a device, how much goes through it, and the front end's options for that.
-fn prepare(stage: &mut Stage<'_>) -> Result<(Device, u64, Vec<String>), Stopped> {
+/// How front ends carry the input here.
+const CARRIAGE: Carriage = Carriage {
+    at_least: AT_LEAST,
+    persistent: false,
+    check_release: false,
+    freeze: None,
+};
+
+/// A host, a device, and how much goes through it.
+fn prepare(stage: &mut Stage<'_>) -> Result<(Device, u64), Stopped> {
     stage.start_host()?;
     let bytes = stage.input_bytes(AT_LEAST)?;
-    let options = vec!["--at-least".into(), AT_LEAST.to_string()];
-    Ok((stage.create_device(0, bytes)?, bytes, options))
+    Ok((stage.create_device(0, bytes)?, bytes))
 }
 
 /// Kills an end at the place where it was told to stand still. Returns when that was.
 fn kill_at_its_place(
     stage: &mut Stage<'_>,
     victim: ChildId,
-    place: &[String; 4],
+    place: Freeze,
 ) -> Result<u64, Stopped> {
-    stage.await_fact(victim, "frozen")?;
-    let [_, point, _, after] = place;
-    stage.figure("killed when", format!("{point}, after {after} requests"));
+    stage.await_frozen(victim)?;
+    let Freeze { at, after } = place;
+    stage.figure("killed when", format!("{at}, after {after} requests"));
     stage.kill(victim)
 }
 
@@ -61,17 +68,17 @@ impl Scenario for BackendKilled {
     }
 
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
-        let (device, bytes, options) = prepare(stage)?;
+        let (device, bytes) = prepare(stage)?;
         let place = place(stage.settings.seed, &Point::BACK, bytes);
-        let first = stage.start_back_end("back-end", &device, "map", None, &place)?;
-        let front = stage.start_front_end("front-end", &device, &options)?;
-        let killed_at = kill_at_its_place(stage, first, &place)?;
-        stage.await_fact(front, "back end gone")?;
+        let first = stage.start_back_end("back-end", &device, Transfer::Map, None, Some(place))?;
+        let front = stage.start_front_end("front-end", &device, CARRIAGE)?;
+        let killed_at = kill_at_its_place(stage, first, place)?;
+        stage.await_back_end_gone(front)?;
         // What was acknowledged must be there before anybody has had a chance to write it again.
         let at_death = kept_so_far(stage, "front-end", &device)?;
-        let second = stage.start_back_end("back-end-2", &device, "map", None, &[])?;
-        let sent = stage.await_fact(front, "sent")?;
-        let read_back = stage.await_fact(front, "read back")?;
+        let second = stage.start_back_end("back-end-2", &device, Transfer::Map, None, None)?;
+        let sent = stage.await_sent(front)?;
+        let read_back = stage.await_read_back(front)?;
         stage.stop(front)?;
         stage.stop(second)?;
         let at_end = kept_so_far(stage, "front-end", &device)?;
@@ -102,17 +109,20 @@ impl Scenario for FrontendKilled {
     }
 
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
-        let (device, bytes, options) = prepare(stage)?;
+        let (device, bytes) = prepare(stage)?;
         let place = place(stage.settings.seed, &Point::FRONT, bytes);
-        let back = stage.start_back_end("back-end", &device, "map", None, &[])?;
-        let frozen = [&options[..], &place].concat();
-        let first = stage.start_front_end("front-end", &device, &frozen)?;
-        let killed_at = kill_at_its_place(stage, first, &place)?;
-        stage.await_fact(back, "closed")?;
+        let back = stage.start_back_end("back-end", &device, Transfer::Map, None, None)?;
+        let frozen = Carriage {
+            freeze: Some(place),
+            ..CARRIAGE
+        };
+        let first = stage.start_front_end("front-end", &device, frozen)?;
+        let killed_at = kill_at_its_place(stage, first, place)?;
+        stage.await_closed(back)?;
         let at_death = kept_so_far(stage, "front-end", &device)?;
-        let second = stage.start_front_end("front-end-2", &device, &options)?;
-        let sent = stage.await_fact(second, "sent")?;
-        let read_back = stage.await_fact(second, "read back")?;
+        let second = stage.start_front_end("front-end-2", &device, CARRIAGE)?;
+        let sent = stage.await_sent(second)?;
+        let read_back = stage.await_read_back(second)?;
         stage.stop(second)?;
         stage.stop(back)?;
         let image = stage.image_digest(&device, 0, bytes)?;
@@ -145,18 +155,21 @@ impl Scenario for ConsumerKilled {
     }
 
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
-        let (device, bytes, options) = prepare(stage)?;
+        let (device, bytes) = prepare(stage)?;
         let hold = stage.settings.hold.unwrap_or(HoldName::Pin);
         // Longer than the run: only its death lets go.
         let consumer = stage.start_consumer(hold, 2 * stage.settings.deadline, false)?;
         let lending = Lending {
             hold,
-            at_once: AT_ONCE,
-            in_all: AT_ONCE as u64,
+            at_once: AT_ONCE as usize,
+            in_all: AT_ONCE,
         };
-        let back = stage.start_back_end("back-end", &device, "map", Some(lending), &[])?;
-        let options = [&options[..], &["--check-release".into()]].concat();
-        let front = stage.start_front_end("front-end", &device, &options)?;
+        let back = stage.start_back_end("back-end", &device, Transfer::Map, Some(lending), None)?;
+        let carriage = Carriage {
+            check_release: true,
+            ..CARRIAGE
+        };
+        let front = stage.start_front_end("front-end", &device, carriage)?;
         // The file is written first, and some holders can hold only the pages that it is read into.
         // It comes back in order, so that nothing more comes while its first pages are held.
         let at = if hold.needs_writable() {
@@ -170,8 +183,8 @@ impl Scenario for ConsumerKilled {
         let killed_at = stage.kill(consumer)?;
         // It cannot remove its socket any more.
         stage.remove_consumer_socket()?;
-        let sent = stage.await_fact(front, "sent")?;
-        let read_back = stage.await_fact(front, "read back")?;
+        let sent = stage.await_sent(front)?;
+        let read_back = stage.await_read_back(front)?;
         stage.stop(front)?;
         stage.stop(back)?;
         let at_end = kept_so_far(stage, "front-end", &device)?;

@@ -1,11 +1,13 @@
 //! The pair on the stage: an image, a device, a back end, a front end, a consumer.
 
 use super::stage::{Stage, failed};
-use crate::role::{CHUNK, DEVICE_CLASS, Point};
-use pv_harness::holder::HoldName;
-use pv_harness::processes::{ChildId, News, Stopped};
+use crate::role::{
+    BackEndTask, CHUNK, Carriage, ConsumerTask, DEVICE_CLASS, Freeze, FrontEndTask, Lend, Lending,
+    Role, Transfer,
+};
+use pv_harness::processes::{ChildId, Fact, News, Point, Stopped};
+use pv_harness::settings::HoldName;
 use pv_xenstore::toolstack::{BlockDevice, DeviceId};
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,17 +21,6 @@ pub struct Device {
     pub number: u32,
     /// Its image, in the directory of the run's processes.
     pub image: PathBuf,
-}
-
-/// What is lent to the consumer.
-#[derive(Clone, Copy, Debug)]
-pub struct Lending {
-    /// How it is held.
-    pub hold: HoldName,
-    /// Requests at once.
-    pub at_once: usize,
-    /// Requests in all.
-    pub in_all: u64,
 }
 
 impl Stage<'_> {
@@ -75,20 +66,15 @@ impl Stage<'_> {
         hold_for: Duration,
         until_unmapped: bool,
     ) -> Result<ChildId, Stopped> {
-        let for_ms = format!("{}ms", hold_for.as_millis().max(1));
-        let mut args: Vec<OsString> = vec![
-            "--socket".into(),
-            self.consumer_socket().into(),
-            "--hold".into(),
-        ];
-        args.extend([hold.to_string().into(), "--hold-for".into(), for_ms.into()]);
-        if self.settings.allow_kernel_damage {
-            args.push("--allow-kernel-damage".into());
-        }
-        if until_unmapped {
-            args.push("--until-unmapped".into());
-        }
-        let consumer = self.spawn("consumer", "consumer", self.back(), args)?;
+        let task = ConsumerTask {
+            socket: self.consumer_socket(),
+            hold,
+            // A hold of no time at all would be none.
+            hold_for: hold_for.max(Duration::from_millis(1)),
+            until_unmapped,
+            allow_kernel_damage: self.settings.allow_kernel_damage,
+        };
+        let consumer = self.spawn("consumer", self.back(), Role::Consumer(task))?;
         self.processes.await_ready(consumer)?;
         Ok(consumer)
     }
@@ -101,30 +87,24 @@ impl Stage<'_> {
         &mut self,
         name: &str,
         device: &Device,
-        mode: &str,
+        transfer: Transfer,
         lending: Option<Lending>,
-        more: &[String],
+        freeze: Option<Freeze>,
     ) -> Result<ChildId, Stopped> {
-        let mut args: Vec<OsString> = vec!["--front".into(), self.front().0.to_string().into()];
-        args.extend(["--device".into(), device.number.to_string().into()]);
-        args.extend(["--image".into(), device.image.clone().into()]);
-        args.extend(["--mode".into(), mode.into()]);
-        if let Some(Lending {
-            hold,
-            at_once,
-            in_all,
-        }) = lending
-        {
-            args.extend(["--consumer".into(), self.consumer_socket().into()]);
-            args.extend(["--hold".into(), hold.to_string().into()]);
-            args.extend(["--at-once".into(), at_once.to_string().into()]);
-            args.extend(["--in-all".into(), in_all.to_string().into()]);
-            if self.settings.allow_kernel_damage {
-                args.push("--allow-kernel-damage".into());
-            }
-        }
-        args.extend(more.iter().map(OsString::from));
-        let back = self.spawn(name, "backend", self.back(), args)?;
+        let lend = lending.map(|lending| Lend {
+            consumer: self.consumer_socket(),
+            lending,
+            allow_kernel_damage: self.settings.allow_kernel_damage,
+        });
+        let task = BackEndTask {
+            front: self.front(),
+            device: device.number,
+            image: device.image.clone(),
+            transfer,
+            lend,
+            freeze,
+        };
+        let back = self.spawn(name, self.back(), Role::BackEnd(task))?;
         self.processes.await_ready(back)?;
         Ok(back)
     }
@@ -137,14 +117,15 @@ impl Stage<'_> {
         &mut self,
         name: &str,
         device: &Device,
-        options: &[String],
+        carriage: Carriage,
     ) -> Result<ChildId, Stopped> {
-        let patience = format!("{}ms", self.settings.deadline.as_millis());
-        let mut args: Vec<OsString> = vec!["--device".into(), device.number.to_string().into()];
-        args.extend(["--input".into(), self.settings.input.clone().into()]);
-        args.extend(["--patience".into(), patience.into()]);
-        args.extend(options.iter().map(OsString::from));
-        let front = self.spawn(name, "frontend", self.front(), args)?;
+        let task = FrontEndTask {
+            device: device.number,
+            input: self.settings.input.clone(),
+            patience: self.settings.deadline,
+            carriage,
+        };
+        let front = self.spawn(name, self.front(), Role::FrontEnd(task))?;
         self.processes.await_ready(front)?;
         Ok(front)
     }
@@ -167,32 +148,110 @@ impl Stage<'_> {
     ///
     /// # Errors
     /// [`Stopped`].
-    pub fn await_holds(&mut self, consumer: ChildId, holds: usize) -> Result<(), Stopped> {
+    pub fn await_holds(&mut self, consumer: ChildId, holds: u64) -> Result<(), Stopped> {
         let what = format!("the consumer to hold the pages of {holds} requests");
-        self.processes
-            .await_news(consumer, &what, |news| match news {
-                News::Fact { name, value } if name == "taken" => {
-                    let taken = value.parse::<usize>().ok()?;
-                    (taken >= holds).then_some(())
-                }
-                _ => None,
-            })
+        self.await_fact_like(consumer, &what, |fact| match fact {
+            Fact::Taken { holds: taken } => (*taken >= holds).then_some(()),
+            _ => None,
+        })
+    }
+
+    /// Waits until a front end has written all; the digest of what it sent.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn await_sent(&mut self, front: ChildId) -> Result<String, Stopped> {
+        self.await_fact_of(front, "send all", |fact| match fact {
+            Fact::Sent { digest } => Some(digest.clone()),
+            _ => None,
+        })
+    }
+
+    /// Waits until a front end has read all back; the digest of what came.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn await_read_back(&mut self, front: ChildId) -> Result<String, Stopped> {
+        self.await_fact_of(front, "read all back", |fact| match fact {
+            Fact::ReadBack { digest } => Some(digest.clone()),
+            _ => None,
+        })
+    }
+
+    /// Waits until a front end's device is closed; how often it read events.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn await_event_reads(&mut self, front: ChildId) -> Result<u64, Stopped> {
+        self.await_fact_of(front, "close its device", |fact| match fact {
+            Fact::EventReads { count } => Some(*count),
+            _ => None,
+        })
+    }
+
+    /// Waits until a front end knows that its back end is gone.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn await_back_end_gone(&mut self, front: ChildId) -> Result<(), Stopped> {
+        self.await_fact_of(front, "notice that its back end is gone", |fact| {
+            matches!(fact, Fact::BackEndGone { .. }).then_some(())
+        })
+    }
+
+    /// Waits until a back end has closed its device.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn await_closed(&mut self, back: ChildId) -> Result<(), Stopped> {
+        self.await_fact_of(back, "close its device", |fact| {
+            matches!(fact, Fact::Closed { .. }).then_some(())
+        })
+    }
+
+    /// Waits until an end stands still where it was told to.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn await_frozen(&mut self, end: ChildId) -> Result<Point, Stopped> {
+        self.await_fact_of(end, "stand still", |fact| match fact {
+            Fact::Frozen { at } => Some(*at),
+            _ => None,
+        })
+    }
+
+    /// Waits for a fact; `to` says, behind the child's name, what that child is to do for it.
+    fn await_fact_of<T>(
+        &mut self,
+        id: ChildId,
+        to: &str,
+        pick: impl FnMut(&Fact) -> Option<T>,
+    ) -> Result<T, Stopped> {
+        let what = format!("{} to {to}", self.processes.child(id).name);
+        self.await_fact_like(id, &what, pick)
+    }
+
+    fn await_fact_like<T>(
+        &mut self,
+        id: ChildId,
+        what: &str,
+        mut pick: impl FnMut(&Fact) -> Option<T>,
+    ) -> Result<T, Stopped> {
+        self.processes.await_news(id, what, |news| match news {
+            News::Fact(fact) => pick(fact),
+            _ => None,
+        })
     }
 }
 
 /// A place to kill an end at, drawn by the run's seed: one of its points, passed so often that the
-/// writes (the first half of all requests) are well under way. As options of the end.
-pub fn place(seed: u64, points: &[Point], bytes: u64) -> [String; 4] {
+/// writes (the first half of all requests) are well under way.
+pub fn place(seed: u64, points: &[Point], bytes: u64) -> Freeze {
     let mut rng = fastrand::Rng::with_seed(seed);
     let writes = bytes.div_ceil(CHUNK as u64);
-    let point = points[rng.usize(..points.len())];
+    let at = points[rng.usize(..points.len())];
     let after = rng.u64(writes / 10..writes * 9 / 10);
-    [
-        "--freeze-at".into(),
-        point.name().into(),
-        "--freeze-after".into(),
-        after.to_string(),
-    ]
+    Freeze { at, after }
 }
 
 /// How far the front end is when the consumer is killed, drawn by the run's seed from the writes.

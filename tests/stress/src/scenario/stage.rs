@@ -1,6 +1,7 @@
 //! What scenarios have in common: the host, its domains, a device, the processes around them.
 
 use super::pair::Device;
+use crate::role::{Assignment, HandTask, Home, HostTask, Part, Role};
 use crate::settings::Settings;
 use libgnt::DomId;
 use libgnt::inspect::Inspection;
@@ -17,7 +18,6 @@ use pv_judges::verdict::Figure;
 use pv_remote::xen::{KernelLog, Xen};
 use pv_xenstore::Client;
 use pv_xenstore::toolstack::{BlockDevice, remove_nodes};
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -97,10 +97,12 @@ impl<'a> Stage<'a> {
                 .begin(self.processes.dir())
                 .map_err(failed("beginning on this Xen"));
         }
-        let mut args: Vec<OsString> = vec!["--dir".into(), self.sim_dir().into()];
-        args.extend(["--unmap".into(), unmap.to_string().into()]);
-        self.add_sabotage(&mut args);
-        let host = self.processes.spawn("host", "host", args)?;
+        let task = HostTask {
+            dir: self.sim_dir(),
+            unmap,
+        };
+        let part = self.part(None, Role::Host(task));
+        let host = self.processes.spawn("host", Assignment::Play(part))?;
         self.host = Some(host);
         self.processes.await_ready(host)?;
         let toolstack =
@@ -113,9 +115,12 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    fn add_sabotage(&self, args: &mut Vec<OsString>) {
-        if let Some(sabotage) = self.settings.sabotage {
-            args.extend(["--sabotage".into(), sabotage.to_string().into()]);
+    /// A role to play; its sabotage is the run's.
+    fn part(&self, home: Option<Home>, role: Role) -> Part {
+        Part {
+            home,
+            sabotage: self.settings.sabotage,
+            role,
         }
     }
 
@@ -130,52 +135,30 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Starts a process of a domain; its sabotage is the run's.
+    /// Starts a role in a domain.
     ///
     /// # Errors
     /// [`Stopped`].
-    pub fn spawn(
-        &mut self,
-        name: &str,
-        role: &str,
-        domid: DomId,
-        args: impl IntoIterator<Item = OsString>,
-    ) -> Result<ChildId, Stopped> {
-        if let Some(xen) = self.xen.clone() {
-            return self.spawn_elsewhere(&xen, name, role, domid, args);
-        }
-        let mut platform = OsString::from("sim:");
-        platform.push(self.sim_dir());
-        let mut all: Vec<OsString> = vec!["--platform".into(), platform];
-        all.extend(["--domain".into(), domid.0.to_string().into()]);
-        self.add_sabotage(&mut all);
-        all.extend(args);
-        self.processes.spawn(name, role, all)
-    }
-
-    fn spawn_elsewhere(
-        &mut self,
-        xen: &Xen,
-        name: &str,
-        role: &str,
-        domid: DomId,
-        args: impl IntoIterator<Item = OsString>,
-    ) -> Result<ChildId, Stopped> {
-        let domain = xen
-            .domains()
-            .into_iter()
-            .find(|domain| domain.domid == domid);
-        let domain = domain.ok_or_else(|| Stopped::Io {
-            doing: format!("starting {name}"),
-            error: io::Error::other(format!("no agents can be started in {domid}")),
-        })?;
-        let mut all: Vec<OsString> = vec!["--relay".into(), domain.socket().into()];
-        all.extend(["--as".into(), role.into(), "--".into()]);
-        all.extend(["--platform".into(), "linux".into()]);
-        all.extend(["--domain".into(), domid.0.to_string().into()]);
-        self.add_sabotage(&mut all);
-        all.extend(args);
-        self.processes.spawn(name, "proxy", all)
+    pub fn spawn(&mut self, name: &str, domid: DomId, role: Role) -> Result<ChildId, Stopped> {
+        let assignment = match &self.xen {
+            Some(xen) => {
+                let mut domains = xen.domains().into_iter();
+                let domain = domains.find(|domain| domain.domid == domid);
+                let domain = domain.ok_or_else(|| Stopped::Io {
+                    doing: format!("starting {name}"),
+                    error: io::Error::other(format!("no roles can be started in {domid}")),
+                })?;
+                Assignment::StandFor {
+                    relay: domain.socket().to_owned(),
+                    part: self.part(Some(Home::Xen), role),
+                }
+            }
+            None => {
+                let dir = self.sim_dir();
+                Assignment::Play(self.part(Some(Home::Sim { dir, domid }), role))
+            }
+        };
+        self.processes.spawn(name, assignment)
     }
 
     /// Starts a process of a domain that does what the scenario orders.
@@ -183,7 +166,7 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// [`Stopped`].
     pub fn spawn_hand(&mut self, name: &str, domid: DomId) -> Result<ChildId, Stopped> {
-        self.spawn(name, "hand", domid, [])
+        self.spawn(name, domid, Role::Hand(HandTask::default()))
     }
 
     /// Gives orders to such a process.
@@ -311,33 +294,12 @@ impl<'a> Stage<'a> {
             .map_err(failed("inspecting the host"))
     }
 
-    /// Waits for a fact that a child tells.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub fn await_fact(&mut self, id: ChildId, name: &str) -> Result<String, Stopped> {
-        let what = format!("{} to tell {name:?}", self.processes.child(id).name);
-        self.processes.await_news(id, &what, |news| match news {
-            News::Fact { name: told, value } if told == name => Some(value.clone()),
-            _ => None,
-        })
-    }
-
     /// Stops a child, and takes the ledger it shows at its end.
     ///
     /// # Errors
     /// [`Stopped`].
     pub fn stop(&mut self, id: ChildId) -> Result<(), Stopped> {
         self.processes.stop(id)?;
-        self.take_ledger(id)
-    }
-
-    /// Waits for a child to end by itself, and takes its ledger.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub fn await_end(&mut self, id: ChildId) -> Result<(), Stopped> {
-        self.processes.await_exit(id)?;
         self.take_ledger(id)
     }
 

@@ -2,14 +2,15 @@
 
 mod recorder;
 
-use super::{Agent, DEVICE_CLASS, Freeze, Member, Outcome};
+use super::{DEVICE_CLASS, Freeze, Outcome, RoleProcess};
 use crate::settings::Sabotage;
 use libgnt::grant::Ledger;
 use pv_frontend::{Completion, DeviceId, Disk, FrontConfig, FrontEvent, Io, IoQueue};
 use pv_harness::holder::{sha256, spell_digest};
-use pv_harness::processes::{Control, News, Order};
+use pv_harness::processes::{Control, Fact, News, Order};
 use pv_harness::timeline::IoKind;
 use recorder::{Job, Recorder};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -19,85 +20,83 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A request's most: 11 segments of a page.
-pub(crate) const CHUNK: usize = 11 * 4096;
+pub const CHUNK: usize = 11 * 4096;
 const SECTOR: usize = 512;
+/// Requests at once.
+const DEPTH: usize = 24;
 /// Progress is told once in so many requests.
 const TELL_EVERY: u64 = 16;
 
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// The device's number
-    #[arg(long)]
-    device: u32,
-    /// The file to carry
-    #[arg(long)]
-    input: PathBuf,
-    /// Do not write it, only read it back
-    #[arg(long)]
-    read_only: bool,
-    /// Carry the input over and over until it is so many bytes
-    #[arg(long, default_value_t = 0)]
-    at_least: u64,
-    /// Requests at once
-    #[arg(long, default_value_t = 24)]
-    depth: usize,
-    /// Ask for persistent grants
-    #[arg(long)]
-    persistent: bool,
-    /// Ask the hypervisor after each answer whether the pages are free
-    #[arg(long)]
-    check_release: bool,
-    /// Longest wait for one I/O, and for a back end
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "60s")]
-    patience: Duration,
-    #[command(flatten)]
-    freeze: Freeze,
+/// What the front end is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrontEndTask {
+    /// The device's number.
+    pub device: u32,
+    /// The file to carry to the device and back.
+    #[serde(with = "pv_harness::any_path")]
+    pub input: PathBuf,
+    /// Longest wait for one I/O, and for a back end.
+    pub patience: Duration,
+    /// How the file is carried.
+    pub carriage: Carriage,
 }
 
-pub(super) fn run(agent: &Agent, member: &Member, args: Args) -> Outcome {
-    let platform = agent.join(member)?;
+/// How the front end carries its file. The default is once, and not looking at anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carriage {
+    /// The file is carried over and over until it is so many bytes.
+    pub at_least: u64,
+    /// Persistent grants are asked for.
+    pub persistent: bool,
+    /// The hypervisor is asked after each answer whether the pages are free.
+    pub check_release: bool,
+    /// Where the front end stands still to be killed.
+    pub freeze: Option<Freeze>,
+}
+
+pub(super) fn run(process: &RoleProcess, task: FrontEndTask) -> Outcome {
+    let carriage = task.carriage;
+    let platform = process.join()?;
     let ledger = Ledger::new();
-    let control = Arc::new(agent.control.try_clone()?);
-    let mut config = FrontConfig::new(platform.clone(), DeviceId(args.device));
+    let control = Arc::new(process.control.try_clone()?);
+    let mut config = FrontConfig::new(platform.clone(), DeviceId(task.device));
     config.class = DEVICE_CLASS;
-    config.persistent = args.persistent;
-    config.deadline = args.patience;
-    config.reconnect = args.patience;
-    config.close = args.patience;
+    config.persistent = carriage.persistent;
+    config.deadline = task.patience;
+    config.reconnect = task.patience;
+    config.close = task.patience;
     config.ledger = ledger.clone();
     let recorder = Recorder::new(
-        agent.timeline.clone(),
+        process.timeline.clone(),
         Arc::clone(&control),
-        args.check_release.then(|| platform.clone()),
-        args.freeze,
+        carriage.check_release.then(|| platform.clone()),
+        carriage.freeze,
     );
     let mut observer = recorder.clone();
-    agent.timeline.waiting("a back end");
+    process.timeline.waiting("a back end");
     config.observer = Some(Box::new(move |event: FrontEvent| {
         observer.event(event.kind)
     }));
     let disk = Disk::open(config)?;
     control.send(&News::Ready)?;
-    let mut carrier = Carrier::new(&disk, &args, recorder, Arc::clone(&control))?;
-    if !args.read_only {
-        let sha = carrier.write(&args.input, agent.sabotage)?;
-        control.tell("sent", sha)?;
-    }
-    let sha = carrier.read_back()?;
-    control.tell("read back", sha)?;
-    agent.timeline.waiting("the device to close");
+    let mut carrier = Carrier::new(&disk, &task, recorder, Arc::clone(&control))?;
+    let digest = carrier.write(&task.input, process.sabotage)?;
+    control.send(&News::Fact(Fact::Sent { digest }))?;
+    let digest = carrier.read_back()?;
+    control.send(&News::Fact(Fact::ReadBack { digest }))?;
+    process.timeline.waiting("the device to close");
     let counters = disk.close()?;
-    control.tell("event reads", counters.event_reads)?;
-    agent.show(&ledger)?;
-    agent.timeline.waiting("the end of the run");
-    while !matches!(agent.control.recv::<Order>(), Ok(Order::Stop) | Err(_)) {}
+    let count = counters.event_reads;
+    control.send(&News::Fact(Fact::EventReads { count }))?;
+    process.show(&ledger)?;
+    process.timeline.waiting("the end of the run");
+    while !matches!(process.control.recv::<Order>(), Ok(Order::Stop) | Err(_)) {}
     Ok(())
 }
 
 /// Carries the file.
 struct Carrier {
     queue: IoQueue,
-    depth: usize,
     size: u64,
     next_tag: u64,
     tags: HashMap<u64, Job>,
@@ -111,23 +110,23 @@ struct Carrier {
 impl Carrier {
     fn new(
         disk: &Disk,
-        args: &Args,
+        task: &FrontEndTask,
         recorder: Recorder,
         control: Arc<Control>,
     ) -> std::io::Result<Carrier> {
-        let size = std::fs::metadata(&args.input)?.len().max(args.at_least);
-        let passes = if args.read_only { 1 } else { 2 };
+        let bytes = std::fs::metadata(&task.input)?.len();
+        let size = bytes.max(task.carriage.at_least);
         Ok(Carrier {
-            queue: disk.queue(args.depth),
-            depth: args.depth,
+            queue: disk.queue(DEPTH),
             size,
             next_tag: 0,
             tags: HashMap::new(),
             done: 0,
-            total: size * passes,
+            // There and back.
+            total: size * 2,
             recorder,
             control,
-            patience: args.patience,
+            patience: task.patience,
         })
     }
 
@@ -191,7 +190,7 @@ impl Carrier {
             if std::mem::take(&mut flip) {
                 data[bytes / 2] ^= 1;
             }
-            while self.queue.outstanding() >= self.depth {
+            while self.queue.outstanding() >= DEPTH {
                 self.complete()?;
             }
             let sha = Some(sha256(&data));
@@ -227,7 +226,7 @@ impl Carrier {
         let (mut asked, mut hashed) = (0, 0);
         while hashed < self.size {
             // Early ones count: they are memory.
-            while asked < self.size && self.queue.outstanding() + early.len() < self.depth {
+            while asked < self.size && self.queue.outstanding() + early.len() < DEPTH {
                 let bytes = usize::try_from(self.size - asked)
                     .unwrap_or(CHUNK)
                     .min(CHUNK);

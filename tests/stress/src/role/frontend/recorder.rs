@@ -1,11 +1,11 @@
 //! Turns what the front end tells into the timeline's events.
 
 use super::SECTOR;
-use crate::role::{Freeze, Point};
+use crate::role::{Freeze, pass};
 use libgnt::Platform;
 use libgnt::proto::blkif::Operation;
 use pv_frontend::FrontEventKind;
-use pv_harness::processes::Control;
+use pv_harness::processes::{Control, Fact, News, Point};
 use pv_harness::timeline::{Event, IoKind, Timeline};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +30,7 @@ struct State {
     control: Arc<Control>,
     /// Asked which pages are in use, after each answer.
     platform: Option<Arc<dyn Platform>>,
-    freeze: Freeze,
+    freeze: Option<Freeze>,
     /// What the caller submitted, by what it does and where: the events name I/Os by numbers of the
     /// front end's own.
     jobs: HashMap<(IoKind, u64), Job>,
@@ -44,7 +44,7 @@ impl Recorder {
         timeline: Timeline,
         control: Arc<Control>,
         platform: Option<Arc<dyn Platform>>,
-        freeze: Freeze,
+        freeze: Option<Freeze>,
     ) -> Recorder {
         let state = State {
             timeline,
@@ -113,12 +113,10 @@ impl State {
                     grefs: grants,
                     sha: job.sha.clone(),
                 });
-                self.freeze
-                    .pass(Point::Submitted, &self.control, &self.timeline);
+                self.pass(Point::Submitted);
             }
             FrontEventKind::Answered { id, grants } => {
-                self.freeze
-                    .pass(Point::Taken, &self.control, &self.timeline);
+                self.pass(Point::Taken);
                 self.timeline.log(Event::AnswerTaken { request: id });
                 if let Some(platform) = &self.platform
                     && !grants.is_empty()
@@ -147,21 +145,19 @@ impl State {
             FrontEventKind::Connected { .. } => {
                 self.epoch += 1;
                 self.timeline.log(Event::Connected { epoch: self.epoch });
-                self.tell("connected", self.epoch.to_string());
             }
             FrontEventKind::BackendGone { why, unanswered } => {
                 self.timeline.log(Event::PeerLost { how: why.clone() });
-                self.tell(
-                    "back end gone",
-                    format!("{why}, with {unanswered} unanswered"),
-                );
+                self.tell(Fact::BackEndGone {
+                    how: why,
+                    unanswered,
+                });
             }
             FrontEventKind::PageReused { .. } => {}
             FrontEventKind::Failed { why } => {
                 self.timeline.log(Event::Note {
                     text: format!("failed: {why}"),
                 });
-                self.tell("failed", why);
             }
             other => self.timeline.log(Event::Note {
                 text: format!("{other:?}"),
@@ -169,8 +165,12 @@ impl State {
         }
     }
 
-    fn tell(&self, name: &str, value: String) {
-        if let Err(error) = self.control.tell(name, value) {
+    fn pass(&mut self, point: Point) {
+        pass(&mut self.freeze, point, &self.control, &self.timeline);
+    }
+
+    fn tell(&self, fact: Fact) {
+        if let Err(error) = self.control.send(&News::Fact(fact)) {
             tracing::debug!(%error, "telling the run");
         }
     }
