@@ -31,3 +31,6 @@ pub use order::{
 };
 pub use perform::Hand;
 pub use remote::{Link, RemoteHand, Unanswered};
+
+#[cfg(test)]
+mod tests;
