@@ -11,7 +11,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use serde::Serialize;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -109,7 +108,7 @@ impl HandProcess {
         let (ours, theirs) = Control::pair()?;
         let process = Command::new(program)
             .args(start.args()?)
-            .stdin(Stdio::from(OwnedFd::from(theirs.into_fd())))
+            .stdin(Stdio::from(theirs.into_fd()))
             .stdout(Stdio::null())
             .spawn()?;
         Ok(HandProcess {
