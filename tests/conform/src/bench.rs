@@ -1,10 +1,10 @@
 //! What a rule gets to work with: its own domain's platform, a partner in another domain, and
 //! further processes in its own.
 
-use super::process::{Member, StartHand, broken};
+use super::member::{Member, StartHand, broken};
+use super::outcome::{Outcome, Stop};
 use super::relay::Relayed;
 use super::things::{PATIENCE, must};
-use super::{Outcome, Stop};
 use libgnt::platform::GuestType;
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
@@ -397,9 +397,4 @@ impl Partner {
     pub fn hear(&self, wait: Duration) -> Outcome<Vec<EvtchnPort>> {
         Ok(self.hand.borrow_mut().hear(wait.min(PATIENCE))?)
     }
-}
-
-/// An answer to another question.
-pub(super) fn nonsense(answer: &Answer) -> Stop {
-    Stop::Broken(format!("the partner answered {answer:?}"))
 }

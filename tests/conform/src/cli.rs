@@ -1,10 +1,11 @@
 //! `pv-stress conform`.
 
-use super::process::{Member, StartHand};
+use super::member::{Member, StartHand};
 use super::relay::{self, Relayed};
+use super::rule::Rule;
+use super::rules;
 use super::run::{Plan, try_rule};
 use super::table::{Report, print_rule, side_by_side};
-use super::{Rule, rules};
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::{Config, KernelSabotage};
 use libgnt::{DomId, PlatformChoice};

@@ -3,9 +3,9 @@
 //!
 //! Used on a real Xen only. The simulator's partner is a child on a pipe.
 
-use super::process::{Member, StartHand, broken as no_hand};
+use super::member::{Member, StartHand, broken as no_hand};
+use super::outcome::{Outcome, Stop};
 use super::things::PATIENCE;
-use super::{Outcome, Stop};
 use libgnt::{DomId, Platform};
 use pv_harness::error::{Error, Result};
 use pv_harness::hand::{Answer, Link, Order, Refusal, RemoteHand};

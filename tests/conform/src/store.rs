@@ -1,8 +1,8 @@
 //! xenstore as its rules need it: what requests must end with, a place of one's own to write to,
 //! and the partner in the store.
 
-use super::bench::{Bench, Partner, nonsense};
-use super::{Outcome, Stop};
+use super::bench::{Bench, Partner};
+use super::outcome::{Outcome, Stop, nonsense};
 use pv_harness::hand::{Answer, Order, Refusal, StoreOrder};
 use pv_xenstore::{Client, Error};
 use rustix::io::Errno;

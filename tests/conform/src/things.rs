@@ -1,6 +1,6 @@
 //! What rules are made of: pages shared, pages mapped, an event channel that leads back here.
 
-use super::{Outcome, Stop};
+use super::outcome::{Outcome, Stop};
 use libgnt::platform::Evtchn;
 use libgnt::types::UnmapNotify;
 use libgnt::{DomId, EvtchnPort, Platform, SharedPages};

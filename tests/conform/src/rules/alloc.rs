@@ -1,7 +1,8 @@
 //! gntalloc: allocation, indexes, limits, and mmap of what was allocated.
 use crate::bench::Bench;
+use crate::outcome::Outcome;
+use crate::rule::Rule;
 use crate::things::{peek, refused, same};
-use crate::{Outcome, Rule};
 use libgnt::{Access, PAGE_SIZE};
 use pv_harness::hand::Pages;
 use pv_harness::hand::device::Share;

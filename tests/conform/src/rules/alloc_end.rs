@@ -1,7 +1,8 @@
 //! gntalloc: how grants end, at once or when the peer lets go.
 use crate::bench::{Bench, Partner};
+use crate::outcome::{Outcome, Stop};
+use crate::rule::Rule;
 use crate::things::{PATIENCE, must, peek, refused, same};
-use crate::{Outcome, Rule, Stop};
 use libgnt::types::GrantStatus;
 use libgnt::{Access, ForeignGrant, PAGE_SIZE};
 use pv_harness::hand::device::Share;

@@ -1,7 +1,8 @@
 //! gntalloc's unmap notify: it acts when this side's use of a page ends, whatever the peer does.
 use crate::bench::Bench;
+use crate::outcome::Outcome;
+use crate::rule::Rule;
 use crate::things::{Bell, refused, same};
-use crate::{Outcome, Rule};
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, EvtchnPort, ForeignGrant, PAGE_SIZE};
 use pv_harness::hand::device::Share;

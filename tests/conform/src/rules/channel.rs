@@ -1,8 +1,9 @@
 //! evtchn: delivery, masking, and the driver's queue.
 
 use crate::bench::Bench;
+use crate::outcome::Outcome;
+use crate::rule::Rule;
 use crate::things::{Bell, PATIENCE, QUIET, must, refused, same};
-use crate::{Outcome, Rule};
 use libgnt::EvtchnPort;
 use pv_harness::hand::channel::{heard, polled, readable};
 use rustix::event::PollFlags;

@@ -1,7 +1,8 @@
 //! evtchn: binding, unbinding, and who may.
 use crate::bench::Bench;
+use crate::outcome::Outcome;
+use crate::rule::Rule;
 use crate::things::{PATIENCE, QUIET, must, refused, same};
-use crate::{Outcome, Rule};
 use libgnt::{DomId, EvtchnPort};
 use pv_harness::hand::Order;
 use pv_harness::hand::channel::heard;

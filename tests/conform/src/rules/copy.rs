@@ -1,7 +1,8 @@
 //! Grant copy: what it moves, and what it refuses.
 use crate::bench::Bench;
+use crate::outcome::Outcome;
+use crate::rule::Rule;
 use crate::things::{peek, refused, same};
-use crate::{Outcome, Rule};
 use libgnt::platform::{CopySegment, CopySide};
 use libgnt::types::GrantStatus;
 use libgnt::{Access, ForeignGrant, PAGE_SIZE, SharedPages};

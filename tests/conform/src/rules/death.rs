@@ -1,8 +1,9 @@
 //! A process is killed. Its kernel tidies up as for any exit: the address space first, then the
 //! files.
 use crate::bench::{Bench, Partner};
+use crate::outcome::Outcome;
+use crate::rule::Rule;
 use crate::things::{Bell, PATIENCE, QUIET, must, peek, same};
-use crate::{Outcome, Rule};
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, ForeignGrant};
 use pv_harness::hand::channel::heard;

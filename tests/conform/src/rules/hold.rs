@@ -1,8 +1,9 @@
 //! A third consumer holds pages: on a real kernel a pipe (vmsplice), on the simulator its memory
 //! manager's pin. The unmap is asynchronous and waits for it.
 use crate::bench::{Bench, Granted};
+use crate::outcome::{Outcome, Stop};
+use crate::rule::Rule;
 use crate::things::{Bell, same};
-use crate::{Outcome, Rule, Stop};
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, PAGE_SIZE};
 use pv_harness::hand::Pages;

@@ -1,7 +1,8 @@
 //! gntdev's mmap, and what the mapping then shows.
 use crate::bench::Bench;
+use crate::outcome::Outcome;
+use crate::rule::Rule;
 use crate::things::{must, peek, refused, same};
-use crate::{Outcome, Rule};
 use libgnt::{Access, DomId, ForeignGrant, GrantRef, PAGE_SIZE, SharedPages};
 use pv_harness::hand::device::{Mapping, Share};
 use pv_harness::hand::{Order, Pages};

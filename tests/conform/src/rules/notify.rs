@@ -1,7 +1,8 @@
 //! gntdev's unmap notify.
 use crate::bench::{Bench, Partner};
+use crate::outcome::{Outcome, Stop};
+use crate::rule::Rule;
 use crate::things::{Bell, refused, same};
-use crate::{Outcome, Rule, Stop};
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, EvtchnPort, GrantRef, PAGE_SIZE};
 use pv_harness::hand::channel::heard;

@@ -1,8 +1,9 @@
 //! When a mapping lets its grants go. The granter has deallocated them and waits: as long as they
 //! still serve a copy, the hypervisor has them mapped here.
 use crate::bench::Bench;
+use crate::outcome::Outcome;
+use crate::rule::Rule;
 use crate::things::{Bell, peek, refused, same};
-use crate::{Outcome, Rule};
 use libgnt::{Access, GrantRef, PAGE_SIZE};
 use pv_harness::hand::device::Mapping;
 use pv_harness::hand::{Pages, ShareId};

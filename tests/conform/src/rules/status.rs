@@ -2,8 +2,9 @@
 
 use super::copy::{copy, from, local, segment};
 use crate::bench::Bench;
+use crate::outcome::Outcome;
+use crate::rule::Rule;
 use crate::things::{peek, refused, same};
-use crate::{Outcome, Rule};
 use libgnt::types::GrantStatus;
 use libgnt::{Access, DomId, ForeignGrant, GrantRef, SharedPages};
 use pv_harness::hand::Pages;
