@@ -1,9 +1,21 @@
 //! What every stress run needs, whatever it is about.
 //!
-//! Layers, each using only what is above it: [`error`]; [`settings`] (words of the command line
-//! that several suites share), [`any_path`] (paths in JSON) and [`cycle`]; [`timeline`] (what each
-//! process did and when); [`processes`] (start, listen, kill, reap); [`holder`] (ways to hold
-//! pages); [`host`], the simulated Xen with its xenstore; [`digest`].
+//! # Layers
+//!
+//! Each module uses only what is above it in this list:
+//!
+//! 1. [`error`]: what stops a run before it has a verdict.
+//! 2. [`settings`]: words of the command line that several suites share.
+//! 3. [`any_path`]: paths in JSON.
+//! 4. [`cycle`]: searches for cycles.
+//! 5. [`timeline`]: what each process did and when.
+//! 6. [`memory`]: what a program can do to its own mappings.
+//! 7. [`holder`]: ways to hold pages.
+//! 8. [`hand`]: shares, maps, holds and unmaps on command.
+//! 9. [`processes`]: start, listen, kill, reap.
+//! 10. [`player`]: the processes that play a hand.
+//! 11. [`host`]: the simulated Xen with its xenstore.
+//! 12. [`digest`]: digests of files.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -11,8 +23,11 @@ pub mod any_path;
 pub mod cycle;
 pub mod digest;
 pub mod error;
+pub mod hand;
 pub mod holder;
 pub mod host;
+pub mod memory;
+pub mod player;
 pub mod processes;
 pub mod settings;
 pub mod timeline;

@@ -4,16 +4,14 @@
 mod backend;
 mod consumer;
 mod frontend;
-mod granter;
+mod hand;
 mod host;
-mod mapper;
 
 pub use backend::{BackEndTask, Lend, Lending, Transfer};
 pub use consumer::ConsumerTask;
 pub use frontend::{CHUNK, Carriage, FrontEndTask};
-pub use granter::GranterTask;
+pub use hand::{HandTask, start_hand};
 pub use host::HostTask;
-pub use mapper::MapperTask;
 
 use crate::settings::Sabotage;
 use libgnt::grant::Ledger;
@@ -98,10 +96,8 @@ pub enum Role {
     FrontEnd(FrontEndTask),
     /// The third consumer.
     Consumer(ConsumerTask),
-    /// Shares pages.
-    Granter(GranterTask),
-    /// Maps pages.
-    Mapper(MapperTask),
+    /// Shares, maps, holds and unmaps on command.
+    Hand(HandTask),
 }
 
 impl Role {
@@ -112,8 +108,7 @@ impl Role {
             Role::BackEnd(_) => "back end",
             Role::FrontEnd(_) => "front end",
             Role::Consumer(_) => "consumer",
-            Role::Granter(_) => "granter",
-            Role::Mapper(_) => "mapper",
+            Role::Hand(_) => "hand",
         }
     }
 }
@@ -254,8 +249,7 @@ pub fn run(args: &[OsString]) -> Result<()> {
         Role::BackEnd(task) => backend::run(&process, task),
         Role::FrontEnd(task) => frontend::run(&process, task),
         Role::Consumer(task) => consumer::run(&process, task),
-        Role::Granter(task) => granter::run(&process, task),
-        Role::Mapper(task) => mapper::run(&process, task),
+        Role::Hand(task) => hand::run(&process, task),
     };
     process.end(outcome)
 }

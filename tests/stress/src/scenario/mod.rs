@@ -15,7 +15,6 @@ mod stage;
 pub use stage::Stage;
 
 use crate::settings::Settings;
-use libgnt::types::{DomId, ForeignGrant, GrantRef};
 use pv_harness::error::{Error, Result};
 use pv_harness::processes::{Processes, Stopped};
 use pv_harness::settings::PlatformKind;
@@ -121,17 +120,6 @@ pub fn chosen(names: &[String], platform: PlatformKind) -> Result<Vec<&'static d
                 ))),
                 _ => Ok(scenario),
             }
-        })
-        .collect()
-}
-
-/// What a granter in a domain told of its references.
-fn grants(domid: DomId, told: &str) -> Vec<ForeignGrant> {
-    let grefs = told.split(',').filter_map(|gref| gref.parse().ok());
-    grefs
-        .map(|gref| ForeignGrant {
-            domid,
-            gref: GrantRef(gref),
         })
         .collect()
 }
