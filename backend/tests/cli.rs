@@ -265,6 +265,7 @@ fn a_device_served_from_another_domain_is_found_without_being_told() {
     let (status, stdout, stderr) = in_dom0("detach", &["--back", "0"]);
     assert_eq!((status, stdout.as_str()), (2, ""), "{stderr}");
     assert!(stderr.contains(back), "{stderr}");
+    assert!(stderr.contains("leave `--back` away"), "{stderr}");
     let (status, stdout, stderr) = at_once(&world, &["detach", "--device", "xvdc"]);
     assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
     let (status, log) = serving.end();
@@ -439,4 +440,28 @@ fn a_host_that_vanishes_is_status_1_with_a_word_about_it() {
 #[test]
 fn device_numbers_in_messages_are_the_fields() {
     assert_eq!(DEVICE.name().as_deref(), Some("xvda"));
+}
+
+#[test]
+fn attach_names_the_command_that_removes_what_is_left_behind() {
+    let world = World::new();
+    world
+        .dom0
+        .create_domain(DomId(2), "driver-domain")
+        .expect("domain");
+    let sim = sim(&world);
+    let args = [
+        "attach",
+        "--platform",
+        &sim,
+        "--front",
+        "1",
+        "--device",
+        "xvdc",
+    ];
+    assert_eq!(run(&[&args[..], &["--back", "2"]].concat()).0, 0);
+    let front = "/local/domain/1/device/vbd/51744";
+    world.store.rm(front).expect("rm");
+    let back = "/local/domain/2/backend/vbd/1/51744";
+    refused(&args, &[back, "pv-backend detach"]);
 }

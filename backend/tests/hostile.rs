@@ -3,12 +3,13 @@
 mod common;
 
 use common::{DEVICE, FRONT, Front, PATIENCE, Running, World};
+use libgnt::proto::blkif::nodes::LIVENESS;
 use libgnt::proto::blkif::{Operation, Request, Segment, Status};
 use libgnt::ring::layout;
 use libgnt::{Access, GrantRef};
+use pv_backend::BackEventKind;
 use pv_backend::disk::{Backing, Disk};
-use pv_backend::driver::{BackendError, LIVENESS_NODE, Mode};
-use pv_backend::hooks::EventKind;
+use pv_backend::{BackError, Mode};
 use pv_xenstore::XenbusState;
 use pv_xenstore::toolstack::DeviceId;
 use std::io::{BufRead, BufReader, Write};
@@ -239,7 +240,7 @@ fn nonsense_in_the_fronts_nodes_is_refused_with_a_reason() {
         ("event-channel", "4000"),
         ("event-channel", "0"),
         ("protocol", "powerpc64-abi"),
-        (LIVENESS_NODE, "63"),
+        (LIVENESS, "63"),
     ] {
         let world = World::new();
         let running = Running::start(&world, |_| {});
@@ -261,7 +262,7 @@ fn nonsense_in_the_fronts_nodes_is_refused_with_a_reason() {
         close(&front, &world);
         front
             .store
-            .rm(&format!("{}/{LIVENESS_NODE}", world.front_dir()))
+            .rm(&format!("{}/{LIVENESS}", world.front_dir()))
             .expect("rm");
         drop(front);
         serves_an_honest_front(&world);
@@ -296,7 +297,7 @@ fn a_domain_that_is_destroyed_in_mid_request_leaves_nothing() {
     front.send(&requests);
     world.dom0.destroy_domain(FRONT).expect("destroy");
     running.wait("front gone", |e| {
-        matches!(e, EventKind::FrontGone { .. }).then_some(())
+        matches!(e, BackEventKind::FrontGone { .. }).then_some(())
     });
     running.wait_closed();
     let deadline = std::time::Instant::now() + PATIENCE;
@@ -307,7 +308,7 @@ fn a_domain_that_is_destroyed_in_mid_request_leaves_nothing() {
             running.ledger.snapshot()
         );
         running.wait("released", |e| {
-            matches!(e, EventKind::Released { .. }).then_some(())
+            matches!(e, BackEventKind::Released { .. }).then_some(())
         });
     }
 }
@@ -347,7 +348,7 @@ fn a_front_that_is_killed_in_a_living_domain_is_noticed_by_its_byte() {
     child.kill().expect("kill");
     child.wait().expect("wait");
     let how = running.wait("front gone", |e| match e {
-        EventKind::FrontGone { how } => Some(how.clone()),
+        BackEventKind::FrontGone { how } => Some(how.clone()),
         _ => None,
     });
     assert!(how.contains("liveness"), "{how}");
@@ -355,7 +356,7 @@ fn a_front_that_is_killed_in_a_living_domain_is_noticed_by_its_byte() {
     // The next front has no such byte.
     world
         .store
-        .rm(&format!("{}/{LIVENESS_NODE}", world.front_dir()))
+        .rm(&format!("{}/{LIVENESS}", world.front_dir()))
         .expect("rm");
     serves_an_honest_front(&world);
 }
@@ -365,7 +366,7 @@ fn a_second_back_end_for_the_device_or_the_image_is_refused() {
     let world = World::new();
     let _first = Running::start(&world, |_| {});
     let second = Running::try_start(&world, |_| {});
-    assert!(matches!(second, Err(BackendError::Claim(_))), "{second:?}");
+    assert!(matches!(second, Err(BackError::Claim(_))), "{second:?}");
 
     let image = tempfile::NamedTempFile::new().expect("image");
     image.as_file().set_len(4096).expect("size");

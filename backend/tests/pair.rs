@@ -6,12 +6,15 @@ use common::bent::Bent;
 use common::{Front, PATIENCE, Running, World};
 use libgnt::PAGE_SIZE;
 use libgnt::grant::Map;
-use libgnt::platform::{HoldId, HoldKind, Platform};
+use libgnt::platform::Platform;
 use libgnt::proto::blkif::{Operation, Status};
-use pv_backend::agent::{DataMode, Sabotage};
+use libgnt::sim::client::SimPlatform;
+use libgnt::sim::wire::HoldId;
+use libgnt::sim::wire::HoldKind;
+use pv_backend::Mode;
 use pv_backend::disk::Backing;
-use pv_backend::driver::Mode;
-use pv_backend::hooks::{EventKind, PageLender, RequestInfo};
+use pv_backend::machine::{DataMode, Sabotage};
+use pv_backend::{BackEventKind, PageLender, RequestInfo};
 use pv_xenstore::XenbusState;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -81,7 +84,7 @@ fn data_goes_there_and_back_in_every_mode() {
             }
             front.connect(&world);
             let used = running.wait("connected", |event| match event {
-                EventKind::Connected { mode } => Some(*mode),
+                BackEventKind::Connected { mode } => Some(*mode),
                 _ => None,
             });
             assert_eq!(used, expected);
@@ -149,7 +152,7 @@ impl PageLender for Pinner {
         if self.only.is_some_and(|id| id != request.id) {
             return;
         }
-        let memory = self.platform.memory_manager().expect("simulated");
+        let memory = SimPlatform::of(&*self.platform).expect("simulated");
         let pages = map.pages();
         let hold = memory
             .pin(pages, 0, pages.pages(), HoldKind::Plain)
@@ -170,7 +173,7 @@ fn with_pinner_and(world: &World, only: Option<u64>, sabotage: Sabotage) -> (Run
     let running = Running::start_on(Arc::clone(&platform), |config| {
         config.mode = Mode::Map;
         config.sabotage = sabotage;
-        config.hooks.lender = Some(Box::new(Pinner {
+        config.lender = Some(Box::new(Pinner {
             platform: Arc::clone(&platform),
             holds: send,
             only,
@@ -193,8 +196,8 @@ impl Release {
         (id, hold, pages)
     }
 
-    fn memory(&self) -> &dyn libgnt::platform::SimMemoryManager {
-        self.consumer.memory_manager().expect("simulated")
+    fn memory(&self) -> &SimPlatform {
+        SimPlatform::of(&*self.consumer).expect("simulated")
     }
 }
 
@@ -210,7 +213,7 @@ fn a_held_request_is_answered_when_released_and_others_go_on() {
     let (id, hold, pages) = consumer.take();
     assert_eq!(id, 7);
     let took = running.wait("unmap", |event| match event {
-        EventKind::UnmapBegun {
+        BackEventKind::UnmapBegun {
             request: Some(7),
             took,
             ..
@@ -304,7 +307,7 @@ fn too_many_held_requests_are_back_pressure_not_a_crash() {
     front.send(&requests);
     let holds: Vec<_> = (0..16).map(|_| consumer.take()).collect();
     running.wait("back-pressure", |event| {
-        matches!(event, EventKind::BackPressure { on: true, .. }).then_some(())
+        matches!(event, BackEventKind::BackPressure { on: true, .. }).then_some(())
     });
     let late: Vec<_> = (16..24)
         .map(|id| front.request(Operation::Read, id, 0, &[id as usize]))
@@ -332,7 +335,7 @@ fn stop_answers_what_is_in_flight_and_closes() {
     front.connect(&world);
     let request = front.request(Operation::Read, 1, 0, &[0]);
     assert_eq!(front.one(request).status, Status::Okay);
-    running.stop.stop();
+    running.stop.ask();
     world.wait_back(XenbusState::Closing);
     front.state(XenbusState::Closing);
     front.state(XenbusState::Closed);

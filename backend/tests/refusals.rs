@@ -8,12 +8,14 @@ mod common;
 use common::bent::{Bend, Bent};
 use common::{DATA_PAGES, Front, PATIENCE, Running, World};
 use libgnt::grant::{Counts, EntryKind, IDLE_PAIRS, Ledger, Map};
-use libgnt::platform::{HoldId, HoldKind, Platform};
+use libgnt::platform::Platform;
 use libgnt::proto::blkif::{Operation, Status};
+use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
+use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::{DomId, GrantRef};
-use pv_backend::driver::Mode;
-use pv_backend::hooks::{BackendEvent, EventKind, Hooks, Observer, PageLender, RequestInfo};
+use pv_backend::Mode;
+use pv_backend::{BackEvent, BackEventKind, Observer, PageLender, RequestInfo};
 use pv_xenstore::XenbusState;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -97,7 +99,7 @@ struct Pinner {
 
 impl PageLender for Pinner {
     fn lend(&mut self, map: &Map, _: &RequestInfo) {
-        let memory = self.platform.memory_manager().unwrap();
+        let memory = SimPlatform::of(&*self.platform).unwrap();
         let hold = memory.pin(map.pages(), 0, 1, HoldKind::Plain).unwrap();
         self.holds.send(hold).unwrap();
     }
@@ -111,10 +113,10 @@ struct AtClosed {
 }
 
 impl Observer for AtClosed {
-    fn event(&mut self, event: &BackendEvent) {
+    fn event(&mut self, event: BackEvent) {
         match event.kind {
-            EventKind::UnmapFailed { .. } => self.refusals += 1,
-            EventKind::Closed { .. } => {
+            BackEventKind::UnmapFailed { .. } => self.refusals += 1,
+            BackEventKind::Closed { .. } => {
                 let counts = self.ledger.get().unwrap().counts();
                 let _ = self.seen.send((counts, self.refusals));
             }
@@ -139,10 +141,9 @@ impl Stuck {
     fn new() -> Stuck {
         const REQUESTS: usize = 12;
         // For the ring and for a few unmaps.
-        let world = World::with(Config {
-            event_channels: 12,
-            ..Config::default()
-        });
+        let mut config = Config::default();
+        config.event_channels = 12;
+        let world = World::with(config);
         let platform = world.platform(DomId::DOM0, "backend");
         let ledger = Arc::<OnceLock<Ledger>>::default();
         let (seen, at_closed) = channel();
@@ -158,7 +159,8 @@ impl Stuck {
                 seen,
                 refusals: 0,
             };
-            config.hooks = Hooks::new(Some(Box::new(lender)), Some(Box::new(observer)));
+            config.lender = Some(Box::new(lender));
+            config.observer = Some(Box::new(observer));
         });
         ledger.set(running.ledger.clone()).unwrap();
         let mut front = Front::new(&world);
@@ -181,7 +183,7 @@ impl Stuck {
     }
 
     fn release(&mut self) {
-        let memory = self.platform.memory_manager().unwrap();
+        let memory = SimPlatform::of(&*self.platform).unwrap();
         for hold in self.holds.drain(..) {
             memory.release(hold).unwrap();
         }
@@ -265,7 +267,7 @@ fn a_ring_page_that_somebody_holds_is_in_the_ledger() {
     assert_eq!(entries.len(), 1, "{entries:?}");
     assert_eq!(entries[0].kind, EntryKind::Unmapping);
     assert_eq!(entries[0].grants[0].gref, ring[0]);
-    let memory = inner.memory_manager().unwrap();
+    let memory = SimPlatform::of(&*inner).unwrap();
     for hold in bend.holds.lock().unwrap().drain(..) {
         memory.release(hold).unwrap();
     }

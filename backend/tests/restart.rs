@@ -265,7 +265,7 @@ fn a_node_of_a_front_end_before_this_one_does_not_make_it_dead() {
     let _back = serve(&world, &image, &[]);
     let mut front = Front::new(&world);
     // Its byte was never set, as in the ring of a Linux front end.
-    front.set(pv_backend::driver::LIVENESS_NODE, 62);
+    front.set(libgnt::proto::blkif::nodes::LIVENESS, 62);
     front.connect(&world);
     let request = front.request(Operation::Read, 1, 0, &[0]);
     assert_eq!(front.one(request).status, Status::Okay);

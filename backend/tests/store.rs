@@ -5,7 +5,7 @@ mod common;
 use common::{DEVICE, FRONT, Front, PATIENCE, Running, World};
 use libgnt::DomId;
 use libgnt::proto::blkif::{Operation, Status};
-use pv_backend::hooks::EventKind;
+use pv_backend::BackEventKind;
 use pv_xenstore::toolstack::BlockDevice;
 use pv_xenstore::{Client, XenbusState};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -111,7 +111,7 @@ fn a_front_that_rewrites_its_state_for_ever_costs_only_its_own_device_time() {
         });
         works(&mut front);
         // The back end writes its own state in the flood, too.
-        back.stop.stop();
+        back.stop.ask();
         world.wait_back(XenbusState::Closing);
         flooding.store(false, Ordering::Relaxed);
     });
@@ -169,7 +169,9 @@ fn transactions_that_are_used_up_for_a_moment_are_waited_for() {
     let paths = device.create(&world.store).expect("attach");
     let state = format!("{}/state", paths.back);
     let back = Running::try_start_on(world.platform(driver, "back"), |_| {}).expect("back end");
-    back.wait("waiting", |e| matches!(e, EventKind::Waiting).then_some(()));
+    back.wait("waiting", |e| {
+        matches!(e, BackEventKind::Waiting).then_some(())
+    });
     let mut front = Front::of(world.platform(FRONT, "front"), paths.front.clone(), driver);
     let thief = Client::connect(&*world.platform(driver, "thief")).expect("xenstore");
     let mut opened = 0;

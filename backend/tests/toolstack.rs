@@ -5,7 +5,7 @@ mod common;
 use common::{DEVICE, FRONT, Front, Running, World};
 use libgnt::DomId;
 use libgnt::proto::blkif::{Operation, Status};
-use pv_backend::driver::BackendError;
+use pv_backend::BackError;
 use pv_xenstore::XenbusState;
 use pv_xenstore::toolstack::{BlockDevice, DeviceClass};
 use std::os::unix::fs::symlink;
@@ -34,7 +34,7 @@ impl Kernel {
         std::fs::remove_file(&self.link).expect("unbind");
     }
 
-    fn serve(&self, world: &World) -> Result<Running, BackendError> {
+    fn serve(&self, world: &World) -> Result<Running, BackError> {
         Running::try_start(world, |config| {
             config.sysfs = Some(self.sysfs.path().to_owned());
         })
@@ -47,7 +47,7 @@ fn a_device_that_the_kernel_has_taken_is_refused_and_left_alone() {
     kernel.bind();
     let nodes = world.store.directory(&world.back_dir()).expect("nodes");
     let error = kernel.serve(&world).map(drop).expect_err("taken");
-    assert!(matches!(error, BackendError::KernelDriver(_)), "{error}");
+    assert!(matches!(error, BackError::KernelDriver(_)), "{error}");
     assert!(error.to_string().contains("vbd-1-51712"), "{error}");
     let now = world.store.directory(&world.back_dir()).expect("nodes");
     assert_eq!(now, nodes, "nothing was written");
@@ -67,7 +67,7 @@ fn a_driver_that_is_bound_later_is_noticed_before_a_ring_is_mapped() {
     front.announce();
     front.state(XenbusState::Initialised);
     let error = running.ended().expect_err("taken");
-    assert!(matches!(error, BackendError::KernelDriver(_)), "{error}");
+    assert!(matches!(error, BackError::KernelDriver(_)), "{error}");
     world.wait_back(XenbusState::InitWait);
 }
 
@@ -75,10 +75,8 @@ fn a_driver_that_is_bound_later_is_noticed_before_a_ring_is_mapped() {
 fn a_device_of_another_class_is_another_device() {
     let world = World::new();
     let class = DeviceClass::new("pvstress");
-    let device = BlockDevice {
-        class: class.clone(),
-        ..BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "")
-    };
+    let mut device = BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "");
+    device.class = class.clone();
     let paths = device.create(&world.store).expect("attach");
     let back = format!("/local/domain/0/backend/pvstress/{}/{DEVICE}", FRONT.0);
     assert_eq!(paths.back, back);

@@ -1,9 +1,10 @@
 //! How a front end is set up.
 
-use crate::stop::Stop;
+use crate::observe::Observer;
 use libgnt::Platform;
 use libgnt::grant::Ledger;
 use libgnt::proto::blkif::MAX_SEGMENTS;
+use libgnt::stop::Stop;
 use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ pub const DEFAULT_CLOSE: Duration = Duration::from_millis(600);
 /// As good as for ever, and small enough to be added to any clock.
 pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// What a front end is opened with.
-#[derive(Clone, Debug)]
+/// What a front end is opened with: made by [`FrontConfig::new`], and changed field by field.
+#[derive(Debug)]
+#[non_exhaustive]
 pub struct FrontConfig {
     /// The domain's view of Xen.
     pub platform: Arc<dyn Platform>,
@@ -47,8 +49,11 @@ pub struct FrontConfig {
     pub verify_release: bool,
     /// Longest busy wait for a response before sleeping; zero never spins.
     pub spin: Duration,
-    /// Ends the front end from anywhere.
+    /// Ends the front end from anywhere: an open gives up, every pending I/O ends with an error, and
+    /// a [`Disk`](crate::Disk) closes by itself; a [`Frontend`](crate::Frontend) is to be closed.
     pub stop: Stop,
+    /// Who is told what happens.
+    pub observer: Option<Box<dyn Observer>>,
     /// Counts what is granted.
     pub ledger: Ledger,
 }
@@ -76,6 +81,7 @@ impl FrontConfig {
                 Duration::ZERO
             },
             stop: Stop::new(),
+            observer: None,
             ledger: Ledger::new(),
         }
     }
@@ -92,4 +98,9 @@ impl FrontConfig {
         }
         self
     }
+}
+
+/// What people call a device: `xvda`, or its number.
+pub(crate) fn name(device: DeviceId) -> String {
+    device.name().unwrap_or_else(|| format!("device {device}"))
 }

@@ -1,6 +1,6 @@
 //! What can go wrong with a device as a whole.
 
-use crate::agent::{DeviceError, IoError};
+use crate::machine::{DeviceError, IoError};
 use pv_xenstore::toolstack::DriverBound;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! An I/O as callers see it: bytes, and the buffer that carries them.
 
-use crate::agent::{IoError, IoOp, IoRequest};
+use crate::machine::{IoError, IoOp, IoRequest};
 use libgnt::proto::blkif::SECTOR_SIZE;
 
 /// One I/O. It owns its buffer, so that nothing of the caller's is touched after a timeout.

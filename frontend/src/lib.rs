@@ -1,15 +1,26 @@
 //! A Xen block front end in userspace.
 //!
-//! [`agent`] is the block protocol as a state machine without I/O; [`Frontend`] performs its
-//! actions on a ring, granted pages, an event channel and xenstore, driven by its caller; [`Disk`]
-//! puts a thread around that; [`cli`] is the command line of `pv-frontend`.
+//! The rooms, each using only what is above it:
+//!
+//! | module | contents |
+//! |---|---|
+//! | [`machine`] | the block protocol of this end, a state machine without I/O |
+//! | `io`, `counters`, `error`, `observe`, `config` | what callers give and get: [`Io`], [`Counters`], [`FrontError`], [`FrontEvent`], [`FrontConfig`] |
+//! | `pace` | how long the loop waits, and how soon it tries again |
+//! | `link` | one connection: ring page, event channel, data pages |
+//! | `data` | performs the machine's actions on a link |
+//! | `bus` | this end's side of xenstore, on a thread of its own |
+//! | `life` | how connections begin and end |
+//! | `run` | the loop, and [`Frontend`], which its caller drives |
+//! | `disk` | [`Disk`], a thread around that |
+//! | `cli` | the command line of the program, with the feature `cli` |
 //!
 //! ```no_run
-//! use libgnt::{DomId, platform};
+//! use libgnt::DomId;
 //! use pv_frontend::{Disk, FrontConfig};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let xen = platform::open(&"sim:/tmp/xen".parse()?, Some(DomId(1)), "example")?;
+//! let xen = libgnt::open(&"sim:/tmp/xen".parse()?, Some(DomId(1)), "example")?;
 //! let disk = Disk::open(FrontConfig::new(xen, "xvda".parse()?))?;
 //! disk.write_at(0, &[1; 4096])?;
 //! disk.flush()?;
@@ -20,31 +31,38 @@
 //! # }
 //! ```
 
-pub mod agent;
-mod announce;
-mod bus;
-pub mod cli;
-mod config;
+pub mod machine;
+
 mod counters;
-mod datapath;
-mod disk;
-mod engine;
 mod error;
 mod io;
-mod live;
-mod nodes;
 mod observe;
-mod pool;
-mod stop;
 
-pub use agent::{DeviceError, DiskInfo, IoError, ProtocolError};
+mod config;
+mod pace;
+
+mod link;
+
+mod data;
+
+mod bus;
+
+mod life;
+
+mod run;
+
+mod disk;
+
+#[cfg(feature = "cli")]
+pub mod cli;
+
 pub use config::{DEFAULT_CLOSE, FrontConfig};
 pub use counters::Counters;
 pub use disk::{Disk, IoQueue, Ticket};
-pub use engine::Frontend;
 pub use error::FrontError;
 pub use io::{Completion, Io, Refused};
-pub use live::{BACK_ALIVE_BYTE, FRONT_ALIVE_BYTE};
+pub use libgnt::stop::Stop;
+pub use machine::{DeviceError, DiskInfo, IoError, ProtocolError};
 pub use observe::{FrontEvent, FrontEventKind, Observer};
 pub use pv_xenstore::toolstack::{DeviceClass, DeviceId};
-pub use stop::Stop;
+pub use run::Frontend;

@@ -1,5 +1,6 @@
 //! What a front end does, told as it happens: for tests, which judge it from outside.
 
+use libgnt::machine::monotonic;
 use libgnt::{DomId, GrantRef};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -10,7 +11,7 @@ pub struct FrontEvent {
     /// CLOCK_MONOTONIC, the same for every process of the machine.
     pub at: Duration,
     /// What.
-    pub what: FrontEventKind,
+    pub kind: FrontEventKind,
 }
 
 /// What happened.
@@ -103,10 +104,28 @@ pub enum FrontEventKind {
     Closed,
 }
 
-/// Gets every event, on the front end's thread: be quick.
+impl FrontEventKind {
+    /// True for what happens once in a connection, not once in a request.
+    pub fn is_rare(&self) -> bool {
+        !matches!(
+            self,
+            FrontEventKind::Submitted { .. }
+                | FrontEventKind::PageReused { .. }
+                | FrontEventKind::Answered { .. }
+                | FrontEventKind::Completed { .. }
+        )
+    }
+}
+
+/// Sees everything that happens, in order.
 pub trait Observer: Send {
-    /// One event.
+    /// Called on the front end's thread: return at once.
     fn event(&mut self, event: FrontEvent);
+
+    /// False: only events for which [`FrontEventKind::is_rare`] holds are wanted. Asked once.
+    fn each_request(&self) -> bool {
+        true
+    }
 }
 
 impl<F: FnMut(FrontEvent) + Send> Observer for F {
@@ -115,7 +134,47 @@ impl<F: FnMut(FrontEvent) + Send> Observer for F {
     }
 }
 
-pub(crate) fn monotonic() -> Duration {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+impl std::fmt::Debug for dyn Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
+/// Tells the observer, if there is one.
+#[derive(Debug)]
+pub(crate) struct Tell {
+    observer: Option<Box<dyn Observer>>,
+    each_request: bool,
+}
+
+impl Tell {
+    pub(crate) fn new(observer: Option<Box<dyn Observer>>) -> Self {
+        let each_request = observer.as_ref().is_some_and(|o| o.each_request());
+        Tell {
+            observer,
+            each_request,
+        }
+    }
+
+    /// Does anybody want to hear of each request?
+    pub(crate) fn is_each_wanted(&self) -> bool {
+        self.each_request
+    }
+
+    /// Tells what happens once in a connection. `kind` is built only if somebody listens.
+    pub(crate) fn tell(&mut self, kind: impl FnOnce() -> FrontEventKind) {
+        if let Some(observer) = &mut self.observer {
+            observer.event(FrontEvent {
+                at: monotonic(),
+                kind: kind(),
+            });
+        }
+    }
+
+    /// The same for what happens once in a request.
+    pub(crate) fn tell_each(&mut self, kind: impl FnOnce() -> FrontEventKind) {
+        if self.each_request {
+            self.tell(kind);
+        }
+    }
 }

@@ -4,11 +4,11 @@
 
 mod common;
 
-use common::{Back, DISK_BYTES, FRONT, PATIENCE, World};
+use common::{Back, DISK_BYTES, FRONT, PATIENCE, Stage};
 use libgnt::grant::{Granter, Ledger};
 use libgnt::proto::blkif::{Response, Status};
 use libgnt::{Access, DomId};
-use pv_frontend::agent::WaitsFor;
+use pv_frontend::machine::WaitsFor;
 use pv_frontend::{
     DeviceError, Disk, FrontConfig, FrontError, FrontEvent, FrontEventKind, Frontend, Io, IoError,
     ProtocolError,
@@ -32,14 +32,12 @@ fn serve(back: &mut Back) {
 
 type Events = Arc<Mutex<Vec<FrontEventKind>>>;
 
-fn observed(config: FrontConfig) -> (Disk, Events) {
+fn observed(mut config: FrontConfig) -> (Disk, Events) {
     let events = Events::default();
     let sink = Arc::clone(&events);
-    let observer = move |event: FrontEvent| sink.lock().unwrap().push(event.what);
-    (
-        Disk::open_observed(config, Some(Box::new(observer))).expect("open"),
-        events,
-    )
+    let observer = move |event: FrontEvent| sink.lock().unwrap().push(event.kind);
+    config.observer = Some(Box::new(observer));
+    (Disk::open(config).expect("open"), events)
 }
 
 fn count(events: &Events, what: impl Fn(&FrontEventKind) -> bool) -> usize {
@@ -52,16 +50,14 @@ fn count(events: &Events, what: impl Fn(&FrontEventKind) -> bool) -> usize {
 }
 
 fn round_trip(persistent: bool) {
-    let world = World::new();
-    let back = world.back(move |back| {
+    let stage = Stage::new();
+    let back = stage.back(move |back| {
         back.persistent = [Some(persistent), None];
         serve(back);
     });
-    let disk = Disk::open(FrontConfig {
-        persistent,
-        ..world.config()
-    })
-    .expect("open");
+    let mut config = stage.config();
+    config.persistent = persistent;
+    let disk = Disk::open(config).expect("open");
     let info = disk.info().expect("info");
     assert_eq!(info.bytes(), DISK_BYTES as u64);
     assert!(info.flush && !info.read_only && info.persistent == persistent);
@@ -72,7 +68,7 @@ fn round_trip(persistent: bool) {
     disk.read_at(4096, &mut seen).expect("read");
     assert!(seen == data, "what was read is not what was written");
     assert!(
-        world.image.lock().unwrap()[4096..][..data.len()] == data[..],
+        stage.image.lock().unwrap()[4096..][..data.len()] == data[..],
         "nothing on the disk"
     );
     let counters = disk.close().expect("close");
@@ -81,9 +77,9 @@ fn round_trip(persistent: bool) {
         "{counters:?}"
     );
     back.join().expect("back end");
-    assert_eq!(world.granted_pages(), 0, "grants are left");
-    world.wait_state(&world.front_dir(), XenbusState::Closed);
-    world.wait_state(&world.back_dir(), XenbusState::Closed);
+    assert_eq!(stage.granted_pages(), 0, "grants are left");
+    stage.wait_state(&stage.front_dir(), XenbusState::Closed);
+    stage.wait_state(&stage.back_dir(), XenbusState::Closed);
 }
 
 #[test]
@@ -106,8 +102,8 @@ fn persistent_grants_are_what_the_back_end_says_when_it_is_connected() {
         ([Some(true), Some(false)], false),
         ([None, None], false),
     ] {
-        let world = World::new();
-        let back = world.back(move |back| {
+        let stage = Stage::new();
+        let back = stage.back(move |back| {
             back.persistent = offers;
             back.connect();
             // Keeps the page mapped beyond the answer.
@@ -117,15 +113,13 @@ fn persistent_grants_are_what_the_back_end_says_when_it_is_connected() {
             back.answer(&request, Status::Okay);
             back.serve_until_closed();
         });
-        let disk = Disk::open(FrontConfig {
-            persistent: true,
-            ..world.config()
-        })
-        .expect("open");
+        let mut config = stage.config();
+        config.persistent = true;
+        let disk = Disk::open(config).expect("open");
         let info = disk.info().expect("info");
         assert_eq!(info.persistent, agreed, "{offers:?}");
-        let node = format!("{}/feature-persistent", world.front_dir());
-        assert_eq!(world.store.read_string(&node).expect("node"), "1");
+        let node = format!("{}/feature-persistent", stage.front_dir());
+        assert_eq!(stage.store.read_string(&node).expect("node"), "1");
         match disk.read_at(0, &mut [0; 4096]) {
             Ok(()) => assert!(agreed, "{offers:?}: kept without a word"),
             Err(error) => {
@@ -136,15 +130,15 @@ fn persistent_grants_are_what_the_back_end_says_when_it_is_connected() {
         }
         disk.close().expect("close");
         back.join().expect("back end");
-        assert_eq!(world.granted_pages(), 0, "{offers:?}: grants are left");
+        assert_eq!(stage.granted_pages(), 0, "{offers:?}: grants are left");
     }
 }
 
 #[test]
 fn a_dead_back_ends_requests_are_done_by_the_next_one() {
-    let world = World::new();
+    let stage = Stage::new();
     // Answers five, takes three more, performs two of those, and dies.
-    let first = world.back(|back| {
+    let first = stage.back(|back| {
         back.connect();
         back.serve(5);
         for n in 0..3 {
@@ -155,7 +149,7 @@ fn a_dead_back_ends_requests_are_done_by_the_next_one() {
             }
         }
     });
-    let (disk, events) = observed(world.config());
+    let (disk, events) = observed(stage.config());
     let data: Vec<_> = (0..16u64).map(|n| pattern(8192, n)).collect();
     let write = |n: usize| {
         disk.submit(Io::write(n as u64 * 8192, data[n].clone()))
@@ -163,12 +157,12 @@ fn a_dead_back_ends_requests_are_done_by_the_next_one() {
     };
     let tickets: Vec<_> = (0..16).map(write).collect();
     first.join().expect("first back end");
-    let second = world.back(serve);
+    let second = stage.back(serve);
     for (n, ticket) in tickets.into_iter().enumerate() {
         ticket.wait().unwrap_or_else(|e| panic!("write {n}: {e}"));
     }
     disk.flush().expect("flush");
-    let image = world.image.lock().unwrap().clone();
+    let image = stage.image.lock().unwrap().clone();
     for (n, data) in data.iter().enumerate() {
         assert!(
             image[n * 8192..][..8192] == data[..],
@@ -183,17 +177,17 @@ fn a_dead_back_ends_requests_are_done_by_the_next_one() {
     let gone = |event: &FrontEventKind| matches!(event, FrontEventKind::BackendGone { why, unanswered: 11 } if why.contains("died"));
     assert_eq!(count(&events, gone), 1, "{:?}", events.lock().unwrap());
     assert_eq!(count(&events, |event| *event == FrontEventKind::Closed), 1);
-    assert_eq!(world.granted_pages(), 0, "grants are left");
+    assert_eq!(stage.granted_pages(), 0, "grants are left");
 }
 
 #[test]
 fn a_ring_whose_back_end_died_is_kept_for_the_one_that_takes_it_over() {
-    let world = World::new();
-    let first = world.back(|back| {
+    let stage = Stage::new();
+    let first = stage.back(|back| {
         back.connect();
         back.serve(5);
     });
-    let (disk, events) = observed(world.config());
+    let (disk, events) = observed(stage.config());
     let data: Vec<_> = (0..16u64).map(|n| pattern(8192, n)).collect();
     let write = |n: usize| {
         disk.submit(Io::write(n as u64 * 8192, data[n].clone()))
@@ -208,12 +202,12 @@ fn a_ring_whose_back_end_died_is_kept_for_the_one_that_takes_it_over() {
         std::thread::yield_now();
     }
     // One that lives for a single request, and one that stays.
-    let second = world.back(|back| {
+    let second = stage.back(|back| {
         back.take_over();
         back.serve(1);
     });
     second.join().expect("second back end");
-    let third = world.back(|back| {
+    let third = stage.back(|back| {
         back.take_over();
         back.serve_until_closed();
     });
@@ -221,7 +215,7 @@ fn a_ring_whose_back_end_died_is_kept_for_the_one_that_takes_it_over() {
         ticket.wait().unwrap_or_else(|e| panic!("write {n}: {e}"));
     }
     disk.flush().expect("flush");
-    let image = world.image.lock().unwrap().clone();
+    let image = stage.image.lock().unwrap().clone();
     for (n, data) in data.iter().enumerate() {
         assert!(image[n * 8192..][..8192] == data[..], "write {n} is lost");
     }
@@ -240,14 +234,14 @@ fn a_ring_whose_back_end_died_is_kept_for_the_one_that_takes_it_over() {
         rings.len() > 1 && rings.iter().all(|ring| *ring == rings[0]),
         "{rings:?}"
     );
-    assert_eq!(world.granted_pages(), 0, "grants are left");
+    assert_eq!(stage.granted_pages(), 0, "grants are left");
 }
 
 #[test]
 fn pages_that_a_dead_back_end_left_mapped_are_set_aside_until_they_are_free() {
-    let world = World::new();
+    let stage = Stage::new();
     // Dies with a page in somebody's hands, as a third consumer may hold one.
-    let first = world.back(|back| {
+    let first = stage.back(|back| {
         back.connect();
         let request = back.next();
         (
@@ -255,10 +249,10 @@ fn pages_that_a_dead_back_end_left_mapped_are_set_aside_until_they_are_free() {
             request.segments[0].grant(),
         )
     });
-    let (disk, events) = observed(world.config());
+    let (disk, events) = observed(stage.config());
     let ticket = disk.submit(Io::write(0, vec![3; 4096])).expect("submit");
     let (held, grant) = first.join().expect("first back end");
-    let second = world.back(serve);
+    let second = stage.back(serve);
     ticket.wait().expect("done by the second back end");
     disk.write_at(4096, &pattern(1 << 20, 1)).expect("write");
     let set_aside = |event: &FrontEventKind| matches!(event, FrontEventKind::StillInUse { grants } if grants.contains(&grant));
@@ -278,43 +272,41 @@ fn pages_that_a_dead_back_end_left_mapped_are_set_aside_until_they_are_free() {
     }
     disk.close().expect("close");
     second.join().expect("second back end");
-    assert_eq!(world.granted_pages(), 0);
+    assert_eq!(stage.granted_pages(), 0);
 }
 
 #[test]
 fn a_back_end_that_restarts_in_order_is_followed() {
-    let world = World::new();
-    let first = world.back(|back| {
+    let stage = Stage::new();
+    let first = stage.back(|back| {
         back.connect();
         back.serve(1);
     });
-    let disk = Disk::open(world.config()).expect("open");
+    let disk = Disk::open(stage.config()).expect("open");
     disk.write_at(0, &[1; 512]).expect("write");
     first.join().expect("first");
     for n in 2..5u8 {
-        let next = world.back(|back| {
+        let next = stage.back(|back| {
             back.connect();
             back.serve(1);
         });
         disk.write_at(0, &[n; 512]).expect("write");
         next.join().expect("next");
-        assert_eq!(world.image.lock().unwrap()[0], n);
+        assert_eq!(stage.image.lock().unwrap()[0], n);
     }
     disk.close().expect("closed without a back end");
-    assert_eq!(world.granted_pages(), 0);
+    assert_eq!(stage.granted_pages(), 0);
 }
 
 #[test]
 fn no_back_end_comes_back() {
-    let world = World::new();
-    let back = world.back(|back| {
+    let stage = Stage::new();
+    let back = stage.back(|back| {
         back.connect();
         back.next();
     });
-    let config = FrontConfig {
-        reconnect: Duration::from_millis(400),
-        ..world.config()
-    };
+    let mut config = stage.config();
+    config.reconnect = Duration::from_millis(400);
     let disk = Disk::open(config).expect("open");
     let began = Instant::now();
     let error = disk.write_at(0, &[1; 512]).expect_err("nobody is there");
@@ -325,17 +317,17 @@ fn no_back_end_comes_back() {
     assert!(why.contains("process died"), "{why}");
     assert!(began.elapsed() < PATIENCE / 2);
     back.join().expect("back end");
-    let left = world.wait_front_error();
+    let left = stage.wait_front_error();
     assert!(left.contains("no back end"), "{left}");
     disk.close().expect("close");
-    assert_eq!(world.granted_pages(), 0);
+    assert_eq!(stage.granted_pages(), 0);
 }
 
 /// Another program of the domain has granted nearly all that its kernel allows.
 #[test]
 fn what_is_left_of_the_quota_is_shared_between_reads_and_writes() {
-    let world = World::new();
-    let other = Granter::open(world.platform(FRONT, "other"), Ledger::new()).expect("open");
+    let stage = Stage::new();
+    let other = Granter::open(stage.platform(FRONT, "other"), Ledger::new()).expect("open");
     let share = |_| {
         other
             .share(DomId(0), 125, Access::ReadWrite)
@@ -343,8 +335,8 @@ fn what_is_left_of_the_quota_is_shared_between_reads_and_writes() {
     };
     // 24 of 1024 are left: the ring, and 11 for each way.
     let others: Vec<_> = (0..8).map(share).collect();
-    let back = world.back(serve);
-    let disk = Disk::open(world.config()).expect("open");
+    let back = stage.back(serve);
+    let disk = Disk::open(stage.config()).expect("open");
     let data = pattern(100_352, 3);
     disk.write_at(0, &data).expect("write");
     let mut seen = vec![0; data.len()];
@@ -353,23 +345,21 @@ fn what_is_left_of_the_quota_is_shared_between_reads_and_writes() {
     disk.close().expect("close");
     back.join().expect("back end");
     drop(others);
-    assert_eq!(world.granted_pages(), 0);
+    assert_eq!(stage.granted_pages(), 0);
 }
 
 /// The inbox is full for longer than a caller waits for room in it.
 #[test]
 fn a_close_arrives_when_the_inbox_is_full() {
-    let world = World::new();
-    let back = world.back(|back| {
+    let stage = Stage::new();
+    let back = stage.back(|back| {
         back.connect();
         back.next();
     });
-    let config = FrontConfig {
-        queue: 1,
-        deadline: Duration::from_millis(200),
-        reconnect: Duration::from_secs(2),
-        ..world.config()
-    };
+    let mut config = stage.config();
+    config.queue = 1;
+    config.deadline = Duration::from_millis(200);
+    config.reconnect = Duration::from_secs(2);
     let disk = Disk::open(config).expect("open");
     let taken = disk.submit(Io::write(0, vec![1; 512])).expect("taken");
     back.join().expect("back end");
@@ -383,24 +373,24 @@ fn a_close_arrives_when_the_inbox_is_full() {
     for ticket in [taken, waiting] {
         ticket.wait().expect_err("nobody was there to do it");
     }
-    assert_eq!(world.granted_pages(), 0);
+    assert_eq!(stage.granted_pages(), 0);
 }
 
 /// Opens, sends one read to a lying back end, and returns the error that it makes.
-fn read_from(world: &World, lie: impl FnOnce(&mut Back) + Send + 'static) -> FrontError {
-    let back = world.back(move |back| {
+fn read_from(stage: &Stage, lie: impl FnOnce(&mut Back) + Send + 'static) -> FrontError {
+    let back = stage.back(move |back| {
         back.connect();
         lie(back);
         back.follow("closed", Back::is_closed);
     });
-    let disk = Disk::open(world.config()).expect("open");
+    let disk = Disk::open(stage.config()).expect("open");
     let error = disk.read_at(0, &mut [0; 4096]).expect_err("a lie");
     disk.write_at(0, &[0; 512])
         .expect_err("the device is closed");
-    assert_eq!(FrontError::to_string(&error), world.wait_front_error());
+    assert_eq!(FrontError::to_string(&error), stage.wait_front_error());
     disk.close().expect("close");
     back.join().expect("back end");
-    assert_eq!(world.granted_pages(), 0, "grants are left");
+    assert_eq!(stage.granted_pages(), 0, "grants are left");
     error
 }
 
@@ -413,7 +403,7 @@ fn protocol_error(error: FrontError) -> ProtocolError {
 
 #[test]
 fn a_response_to_nothing_closes_the_device() {
-    let error = read_from(&World::new(), |back| {
+    let error = read_from(&Stage::new(), |back| {
         let request = back.next();
         let id = request.id.wrapping_add(1);
         back.respond(&Response {
@@ -432,8 +422,8 @@ fn a_response_to_nothing_closes_the_device() {
 fn the_reason_of_a_failure_is_left_in_xenstore() {
     // Whether the front end sleeps or waits busily for the answer.
     for spin in [Duration::ZERO, PATIENCE] {
-        let world = World::new();
-        let back = world.back(|back| {
+        let stage = Stage::new();
+        let back = stage.back(|back| {
             back.connect();
             let request = back.next();
             let id = request.id.wrapping_add(1);
@@ -443,10 +433,8 @@ fn the_reason_of_a_failure_is_left_in_xenstore() {
             });
             back.follow("closed", Back::is_closed);
         });
-        let config = FrontConfig {
-            spin,
-            ..world.config()
-        };
+        let mut config = stage.config();
+        config.spin = spin;
         let mut front = Frontend::open(config).expect("open");
         front.submit(Io::read(0, 512), 1).expect("submit");
         let failed = loop {
@@ -455,7 +443,7 @@ fn the_reason_of_a_failure_is_left_in_xenstore() {
                 break done.result.expect_err("a lie");
             }
         };
-        assert_eq!(world.wait_front_error(), failed.to_string(), "{spin:?}");
+        assert_eq!(stage.wait_front_error(), failed.to_string(), "{spin:?}");
         front.close().expect("close");
         back.join().expect("back end");
     }
@@ -463,7 +451,7 @@ fn the_reason_of_a_failure_is_left_in_xenstore() {
 
 #[test]
 fn a_producer_index_out_of_range_closes_the_device() {
-    let error = read_from(&World::new(), |back| {
+    let error = read_from(&Stage::new(), |back| {
         back.next();
         let rsp_prod = libgnt::ring::layout::RSP_PROD;
         back.ring_page()
@@ -475,7 +463,7 @@ fn a_producer_index_out_of_range_closes_the_device() {
 
 #[test]
 fn an_answer_while_the_page_is_mapped_closes_the_device() {
-    let error = read_from(&World::new(), |back| {
+    let error = read_from(&Stage::new(), |back| {
         let request = back.next();
         let map = back.perform_request(&request);
         back.kept.extend(map);
@@ -490,17 +478,15 @@ fn an_answer_while_the_page_is_mapped_closes_the_device() {
 
 #[test]
 fn a_silent_back_end_is_named_with_the_request() {
-    let world = World::new();
-    let back = world.back(|back| {
+    let stage = Stage::new();
+    let back = stage.back(|back| {
         back.connect();
         let request = back.next();
         back.follow("closed", Back::is_closed);
         request
     });
-    let config = FrontConfig {
-        deadline: Duration::from_millis(300),
-        ..world.config()
-    };
+    let mut config = stage.config();
+    config.deadline = Duration::from_millis(300);
     let disk = Disk::open(config).expect("open");
     let error = disk.read_at(512, &mut [0; 512]).expect_err("no answer");
     let FrontError::Io(IoError::TimedOut {
@@ -515,13 +501,13 @@ fn a_silent_back_end_is_named_with_the_request() {
     let request = back.join().expect("back end");
     assert_eq!((io.sector, id), (1, request.id));
     assert_eq!(grants, [request.segments[0].grant()]);
-    assert_eq!(world.granted_pages(), 0);
+    assert_eq!(stage.granted_pages(), 0);
 }
 
 #[test]
 fn a_storm_of_events_does_not_keep_the_answers_out() {
-    let world = World::new();
-    let back = world.back(|back| {
+    let stage = Stage::new();
+    let back = stage.back(|back| {
         back.connect();
         for _ in 0..2000 {
             back.notify();
@@ -529,7 +515,7 @@ fn a_storm_of_events_does_not_keep_the_answers_out() {
         }
         back.serve_until_closed();
     });
-    let disk = Disk::open(world.config()).expect("open");
+    let disk = Disk::open(stage.config()).expect("open");
     for n in 0..50 {
         disk.write_at(n * 512, &[n as u8; 512]).expect("write");
     }
@@ -539,54 +525,54 @@ fn a_storm_of_events_does_not_keep_the_answers_out() {
 
 #[test]
 fn nonsense_in_the_back_ends_nodes_fails_the_open_with_its_name() {
-    let world = World::new();
-    let back = world.back(|back| {
+    let stage = Stage::new();
+    let back = stage.back(|back| {
         back.sectors = "many".into();
         // The front end refuses before it is connected.
         back.connect_to(XenbusState::Closed);
     });
-    let error = Disk::open(world.config()).map(drop).expect_err("nonsense");
+    let error = Disk::open(stage.config()).map(drop).expect_err("nonsense");
     assert!(error.to_string().contains("sectors"), "{error}");
     back.join().expect("back end");
-    assert_eq!(world.granted_pages(), 0);
+    assert_eq!(stage.granted_pages(), 0);
 }
 
 #[test]
 fn no_device_is_an_error_that_says_what_to_do() {
-    let world = World::new();
-    world
+    let stage = Stage::new();
+    stage
         .device()
-        .remove(&world.store, Duration::ZERO)
+        .remove(&stage.store, Duration::ZERO)
         .expect("remove");
-    let error = Disk::open(world.config())
+    let error = Disk::open(stage.config())
         .map(drop)
         .expect_err("no device")
         .to_string();
     assert!(
-        error.contains("xvda") && error.contains("pv-backend attach"),
+        error.contains("xvda") && error.contains("xl block-attach"),
         "{error}"
     );
 }
 
 #[test]
 fn values_as_other_toolstacks_write_them_are_read() {
-    let world = World::new();
+    let stage = Stage::new();
     for (directory, node) in [
-        (world.front_dir(), "backend"),
-        (world.front_dir(), "backend-id"),
-        (world.front_dir(), "state"),
-        (world.back_dir(), "online"),
+        (stage.front_dir(), "backend"),
+        (stage.front_dir(), "backend-id"),
+        (stage.front_dir(), "state"),
+        (stage.back_dir(), "online"),
     ] {
         let path = format!("{directory}/{node}");
-        let mut value = world.store.read(&path).expect("read");
+        let mut value = stage.store.read(&path).expect("read");
         value.push(0);
-        world.store.write(&path, value).expect("write");
+        stage.store.write(&path, value).expect("write");
     }
-    let back = world.back(|back| {
+    let back = stage.back(|back| {
         back.sectors.push('\0');
         serve(back);
     });
-    let disk = Disk::open(world.config()).expect("open");
+    let disk = Disk::open(stage.config()).expect("open");
     disk.write_at(0, &[9; 512]).expect("write");
     disk.close().expect("close");
     back.join().expect("back end");
@@ -594,10 +580,10 @@ fn values_as_other_toolstacks_write_them_are_read() {
 
 #[test]
 fn a_back_end_that_is_no_domain_is_told_as_it_is() {
-    let world = World::new();
-    let node = format!("{}/backend-id", world.front_dir());
-    world.store.write(&node, b"1\x1bz").expect("write");
-    let error = Disk::open(world.config()).map(drop).expect_err("nonsense");
+    let stage = Stage::new();
+    let node = format!("{}/backend-id", stage.front_dir());
+    stage.store.write(&node, b"1\x1bz").expect("write");
+    let error = Disk::open(stage.config()).map(drop).expect_err("nonsense");
     let error = error.to_string();
     assert!(
         error.contains(r#"backend-id is "1\x1bz", which"#),
@@ -607,13 +593,13 @@ fn a_back_end_that_is_no_domain_is_told_as_it_is() {
 
 #[test]
 fn a_removed_device_is_closed_in_order() {
-    let world = World::new();
-    let back = world.back(serve);
-    let disk = Disk::open(world.config()).expect("open");
+    let stage = Stage::new();
+    let back = stage.back(serve);
+    let disk = Disk::open(stage.config()).expect("open");
     disk.write_at(0, &[5; 512]).expect("write");
-    let removed = world
+    let removed = stage
         .device()
-        .remove(&world.store, PATIENCE)
+        .remove(&stage.store, PATIENCE)
         .expect("remove");
     assert_eq!(removed.end, End::Closed, "{removed:?}");
     let error = disk.write_at(0, &[6; 512]).expect_err("removed");
@@ -623,14 +609,14 @@ fn a_removed_device_is_closed_in_order() {
     );
     disk.close().expect("close");
     back.join().expect("back end");
-    assert_eq!(world.granted_pages(), 0);
+    assert_eq!(stage.granted_pages(), 0);
 }
 
 #[test]
 fn queues_are_bounded_and_complete_in_any_order() {
-    let world = World::new();
-    let back = world.back(serve);
-    let disk = Disk::open(world.config()).expect("open");
+    let stage = Stage::new();
+    let back = stage.back(serve);
+    let disk = Disk::open(stage.config()).expect("open");
     let queue = disk.queue(4);
     for tag in 0..4 {
         queue

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Back, PATIENCE, World};
+use common::{Back, PATIENCE, Stage};
 use pv_frontend::{
     DeviceError, Disk, FrontConfig, FrontError, FrontEvent, FrontEventKind, Frontend, Io, IoError,
 };
@@ -23,9 +23,9 @@ const PIPE_BYTES: usize = 65536;
 
 /// The domain has its pages back. The simulated kernel hears of a process's end a little later
 /// than whoever waits for the process.
-fn assert_nothing_granted(world: &World) {
+fn assert_nothing_granted(stage: &Stage) {
     let deadline = Instant::now() + PATIENCE;
-    while world.granted_pages() > 0 {
+    while stage.granted_pages() > 0 {
         assert!(Instant::now() < deadline, "grants are left");
         std::thread::yield_now();
     }
@@ -40,10 +40,10 @@ struct Stalled {
 }
 
 impl Stalled {
-    fn new(world: &World, until: impl FnOnce(&mut Back) + Send + 'static) -> Stalled {
+    fn new(stage: &Stage, until: impl FnOnce(&mut Back) + Send + 'static) -> Stalled {
         let (tell, stalls) = channel();
         let (over, wait) = channel();
-        let thread = world.back(move |back| {
+        let thread = stage.back(move |back| {
             until(back);
             tell.send(()).expect("the test waits");
             wait.recv().expect("the test ends it");
@@ -55,8 +55,8 @@ impl Stalled {
         }
     }
 
-    fn at_a_request(world: &World) -> Stalled {
-        Stalled::new(world, |back| {
+    fn at_a_request(stage: &Stage) -> Stalled {
+        Stalled::new(stage, |back| {
             back.connect();
             back.next();
         })
@@ -75,9 +75,9 @@ impl Stalled {
 }
 
 /// The command line as a process, which has no reason of its own to end soon.
-fn start(world: &World, args: &[&str]) -> Child {
+fn start(stage: &Stage, args: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pv-frontend"));
-    command.arg(format!("--platform=sim:{}", world.dir.path().display()));
+    command.arg(format!("--platform=sim:{}", stage.dir.path().display()));
     command.args(["--domain=1", "--deadline=1000", "--reconnect=1000"]);
     command.args(args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -124,21 +124,21 @@ fn a_signal_ends_every_command_at_a_back_end_that_stalls() {
         (&["copy", &input], Signal::INT),
         (&["bench", "--seconds=1000"], Signal::TERM),
     ] {
-        let world = World::new();
-        let back = Stalled::at_a_request(&world);
-        let child = start(&world, command);
+        let stage = Stage::new();
+        let back = Stalled::at_a_request(&stage);
+        let child = start(&stage, command);
         back.wait();
         signal(&child, how);
         interrupted(end_of(child, END));
         back.end();
-        assert_nothing_granted(&world);
+        assert_nothing_granted(&stage);
     }
 }
 
 #[test]
 fn a_signal_ends_the_wait_for_a_back_end() {
-    let world = World::new();
-    let mut child = start(&world, &["info", "--log=pv_frontend=debug"]);
+    let stage = Stage::new();
+    let mut child = start(&stage, &["info", "--log=pv_frontend=debug"]);
     // It has begun the handshake.
     let mut stderr = BufReader::new(child.stderr.as_mut().expect("piped"));
     let mut line = String::new();
@@ -152,9 +152,9 @@ fn a_signal_ends_the_wait_for_a_back_end() {
 
 #[test]
 fn a_signal_ends_a_write_whose_input_does_not_come() {
-    let world = World::new();
-    let back = Stalled::new(&world, Back::connect);
-    let mut child = start(&world, &["write"]);
+    let stage = Stage::new();
+    let back = Stalled::new(&stage, Back::connect);
+    let mut child = start(&stage, &["write"]);
     back.wait();
     // More than a pipe holds: when it is written, the command has begun to read.
     let stdin = child.stdin.as_mut().expect("piped");
@@ -166,13 +166,13 @@ fn a_signal_ends_a_write_whose_input_does_not_come() {
 
 #[test]
 fn a_signal_ends_a_read_whose_output_nobody_takes() {
-    let world = World::new();
-    let back = Stalled::new(&world, |back| {
+    let stage = Stage::new();
+    let back = Stalled::new(&stage, |back| {
         back.connect();
         // A step of the command, which is more than a pipe holds.
         back.serve((1usize << 20).div_ceil(44 << 10));
     });
-    let child = start(&world, &["read"]);
+    let child = start(&stage, &["read"]);
     back.wait();
     signal(&child, Signal::INT);
     interrupted(end_of(child, END));
@@ -181,37 +181,37 @@ fn a_signal_ends_a_read_whose_output_nobody_takes() {
 
 #[test]
 fn a_signal_ends_it_when_xenstored_does_not_answer() {
-    let world = World::new();
-    let back = Stalled::at_a_request(&world);
-    let child = start(&world, &["read"]);
+    let stage = Stage::new();
+    let back = Stalled::at_a_request(&stage);
+    let child = start(&stage, &["read"]);
     back.wait();
-    world.valve.close();
+    stage.valve.close();
     signal(&child, Signal::TERM);
     interrupted(end_of(child, END));
-    world.valve.open();
+    stage.valve.open();
     back.end();
 }
 
 #[test]
 fn a_signal_ends_an_open_that_xenstored_does_not_answer() {
-    let world = World::new();
-    world.valve.close();
-    let child = start(&world, &["info"]);
-    world.valve.wait_pressed(PATIENCE);
+    let stage = Stage::new();
+    stage.valve.close();
+    let child = start(&stage, &["info"]);
+    stage.valve.wait_pressed(PATIENCE);
     signal(&child, Signal::TERM);
     interrupted(end_of(child, END));
-    world.valve.open();
+    stage.valve.open();
 }
 
 #[test]
 fn the_second_signal_ends_it_at_once() {
-    let world = World::new();
-    let back = Stalled::at_a_request(&world);
-    let child = start(&world, &["read", "--close=1000"]);
+    let stage = Stage::new();
+    let back = Stalled::at_a_request(&stage);
+    let child = start(&stage, &["read", "--close=1000"]);
     back.wait();
     signal(&child, Signal::INT);
     // The first one has arrived; the back end does not answer it, and that was to be waited for.
-    world.wait_state(&world.front_dir(), XenbusState::Closing);
+    stage.wait_state(&stage.front_dir(), XenbusState::Closing);
     signal(&child, Signal::INT);
     let (status, _) = end_of(child, PATIENCE);
     assert_eq!(status, Some(1));
@@ -219,14 +219,13 @@ fn the_second_signal_ends_it_at_once() {
 }
 
 /// Nothing but the close ends soon.
-fn patient(world: &World) -> FrontConfig {
-    FrontConfig {
-        deadline: Duration::from_secs(1000),
-        reconnect: Duration::from_secs(1000),
-        // A busy machine gets to the last words, too.
-        close: END / 3,
-        ..world.config()
-    }
+fn patient(stage: &Stage) -> FrontConfig {
+    let mut config = stage.config();
+    config.deadline = Duration::from_secs(1000);
+    config.reconnect = Duration::from_secs(1000);
+    // A busy machine gets to the last words, too.
+    config.close = END / 3;
+    config
 }
 
 fn in_time<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
@@ -242,9 +241,9 @@ fn closed(error: FrontError) {
 
 #[test]
 fn a_disk_closes_at_a_back_end_that_stalls() {
-    let world = World::new();
-    let back = Stalled::at_a_request(&world);
-    let disk = Disk::open(patient(&world)).expect("open");
+    let stage = Stage::new();
+    let back = Stalled::at_a_request(&stage);
+    let disk = Disk::open(patient(&stage)).expect("open");
     let ticket = disk.submit(Io::read(0, 4096)).expect("submit");
     back.wait();
     let error = in_time(|| disk.close()).expect_err("it was not closed in order");
@@ -254,17 +253,15 @@ fn a_disk_closes_at_a_back_end_that_stalls() {
     );
     closed(ticket.wait().expect_err("no answer"));
     back.end();
-    assert_nothing_granted(&world);
+    assert_nothing_granted(&stage);
 }
 
 #[test]
 fn a_disk_closes_with_more_in_its_inbox_than_it_takes() {
-    let world = World::new();
-    let back = Stalled::at_a_request(&world);
-    let config = FrontConfig {
-        queue: 1,
-        ..patient(&world)
-    };
+    let stage = Stage::new();
+    let back = Stalled::at_a_request(&stage);
+    let mut config = patient(&stage);
+    config.queue = 1;
     let disk = Disk::open(config).expect("open");
     let taken = disk.submit(Io::read(0, 512)).expect("taken");
     back.wait();
@@ -278,36 +275,38 @@ fn a_disk_closes_with_more_in_its_inbox_than_it_takes() {
 
 #[test]
 fn a_disk_closes_when_xenstored_does_not_answer() {
-    let world = World::new();
-    let back = Stalled::new(&world, Back::connect);
-    let disk = Disk::open(patient(&world)).expect("open");
+    let stage = Stage::new();
+    let back = Stalled::new(&stage, Back::connect);
+    let disk = Disk::open(patient(&stage)).expect("open");
     back.wait();
-    world.valve.close();
+    stage.valve.close();
     let error = in_time(|| disk.close()).expect_err("nobody answered");
     assert!(error.to_string().contains("xenstore"), "{error}");
-    world.valve.open();
+    stage.valve.open();
     back.end();
 }
 
 #[test]
 fn a_front_end_without_a_thread_closes_when_xenstored_does_not_answer() {
-    let world = World::new();
-    let back = Stalled::new(&world, Back::connect);
-    let front = Frontend::open(patient(&world)).expect("open");
+    let stage = Stage::new();
+    let back = Stalled::new(&stage, Back::connect);
+    let front = Frontend::open(patient(&stage)).expect("open");
     back.wait();
-    world.valve.close();
+    stage.valve.close();
     in_time(|| front.close()).expect_err("nobody answered");
-    world.valve.open();
+    stage.valve.open();
     back.end();
 }
 
 #[test]
 fn a_disk_that_is_dropped_ends_by_itself() {
-    let world = World::new();
-    let back = Stalled::at_a_request(&world);
+    let stage = Stage::new();
+    let back = Stalled::at_a_request(&stage);
     let (tell, events) = channel();
-    let observer = move |event: FrontEvent| drop(tell.send(event.what));
-    let disk = Disk::open_observed(patient(&world), Some(Box::new(observer))).expect("open");
+    let observer = move |event: FrontEvent| drop(tell.send(event.kind));
+    let mut config = patient(&stage);
+    config.observer = Some(Box::new(observer));
+    let disk = Disk::open(config).expect("open");
     let ticket = disk.submit(Io::write(0, vec![1; 512])).expect("submit");
     back.wait();
     drop(disk);
@@ -318,14 +317,14 @@ fn a_disk_that_is_dropped_ends_by_itself() {
     assert_eq!(told.iter().filter(completed).count(), 1, "{told:?}");
     assert!(events.recv().is_err(), "the thread is there still");
     back.end();
-    assert_nothing_granted(&world);
+    assert_nothing_granted(&stage);
 }
 
 #[test]
 fn what_is_asked_from_elsewhere_ends_a_disk_and_its_waits() {
-    let world = World::new();
-    let back = Stalled::at_a_request(&world);
-    let config = patient(&world);
+    let stage = Stage::new();
+    let back = Stalled::at_a_request(&stage);
+    let config = patient(&stage);
     let stop = config.stop.clone();
     let disk = Disk::open(config).expect("open");
     let ticket = disk.submit(Io::read(0, 4096)).expect("submit");
@@ -334,23 +333,21 @@ fn what_is_asked_from_elsewhere_ends_a_disk_and_its_waits() {
     closed(in_time(|| ticket.wait()).expect_err("no answer"));
     in_time(|| disk.close()).expect_err("the back end did not close");
     back.end();
-    assert_nothing_granted(&world);
+    assert_nothing_granted(&stage);
 }
 
 /// A caller who means "for ever" says so in any way.
 #[test]
 fn times_without_end_overflow_no_clock() {
-    let world = World::new();
-    let back = world.back(|back| {
+    let stage = Stage::new();
+    let back = stage.back(|back| {
         back.connect();
         back.serve_until_closed();
     });
-    let config = FrontConfig {
-        deadline: Duration::MAX,
-        reconnect: Duration::MAX,
-        close: Duration::MAX,
-        ..world.config()
-    };
+    let mut config = stage.config();
+    config.deadline = Duration::MAX;
+    config.reconnect = Duration::MAX;
+    config.close = Duration::MAX;
     let mut front = Frontend::open(config).expect("open");
     front.submit(Io::write(0, vec![3; 512]), 1).expect("submit");
     front.poll(Duration::MAX).expect("poll");

@@ -5,25 +5,23 @@
 mod common;
 
 use common::overflow::Overflowing;
-use common::{FRONT, PATIENCE, World};
-use pv_frontend::{Disk, FrontConfig};
+use common::{FRONT, PATIENCE, Stage};
+use pv_frontend::Disk;
 use std::time::{Duration, Instant};
 
 #[test]
 fn a_queue_of_events_that_overflows_costs_no_answer() {
-    let world = World::new();
-    let back = world.back(|back| {
+    let stage = Stage::new();
+    let back = stage.back(|back| {
         back.connect();
         back.serve_until_closed();
     });
-    let (platform, overflow) = Overflowing::around(world.platform(FRONT, "front"));
-    let disk = Disk::open(FrontConfig {
-        platform,
-        // Each answer is heard of through an event.
-        spin: Duration::ZERO,
-        ..world.config()
-    })
-    .expect("open");
+    let (platform, overflow) = Overflowing::around(stage.platform(FRONT, "front"));
+    let mut config = stage.config();
+    config.platform = platform;
+    // Each answer is heard of through an event.
+    config.spin = Duration::ZERO;
+    let disk = Disk::open(config).expect("open");
     let deadline = Instant::now() + PATIENCE;
     let write = |byte: u32| {
         disk.write_at(0, &[byte as u8; 512]).expect("write");

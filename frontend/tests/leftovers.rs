@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Back, FRONT, World};
+use common::{Back, FRONT, Stage};
 use libgnt::proto::blkif::Response;
 use pv_frontend::{Disk, FrontEvent, FrontEventKind};
 use pv_xenstore::Client;
@@ -17,8 +17,8 @@ fn serve(back: &mut Back) {
 }
 
 /// In the front end's directory.
-fn nodes(world: &World) -> Vec<String> {
-    let mut nodes = world.store.directory(&world.front_dir()).expect("nodes");
+fn nodes(stage: &Stage) -> Vec<String> {
+    let mut nodes = stage.store.directory(&stage.front_dir()).expect("nodes");
     nodes.sort_unstable();
     nodes
 }
@@ -34,8 +34,8 @@ const TOOLSTACKS: [&str; 5] = [
 
 #[test]
 fn what_an_earlier_front_end_left_is_taken_away() {
-    let world = World::new();
-    let platform = world.platform(FRONT, "earlier");
+    let stage = Stage::new();
+    let platform = stage.platform(FRONT, "earlier");
     let earlier = Client::connect(&*platform).expect("xenstore");
     for node in [
         "ring-page-order",
@@ -47,11 +47,11 @@ fn what_an_earlier_front_end_left_is_taken_away() {
         "queue-1/event-channel",
         "feature-large-sector-size",
     ] {
-        let path = format!("{}/{node}", world.front_dir());
+        let path = format!("{}/{node}", stage.front_dir());
         earlier.write(&path, "1").expect("write");
     }
-    let back = world.back(serve);
-    let disk = Disk::open(world.config()).expect("open");
+    let back = stage.back(serve);
+    let disk = Disk::open(stage.config()).expect("open");
     let ours = [
         "backend",
         "backend-id",
@@ -64,7 +64,7 @@ fn what_an_earlier_front_end_left_is_taken_away() {
         "state",
         "virtual-device",
     ];
-    assert_eq!(nodes(&world), ours);
+    assert_eq!(nodes(&stage), ours);
     disk.write_at(0, &[2; 512]).expect("write");
     disk.close().expect("close");
     back.join().expect("back end");
@@ -74,17 +74,19 @@ fn what_an_earlier_front_end_left_is_taken_away() {
 fn a_liveness_byte_that_an_earlier_back_end_announced_does_not_mislead() {
     // Whether this one leaves the reserved bytes of the header alone, or clears them.
     for clears_header in [false, true] {
-        let world = World::new();
-        let node = format!("{}/pvpair-liveness", world.back_dir());
-        world.store.write(&node, "63").expect("write");
-        let back = world.back(move |back| {
+        let stage = Stage::new();
+        let node = format!("{}/pvpair-liveness", stage.back_dir());
+        stage.store.write(&node, "63").expect("write");
+        let back = stage.back(move |back| {
             (back.liveness, back.clears_header) = (false, clears_header);
             serve(back);
         });
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&events);
-        let observer = move |event: FrontEvent| sink.lock().unwrap().push(event.what);
-        let disk = Disk::open_observed(world.config(), Some(Box::new(observer))).expect("open");
+        let observer = move |event: FrontEvent| sink.lock().unwrap().push(event.kind);
+        let mut config = stage.config();
+        config.observer = Some(Box::new(observer));
+        let disk = Disk::open(config).expect("open");
         disk.write_at(0, &[4; 512]).expect("write");
         disk.close().expect("close");
         back.join().expect("back end");
@@ -95,20 +97,20 @@ fn a_liveness_byte_that_an_earlier_back_end_announced_does_not_mislead() {
 
 #[test]
 fn a_closed_front_end_leaves_nothing_of_its_ring() {
-    let world = World::new();
-    let back = world.back(serve);
-    let disk = Disk::open(world.config()).expect("open");
+    let stage = Stage::new();
+    let back = stage.back(serve);
+    let disk = Disk::open(stage.config()).expect("open");
     disk.write_at(0, &[1; 512]).expect("write");
     disk.close().expect("close");
     back.join().expect("back end");
-    world.wait_state(&world.front_dir(), XenbusState::Closed);
-    assert_eq!(nodes(&world), TOOLSTACKS);
+    stage.wait_state(&stage.front_dir(), XenbusState::Closed);
+    assert_eq!(nodes(&stage), TOOLSTACKS);
 }
 
 #[test]
 fn a_failed_front_end_leaves_nothing_of_its_ring() {
-    let world = World::new();
-    let back = world.back(|back| {
+    let stage = Stage::new();
+    let back = stage.back(|back| {
         back.connect();
         let request = back.next();
         let id = request.id.wrapping_add(1);
@@ -118,26 +120,26 @@ fn a_failed_front_end_leaves_nothing_of_its_ring() {
         });
         back.follow("closed", Back::is_closed);
     });
-    let disk = Disk::open(world.config()).expect("open");
+    let disk = Disk::open(stage.config()).expect("open");
     disk.read_at(0, &mut [0; 512]).expect_err("a lie");
     disk.close().expect("close");
     back.join().expect("back end");
-    let left = nodes(&world);
+    let left = nodes(&stage);
     let ours: Vec<_> = left.iter().filter(|node| *node != "error").collect();
     assert_eq!(ours, TOOLSTACKS);
 }
 
 #[test]
 fn an_open_that_finds_nonsense_leaves_nothing_of_its_ring() {
-    let world = World::new();
-    let back = world.back(|back| {
+    let stage = Stage::new();
+    let back = stage.back(|back| {
         back.sectors = "many".into();
         back.connect_to(XenbusState::Closed);
     });
-    Disk::open(world.config()).map(drop).expect_err("nonsense");
+    Disk::open(stage.config()).map(drop).expect_err("nonsense");
     back.join().expect("back end");
-    world.wait_state(&world.front_dir(), XenbusState::Closed);
-    let left = nodes(&world);
+    stage.wait_state(&stage.front_dir(), XenbusState::Closed);
+    let left = nodes(&stage);
     let ours: Vec<_> = left.iter().filter(|node| *node != "error").collect();
     assert_eq!(ours, TOOLSTACKS);
 }

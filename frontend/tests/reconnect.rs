@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Back, FRONT, PATIENCE, World};
+use common::{Back, FRONT, PATIENCE, Stage};
 use libgnt::grant::{Granter, Ledger, Map};
 use libgnt::{Access, DomId};
 use pv_frontend::{Disk, FrontConfig, FrontEvent, FrontEventKind, Io};
@@ -12,10 +12,11 @@ use pv_xenstore::xenbus::XenbusState;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-fn observed(config: FrontConfig) -> (Disk, Receiver<FrontEvent>) {
+fn observed(mut config: FrontConfig) -> (Disk, Receiver<FrontEvent>) {
     let (tell, events) = channel();
     let observer = move |event: FrontEvent| drop(tell.send(event));
-    let disk = Disk::open_observed(config, Some(Box::new(observer))).expect("open");
+    config.observer = Some(Box::new(observer));
+    let disk = Disk::open(config).expect("open");
     (disk, events)
 }
 
@@ -39,57 +40,53 @@ fn take_one_and_die(back: &mut Back) -> Map {
 #[test]
 fn a_back_end_that_keeps_pages_of_each_ring_gets_no_more_than_the_domain_can_spare() {
     const POOL: usize = 22;
-    let world = World::new();
-    let config = FrontConfig {
-        pool_pages: POOL,
-        ..world.config()
-    };
-    let first = world.back(take_one_and_die);
+    let stage = Stage::new();
+    let mut config = stage.config();
+    config.pool_pages = POOL;
+    let first = stage.back(take_one_and_die);
     let (disk, events) = observed(config);
     let ticket = disk.submit(Io::write(0, vec![7; 512])).expect("submit");
     let mut held = vec![first.join().expect("back end")];
     // Each time eleven pages are allocated together, and stay.
     for _ in 0..2 {
-        let next = world.back(take_one_and_die);
+        let next = stage.back(take_one_and_die);
         held.push(next.join().expect("back end"));
     }
-    let last = world.back(|back| {
+    let last = stage.back(|back| {
         back.connect();
         back.serve_until_closed();
     });
-    let why = await_event(&events, |event| match event.what {
+    let why = await_event(&events, |event| match event.kind {
         FrontEventKind::NoRoom { why } => Some(why),
         _ => None,
     });
     assert!(why.contains("33 pages are set aside, of 46"), "{why}");
     assert!(why.contains("for example grant "), "{why}");
-    assert!(world.granted_pages() <= 2 * (POOL as u32 + 1));
+    assert!(stage.granted_pages() <= 2 * (POOL as u32 + 1));
     // When they come free it goes on.
     held.clear();
     ticket.wait().expect("done by the last back end");
-    assert_eq!(world.image.lock().unwrap()[..512], [7; 512]);
+    assert_eq!(stage.image.lock().unwrap()[..512], [7; 512]);
     disk.close().expect("close");
     last.join().expect("back end");
-    assert_eq!(world.granted_pages(), 0);
+    assert_eq!(stage.granted_pages(), 0);
 }
 
 #[test]
 fn no_room_until_a_back_end_is_given_up_is_told_as_the_reason() {
-    let world = World::new();
-    let config = FrontConfig {
-        pool_pages: 22,
-        reconnect: Duration::from_secs(2),
-        ..world.config()
-    };
-    let first = world.back(take_one_and_die);
+    let stage = Stage::new();
+    let mut config = stage.config();
+    config.pool_pages = 22;
+    config.reconnect = Duration::from_secs(2);
+    let first = stage.back(take_one_and_die);
     let (disk, _events) = observed(config);
     let ticket = disk.submit(Io::write(0, vec![7; 512])).expect("submit");
     let mut held = vec![first.join().expect("back end")];
     for _ in 0..2 {
-        let next = world.back(take_one_and_die);
+        let next = stage.back(take_one_and_die);
         held.push(next.join().expect("back end"));
     }
-    let last = world.back(|back| {
+    let last = stage.back(|back| {
         back.connect_to(XenbusState::InitWait);
         back.follow("closed", Back::is_closed);
     });
@@ -103,48 +100,51 @@ fn no_room_until_a_back_end_is_given_up_is_told_as_the_reason() {
 /// Another program of the domain has granted what its kernel allows.
 #[test]
 fn a_first_ring_waits_for_the_quota() {
-    let world = World::new();
-    let other = Granter::open(world.platform(FRONT, "other"), Ledger::new()).expect("open");
+    let stage = Stage::new();
+    let other = Granter::open(stage.platform(FRONT, "other"), Ledger::new()).expect("open");
     let others = other
         .share(DomId(0), 1010, Access::ReadWrite)
         .expect("share");
-    let back = world.back(|back| {
+    let back = stage.back(|back| {
         back.connect();
         back.serve_until_closed();
     });
     let (tell, events) = channel();
     let observer = move |event: FrontEvent| drop(tell.send(event));
-    let config = world.config();
-    let opening = std::thread::spawn(move || Disk::open_observed(config, Some(Box::new(observer))));
+    let mut config = stage.config();
+    config.observer = Some(Box::new(observer));
+    let opening = std::thread::spawn(move || Disk::open(config));
     await_event(&events, |event| {
-        matches!(event.what, FrontEventKind::NoRoom { .. }).then_some(())
+        matches!(event.kind, FrontEventKind::NoRoom { .. }).then_some(())
     });
     drop(others);
     let disk = opening.join().unwrap().expect("open");
+    // Not closed before the back end knows that it is connected.
+    disk.write_at(0, &[1; 512]).expect("write");
     disk.close().expect("close");
     back.join().expect("back end");
 }
 
 #[test]
 fn rings_for_back_ends_that_do_not_last_are_paced() {
-    let world = World::new();
+    let stage = Stage::new();
     let serve_one = |back: &mut Back| {
         back.connect();
         back.serve(1);
     };
-    let first = world.back(serve_one);
-    let (disk, events) = observed(world.config());
+    let first = stage.back(serve_one);
+    let (disk, events) = observed(stage.config());
     let mut connected = Vec::new();
     let next_connection = || {
         await_event(&events, |event| {
-            matches!(event.what, FrontEventKind::Connected { .. }).then_some(event.at)
+            matches!(event.kind, FrontEventKind::Connected { .. }).then_some(event.at)
         })
     };
     connected.push(next_connection());
     disk.write_at(0, &[1; 512]).expect("write");
     first.join().expect("back end");
     for _ in 0..5 {
-        let next = world.back(serve_one);
+        let next = stage.back(serve_one);
         disk.write_at(0, &[1; 512]).expect("write");
         next.join().expect("back end");
         connected.push(next_connection());

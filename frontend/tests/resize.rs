@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{DISK_BYTES, PATIENCE, World};
+use common::{DISK_BYTES, PATIENCE, Stage};
 use libgnt::proto::blkif::Status;
 use pv_frontend::{Disk, FrontConfig, FrontError, FrontEvent, FrontEventKind, Io, IoError};
 use std::sync::mpsc::{Receiver, channel};
@@ -12,10 +12,11 @@ use std::sync::mpsc::{Receiver, channel};
 const ALL: u64 = DISK_BYTES as u64 / 512;
 const HALF: u64 = ALL / 2;
 
-fn open(config: FrontConfig) -> (Disk, Receiver<FrontEventKind>) {
+fn open(mut config: FrontConfig) -> (Disk, Receiver<FrontEventKind>) {
     let (tell, events) = channel();
-    let observer = move |event: FrontEvent| drop(tell.send(event.what));
-    let disk = Disk::open_observed(config, Some(Box::new(observer))).expect("open");
+    let observer = move |event: FrontEvent| drop(tell.send(event.kind));
+    config.observer = Some(Box::new(observer));
+    let disk = Disk::open(config).expect("open");
     (disk, events)
 }
 
@@ -39,15 +40,15 @@ fn assert_past_the_end(result: Result<(), FrontError>, size: u64) {
 
 #[test]
 fn a_disk_that_grows_is_used_to_its_new_end() {
-    let world = World::new();
-    let back = world.back(|back| {
+    let stage = Stage::new();
+    let back = stage.back(|back| {
         back.sectors = HALF.to_string();
         back.connect();
         back.serve(1);
         back.resize(&ALL.to_string());
         back.serve_until_closed();
     });
-    let (disk, events) = open(world.config());
+    let (disk, events) = open(stage.config());
     assert_past_the_end(disk.write_at(HALF * 512, &[1; 512]), HALF);
     disk.write_at((HALF - 1) * 512, &[1; 512])
         .expect("the last");
@@ -58,14 +59,14 @@ fn a_disk_that_grows_is_used_to_its_new_end() {
     assert_past_the_end(disk.write_at(ALL * 512, &[1; 512]), ALL);
     disk.close().expect("close");
     back.join().expect("back end");
-    assert_eq!(world.image.lock().unwrap()[DISK_BYTES - 512..], [2; 512]);
+    assert_eq!(stage.image.lock().unwrap()[DISK_BYTES - 512..], [2; 512]);
 }
 
 #[test]
 fn a_disk_that_shrinks_answers_what_it_has_and_gets_no_more_past_its_end() {
-    let world = World::new();
+    let stage = Stage::new();
     let (go, gone_on) = channel();
-    let back = world.back(move |back| {
+    let back = stage.back(move |back| {
         back.connect();
         let request = back.next();
         back.resize(&HALF.to_string());
@@ -78,7 +79,7 @@ fn a_disk_that_shrinks_answers_what_it_has_and_gets_no_more_past_its_end() {
         back.answer(&request, Status::Okay);
         back.serve_until_closed();
     });
-    let (disk, events) = open(world.config());
+    let (disk, events) = open(stage.config());
     let in_flight = disk
         .submit(Io::write((ALL - 1) * 512, vec![3; 512]))
         .expect("submit");
@@ -90,13 +91,13 @@ fn a_disk_that_shrinks_answers_what_it_has_and_gets_no_more_past_its_end() {
         .expect("the new last");
     disk.close().expect("close");
     back.join().expect("back end");
-    assert_eq!(world.image.lock().unwrap()[DISK_BYTES - 512..], [3; 512]);
+    assert_eq!(stage.image.lock().unwrap()[DISK_BYTES - 512..], [3; 512]);
 }
 
 #[test]
 fn a_size_that_is_none_changes_nothing() {
-    let world = World::new();
-    let back = world.back(|back| {
+    let stage = Stage::new();
+    let back = stage.back(|back| {
         back.connect();
         back.serve(1);
         back.resize("many");
@@ -104,7 +105,7 @@ fn a_size_that_is_none_changes_nothing() {
         back.resize(&HALF.to_string());
         back.serve_until_closed();
     });
-    let (disk, events) = open(world.config());
+    let (disk, events) = open(stage.config());
     for byte in 0..2 {
         disk.write_at(0, &[byte; 512]).expect("write");
     }

@@ -4,32 +4,32 @@
 
 mod common;
 
-use common::World;
+use common::Stage;
 use pv_frontend::Disk;
 use pv_xenstore::xenbus::XenbusState;
 
 #[test]
 fn data_goes_on_while_xenstored_does_not_answer() {
-    let world = World::new();
-    let back = world.back(|back| {
+    let stage = Stage::new();
+    let back = stage.back(|back| {
         back.connect();
         back.serve_until_closed();
     });
-    let disk = Disk::open(world.config()).expect("open");
+    let disk = Disk::open(stage.config()).expect("open");
     disk.write_at(0, &[1; 4096]).expect("write");
-    world.valve.close();
+    stage.valve.close();
     // Something for the front end to ask about; the back end's own connection passes no valve.
-    let state = format!("{}/state", world.back_dir());
+    let state = format!("{}/state", stage.back_dir());
     let connected = XenbusState::Connected.as_str();
-    world.store.write(&state, connected).expect("write");
-    world.valve.wait_pressed(common::PATIENCE);
+    stage.store.write(&state, connected).expect("write");
+    stage.valve.wait_pressed(common::PATIENCE);
     for n in 0..200u8 {
         disk.write_at(u64::from(n) * 512, &[n; 512]).expect("write");
     }
     disk.flush().expect("flush");
-    world.valve.open();
+    stage.valve.open();
     disk.close().expect("close");
     back.join().expect("back end");
-    let image = world.image.lock().unwrap();
+    let image = stage.image.lock().unwrap();
     assert!((0..200).all(|n| image[n * 512] == n as u8));
 }

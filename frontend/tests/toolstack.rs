@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{DEVICE, FRONT, PATIENCE, World};
+use common::{DEVICE, FRONT, PATIENCE, Stage};
 use libgnt::DomId;
 use pv_frontend::{DeviceClass, Disk, FrontError};
 use pv_xenstore::XenbusState;
@@ -13,29 +13,32 @@ use std::time::Duration;
 
 #[test]
 fn a_device_that_the_kernel_has_taken_is_refused_and_left_alone() {
-    let world = World::new();
+    let stage = Stage::new();
     let sysfs = tempfile::tempdir().expect("directory");
     let device = sysfs.path().join("bus/xen/devices/vbd-51712");
     std::fs::create_dir_all(&device).expect("device");
     symlink("../../drivers/vbd", device.join("driver")).expect("link");
-    let nodes = world.store.directory(&world.front_dir()).expect("nodes");
-    let mut config = world.config();
-    config.sysfs = Some(sysfs.path().to_owned());
-    let error = Disk::open(config.clone()).map(drop).expect_err("taken");
+    let nodes = stage.store.directory(&stage.front_dir()).expect("nodes");
+    let config = || {
+        let mut config = stage.config();
+        config.sysfs = Some(sysfs.path().to_owned());
+        config
+    };
+    let error = Disk::open(config()).map(drop).expect_err("taken");
     assert!(matches!(error, FrontError::KernelDriver(_)), "{error}");
     let told = error.to_string();
     assert!(
         told.contains("vbd-51712") && told.contains("unbind"),
         "{told}"
     );
-    let now = world.store.directory(&world.front_dir()).expect("nodes");
+    let now = stage.store.directory(&stage.front_dir()).expect("nodes");
     assert_eq!(now, nodes, "nothing was written");
     std::fs::remove_file(device.join("driver")).expect("unbind");
-    let back = world.back(|back| {
+    let back = stage.back(|back| {
         back.connect();
         back.serve_until_closed();
     });
-    let disk = Disk::open(config).expect("it is free now");
+    let disk = Disk::open(config()).expect("it is free now");
     disk.write_at(0, &[5; 512]).expect("write");
     disk.close().expect("close");
     back.join().expect("no panic");
@@ -43,49 +46,50 @@ fn a_device_that_the_kernel_has_taken_is_refused_and_left_alone() {
 
 #[test]
 fn a_driver_that_is_bound_later_is_noticed_before_a_ring_is_offered() {
-    let world = World::new();
+    let stage = Stage::new();
     let sysfs = tempfile::tempdir().expect("directory");
     let device = sysfs.path().join("bus/xen/devices/vbd-51712");
     std::fs::create_dir_all(&device).expect("device");
-    let mut config = world.config();
+    let mut config = stage.config();
     config.sysfs = Some(sysfs.path().to_owned());
     // What an earlier front end reported is taken away by one that has begun.
-    let report = error_path(&world.front_dir());
-    world.store.write(&report, "old").expect("write");
-    world.store.watch(&report, "report").expect("watch");
+    let report = error_path(&stage.front_dir());
+    stage.store.write(&report, "old").expect("write");
+    stage.store.watch(&report, "report").expect("watch");
     let error = std::thread::scope(|scope| {
         let front = scope.spawn(|| Disk::open(config).map(drop).expect_err("taken"));
-        while world.store.exists(&report).expect("read") {
-            let event = world.store.wait_watch_event(PATIENCE).expect("event");
+        while stage.store.exists(&report).expect("read") {
+            let event = stage.store.wait_watch_event(PATIENCE).expect("event");
             event.expect("in time");
         }
         symlink("../../drivers/vbd", device.join("driver")).expect("bind");
         let waiting = XenbusState::InitWait.as_str();
-        let state = format!("{}/state", world.back_dir());
-        world.store.write(&state, waiting).expect("write");
+        let state = format!("{}/state", stage.back_dir());
+        stage.store.write(&state, waiting).expect("write");
         front.join().expect("no panic")
     });
     assert!(matches!(error, FrontError::KernelDriver(_)), "{error}");
-    world.wait_state(&world.front_dir(), XenbusState::Initialising);
+    stage.wait_state(&stage.front_dir(), XenbusState::Initialising);
 }
 
 #[test]
 fn a_device_is_looked_for_in_its_class() {
-    let world = World::new();
-    let mut config = world.config();
-    config.class = DeviceClass::new("pvstress");
-    config.reconnect = Duration::from_millis(50);
-    let error = Disk::open(config.clone()).map(drop).expect_err("no device");
+    let stage = Stage::new();
+    let class = DeviceClass::new("pvstress");
+    let config = || {
+        let mut config = stage.config();
+        config.class = class.clone();
+        config.reconnect = Duration::from_millis(50);
+        config
+    };
+    let error = Disk::open(config()).map(drop).expect_err("no device");
     let told = error.to_string();
     assert!(told.contains("device/pvstress/51712"), "{told}");
-    BlockDevice {
-        class: config.class.clone(),
-        ..BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "")
-    }
-    .create(&world.store)
-    .expect("device");
+    let mut device = BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "");
+    device.class = class.clone();
+    device.create(&stage.store).expect("device");
     // Nobody serves it; that it was found is what counts.
-    let error = Disk::open(config).map(drop).expect_err("no back end");
+    let error = Disk::open(config()).map(drop).expect_err("no back end");
     let told = error.to_string();
     assert!(told.contains("no back end for xvda"), "{told}");
 }

@@ -66,13 +66,8 @@ pub enum Error {
         /// One sentence for each edge of the cycle.
         cycle: Vec<String>,
     },
-    /// The peer broke the ring's rules. Fatal for the device, never for the process.
-    #[error(transparent)]
-    Ring(#[from] crate::ring::RingError),
     /// The simulated Xen's host went away, or spoke nonsense.
-    #[error(
-        "the simulated Xen's host {what}; restart it with `pv-stress sim --dir DIR`, then this process"
-    )]
+    #[error("the simulated Xen's host {what}; restart it, then this process")]
     HostGone {
         /// What happened.
         what: String,
@@ -89,6 +84,26 @@ impl Error {
             Error::Device { errno, .. } => Some(*errno),
             _ => None,
         }
+    }
+
+    /// Builds [`Error::NotAvailable`]: the thing, why it is not there, and what to do.
+    pub fn not_available(what: &str, cause: impl std::fmt::Display, cure: &str) -> Self {
+        Error::NotAvailable {
+            what: what.into(),
+            cause: cause.to_string(),
+            cure: cure.into(),
+        }
+    }
+
+    /// Adds to what [`Error::NotAvailable`] says to do: a program names its own commands there, which
+    /// a library does not know. Other errors stay as they are.
+    #[must_use]
+    pub fn with_cure(mut self, more: &str) -> Self {
+        if let Error::NotAvailable { cure, .. } = &mut self {
+            cure.push_str("; ");
+            cure.push_str(more);
+        }
+        self
     }
 
     /// Builds [`Error::Device`].

@@ -52,7 +52,7 @@ impl Events {
         self.channel(self.evtchn.bind_interdomain(remote, port)?)
     }
 
-    /// A virtual interrupt, `xen_sys::VIRQ_DOM_EXC` say.
+    /// A virtual interrupt: a `VIRQ_*` number of `xen/include/public/xen.h`, `VIRQ_DOM_EXC` (3) say.
     ///
     /// # Errors
     /// As [`Evtchn::bind_virq`].

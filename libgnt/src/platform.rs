@@ -5,69 +5,18 @@
 //! written once, on these traits. The rules and errnos of each call are the drivers'
 //! (`drivers/xen/gntdev.c`, `gntalloc.c`, `evtchn.c`, Linux 5.10 to 6.12).
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::shm::SharedPages;
 use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, GrantStatus, UnmapNotify};
-use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
-/// Which platform, as a person names it on a command line: `linux` or `sim:DIR`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PlatformChoice {
-    /// The real device nodes under `/dev/xen`.
-    Linux,
-    /// The simulated Xen whose host serves this directory.
-    Sim(PathBuf),
-}
-
-impl FromStr for PlatformChoice {
-    type Err = String;
-
-    fn from_str(s: &str) -> Result<Self, String> {
-        match (s, s.strip_prefix("sim:")) {
-            ("linux" | "xen", _) => Ok(PlatformChoice::Linux),
-            (_, Some(dir)) if !dir.is_empty() => Ok(PlatformChoice::Sim(dir.into())),
-            _ => Err(format!(
-                "{s:?} is no platform: use `linux`, or `sim:DIR` with the directory that `pv-stress sim --dir DIR` serves"
-            )),
-        }
-    }
-}
-
-impl fmt::Display for PlatformChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PlatformChoice::Linux => f.write_str("linux"),
-            PlatformChoice::Sim(dir) => write!(f, "sim:{}", dir.display()),
-        }
-    }
-}
-
-/// Opens a platform.
-///
-/// `domid` says which domain a process of the simulated Xen belongs to (it has no other way to
-/// know); a real one is told by Xen, and ignores it.
-///
-/// # Errors
-/// [`Error::NotAvailable`] where there is no Xen, or no simulator host in the directory.
-pub fn open(
-    choice: &PlatformChoice,
-    domid: Option<DomId>,
-    process: &str,
-) -> Result<Arc<dyn Platform>> {
-    match choice {
-        PlatformChoice::Linux => Ok(Arc::new(crate::linux::LinuxPlatform::open()?)),
-        PlatformChoice::Sim(dir) => crate::sim::client::join(dir, domid, process),
-    }
-}
-
 /// What kind of guest the kernel below is (`/sys/hypervisor/guest_type`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum GuestType {
     /// Paravirtualised: a deferred unmap damages the kernel there, so nobody should hold references.
     Pv,
@@ -75,8 +24,6 @@ pub enum GuestType {
     Pvh,
     /// HVM: as PVH.
     Hvm,
-    /// The simulated Xen, which behaves as PVH.
-    Sim,
 }
 
 /// One Xen domain's view of grants, events and xenstore.
@@ -97,7 +44,7 @@ pub trait Platform: Send + Sync + fmt::Debug {
     /// Opens `/dev/xen/gntdev`.
     ///
     /// # Errors
-    /// [`Error::NotAvailable`] naming the node, the cause and the cure.
+    /// [`Error::NotAvailable`](crate::Error::NotAvailable) naming the node, the cause and the cure.
     fn open_gntdev(&self) -> Result<Box<dyn Gntdev>>;
 
     /// Opens `/dev/xen/gntalloc`.
@@ -123,21 +70,23 @@ pub trait Platform: Send + Sync + fmt::Debug {
     /// A real kernel keeps it to itself (`None`): gntalloc's calls succeed while the peer still maps.
     ///
     /// # Errors
-    /// [`Error::HostGone`].
+    /// [`Error::HostGone`](crate::Error::HostGone).
     fn grants_in_use(&self, grefs: &[GrantRef]) -> Result<Option<Vec<GrantRef>>>;
 
     /// Who, besides the mapper itself, holds references to pages of these grants that this domain
     /// mapped, where that can be seen. A real kernel does not say (empty).
     ///
     /// # Errors
-    /// [`Error::HostGone`].
+    /// [`Error::HostGone`](crate::Error::HostGone).
     fn holders(&self, grants: &[ForeignGrant]) -> Result<Vec<Holder>> {
         let _ = grants;
         Ok(Vec::new())
     }
 
-    /// The simulated memory manager's holders; `None` on a real kernel, where holders are system calls.
-    fn memory_manager(&self) -> Option<&dyn SimMemoryManager> {
+    /// What this platform can do and the seam does not know, for who knows the platform behind it:
+    /// the simulated Xen gives its `SimPlatform`, a real one nothing. A platform that wraps another
+    /// passes on what that one gives.
+    fn extension(&self) -> Option<&dyn Any> {
         None
     }
 }
@@ -304,7 +253,7 @@ pub trait Evtchn: Send + Sync + fmt::Debug + AsFd {
     /// EINVAL: the remote port is not unbound for us. ESRCH: no such domain. EACCES: restricted.
     fn bind_interdomain(&self, remote: DomId, port: EvtchnPort) -> Result<EvtchnPort>;
 
-    /// `IOCTL_EVTCHN_BIND_VIRQ` (`xen_sys::VIRQ_*`).
+    /// `IOCTL_EVTCHN_BIND_VIRQ` (`VIRQ_*`, `xen/include/public/xen.h`).
     ///
     /// # Errors
     /// EEXIST: bound already. EINVAL: no such VIRQ. EACCES: restricted.
@@ -347,23 +296,9 @@ pub trait Evtchn: Send + Sync + fmt::Debug + AsFd {
     fn restrict(&self, remote: DomId) -> Result<()>;
 }
 
-/// Names a set of pages that somebody holds a reference to, on the simulated memory manager.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct HoldId(pub u64);
-
-/// How a holder behaves when the pages' address space changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum HoldKind {
-    /// A bare page reference, as a pipe or a registered buffer has.
-    Plain,
-    /// As i915's userptr: registers an invalidation notifier, and its release cannot finish while
-    /// an invalidation of the address space is running.
-    I915,
-}
-
 /// Somebody who holds references to the page behind a grant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Holder {
     /// The grant.
     pub grant: ForeignGrant,
@@ -371,44 +306,4 @@ pub struct Holder {
     pub process: String,
     /// Its pid.
     pub pid: u32,
-    /// How it holds.
-    pub kind: HoldKind,
-}
-
-/// What the simulated kernel offers that on a real one is a GPU driver: holding references to
-/// pages of another process's mapping.
-pub trait SimMemoryManager: Send + Sync {
-    /// Takes a reference to each of these pages of the caller's mapping (get_user_pages), for
-    /// somebody else to [`SimMemoryManager::attach`] to. If the caller dies first, they are dropped.
-    ///
-    /// # Errors
-    /// EFAULT: the range is not mapped from gntdev. EINVAL: empty.
-    fn pin(
-        &self,
-        pages: &SharedPages,
-        first_page: usize,
-        count: usize,
-        kind: HoldKind,
-    ) -> Result<HoldId>;
-
-    /// Takes over a hold and maps its live pages, read-only.
-    ///
-    /// # Errors
-    /// ENOENT: no such hold. EBUSY: somebody has it already.
-    fn attach(&self, hold: HoldId) -> Result<SharedPages>;
-
-    /// Drops the references. With [`HoldKind::I915`] this waits while an invalidation runs.
-    ///
-    /// # Errors
-    /// ENOENT: not the caller's. [`Error::Deadlock`] if the wait could never end.
-    fn release(&self, hold: HoldId) -> Result<()>;
-}
-
-/// The error for a device that is not there.
-pub fn not_available(what: &str, cause: impl fmt::Display, cure: &str) -> Error {
-    Error::NotAvailable {
-        what: what.into(),
-        cause: cause.to_string(),
-        cure: cure.into(),
-    }
 }

@@ -134,6 +134,7 @@ impl SharedPages {
     }
 
     /// The same pages, with something that has to happen when they leave the address space.
+    #[cfg(feature = "sim")]
     pub(crate) fn with_after(mut self, after: Box<dyn AfterUnmap>) -> Self {
         self.after = Some(after);
         self

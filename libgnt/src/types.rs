@@ -1,17 +1,25 @@
 //! The field's own numbers, as types: domains, grant references, event-channel ports, and
 //! Xen's grant status codes.
 
-use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Bytes in a grant frame. Xen grants are always 4 KiB on x86 (`XEN_PAGE_SIZE`,
 /// `include/xen/page.h`), whatever the kernel's own page size.
 pub const PAGE_SIZE: usize = 4096;
 
+// The numbers here are plain integers, so that nobody has to name the crate that has Xen's own types.
+// This fails to compile if they ever differ.
+const _: fn(xen_sys::domid_t) -> u16 = |domid| domid;
+const _: fn(xen_sys::evtchn_port_t) -> u32 = |port| port;
+
 /// A domain id (`domid_t`, `xen/include/public/xen.h`).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct DomId(pub xen_sys::domid_t);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(transparent)
+)]
+pub struct DomId(pub u16);
 
 impl DomId {
     /// dom0, where the toolstack and most back ends run.
@@ -40,8 +48,12 @@ impl fmt::Debug for DomId {
 
 /// A grant reference: an index into the granter's grant table
 /// (`grant_ref_t`, `xen/include/public/grant_table.h`).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(transparent)
+)]
 pub struct GrantRef(pub u32);
 
 impl fmt::Display for GrantRef {
@@ -58,9 +70,13 @@ impl fmt::Debug for GrantRef {
 
 /// An event-channel port of the caller's domain
 /// (`evtchn_port_t`, `xen/include/public/event_channel.h`). Port 0 is never valid.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct EvtchnPort(pub xen_sys::evtchn_port_t);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(transparent)
+)]
+pub struct EvtchnPort(pub u32);
 
 impl fmt::Display for EvtchnPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,7 +91,8 @@ impl fmt::Debug for EvtchnPort {
 }
 
 /// A grant of another domain: what a mapper names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct ForeignGrant {
     /// The granter.
     pub domid: DomId,
@@ -90,7 +107,8 @@ impl fmt::Display for ForeignGrant {
 }
 
 /// What a mapping, or the peer of a grant, may do with a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Access {
     /// `PROT_READ`; `GTF_readonly` on the granter's side.
     ReadOnly,
@@ -110,7 +128,8 @@ impl Access {
 ///
 /// On gntdev the byte is cleared when the unmap *begins*; the event is sent when the
 /// hypervisor has unmapped, so the event, not the byte, means "released".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct UnmapNotify {
     /// `UNMAP_NOTIFY_CLEAR_BYTE`: set the byte that the notify's offset names to zero.
     pub clear_byte: bool,
@@ -137,8 +156,12 @@ impl UnmapNotify {
 }
 
 /// Xen's result for one grant operation (`GNTST_*`, `xen/include/public/grant_table.h`).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(transparent)
+)]
 pub struct GrantStatus(pub i16);
 
 impl GrantStatus {

@@ -7,12 +7,13 @@ mod sim_common;
 
 use libgnt::event::Events;
 use libgnt::grant::{
-    EndAccess, EntryKind, Granter, Ledger, MAX_UNMAPPING, Map, Mapper, Retry, UnmapRefused,
-    UnmapState,
+    EndAccess, EndAccessError, EntryKind, Granter, Ledger, MAX_UNMAPPING, Map, Mapper, Refusal,
+    Retry, UnmapError, UnmapState,
 };
-use libgnt::platform::{CopySegment, CopySide, HoldKind, Platform, SimMemoryManager};
+use libgnt::platform::{CopySegment, CopySide, Platform};
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
+use libgnt::sim::wire::HoldKind;
 use libgnt::types::{Access, DomId, ForeignGrant, GrantRef, GrantStatus, PAGE_SIZE};
 use libgnt::{Error, SharedPages};
 use mio::{Interest, Poll, Token};
@@ -174,8 +175,8 @@ fn unmap_is_over_only_when_the_holder_lets_go_and_the_ledger_names_it() {
     assert_eq!(entries[0].holders[0].process, "consumer", "{}", entries[0]);
 
     // The granter hears the truth, and the holder sees the live page.
-    let share = match share.end_access().unwrap() {
-        EndAccess::InUse { share, grefs } => {
+    let share = match share.end_access().unwrap_err() {
+        EndAccessError::InUse { share, grefs } => {
             assert_eq!(grefs, share.grefs());
             share
         }
@@ -230,7 +231,11 @@ fn pages_in_use_here_are_not_unmapped_under_their_user() {
     let map = pair.map(share.grefs());
     let user = Arc::clone(map.pages());
     let refused = map.unmap().unwrap_err();
-    let UnmapRefused::InUse { map, uses: 1 } = *refused else {
+    let UnmapError::Refused {
+        reason: Refusal::InUse { uses: 1 },
+        map,
+    } = *refused
+    else {
         panic!("{refused}")
     };
     user.write(0, b"still mapped");
@@ -292,7 +297,11 @@ fn unmaps_in_progress_are_bounded_and_the_map_survives_the_refusal() {
         map.unmap().unwrap();
     }
     let refused = pair.map(share.grefs()).unmap().unwrap_err();
-    let UnmapRefused::TooMany { map } = *refused else {
+    let UnmapError::Refused {
+        reason: Refusal::TooMany,
+        map,
+    } = *refused
+    else {
         panic!("{refused}")
     };
     map.pages().write(0, b"usable");
@@ -303,10 +312,9 @@ fn unmaps_in_progress_are_bounded_and_the_map_survives_the_refusal() {
         match map.take().unwrap().unmap() {
             Ok(_) => true,
             Err(refused) => {
-                let UnmapRefused::TooMany { map: back } = *refused else {
-                    panic!("{refused}")
-                };
-                map = Some(back);
+                let too_many = Refusal::TooMany.to_string();
+                assert!(refused.to_string().contains(&too_many), "{refused}");
+                map = refused.into_map();
                 false
             }
         }
@@ -369,20 +377,16 @@ fn a_copy_gives_every_segment_its_status() {
 
 #[test]
 fn quota_is_waited_for_with_a_deadline() {
-    let pair = Pair::with(Config {
-        gntalloc_limit: 4,
-        ..Config::default()
-    });
+    let mut config = Config::default();
+    config.gntalloc_limit = 4;
+    let pair = Pair::with(config);
     let first = pair.share(3, Access::ReadWrite);
     let at_once = pair
         .granter
         .share(DomId(0), 2, Access::ReadWrite)
         .unwrap_err();
     assert_eq!(at_once.errno(), Some(Errno::NOSPC));
-    let short = Retry {
-        deadline: Duration::from_millis(10),
-        ..Retry::default()
-    };
+    let short = Retry::until(Duration::from_millis(10));
     let late = pair
         .granter
         .share_patiently(DomId(0), 2, Access::ReadWrite, short)
@@ -390,10 +394,7 @@ fn quota_is_waited_for_with_a_deadline() {
     assert!(matches!(late, Error::Timeout { .. }), "{late}");
     let granter = pair.granter.clone();
     let waiter = std::thread::spawn(move || {
-        let patient = Retry {
-            deadline: PATIENCE,
-            ..Retry::default()
-        };
+        let patient = Retry::until(PATIENCE);
         granter
             .share_patiently(DomId(0), 2, Access::ReadWrite, patient)
             .map(|s| s.grefs().len())
@@ -449,7 +450,7 @@ fn a_sync_unmap_under_i915_is_a_named_deadlock_and_ends() {
     });
     consumer.release(hold).unwrap();
     let refused = unmapper.join().unwrap().unwrap_err();
-    let UnmapRefused::Failed {
+    let UnmapError::Failed {
         error: Error::Deadlock { cycle },
         unmapping,
     } = *refused

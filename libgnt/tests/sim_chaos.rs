@@ -7,9 +7,10 @@ mod sim_common;
 use fastrand::Rng;
 use libgnt::SharedPages;
 use libgnt::platform::{
-    AllocatedGrants, CopySegment, CopySide, Evtchn, Gntalloc, Gntdev, HoldId, HoldKind, Platform,
+    AllocatedGrants, CopySegment, CopySide, Evtchn, Gntalloc, Gntdev, Platform,
 };
 use libgnt::sim::client::{SimPlatform, connect};
+use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::types::{
     Access, DomId, EvtchnPort, ForeignGrant, GrantRef, GrantStatus, PAGE_SIZE, UnmapNotify,
 };
@@ -187,7 +188,7 @@ impl Monkey {
                 } else {
                     HoldKind::I915
                 };
-                let mm = self.xen.memory_manager().unwrap();
+                let mm = SimPlatform::of(&*self.xen).unwrap();
                 if let Some(pages) = self.rng.choice(&self.pages)
                     && let Ok(hold) = mm.pin(pages, 0, pages.pages(), kind)
                 {

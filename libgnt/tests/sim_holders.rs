@@ -4,8 +4,9 @@
 
 mod sim_common;
 
-use libgnt::platform::{Gntdev, HoldId, HoldKind, Platform, SimMemoryManager};
+use libgnt::platform::{Gntdev, Platform};
 use libgnt::sim::client::{SimPlatform, connect};
+use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::types::{Access, DomId, EvtchnPort, GrantRef, PAGE_SIZE, UnmapNotify};
 use libgnt::{Error, SharedPages};
 use rustix::io::Errno;
@@ -53,8 +54,8 @@ impl Mapped {
     }
 }
 
-fn memory(platform: &SimPlatform) -> &dyn SimMemoryManager {
-    platform.memory_manager().expect("the simulated one")
+fn memory(platform: &SimPlatform) -> &SimPlatform {
+    SimPlatform::of(platform).expect("the simulated one")
 }
 
 #[test]

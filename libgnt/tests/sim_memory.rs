@@ -406,5 +406,6 @@ fn no_host_is_said_with_the_cure() {
     let error = libgnt::sim::client::connect(dir.path(), None, "lonely").expect_err("no host");
     assert!(matches!(error, Error::NotAvailable { .. }));
     let text = error.to_string();
-    assert!(text.contains("pv-stress sim --dir"), "{text}");
+    let cure = format!("host that serves {}", dir.path().display());
+    assert!(text.contains(&cure), "{text}");
 }

@@ -8,11 +8,11 @@ mod sim_common;
 
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{
-    EntryKind, Granter, IDLE_PAIRS, Ledger, Map, Mapper, Share, UnmapRefused, UnmapState,
+    EntryKind, Granter, IDLE_PAIRS, Ledger, Map, Mapper, Refusal, Share, UnmapError, UnmapState,
 };
-use libgnt::platform::{HoldKind, SimMemoryManager};
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
+use libgnt::sim::wire::HoldKind;
 use libgnt::types::{Access, DomId};
 use rustix::io::Errno;
 use sim_common::bent::{Bend, Bent};
@@ -59,7 +59,7 @@ impl Pair {
     }
 
     /// A map whose page somebody holds.
-    fn held(&self) -> (Map, libgnt::platform::HoldId) {
+    fn held(&self) -> (Map, libgnt::sim::wire::HoldId) {
         let map = self.map();
         let hold = self.back.pin(map.pages(), 0, 1, HoldKind::Plain).unwrap();
         (map, hold)
@@ -95,10 +95,9 @@ impl Pair {
 }
 
 fn few_ports() -> Config {
-    Config {
-        event_channels: 64,
-        ..Config::default()
-    }
+    let mut config = Config::default();
+    config.event_channels = 64;
+    config
 }
 
 #[test]
@@ -138,7 +137,11 @@ fn a_mapper_unmaps_though_others_took_all_ports() {
     let (map, hold) = pair.held();
     let first = map.unmap().unwrap();
     let refused = pair.map().unmap().unwrap_err();
-    let UnmapRefused::TooMany { map } = *refused else {
+    let UnmapError::Refused {
+        reason: Refusal::TooMany,
+        map,
+    } = *refused
+    else {
         panic!("{refused}")
     };
     pair.back.release(hold).unwrap();
@@ -175,7 +178,13 @@ fn where_ports_are_few_no_reserve_is_kept() {
     let others = pair.take_all_ports();
     let refused = pair.map().unmap().unwrap_err();
     assert!(
-        matches!(*refused, UnmapRefused::TooMany { .. }),
+        matches!(
+            *refused,
+            UnmapError::Refused {
+                reason: Refusal::TooMany,
+                ..
+            }
+        ),
         "{refused}"
     );
     drop(refused);
@@ -220,7 +229,11 @@ fn a_notice_that_cannot_be_armed_costs_nothing_but_the_news() {
     let pair = Pair::new();
     pair.bend.no_notice.store(1, Relaxed);
     let refused = pair.map().unmap().unwrap_err();
-    let UnmapRefused::NoNotice { map, .. } = *refused else {
+    let UnmapError::Refused {
+        reason: Refusal::NoNotice(_),
+        map,
+    } = *refused
+    else {
         panic!("{refused}")
     };
     map.pages().write(0, b"still mapped");
@@ -229,7 +242,11 @@ fn a_notice_that_cannot_be_armed_costs_nothing_but_the_news() {
     pair.bend.no_notice.store(1, Relaxed);
     let (map, hold) = pair.held();
     let refused = map.unmap().unwrap_err();
-    let UnmapRefused::NoNotice { map, .. } = *refused else {
+    let UnmapError::Refused {
+        reason: Refusal::NoNotice(_),
+        map,
+    } = *refused
+    else {
         panic!("{refused}")
     };
     let unmapping = map.unmap_untold().unwrap();

@@ -81,12 +81,34 @@ pub enum Error {
         /// Its errno.
         errno: Errno,
     },
+    /// A device is not there, or not as it has to be for this.
+    #[error("{text}")]
+    Device {
+        /// What is wrong. A program can add how to mend it with its own commands.
+        trouble: DeviceTrouble,
+        /// Which device, where, and what to do.
+        text: String,
+    },
     /// The platform has no xenstore for us.
     #[error(transparent)]
     Platform(#[from] libgnt::Error),
     /// An argument, or a state of things, that the operation cannot work with.
     #[error("{0}")]
     Invalid(String),
+}
+
+/// What is wrong with a device, as [`Error::Device`] says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeviceTrouble {
+    /// Neither of its two directories is there: it has to be created first.
+    NotThere,
+    /// The domain of its back end was given, but a toolstack's record names another one, which is there.
+    OtherBack,
+    /// Nothing says where its back end is: the domain has to be given.
+    BackUnknown,
+    /// The back end of an earlier device of this number is still there, and has to be removed first.
+    LeftBehind,
 }
 
 impl Error {

@@ -5,12 +5,12 @@
 use crate::error::{Error, Result};
 use crate::steady::{Brake, Steady};
 use crate::transport::timespec;
-use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded, unbounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -81,6 +81,12 @@ const LOOKS_AT_ONCE: u32 = 64;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Commands that may wait: each answers one piece of news, so there are few.
 const COMMANDS: usize = 64;
+/// Pieces of news that may wait for the loop. What is beyond waits with the thread, which then looks
+/// at nothing new: watches that fire meanwhile are merged ([`Steady::fired`]), and no piece is lost.
+/// It still obeys commands, so the loop that says one can never wait for itself. Those alone add to
+/// what waits, and each of them answers a piece that the loop has taken, or is one of the few that
+/// it says by itself.
+const NEWS: usize = 64;
 
 /// The handle, and a source that becomes readable when there is news. Dropped, the thread ends when
 /// xenstore lets it.
@@ -107,8 +113,7 @@ impl<K: Keep> Keeper<K> {
         let bell = Arc::new(eventfd(0, flags)?);
         let news_bell = Arc::new(eventfd(0, flags)?);
         let (commands, obeys) = bounded(COMMANDS);
-        // One command leads to a few pieces of news at most, and the looks are paced.
-        let (tell, news) = unbounded();
+        let (tell, news) = bounded(NEWS);
         let (heard, rung) = (Arc::clone(&bell), Arc::clone(&news_bell));
         let thread = std::thread::Builder::new()
             .name(name.into())
@@ -118,10 +123,20 @@ impl<K: Keep> Keeper<K> {
                 let _at_end = Rings(Arc::clone(&rung));
                 let tell = tell;
                 let obeys = obeys;
-                if let Err(error) = run(&mut keep, &mut store, &obeys, &heard, (&tell, &rung)) {
-                    // Nobody may listen any more.
-                    let _ = tell.send(Err(error));
-                }
+                let mut untold = VecDeque::new();
+                let teller = Teller {
+                    news: &tell,
+                    bell: &rung,
+                };
+                let ended = run(
+                    (&mut keep, &mut store),
+                    (&obeys, &heard),
+                    &teller,
+                    &mut untold,
+                );
+                // From here on this may wait for the loop, and so the loop must not wait for this.
+                drop(obeys);
+                teller.tell_all(untold.into_iter().map(Ok).chain(ended.err().map(Err)));
             })?;
         Ok(Keeper {
             commands,
@@ -146,7 +161,13 @@ impl<K: Keep> Keeper<K> {
     /// What ended it.
     pub fn news(&self) -> Result<News<K::News>> {
         match self.news.try_recv() {
-            Ok(piece) => piece.map(News::Piece),
+            Ok(piece) => {
+                if self.news.len() + 1 >= NEWS {
+                    // The thread may have found it full, and wait for this.
+                    ring(&self.bell);
+                }
+                piece.map(News::Piece)
+            }
             Err(TryRecvError::Empty) => Ok(News::Nothing),
             Err(TryRecvError::Disconnected) => {
                 let thread = self
@@ -208,26 +229,60 @@ impl<K: Keep> fmt::Debug for Keeper<K> {
     }
 }
 
+/// The thread's end of the news.
+struct Teller<'a, N> {
+    news: &'a Sender<Result<N>>,
+    bell: &'a OwnedFd,
+}
+
+impl<N> Teller<'_, N> {
+    /// Tells what there is room for. False: nobody listens any more.
+    fn tell_what_fits(&self, untold: &mut VecDeque<N>) -> bool {
+        let mut any = false;
+        while let Some(piece) = untold.pop_front() {
+            match self.news.try_send(Ok(piece)) {
+                Ok(()) => any = true,
+                Err(TrySendError::Full(piece)) => {
+                    untold.extend(piece.ok());
+                    untold.rotate_right(1);
+                    break;
+                }
+                Err(TrySendError::Disconnected(_)) => return false,
+            }
+        }
+        if any {
+            ring(self.bell);
+        }
+        true
+    }
+
+    /// Tells everything, and waits for room, unless nobody listens any more.
+    fn tell_all(&self, pieces: impl Iterator<Item = Result<N>>) {
+        for piece in pieces {
+            if self.news.send(piece).is_err() {
+                return;
+            }
+            ring(self.bell);
+        }
+    }
+}
+
+/// Until the end. What has not been told by then is left in `untold`.
 fn run<K: Keep>(
-    keep: &mut K,
-    store: &mut Steady,
-    commands: &Receiver<K::Command>,
-    bell: &OwnedFd,
-    (news, news_bell): (&Sender<Result<K::News>>, &OwnedFd),
+    (keep, store): (&mut K, &mut Steady),
+    (commands, bell): (&Receiver<K::Command>, &OwnedFd),
+    teller: &Teller<'_, K::News>,
+    untold: &mut VecDeque<K::News>,
 ) -> Result<()> {
     let mut pace = Pace::default();
     let mut fired = BTreeSet::new();
     keep.begin(store)?;
     loop {
-        let mut any = false;
         while let Some(piece) = keep.news() {
-            if news.send(Ok(piece)).is_err() {
-                return Ok(());
-            }
-            any = true;
+            untold.push_back(piece);
         }
-        if any {
-            ring(news_bell);
+        if !teller.tell_what_fits(untold) {
+            return Ok(());
         }
         if keep.is_over() {
             return Ok(());
@@ -246,7 +301,8 @@ fn run<K: Keep>(
         }
         fired.append(&mut store.fired()?);
         let patience = pace.left();
-        if !fired.is_empty() && patience.is_zero() {
+        let may_look = untold.is_empty();
+        if may_look && !fired.is_empty() && patience.is_zero() {
             pace.looked();
             keep.look(store, &std::mem::take(&mut fired))?;
             continue;
@@ -257,7 +313,7 @@ fn run<K: Keep>(
         let mut timeout = keep
             .deadline()
             .map(|at| at.saturating_duration_since(Instant::now()));
-        if !fired.is_empty() {
+        if may_look && !fired.is_empty() {
             timeout = Some(timeout.map_or(patience, |timeout| timeout.min(patience)));
         }
         wait(store, bell, timeout)?;

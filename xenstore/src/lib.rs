@@ -1,34 +1,56 @@
 //! A xenstore client, an embedded xenstore server, and the xenbus handshake.
 //!
-//! Layers, each using only what is above it: [`wire`], [`path`], [`perms`], [`quota`] and [`value`];
-//! the tree ([`store`], [`access`], [`transaction`], [`watch`]); [`server`], a state machine without
-//! I/O, and [`server::service`], its thread. For clients: [`client`]; on top of it [`xenbus`]
-//! (the handshake of both ends, without I/O) and [`toolstack`] (creating and removing devices); and
-//! [`steady`] with [`keeper`], for an end that must not depend on xenstore's good days.
+//! Each module uses only what is above it here:
+//!
+//! - the words: [`value`], [`perms`], [`wire`], [`error`], [`path`], [`domain`];
+//! - `server` (feature `server`): a state machine without I/O, and its thread; nothing below uses it;
+//! - the client: its end of the byte stream, [`client`] itself, and [`steady`] with [`keeper`], for an
+//!   end that must not depend on xenstore's good days;
+//! - [`xenbus`]: the handshake of both ends, without I/O, and the store's side of it;
+//! - [`toolstack`]: creating and removing devices.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
-pub mod access;
-pub mod client;
-pub mod error;
-pub mod keeper;
-pub mod path;
-pub mod perms;
-pub mod quota;
-pub mod server;
-pub mod steady;
-pub mod store;
-pub mod toolstack;
-pub mod transaction;
-mod transport;
+/// The examples of the README, which have to compile and to run.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
+
+#[cfg(test)]
+mod testing;
+
 pub mod value;
-pub mod watch;
+
+pub mod perms;
+
 pub mod wire;
+
+pub mod error;
+
+pub mod path;
+
+pub mod domain;
+
+#[cfg(feature = "server")]
+pub mod server;
+
+mod transport;
+
+pub mod client;
+
+pub mod steady;
+
+pub mod keeper;
+
 pub mod xenbus;
 
+pub mod toolstack;
+
 pub use client::{Client, Transaction, WatchEvent};
-pub use error::{Error, Result};
+pub use error::{DeviceTrouble, Error, Result};
 pub use perms::{Permission, Rights};
-pub use server::Sabotage;
-pub use server::service::{Config, ServerHandle, ServiceError};
+#[cfg(feature = "server")]
+pub use server::StoreSabotage;
+#[cfg(feature = "server")]
+pub use server::service::{ServerConfig, ServerHandle, ServiceError};
 pub use xenbus::XenbusState;

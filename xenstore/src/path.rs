@@ -29,6 +29,7 @@ fn some_home_bytes(path: &[u8]) -> usize {
 
 /// Why bytes are no path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PathError {
     /// Nothing there.
     #[error("an empty path")]
@@ -147,6 +148,7 @@ impl Path {
     }
 
     /// A child. The name comes from a stored node, so it is valid.
+    #[cfg(feature = "server")]
     pub(crate) fn child(&self, name: &str) -> Path {
         if self.is_root() {
             Path(format!("/{name}").into())

@@ -152,6 +152,7 @@ impl Perms {
     }
 
     /// The same list under another owner.
+    #[cfg(feature = "server")]
     pub(crate) fn owned_by(&self, owner: DomId) -> Perms {
         let mut entries = self.0.clone();
         entries[0].domid = owner;

@@ -193,6 +193,7 @@ impl fmt::Debug for Packet {
 
 /// Why a byte stream is no xenstore stream. Nothing after it can be trusted: cut the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum WireError {
     /// The header announces more than [`PAYLOAD_MAX_BYTES`].
     #[error(

@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::World;
+use common::Xenstore;
 use libgnt::DomId;
 use pv_xenstore::toolstack::{BlockDevice, DeviceKey, End, Removed, remove, report_error};
-use pv_xenstore::{Client, Error, XenbusState};
+use pv_xenstore::{Client, DeviceTrouble, Error, XenbusState};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -19,12 +19,12 @@ const FRONT: &str = "/local/domain/2/device/vbd/51712";
 const BACK: &str = "/local/domain/1/backend/vbd/2/51712";
 const RECORD: &str = "/pvpair/2/device/vbd/51712";
 
-fn world() -> World {
-    let world = World::new();
+fn set_up() -> Xenstore {
+    let xenstore = Xenstore::new();
     for domid in [1, 2, 3] {
-        world.server.introduce(DomId(domid), "guest").unwrap();
+        xenstore.server.introduce(DomId(domid), "guest").unwrap();
     }
-    world
+    xenstore
 }
 
 fn device() -> BlockDevice {
@@ -64,9 +64,9 @@ fn detach(dom0: &Client, key: &DeviceKey, timeout: Duration) -> Result<Removed, 
 }
 
 /// The same, where it must not take its whole time.
-fn detach_at_once(world: &World) -> Removed {
+fn detach_at_once(xenstore: &Xenstore) -> Removed {
     let (send, ended) = channel();
-    let dom0 = world.dom0();
+    let dom0 = xenstore.dom0();
     std::thread::spawn(move || send.send(detach(&dom0, &device().key(), NEVER)));
     match ended.recv_timeout(SOON) {
         Ok(removed) => removed.unwrap(),
@@ -82,16 +82,27 @@ fn invalid<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
     }
 }
 
+fn trouble<T: std::fmt::Debug>(result: Result<T, Error>, expected: DeviceTrouble) -> String {
+    match result {
+        Err(Error::Device { trouble, text }) if trouble == expected => text,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
 fn a_back_end_in_another_domain_is_found_by_the_record() {
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     let paths = device().create(&dom0).unwrap();
     assert_eq!(device().key().locate(&dom0, None).unwrap(), paths);
     assert_eq!(device().key().locate(&dom0, Some(DomId(1))).unwrap(), paths);
     let before = tree(&dom0, "/");
-    let text = invalid(device().key().locate(&dom0, Some(DomId(3))));
-    assert!(text.contains(BACK) && text.contains("--back"), "{text}");
+    let elsewhere = device().key().locate(&dom0, Some(DomId(3)));
+    let text = trouble(elsewhere, DeviceTrouble::OtherBack);
+    assert!(
+        text.contains(BACK) && text.contains("name no domain"),
+        "{text}"
+    );
     assert_eq!(tree(&dom0, "/"), before);
     detach(&dom0, &device().key(), SOON).unwrap();
     assert_nothing_left(&dom0);
@@ -100,8 +111,8 @@ fn a_back_end_in_another_domain_is_found_by_the_record() {
 /// libxl puts a disk of its `qdisk` kind elsewhere than in `backend/vbd`, and has its own record.
 #[test]
 fn a_device_of_libxls_is_found_by_libxls_record() {
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     let back = "/local/domain/1/backend/qdisk/2/51712";
     let record = "/libxl/2/device/vbd/51712";
     for (node, value) in [
@@ -120,7 +131,7 @@ fn a_device_of_libxls_is_found_by_libxls_record() {
         let paths = device().key().locate(&dom0, back_domid).unwrap();
         assert_eq!((paths.front.as_str(), paths.back.as_str()), (FRONT, back));
     }
-    let removed = detach_at_once(&world);
+    let removed = detach_at_once(&xenstore);
     assert_eq!(
         removed.hotplug_script.as_deref(),
         Some("/etc/xen/scripts/block"),
@@ -133,14 +144,12 @@ fn a_device_of_libxls_is_found_by_libxls_record() {
 /// XSA-175, XSA-178: the front end's directory is the guest's to write.
 #[test]
 fn a_guest_that_points_elsewhere_hurts_nobody() {
-    let world = world();
-    let dom0 = world.dom0();
-    let victim = BlockDevice {
-        front_domid: DomId(3),
-        ..device()
-    };
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
+    let mut victim = device();
+    victim.front_domid = DomId(3);
     let victim_paths = victim.create(&dom0).unwrap();
-    world
+    xenstore
         .client(1)
         .write(&format!("{}/state", victim_paths.back), "4")
         .unwrap();
@@ -151,7 +160,7 @@ fn a_guest_that_points_elsewhere_hurts_nobody() {
         if !with_record {
             dom0.rm("/pvpair").unwrap();
         }
-        let guest = world.client(2);
+        let guest = xenstore.client(2);
         for (node, value) in [
             ("backend", victim_paths.back.as_str()),
             ("backend-id", "1"),
@@ -161,8 +170,14 @@ fn a_guest_that_points_elsewhere_hurts_nobody() {
         }
         if !with_record {
             let before = tree(&dom0, "/");
-            let text = invalid(detach(&dom0, &device().key(), SOON));
-            for part in [FRONT, "--back", "domain 1", "guest may have written"] {
+            let unknown = detach(&dom0, &device().key(), SOON);
+            let text = trouble(unknown, DeviceTrouble::BackUnknown);
+            for part in [
+                FRONT,
+                "name the back end's domain",
+                "domain 1",
+                "guest may have written",
+            ] {
                 assert!(text.contains(part), "{part}: {text}");
             }
             assert_eq!(tree(&dom0, "/"), before, "nothing was touched");
@@ -178,30 +193,27 @@ fn a_guest_that_points_elsewhere_hurts_nobody() {
 
 #[test]
 fn without_a_record_the_back_end_may_be_in_this_domain() {
-    let world = world();
-    let dom0 = world.dom0();
-    let here = BlockDevice {
-        back_domid: DomId::DOM0,
-        ..device()
-    };
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
+    let mut here = device();
+    here.back_domid = DomId::DOM0;
     here.create(&dom0).unwrap();
     dom0.rm("/pvpair").unwrap();
     detach(&dom0, &here.key(), SOON).unwrap();
     assert_nothing_left(&dom0);
     assert!(!dom0.exists("/local/domain/0/backend").unwrap());
-    let text = invalid(detach(&dom0, &here.key(), SOON));
-    assert!(text.contains(FRONT) && text.contains("attach"), "{text}");
+    let gone = detach(&dom0, &here.key(), SOON);
+    let text = trouble(gone, DeviceTrouble::NotThere);
+    assert!(text.contains(FRONT) && text.contains("create it"), "{text}");
 }
 
 /// A domain's number is used again, and the record of an earlier one is left.
 #[test]
 fn a_record_that_has_outlived_its_device_does_not_hide_the_one_that_is_there() {
-    let world = world();
-    let dom0 = world.dom0();
-    let here = BlockDevice {
-        back_domid: DomId::DOM0,
-        ..device()
-    };
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
+    let mut here = device();
+    here.back_domid = DomId::DOM0;
     here.create(&dom0).unwrap();
     dom0.write(&format!("{RECORD}/backend"), BACK).unwrap();
     assert_eq!(here.key().locate(&dom0, None).unwrap(), here.paths());
@@ -213,8 +225,8 @@ fn a_record_that_has_outlived_its_device_does_not_hide_the_one_that_is_there() {
 /// A record is as good as its form: a device that it does not name is not touched.
 #[test]
 fn a_record_of_something_else_is_refused() {
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     device().create(&dom0).unwrap();
     for wrong in [
         "/local/domain/1/backend/vbd/3/51712",
@@ -236,11 +248,11 @@ fn a_record_of_something_else_is_refused() {
 /// A driver domain may write its own half of a device, and no more.
 #[test]
 fn who_may_not_remove_everything_changes_nothing() {
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     device().create(&dom0).unwrap();
     let before = tree(&dom0, "/");
-    let driver_domain = world.client(1);
+    let driver_domain = xenstore.client(1);
     let paths = device().key().locate(&driver_domain, None).unwrap();
     assert_eq!(paths, device().paths(), "it sees its own devices");
     let text = invalid(remove(&driver_domain, &device().key(), &paths, SOON));
@@ -252,14 +264,14 @@ fn who_may_not_remove_everything_changes_nothing() {
 /// end's that died, or that is a kernel's and waits for its front end.
 #[test]
 fn a_device_that_was_never_in_use_goes_at_once() {
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     // 5: somebody has tried to remove it before, and given up.
     for (front, back) in [("1", "1"), ("1", "2"), ("6", "2"), ("2", "1"), ("1", "5")] {
         device().create(&dom0).unwrap();
         dom0.write(&format!("{FRONT}/state"), front).unwrap();
         dom0.write(&format!("{BACK}/state"), back).unwrap();
-        let removed = detach_at_once(&world);
+        let removed = detach_at_once(&xenstore);
         assert_eq!(removed.end, End::Unused, "{front} {back}: {removed:?}");
         assert_nothing_left(&dom0);
     }
@@ -273,12 +285,12 @@ fn a_device_that_was_never_in_use_goes_at_once() {
     // The front end's domain is gone, or the back end's.
     for gone in [2, 1] {
         device().create(&dom0).unwrap();
-        world.server.release(DomId(gone)).unwrap();
-        let removed = detach_at_once(&world);
+        xenstore.server.release(DomId(gone)).unwrap();
+        let removed = detach_at_once(&xenstore);
         assert_ne!(removed.end, End::Forced, "{gone}: {removed:?}");
         assert!(!dom0.exists("/pvpair").unwrap());
         assert!(!dom0.exists(&format!("/local/domain/{gone}")).unwrap());
-        world.server.introduce(DomId(gone), "again").unwrap();
+        xenstore.server.introduce(DomId(gone), "again").unwrap();
         assert_nothing_left(&dom0);
     }
 }
@@ -287,8 +299,8 @@ fn a_device_that_was_never_in_use_goes_at_once() {
 #[test]
 fn nobody_can_keep_a_device_by_writing() {
     const WRITERS: usize = 12;
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     for (domid, directory, states, end) in [
         (2, FRONT, ["1", "2"], End::Unused),
         (1, BACK, ["4", "4"], End::Forced),
@@ -298,7 +310,7 @@ fn nobody_can_keep_a_device_by_writing() {
         let at_work = Barrier::new(WRITERS + 1);
         let removed = std::thread::scope(|scope| {
             for _ in 0..WRITERS {
-                let writer = world.client(domid);
+                let writer = xenstore.client(domid);
                 let (stop, at_work) = (&stop, &at_work);
                 scope.spawn(move || {
                     at_work.wait();
@@ -322,10 +334,10 @@ fn nobody_can_keep_a_device_by_writing() {
 
 #[test]
 fn a_removal_waits_for_both_and_leaves_nothing() {
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     device().create(&dom0).unwrap();
-    let (back, front) = (world.client(1), world.client(2));
+    let (back, front) = (xenstore.client(1), xenstore.client(2));
     for (client, dir) in [(&back, BACK), (&front, FRONT)] {
         client.write(&format!("{dir}/state"), "4").unwrap();
     }
@@ -361,16 +373,14 @@ fn a_removal_waits_for_both_and_leaves_nothing() {
 
 #[test]
 fn a_removal_does_not_wait_for_ever() {
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     device().create(&dom0).unwrap();
-    let other = BlockDevice {
-        devid: "xvdb".parse().unwrap(),
-        ..device()
-    };
+    let mut other = device();
+    other.devid = "xvdb".parse().unwrap();
     other.create(&dom0).unwrap();
-    report_error(&world.client(2), "device/vbd/51712", "no ring").unwrap();
-    world
+    report_error(&xenstore.client(2), "device/vbd/51712", "no ring").unwrap();
+    xenstore
         .client(2)
         .write(&format!("{FRONT}/state"), "4")
         .unwrap();
@@ -395,11 +405,11 @@ fn a_removal_does_not_wait_for_ever() {
 
 #[test]
 fn a_removal_after_the_front_domain_died() {
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     device().create(&dom0).unwrap();
-    world.server.release(DomId(2)).unwrap();
-    world
+    xenstore.server.release(DomId(2)).unwrap();
+    xenstore
         .client(1)
         .write(&format!("{BACK}/state"), "6")
         .unwrap();

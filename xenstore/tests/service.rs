@@ -3,10 +3,10 @@
 
 mod common;
 
-use common::World;
+use common::Xenstore;
 use libgnt::DomId;
 use pv_xenstore::wire::{Decoder, Kind, Packet};
-use pv_xenstore::{Client, Config, Error, Permission, Rights, ServerHandle, ServiceError};
+use pv_xenstore::{Client, Error, Permission, Rights, ServerConfig, ServerHandle, ServiceError};
 use rustix::io::Errno;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -16,15 +16,15 @@ const SOON: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_domain_finds_itself() {
-    let world = World::new();
-    world.server.introduce(DomId(3), "guest").unwrap();
-    let guest = world.client(3);
+    let xenstore = Xenstore::new();
+    xenstore.server.introduce(DomId(3), "guest").unwrap();
+    let guest = xenstore.client(3);
     assert_eq!(guest.read_parsed::<u16>("domid").unwrap(), 3);
     assert_eq!(guest.read_string("name").unwrap(), "guest");
     assert_eq!(guest.domain_path(DomId(3)).unwrap(), "/local/domain/3");
     let asked = guest.is_domain_introduced(DomId(3)).unwrap_err();
     assert_eq!(asked.errno(), Some(Errno::ACCESS));
-    let dom0 = world.dom0();
+    let dom0 = xenstore.dom0();
     assert!(dom0.is_domain_introduced(DomId(3)).unwrap());
     assert!(!dom0.is_domain_introduced(DomId(4)).unwrap());
     assert_eq!(dom0.read_string("domid").unwrap(), "0");
@@ -32,11 +32,11 @@ fn a_domain_finds_itself() {
 
 #[test]
 fn nodes_permissions_and_errors() {
-    let world = World::new();
+    let xenstore = Xenstore::new();
     for domid in [1, 2] {
-        world.server.introduce(DomId(domid), "guest").unwrap();
+        xenstore.server.introduce(DomId(domid), "guest").unwrap();
     }
-    let (one, two) = (world.client(1), world.client(2));
+    let (one, two) = (xenstore.client(1), xenstore.client(2));
     one.write("data/x", b"\0\xff").unwrap();
     assert_eq!(one.read("data/x").unwrap(), b"\0\xff");
     assert_eq!(one.try_read("data/y").unwrap(), None);
@@ -74,8 +74,8 @@ fn nodes_permissions_and_errors() {
 
 #[test]
 fn values_are_read_whatever_stands_around_them() {
-    let world = World::new();
-    let dom0 = world.dom0();
+    let xenstore = Xenstore::new();
+    let dom0 = xenstore.dom0();
     dom0.write("/x", b" 012 \0").unwrap();
     assert_eq!(dom0.read_parsed::<u64>("/x").unwrap(), 12);
     assert_eq!(dom0.read_string("/x").unwrap(), " 012 ");
@@ -91,8 +91,8 @@ fn values_are_read_whatever_stands_around_them() {
 
 #[test]
 fn long_directories_come_whole() {
-    let world = World::new();
-    let dom0 = world.dom0();
+    let xenstore = Xenstore::new();
+    let dom0 = xenstore.dom0();
     let names: Vec<String> = (0..400)
         .map(|n| format!("a-name-long-enough-to-need-parts-{n:03}"))
         .collect();
@@ -104,8 +104,8 @@ fn long_directories_come_whole() {
 
 #[test]
 fn watch_events_come_while_requests_go_on() {
-    let world = World::new();
-    let (watcher, writer) = (world.dom0(), world.dom0());
+    let xenstore = Xenstore::new();
+    let (watcher, writer) = (xenstore.dom0(), xenstore.dom0());
     watcher.watch("/w", "token").unwrap();
     let first = watcher.wait_watch_event(SOON).unwrap().unwrap();
     assert_eq!((first.path.as_str(), first.token.as_str()), ("/w", "token"));
@@ -130,12 +130,12 @@ fn watch_events_come_while_requests_go_on() {
 fn transactions_collide_and_all_increments_count() {
     const WRITERS: usize = 4;
     const EACH: usize = 25;
-    let world = World::new();
-    world.dom0().write("/counter", "0").unwrap();
+    let xenstore = Xenstore::new();
+    xenstore.dom0().write("/counter", "0").unwrap();
     std::thread::scope(|scope| {
         for _ in 0..WRITERS {
             scope.spawn(|| {
-                let client = world.dom0();
+                let client = xenstore.dom0();
                 for _ in 0..EACH {
                     client
                         .transaction(|tx| {
@@ -148,15 +148,15 @@ fn transactions_collide_and_all_increments_count() {
         }
     });
     assert_eq!(
-        world.dom0().read_parsed::<usize>("/counter").unwrap(),
+        xenstore.dom0().read_parsed::<usize>("/counter").unwrap(),
         WRITERS * EACH
     );
 }
 
 #[test]
 fn a_transaction_that_always_collides_ends() {
-    let world = World::new();
-    let (one, other) = (world.dom0(), world.dom0());
+    let xenstore = Xenstore::new();
+    let (one, other) = (xenstore.dom0(), xenstore.dom0());
     let mut tries = 0;
     let error = one
         .transaction(|tx| {
@@ -173,9 +173,9 @@ fn a_transaction_that_always_collides_ends() {
 
 #[test]
 fn an_error_in_the_body_drops_the_transaction() {
-    let world = World::new();
-    world.server.introduce(DomId(1), "guest").unwrap();
-    let guest = world.client(1);
+    let xenstore = Xenstore::new();
+    xenstore.server.introduce(DomId(1), "guest").unwrap();
+    let guest = xenstore.client(1);
     for _ in 0..20 {
         // Twice the quota of open transactions: they are really closed.
         let error = guest.transaction(|tx| {
@@ -189,12 +189,12 @@ fn an_error_in_the_body_drops_the_transaction() {
 
 #[test]
 fn the_end_of_a_domain_cuts_its_connections_and_is_told() {
-    let world = World::new();
-    world.server.introduce(DomId(1), "guest").unwrap();
-    let (dom0, guest) = (world.dom0(), world.client(1));
+    let xenstore = Xenstore::new();
+    xenstore.server.introduce(DomId(1), "guest").unwrap();
+    let (dom0, guest) = (xenstore.dom0(), xenstore.client(1));
     dom0.watch("@releaseDomain", "gone").unwrap();
     dom0.wait_watch_event(SOON).unwrap().unwrap();
-    world.server.release(DomId(1)).unwrap();
+    xenstore.server.release(DomId(1)).unwrap();
     assert_eq!(
         dom0.wait_watch_event(SOON).unwrap().unwrap().path,
         "@releaseDomain"
@@ -212,22 +212,22 @@ fn the_end_of_a_domain_cuts_its_connections_and_is_told() {
 
 #[test]
 fn a_malformed_message_costs_only_its_sender() {
-    let world = World::new();
-    let bystander = world.dom0();
+    let xenstore = Xenstore::new();
+    let bystander = xenstore.dom0();
     for bytes in [
         // A length of 4 GiB; one byte over the limit; random text.
         [2u32, 0, 0, u32::MAX].map(u32::to_ne_bytes).concat(),
         [2u32, 0, 0, 4097].map(u32::to_ne_bytes).concat(),
         b"GET / HTTP/1.1\r\nHost: xenstore\r\n\r\n".to_vec(),
     ] {
-        let mut stream = UnixStream::connect(world.socket()).unwrap();
+        let mut stream = UnixStream::connect(xenstore.socket()).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream.write_all(&bytes).unwrap();
         assert_eq!(stream.read(&mut [0; 64]).unwrap(), 0, "cut");
         bystander.write("/alive", "1").unwrap();
     }
     // Half a message, and gone.
-    let mut stream = UnixStream::connect(world.socket()).unwrap();
+    let mut stream = UnixStream::connect(xenstore.socket()).unwrap();
     stream.write_all(&[2, 0, 0, 0, 1]).unwrap();
     drop(stream);
     assert_eq!(bystander.read("/alive").unwrap(), b"1");
@@ -236,13 +236,13 @@ fn a_malformed_message_costs_only_its_sender() {
 /// What a server-side queue holds for a client that never reads is bounded, and equal events are one.
 #[test]
 fn a_client_that_never_reads_is_cut_when_different_events_pile_up() {
-    let world = World::with(|config| {
+    let xenstore = Xenstore::with(|config| {
         config.queue.events = 50;
         config.queue.quiet = Duration::ZERO;
     });
-    world.server.introduce(DomId(1), "guest").unwrap();
-    let writer = world.dom0();
-    let mut sleeper = world.stream(1);
+    xenstore.server.introduce(DomId(1), "guest").unwrap();
+    let writer = xenstore.dom0();
+    let mut sleeper = xenstore.stream(1);
     sleeper.set_read_timeout(Some(SOON)).unwrap();
     sleeper
         .write_all(&Packet::new(Kind::Watch, 1, 0, "/local/domain/1\0t\0").encode())
@@ -275,8 +275,8 @@ fn a_client_that_never_reads_is_cut_when_different_events_pile_up() {
 fn a_watcher_that_reads_gets_every_event_of_whatever_is_committed_at_once() {
     const COMMITS: usize = 3;
     const NODES: usize = 2000;
-    let world = World::new();
-    let mut watcher = world.stream(0);
+    let xenstore = Xenstore::new();
+    let mut watcher = xenstore.stream(0);
     watcher.set_read_timeout(Some(SOON)).unwrap();
     let watch = Packet::new(Kind::Watch, 1, 0, "/burst\0w\0").encode();
     watcher.write_all(&watch).unwrap();
@@ -285,7 +285,7 @@ fn a_watcher_that_reads_gets_every_event_of_whatever_is_committed_at_once() {
     let first = received.next();
     assert_eq!(first, Packet::watch_event(b"/burst", b"w"));
 
-    let mut writer = Received::new(world.stream(0));
+    let mut writer = Received::new(xenstore.stream(0));
     let mut ask = |packet: Packet| {
         writer.stream.write_all(&packet.encode()).unwrap();
         writer.next()
@@ -359,8 +359,8 @@ fn sleeper_is_cut(stream: &UnixStream) -> bool {
 /// Its replies are not queued without end either: the server stops reading its requests.
 #[test]
 fn a_client_that_only_asks_is_stopped_by_back_pressure() {
-    let world = World::new();
-    let mut greedy = world.stream(0);
+    let xenstore = Xenstore::new();
+    let mut greedy = xenstore.stream(0);
     greedy
         .set_write_timeout(Some(Duration::from_millis(500)))
         .unwrap();
@@ -371,7 +371,7 @@ fn a_client_that_only_asks_is_stopped_by_back_pressure() {
         "the server took 200000 requests without one answer being read"
     );
     let start = Instant::now();
-    assert!(world.dom0().exists("/local").unwrap());
+    assert!(xenstore.dom0().exists("/local").unwrap());
     assert!(start.elapsed() < SOON, "others are served");
 }
 
@@ -414,9 +414,10 @@ fn a_server_that_does_not_answer_is_a_timeout_and_late_answers_are_dropped() {
 fn sockets_left_behind_and_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("sock");
-    let config = || Config {
-        socket: Some(socket.clone()),
-        ..Config::default()
+    let config = || {
+        let mut config = ServerConfig::default();
+        config.socket = Some(socket.clone());
+        config
     };
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     let server = ServerHandle::start(config()).expect("a dead server's socket is replaced");
@@ -466,7 +467,7 @@ fn a_device_takes_less_in_one_message() {
 #[test]
 fn the_last_handle_ends_the_thread_and_its_connections() {
     for round in 0..200 {
-        let server = ServerHandle::start(Config::default()).unwrap();
+        let server = ServerHandle::start(ServerConfig::default()).unwrap();
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(SOON)).unwrap();
         server.attach(DomId(0), theirs).unwrap();

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::World;
+use common::Xenstore;
 use libgnt::DomId;
 use pv_xenstore::keeper::{Keep, Keeper, News};
 use pv_xenstore::steady::{Open, Steady};
@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Streams(Arc<Mutex<Vec<UnixStream>>>);
 
 impl Streams {
-    fn open(&self, world: &World) -> (Client, Open) {
-        let (streams, server) = (self.clone(), world.server.clone());
+    fn open(&self, xenstore: &Xenstore) -> (Client, Open) {
+        let (streams, server) = (self.clone(), xenstore.server.clone());
         let open = move || {
             let (ours, theirs) = UnixStream::pair().unwrap();
             streams.0.lock().unwrap().push(ours.try_clone().unwrap());
@@ -39,10 +39,10 @@ impl Streams {
     }
 }
 
-fn world() -> World {
-    let world = World::new();
-    world.server.introduce(DomId(1), "guest").unwrap();
-    world
+fn set_up() -> Xenstore {
+    let xenstore = Xenstore::new();
+    xenstore.server.introduce(DomId(1), "guest").unwrap();
+    xenstore
 }
 
 fn refused(errno: Errno) -> Error {
@@ -55,8 +55,8 @@ fn refused(errno: Errno) -> Error {
 
 #[test]
 fn what_passes_is_tried_again_and_what_does_not_is_an_error() {
-    let world = world();
-    let (client, open) = Streams::default().open(&world);
+    let xenstore = set_up();
+    let (client, open) = Streams::default().open(&xenstore);
     let mut store = Steady::new(client, open);
     let mut tries = 0;
     let mut failing = [
@@ -81,8 +81,8 @@ fn what_passes_is_tried_again_and_what_does_not_is_an_error() {
 
 #[test]
 fn a_brake_ends_what_would_be_tried_for_ever() {
-    let world = world();
-    let (client, open) = Streams::default().open(&world);
+    let xenstore = set_up();
+    let (client, open) = Streams::default().open(&xenstore);
     let mut store = Steady::new(client, open);
     let brake = store.brake();
     let began = Instant::now();
@@ -97,9 +97,9 @@ fn a_brake_ends_what_would_be_tried_for_ever() {
 
 #[test]
 fn a_new_connection_watches_what_the_old_one_did_and_looks_again() {
-    let world = world();
+    let xenstore = set_up();
     let streams = Streams::default();
-    let (client, open) = streams.open(&world);
+    let (client, open) = streams.open(&xenstore);
     let mut store = Steady::new(client, open);
     store.watch("data/a", "a").unwrap();
     let only_a = BTreeSet::from(["a".to_owned()]);
@@ -122,7 +122,10 @@ fn a_new_connection_watches_what_the_old_one_did_and_looks_again() {
     // The new watch's own event came before this answer.
     store.run(|client| client.read("domid")).unwrap();
     store.fired().unwrap();
-    world.dom0().write("/local/domain/1/data/a", "1").unwrap();
+    xenstore
+        .dom0()
+        .write("/local/domain/1/data/a", "1")
+        .unwrap();
     assert_eq!(wait(&mut store), only_a);
 }
 
@@ -165,8 +168,8 @@ impl Keep for Echo {
 
 #[test]
 fn a_keeper_obeys_looks_and_ends() {
-    let world = world();
-    let (client, open) = Streams::default().open(&world);
+    let xenstore = set_up();
+    let (client, open) = Streams::default().open(&xenstore);
     let store = Steady::new(client, open);
     let mut keeper = Keeper::start("test", Echo::default(), store).unwrap();
     let mut poll = mio::Poll::new().unwrap();
@@ -185,7 +188,10 @@ fn a_keeper_obeys_looks_and_ends() {
         }
     };
     assert!(matches!(next(), News::Piece(text) if text == "data"));
-    world.dom0().write("/local/domain/1/data/x", "1").unwrap();
+    xenstore
+        .dom0()
+        .write("/local/domain/1/data/x", "1")
+        .unwrap();
     assert!(matches!(next(), News::Piece(text) if text == "data"));
     assert!(keeper.tell("domid"));
     assert!(matches!(next(), News::Piece(text) if text == "1"));
@@ -197,9 +203,9 @@ fn a_keeper_obeys_looks_and_ends() {
 
 #[test]
 fn a_keeper_that_panicked_has_not_ended_well() {
-    let world = world();
-    world.dom0().write("/local/domain/1/vm", "-").unwrap();
-    let (client, open) = Streams::default().open(&world);
+    let xenstore = set_up();
+    xenstore.dom0().write("/local/domain/1/vm", "-").unwrap();
+    let (client, open) = Streams::default().open(&xenstore);
     let store = Steady::new(client, open);
     let keeper = Keeper::start("test", Echo::default(), store).unwrap();
     assert!(keeper.tell("vm"));
@@ -213,4 +219,103 @@ fn a_keeper_that_panicked_has_not_ended_well() {
         std::thread::yield_now();
     };
     assert!(error.to_string().contains("panicked"), "{error}");
+}
+
+/// Counts up at the start, answers each command, and says how often it has looked.
+struct Talker {
+    news: std::collections::VecDeque<u32>,
+    looks: u32,
+    over: bool,
+}
+
+/// More than either queue holds.
+const MANY: u32 = 500;
+const LOOKED: u32 = 1_000_000;
+
+impl Keep for Talker {
+    type Command = u32;
+    type News = u32;
+
+    fn begin(&mut self, store: &mut Steady) -> Result<()> {
+        self.news.extend(0..MANY);
+        store.watch("data", "data")
+    }
+
+    fn obey(&mut self, _: &mut Steady, command: u32) -> Result<()> {
+        self.news.push_back(command);
+        self.over = command == u32::MAX;
+        Ok(())
+    }
+
+    fn look(&mut self, _: &mut Steady, _: &BTreeSet<String>) -> Result<()> {
+        self.looks += 1;
+        self.news.push_back(LOOKED + self.looks);
+        Ok(())
+    }
+
+    fn news(&mut self) -> Option<u32> {
+        self.news.pop_front()
+    }
+
+    fn is_over(&self) -> bool {
+        self.over
+    }
+}
+
+/// The loop says more than the queues hold before it listens, and the end comes while they are full.
+#[test]
+fn a_keeper_loses_nothing_and_waits_for_nobody_who_waits_for_it() {
+    let xenstore = set_up();
+    let (client, open) = Streams::default().open(&xenstore);
+    let store = Steady::new(client, open);
+    let talker = Talker {
+        news: std::collections::VecDeque::new(),
+        looks: 0,
+        over: false,
+    };
+    let mut keeper = Keeper::start("test", talker, store).unwrap();
+    let mut poll = mio::Poll::new().unwrap();
+    let registry = poll.registry();
+    registry
+        .register(&mut keeper, mio::Token(0), mio::Interest::READABLE)
+        .unwrap();
+    // On a thread of its own: it must not stand still, and the test must not, if it does.
+    let (said, all_said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        assert!((MANY..2 * MANY).all(|command| keeper.tell(command)));
+        said.send(keeper).unwrap();
+    });
+    let keeper = all_said
+        .recv_timeout(PATIENCE)
+        .expect("the loop and the thread wait for each other");
+    let dom0 = xenstore.dom0();
+    for n in 0..MANY {
+        let value = n.to_string();
+        dom0.write("/local/domain/1/data/x", value).unwrap();
+    }
+    let mut next = || {
+        let mut events = mio::Events::with_capacity(1);
+        loop {
+            match keeper.news().unwrap() {
+                News::Piece(piece) => return piece,
+                News::Nothing => poll.poll(&mut events, Some(PATIENCE)).unwrap(),
+                News::Over => panic!("it ended early"),
+            }
+            assert!(!events.is_empty(), "it stands still");
+        }
+    };
+    for n in 0..2 * MANY {
+        assert_eq!(next(), n, "in order, and nothing seen meanwhile before it");
+    }
+    // So many changes, and one look at what is there now.
+    assert_eq!(next(), LOOKED + 1);
+    for n in 0..MANY {
+        assert!(keeper.tell(n));
+    }
+    assert!(keeper.tell(u32::MAX));
+    let pieces: Vec<u32> = std::iter::from_fn(|| Some(next()))
+        .take_while(|piece| *piece != u32::MAX)
+        .filter(|piece| *piece < LOOKED)
+        .collect();
+    assert!(pieces.into_iter().eq(0..MANY), "the end loses nothing");
 }

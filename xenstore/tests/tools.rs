@@ -4,13 +4,13 @@
 
 mod common;
 
-use common::World;
+use common::Xenstore;
 use libgnt::DomId;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 use xenstore_rs::Xs;
 
-fn command(world: &World, tool: &str, args: &[&str]) -> Command {
+fn command(xenstore: &Xenstore, tool: &str, args: &[&str]) -> Command {
     let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .chain(["/usr/sbin".into(), "/usr/bin".into()])
         .map(|dir| dir.join(tool))
@@ -20,17 +20,17 @@ fn command(world: &World, tool: &str, args: &[&str]) -> Command {
     let mut command = Command::new(path);
     command
         .args(args)
-        .env("XENSTORED_PATH", world.socket())
+        .env("XENSTORED_PATH", xenstore.socket())
         .stdin(Stdio::null());
     command
 }
 
-fn run(world: &World, tool: &str, args: &[&str]) -> Output {
-    command(world, tool, args).output().unwrap()
+fn run(xenstore: &Xenstore, tool: &str, args: &[&str]) -> Output {
+    command(xenstore, tool, args).output().unwrap()
 }
 
-fn good(world: &World, tool: &str, args: &[&str]) -> String {
-    let output = run(world, tool, args);
+fn good(xenstore: &Xenstore, tool: &str, args: &[&str]) -> String {
+    let output = run(xenstore, tool, args);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
@@ -42,30 +42,34 @@ fn good(world: &World, tool: &str, args: &[&str]) -> String {
 
 #[test]
 fn read_write_list_rm_exists() {
-    let world = World::new();
-    good(&world, "xenstore-write", &["/a/b", "one", "/a/c", "two"]);
+    let xenstore = Xenstore::new();
+    good(&xenstore, "xenstore-write", &["/a/b", "one", "/a/c", "two"]);
     assert_eq!(
-        good(&world, "xenstore-read", &["/a/b", "/a/c"]),
+        good(&xenstore, "xenstore-read", &["/a/b", "/a/c"]),
         "one\ntwo\n"
     );
-    assert_eq!(good(&world, "xenstore-list", &["/a"]), "b\nc\n");
-    assert_eq!(world.dom0().read_string("/a/c").unwrap(), "two");
-    world.dom0().write("/a/d", "three").unwrap();
-    assert_eq!(good(&world, "xenstore-read", &["/a/d"]), "three\n");
-    good(&world, "xenstore-exists", &["/a/d"]);
-    good(&world, "xenstore-rm", &["/a/d"]);
-    assert!(!run(&world, "xenstore-exists", &["/a/d"]).status.success());
-    let missing = run(&world, "xenstore-read", &["/a/d"]);
+    assert_eq!(good(&xenstore, "xenstore-list", &["/a"]), "b\nc\n");
+    assert_eq!(xenstore.dom0().read_string("/a/c").unwrap(), "two");
+    xenstore.dom0().write("/a/d", "three").unwrap();
+    assert_eq!(good(&xenstore, "xenstore-read", &["/a/d"]), "three\n");
+    good(&xenstore, "xenstore-exists", &["/a/d"]);
+    good(&xenstore, "xenstore-rm", &["/a/d"]);
+    assert!(
+        !run(&xenstore, "xenstore-exists", &["/a/d"])
+            .status
+            .success()
+    );
+    let missing = run(&xenstore, "xenstore-read", &["/a/d"]);
     assert!(!missing.status.success());
     assert!(String::from_utf8_lossy(&missing.stderr).contains("couldn't read path /a/d"));
 }
 
 #[test]
 fn ls_shows_the_tree_with_permissions() {
-    let world = World::new();
-    world.server.introduce(DomId(7), "guest").unwrap();
-    world.client(7).write("data/x", "value").unwrap();
-    let tree = good(&world, "xenstore-ls", &["-f", "-p", "/local/domain/7"]);
+    let xenstore = Xenstore::new();
+    xenstore.server.introduce(DomId(7), "guest").unwrap();
+    xenstore.client(7).write("data/x", "value").unwrap();
+    let tree = good(&xenstore, "xenstore-ls", &["-f", "-p", "/local/domain/7"]);
     assert!(
         tree.contains("/local/domain/7/name = \"guest\"   (n0,r7)"),
         "{tree}"
@@ -74,7 +78,7 @@ fn ls_shows_the_tree_with_permissions() {
         tree.contains("/local/domain/7/data/x = \"value\"   (n7)"),
         "{tree}"
     );
-    let everything = good(&world, "xenstore-ls", &[]);
+    let everything = good(&xenstore, "xenstore-ls", &[]);
     assert!(
         everything.starts_with("local = \"\"\n domain = \"\"\n"),
         "{everything}"
@@ -83,8 +87,8 @@ fn ls_shows_the_tree_with_permissions() {
 
 #[test]
 fn ls_of_a_directory_too_long_for_one_message() {
-    let world = World::new();
-    let dom0 = world.dom0();
+    let xenstore = Xenstore::new();
+    let dom0 = xenstore.dom0();
     for n in 0..400 {
         dom0.write(
             &format!("/many/a-name-long-enough-to-need-parts-{n:03}"),
@@ -93,7 +97,7 @@ fn ls_of_a_directory_too_long_for_one_message() {
         .unwrap();
     }
     assert_eq!(
-        good(&world, "xenstore-ls", &["-f", "/many"])
+        good(&xenstore, "xenstore-ls", &["-f", "/many"])
             .lines()
             .count(),
         400
@@ -102,29 +106,29 @@ fn ls_of_a_directory_too_long_for_one_message() {
 
 #[test]
 fn chmod() {
-    let world = World::new();
+    let xenstore = Xenstore::new();
     for domid in [1, 2] {
-        world.server.introduce(DomId(domid), "guest").unwrap();
+        xenstore.server.introduce(DomId(domid), "guest").unwrap();
     }
-    world.dom0().write("/shared/x", "1").unwrap();
-    assert!(world.client(2).read("/shared/x").is_err());
-    good(&world, "xenstore-chmod", &["-r", "/shared", "n1", "r2"]);
-    assert_eq!(world.client(2).read("/shared/x").unwrap(), b"1");
-    assert!(world.client(2).write("/shared/x", "2").is_err());
-    world.client(1).write("/shared/x", "2").unwrap();
+    xenstore.dom0().write("/shared/x", "1").unwrap();
+    assert!(xenstore.client(2).read("/shared/x").is_err());
+    good(&xenstore, "xenstore-chmod", &["-r", "/shared", "n1", "r2"]);
+    assert_eq!(xenstore.client(2).read("/shared/x").unwrap(), b"1");
+    assert!(xenstore.client(2).write("/shared/x", "2").is_err());
+    xenstore.client(1).write("/shared/x", "2").unwrap();
 }
 
 #[test]
 fn watch() {
-    let world = World::new();
-    let mut child = command(&world, "xenstore-watch", &["-n", "3", "/w"])
+    let xenstore = Xenstore::new();
+    let mut child = command(&xenstore, "xenstore-watch", &["-n", "3", "/w"])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     // The first event says that the watch stands: only then is there something to miss.
     assert_eq!(lines.next().unwrap().unwrap(), "/w");
-    let dom0 = world.dom0();
+    let dom0 = xenstore.dom0();
     dom0.write("/w/below", "1").unwrap();
     assert_eq!(lines.next().unwrap().unwrap(), "/w/below");
     dom0.rm("/w").unwrap();
@@ -140,12 +144,12 @@ fn an_independent_client() {
     if std::env::var_os(BE_THE_CLIENT).is_some() {
         return independent_client();
     }
-    let world = World::new();
-    world.dom0().write("/peer/y", "from us").unwrap();
+    let xenstore = Xenstore::new();
+    xenstore.dom0().write("/peer/y", "from us").unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "an_independent_client", "--nocapture"])
         .env(BE_THE_CLIENT, "1")
-        .env("XENSTORED_PATH", world.socket())
+        .env("XENSTORED_PATH", xenstore.socket())
         .output()
         .unwrap();
     assert!(
@@ -154,10 +158,10 @@ fn an_independent_client() {
         String::from_utf8_lossy(&output.stderr)
     );
     assert_eq!(
-        world.dom0().read_string("/peer/x").unwrap(),
+        xenstore.dom0().read_string("/peer/x").unwrap(),
         "from xenstore-rs"
     );
-    assert!(!world.dom0().exists("/peer/y").unwrap());
+    assert!(!xenstore.dom0().exists("/peer/y").unwrap());
 }
 
 fn independent_client() {

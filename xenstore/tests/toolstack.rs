@@ -3,24 +3,24 @@
 
 mod common;
 
-use common::World;
+use common::Xenstore;
 use libgnt::DomId;
-use pv_xenstore::Error;
 use pv_xenstore::toolstack::{
     BlockDevice, Mode, clear_error, create_domain, read_error, read_mode, remove_domain,
     report_error,
 };
+use pv_xenstore::{DeviceTrouble, Error};
 use std::time::Duration;
 
 const FRONT: &str = "/local/domain/2/device/vbd/51712";
 const BACK: &str = "/local/domain/1/backend/vbd/2/51712";
 
-fn world() -> World {
-    let world = World::new();
+fn set_up() -> Xenstore {
+    let xenstore = Xenstore::new();
     for domid in [1, 2] {
-        world.server.introduce(DomId(domid), "guest").unwrap();
+        xenstore.server.introduce(DomId(domid), "guest").unwrap();
     }
-    world
+    xenstore
 }
 
 fn device() -> BlockDevice {
@@ -29,10 +29,10 @@ fn device() -> BlockDevice {
 
 #[test]
 fn both_ends_find_what_they_need_and_may_use_it() {
-    let world = world();
-    let paths = device().create(&world.dom0()).unwrap();
+    let xenstore = set_up();
+    let paths = device().create(&xenstore.dom0()).unwrap();
     assert_eq!((paths.front.as_str(), paths.back.as_str()), (FRONT, BACK));
-    let (back, front) = (world.client(1), world.client(2));
+    let (back, front) = (xenstore.client(1), xenstore.client(2));
     assert_eq!(front.directory("device/vbd").unwrap(), ["51712"]);
     assert_eq!(front.read_string("device/vbd/51712/backend").unwrap(), BACK);
     assert_eq!(
@@ -77,13 +77,11 @@ fn both_ends_find_what_they_need_and_may_use_it() {
 
 #[test]
 fn only_a_w_allows_to_write() {
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     assert_eq!(read_mode(&dom0, BACK).unwrap(), None);
-    let read_only = BlockDevice {
-        mode: Mode::ReadOnly,
-        ..device()
-    };
+    let mut read_only = device();
+    read_only.mode = Mode::ReadOnly;
     for device in [device(), read_only] {
         device.create(&dom0).unwrap();
         assert_eq!(read_mode(&dom0, BACK).unwrap(), Some(device.mode));
@@ -106,8 +104,8 @@ fn only_a_w_allows_to_write() {
 /// A watcher of the whole tree never sees a value before its permissions, and `state` comes last.
 #[test]
 fn nothing_is_seen_half_done() {
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     dom0.watch("/local/domain/1/backend", "b").unwrap();
     dom0.watch("/local/domain/2/device", "f").unwrap();
     device().create(&dom0).unwrap();
@@ -127,51 +125,38 @@ fn nothing_is_seen_half_done() {
 
 #[test]
 fn what_cannot_be_created_leaves_nothing() {
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     let refused = |device: BlockDevice| match device.create(&dom0) {
         Err(Error::Invalid(text)) => text,
         other => panic!("{other:?}"),
     };
-    let missing_front = BlockDevice {
-        front_domid: DomId(8),
-        ..device()
-    };
+    let mut missing_front = device();
+    missing_front.front_domid = DomId(8);
     assert!(refused(missing_front).contains("no domain 8 for the front end"));
-    let missing_back = BlockDevice {
-        back_domid: DomId(9),
-        ..device()
-    };
+    let mut missing_back = device();
+    missing_back.back_domid = DomId(9);
     assert!(refused(missing_back).contains("no domain 9 for the back end"));
-    assert!(
-        refused(BlockDevice {
-            back_domid: DomId(2),
-            ..device()
-        })
-        .contains("serve itself")
-    );
+    let mut its_own = device();
+    its_own.back_domid = DomId(2);
+    assert!(refused(its_own).contains("serve itself"));
     assert!(!dom0.exists("/local/domain/2/device/vbd").unwrap());
     assert!(!dom0.exists("/local/domain/1/backend").unwrap());
     assert!(!dom0.exists("/pvpair").unwrap());
     device().create(&dom0).unwrap();
     assert!(refused(device()).contains("is there already"));
     // A guest cannot play the toolstack.
-    let guest = world.client(2);
-    assert!(
-        BlockDevice {
-            devid: "xvdb".parse().unwrap(),
-            ..device()
-        }
-        .create(&guest)
-        .is_err()
-    );
+    let guest = xenstore.client(2);
+    let mut another = device();
+    another.devid = "xvdb".parse().unwrap();
+    assert!(another.create(&guest).is_err());
 }
 
 /// Who takes a device away later believes the record, so no guest may write it.
 #[test]
 fn the_record_of_a_device_is_dom0s_alone() {
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     device().create(&dom0).unwrap();
     let record = "/pvpair/2/device/vbd/51712";
     let node = |name: &str| dom0.read_string(&format!("{record}/{name}")).unwrap();
@@ -180,7 +165,7 @@ fn the_record_of_a_device_is_dom0s_alone() {
         (FRONT.into(), BACK.into())
     );
     for guest in [1, 2] {
-        let guest = world.client(guest);
+        let guest = xenstore.client(guest);
         for path in [
             "/pvpair",
             "/pvpair/2",
@@ -197,39 +182,46 @@ fn the_record_of_a_device_is_dom0s_alone() {
 /// A domain's number is used again; what served the earlier one's device must not be forgotten.
 #[test]
 fn a_device_is_not_created_over_the_rest_of_an_earlier_one() {
-    let world = world();
-    let dom0 = world.dom0();
+    let xenstore = set_up();
+    let dom0 = xenstore.dom0();
     device().create(&dom0).unwrap();
-    world.server.release(DomId(2)).unwrap();
-    world.server.introduce(DomId(2), "another").unwrap();
-    let elsewhere = BlockDevice {
-        back_domid: DomId::DOM0,
-        ..device()
+    xenstore.server.release(DomId(2)).unwrap();
+    xenstore.server.introduce(DomId(2), "another").unwrap();
+    let mut elsewhere = device();
+    elsewhere.back_domid = DomId::DOM0;
+    let Err(Error::Device {
+        trouble: DeviceTrouble::LeftBehind,
+        text,
+    }) = elsewhere.create(&dom0)
+    else {
+        panic!("it is created, or refused for another reason");
     };
-    let error = elsewhere.create(&dom0).unwrap_err().to_string();
-    assert!(error.contains(BACK) && error.contains("detach"), "{error}");
+    assert!(
+        text.contains(BACK) && text.contains("remove that"),
+        "{text}"
+    );
     device().remove(&dom0, Duration::ZERO).unwrap();
     elsewhere.create(&dom0).unwrap();
 }
 
 #[test]
 fn errors_are_found_where_tools_look() {
-    let world = world();
-    let guest = world.client(2);
+    let xenstore = set_up();
+    let guest = xenstore.client(2);
     assert_eq!(read_error(&guest, "device/vbd/51712").unwrap(), None);
     let long = format!("ring: {}", "\u{e9}".repeat(3000));
     report_error(&guest, "device/vbd/51712", &long).unwrap();
     let path = "/local/domain/2/error/device/vbd/51712/error";
-    let found = world.dom0().read_string(path).unwrap();
+    let found = xenstore.dom0().read_string(path).unwrap();
     assert!(found.starts_with("ring: \u{e9}") && found.len() <= 1024);
     report_error(&guest, FRONT, "again").unwrap();
     assert_eq!(
-        read_error(&world.dom0(), FRONT).unwrap().as_deref(),
+        read_error(&xenstore.dom0(), FRONT).unwrap().as_deref(),
         Some("again")
     );
     report_error(&guest, "device/vbd/51712", "\u{1b}[2Jgone\n\0").unwrap();
     assert_eq!(
-        read_error(&world.dom0(), FRONT).unwrap().as_deref(),
+        read_error(&xenstore.dom0(), FRONT).unwrap().as_deref(),
         Some("\\u{1b}[2Jgone\\n"),
         "nothing acts on a terminal"
     );
@@ -241,16 +233,16 @@ fn errors_are_found_where_tools_look() {
         read_error(&guest, "device/vbd/51728").unwrap().as_deref(),
         Some("other")
     );
-    clear_error(&world.dom0(), "/local/domain/2/device/vbd/51728").unwrap();
+    clear_error(&xenstore.dom0(), "/local/domain/2/device/vbd/51728").unwrap();
     assert_eq!(guest.directory("error").unwrap(), Vec::<String>::new());
 }
 
 #[test]
 fn a_domain_made_by_hand() {
-    let world = World::new();
-    let dom0 = world.dom0();
+    let xenstore = Xenstore::new();
+    let dom0 = xenstore.dom0();
     create_domain(&dom0, DomId(5), "five").unwrap();
-    assert_eq!(world.client(5).read_string("name").unwrap(), "five");
+    assert_eq!(xenstore.client(5).read_string("name").unwrap(), "five");
     remove_domain(&dom0, DomId(5)).unwrap();
     assert!(!dom0.exists("/local/domain/5").unwrap());
 }

@@ -3,8 +3,9 @@
 
 mod common;
 
-use common::World;
+use common::Xenstore;
 use libgnt::DomId;
+use libgnt::machine::{Machine, monotonic};
 use pv_xenstore::toolstack::{BlockDevice, DevicePaths, End};
 use pv_xenstore::xenbus::node::{Switched, read_online, read_state, switch_state};
 use pv_xenstore::xenbus::{SwitchState, XenbusState, back, front};
@@ -21,8 +22,8 @@ struct Front {
 }
 
 impl Front {
-    fn start(world: &World, paths: &DevicePaths) -> Front {
-        let client = world.client(2);
+    fn start(xenstore: &Xenstore, paths: &DevicePaths) -> Front {
+        let client = xenstore.client(2);
         client
             .watch(&format!("{}/state", paths.back), "peer")
             .unwrap();
@@ -65,7 +66,9 @@ impl Front {
 
     fn tell(&mut self, input: front::Input) {
         use front::{Action, Input};
-        for action in self.machine.handle(input) {
+        let mut actions = Vec::new();
+        self.machine.step(monotonic(), input, &mut actions);
+        for action in actions {
             match action {
                 Action::PrepareRing => {
                     self.rings += 1;
@@ -112,8 +115,8 @@ struct Back {
 }
 
 impl Back {
-    fn start(world: &World, paths: &DevicePaths) -> Back {
-        let client = world.client(1);
+    fn start(xenstore: &Xenstore, paths: &DevicePaths) -> Back {
+        let client = xenstore.client(1);
         client
             .watch(&format!("{}/state", paths.front), "peer")
             .unwrap();
@@ -150,7 +153,9 @@ impl Back {
 
     fn tell(&mut self, input: back::Input) {
         use back::{Action, Input};
-        for action in self.machine.handle(input) {
+        let mut actions = Vec::new();
+        self.machine.step(monotonic(), input, &mut actions);
+        for action in actions {
             match action {
                 Action::PublishFeatures => {
                     let node = format!("{}/feature-persistent", self.paths.back);
@@ -207,14 +212,14 @@ fn settle(front: &mut Front, back: &mut Back) {
     panic!("they never come to rest");
 }
 
-fn world() -> (World, BlockDevice, DevicePaths) {
-    let world = World::new();
+fn set_up() -> (Xenstore, BlockDevice, DevicePaths) {
+    let xenstore = Xenstore::new();
     for domid in [1, 2] {
-        world.server.introduce(DomId(domid), "guest").unwrap();
+        xenstore.server.introduce(DomId(domid), "guest").unwrap();
     }
     let device = BlockDevice::new(DomId(2), DomId(1), "xvda".parse().unwrap(), "/tmp/image");
-    let paths = device.create(&world.dom0()).unwrap();
-    (world, device, paths)
+    let paths = device.create(&xenstore.dom0()).unwrap();
+    (xenstore, device, paths)
 }
 
 fn in_service(front: &Front, back: &Back) {
@@ -224,14 +229,14 @@ fn in_service(front: &Front, back: &Back) {
 
 #[test]
 fn connect_and_remove() {
-    let (world, device, paths) = world();
-    let mut back = Back::start(&world, &paths);
-    let mut front = Front::start(&world, &paths);
+    let (xenstore, device, paths) = set_up();
+    let mut back = Back::start(&xenstore, &paths);
+    let mut front = Front::start(&xenstore, &paths);
     settle(&mut front, &mut back);
     in_service(&front, &back);
     assert_eq!(front.rings, 1);
     std::thread::scope(|scope| {
-        let dom0 = world.dom0();
+        let dom0 = xenstore.dom0();
         let removal = scope.spawn(move || device.remove(&dom0, SOON).unwrap());
         let start = std::time::Instant::now();
         while !(front.machine.is_removed() && back.machine.is_removed()) {
@@ -245,21 +250,21 @@ fn connect_and_remove() {
         }
         assert_eq!(removal.join().unwrap().end, End::Closed);
     });
-    let dom0 = world.dom0();
+    let dom0 = xenstore.dom0();
     assert!(!dom0.exists("/local/domain/1/backend").unwrap());
     assert!(!dom0.exists("/local/domain/2/device/vbd").unwrap());
 }
 
 #[test]
 fn a_front_end_that_died_comes_back() {
-    let (world, _, paths) = world();
-    let mut back = Back::start(&world, &paths);
-    let mut front = Front::start(&world, &paths);
+    let (xenstore, _, paths) = set_up();
+    let mut back = Back::start(&xenstore, &paths);
+    let mut front = Front::start(&xenstore, &paths);
     settle(&mut front, &mut back);
     drop(front);
     back.tell(back::Input::PeerDied);
     assert_eq!(back.ring, None);
-    let mut front = Front::start(&world, &paths);
+    let mut front = Front::start(&xenstore, &paths);
     front.rings = 10;
     settle(&mut front, &mut back);
     in_service(&front, &back);
@@ -267,14 +272,14 @@ fn a_front_end_that_died_comes_back() {
 
 #[test]
 fn a_back_end_that_died_comes_back() {
-    let (world, _, paths) = world();
-    let mut back = Back::start(&world, &paths);
-    let mut front = Front::start(&world, &paths);
+    let (xenstore, _, paths) = set_up();
+    let mut back = Back::start(&xenstore, &paths);
+    let mut front = Front::start(&xenstore, &paths);
     settle(&mut front, &mut back);
     drop(back);
     front.tell(front::Input::PeerDied);
     assert_eq!(front.machine.own(), XenbusState::Closing);
-    let mut back = Back::start(&world, &paths);
+    let mut back = Back::start(&xenstore, &paths);
     settle(&mut front, &mut back);
     in_service(&front, &back);
     assert_eq!(front.rings, 2, "a fresh ring");
@@ -282,18 +287,21 @@ fn a_back_end_that_died_comes_back() {
 
 #[test]
 fn a_domain_that_dies_leaves_a_closed_back_end() {
-    let (world, device, paths) = world();
-    let mut back = Back::start(&world, &paths);
-    let mut front = Front::start(&world, &paths);
+    let (xenstore, device, paths) = set_up();
+    let mut back = Back::start(&xenstore, &paths);
+    let mut front = Front::start(&xenstore, &paths);
     settle(&mut front, &mut back);
-    world.server.release(DomId(2)).unwrap();
+    xenstore.server.release(DomId(2)).unwrap();
     // The front end's directory is gone, and its watch told so.
     for _ in 0..10 {
         back.client.read("domid").unwrap();
         back.pump();
     }
     assert_eq!((back.machine.own(), back.ring), (XenbusState::Closed, None));
-    assert_eq!(device.remove(&world.dom0(), SOON).unwrap().end, End::Closed);
+    assert_eq!(
+        device.remove(&xenstore.dom0(), SOON).unwrap().end,
+        End::Closed
+    );
     back.client.read("domid").unwrap();
     back.pump();
     assert!(back.machine.is_removed());
@@ -301,8 +309,8 @@ fn a_domain_that_dies_leaves_a_closed_back_end() {
 
 #[test]
 fn nothing_is_written_where_nothing_is_or_for_a_peer_that_moved() {
-    let (world, device, paths) = world();
-    let (back, front) = (world.client(1), world.client(2));
+    let (xenstore, device, paths) = set_up();
+    let (back, front) = (xenstore.client(1), xenstore.client(2));
     let to = XenbusState::Initialised;
     let guard = Some((paths.back.as_str(), XenbusState::InitWait));
     let ring = [("ring-ref", "8".to_owned())];
@@ -318,7 +326,7 @@ fn nothing_is_written_where_nothing_is_or_for_a_peer_that_moved() {
         Switched::Done
     );
     assert_eq!(read_state(&back, &paths.front).unwrap(), Some(to));
-    let dom0 = world.dom0();
+    let dom0 = xenstore.dom0();
     device.remove(&dom0, Duration::ZERO).unwrap();
     assert_eq!(read_state(&front, &paths.back).unwrap(), None);
     assert!(!read_online(&front, &paths.back).unwrap());
@@ -334,8 +342,8 @@ fn nothing_is_written_where_nothing_is_or_for_a_peer_that_moved() {
 
 #[test]
 fn values_of_other_toolstacks_are_read() {
-    let (world, _, paths) = world();
-    let dom0 = world.dom0();
+    let (xenstore, _, paths) = set_up();
+    let dom0 = xenstore.dom0();
     let online = format!("{}/online", paths.back);
     for (value, expected) in [
         (&b"1\0"[..], true),
@@ -345,12 +353,12 @@ fn values_of_other_toolstacks_are_read() {
         (b"", false),
     ] {
         dom0.write(&online, value).unwrap();
-        let read = read_online(&world.client(2), &paths.back).unwrap();
+        let read = read_online(&xenstore.client(2), &paths.back).unwrap();
         assert_eq!(read, expected, "{}", value.escape_ascii());
     }
     dom0.write(&format!("{}/state", paths.back), b"2\0")
         .unwrap();
-    let front = world.client(2);
+    let front = xenstore.client(2);
     let guard = Some((paths.back.as_str(), XenbusState::InitWait));
     let to = XenbusState::Initialised;
     assert_eq!(
@@ -361,16 +369,16 @@ fn values_of_other_toolstacks_are_read() {
 
 #[test]
 fn a_back_end_in_a_domain_of_its_own_may_be_told_of_dead_domains() {
-    let (world, _, _) = world();
+    let (xenstore, _, _) = set_up();
     let reads = [
         Permission::new(Rights::None, DomId(0)),
         Permission::new(Rights::Read, DomId(1)),
     ];
-    world.dom0().set_perms("@releaseDomain", &reads).unwrap();
-    let back = world.client(1);
+    xenstore.dom0().set_perms("@releaseDomain", &reads).unwrap();
+    let back = xenstore.client(1);
     back.watch("@releaseDomain", "r").unwrap();
     assert!(back.wait_watch_event(SOON).unwrap().is_some());
-    world.server.release(DomId(2)).unwrap();
+    xenstore.server.release(DomId(2)).unwrap();
     assert_eq!(
         back.wait_watch_event(SOON).unwrap().unwrap().path,
         "@releaseDomain"

@@ -1,6 +1,7 @@
 //! What a toolstack does, and a look at the result.
 
-use super::{AttachArgs, DetachArgs, DeviceArgs, Failure};
+use super::{AttachArgs, DetachArgs, DeviceArgs, Failure, cure};
+use libgnt::proto::blkif::nodes;
 use libgnt::{DomId, Platform};
 use pv_xenstore::toolstack::{BlockDevice, DeviceKey, End, Mode, Removed, read_error, remove};
 use pv_xenstore::xenbus::XenbusState;
@@ -32,6 +33,9 @@ impl DeviceArgs {
 /// What is not there, or not allowed, is the environment's; the rest failed at work.
 fn failure(error: Error) -> Failure {
     match error {
+        Error::Device { trouble, .. } => {
+            Failure::environment(format!("{error}{}", cure::of_device(trouble)))
+        }
         Error::Invalid(_) | Error::Refused { .. } => Failure::environment(error),
         other => Failure::at_work(other),
     }
@@ -54,15 +58,13 @@ pub(super) fn attach(args: &AttachArgs) -> Result<(), Failure> {
         Some(back) => back,
         None => client.read_parsed("domid").map_err(Failure::environment)?,
     };
-    let device = BlockDevice {
-        class: device.class,
-        mode: match args.read_only {
-            true => Mode::ReadOnly,
-            false => Mode::ReadWrite,
-        },
-        ..BlockDevice::new(device.front_domid, DomId(back), device.devid, "")
+    let mut block = BlockDevice::new(device.front_domid, DomId(back), device.devid, "");
+    block.class = device.class;
+    block.mode = match args.read_only {
+        true => Mode::ReadOnly,
+        false => Mode::ReadWrite,
     };
-    let paths = device.create(&client).map_err(failure)?;
+    let paths = block.create(&client).map_err(failure)?;
     say(format_args!(
         "front end: {}\nback end:  {}\n",
         paths.front, paths.back
@@ -158,9 +160,9 @@ pub(super) fn status(args: &DeviceArgs) -> Result<(), Failure> {
         }
     }
     let node = |name: &str| client.try_read_parsed::<u64>(&format!("{}/{name}", paths.back));
-    if let Some(sectors) = node("sectors").map_err(failure)? {
-        let access = match node("info").map_err(failure)? {
-            Some(info) if info & 4 != 0 => "read-only",
+    if let Some(sectors) = node(nodes::SECTORS).map_err(failure)? {
+        let access = match node(nodes::INFO).map_err(failure)? {
+            Some(info) if info & u64::from(nodes::vdisk::READONLY) != 0 => "read-only",
             _ => "writable",
         };
         text += &format!("disk: {sectors} sectors of 512 bytes, {access}\n");

@@ -4,13 +4,17 @@
 //! an image that cannot be opened, a device that is not there).
 
 mod commands;
+mod cure;
 mod values;
 
-use crate::agent::{DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES};
+use crate::config::{BackConfig, Mode};
 use crate::disk::{Backing, pool};
-use crate::driver::{Backend, BackendConfig, BackendError, Mode, StopHandle};
-use crate::hooks::{Hooks, Observer};
+use crate::lend::PageLender;
+use crate::machine::{DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES};
+use crate::observe::{BackEvent, Observer};
+use crate::run::Backend;
 use clap::{Args, Parser, Subcommand};
+use libgnt::stop::Stop;
 use libgnt::{DomId, Platform, PlatformChoice};
 use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -48,6 +52,11 @@ struct Cli {
     log: String,
     #[command(subcommand)]
     command: Command,
+}
+
+/// The whole command line, for whoever holds documents against it.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 #[derive(Debug, Subcommand)]
@@ -208,11 +217,15 @@ impl Failure {
 /// The program: parses, runs, and says on standard error what went wrong. `args` begins with the
 /// program's name.
 pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    main_with_hooks(args, Hooks::default())
+    main_with(args, None, None)
 }
 
-/// The same, with hooks for `serve`. Without an observer, events go to the log.
-pub fn main_with_hooks(args: impl IntoIterator<Item = OsString>, hooks: Hooks) -> ExitCode {
+/// The same, with an observer and a lender for `serve`. Without an observer, events go to the log.
+pub fn main_with(
+    args: impl IntoIterator<Item = OsString>,
+    observer: Option<Box<dyn Observer>>,
+    lender: Option<Box<dyn PageLender>>,
+) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
@@ -225,7 +238,7 @@ pub fn main_with_hooks(args: impl IntoIterator<Item = OsString>, hooks: Hooks) -
         }
     };
     let result = start_log(&cli.log).and_then(|()| match cli.command {
-        Command::Serve(args) => serve(args, hooks),
+        Command::Serve(args) => serve(args, observer, lender),
         Command::Attach(args) => commands::attach(&args),
         Command::Detach(args) => commands::detach(&args),
         Command::Status(args) => commands::status(&args),
@@ -253,55 +266,57 @@ fn start_log(filter: &str) -> Result<(), Failure> {
 
 impl PlatformArgs {
     fn open(&self, process: &str) -> Result<Arc<dyn Platform>, Failure> {
-        libgnt::platform::open(&self.platform, Some(DomId(self.domain)), process)
+        libgnt::open(&self.platform, Some(DomId(self.domain)), process)
+            .map_err(|error| error.with_cure("`pv-stress sim --dir DIR` starts a simulated Xen"))
             .map_err(Failure::environment)
     }
 }
 
-fn serve(args: ServeArgs, mut hooks: Hooks) -> Result<(), Failure> {
+fn serve(
+    args: ServeArgs,
+    observer: Option<Box<dyn Observer>>,
+    lender: Option<Box<dyn PageLender>>,
+) -> Result<(), Failure> {
     let backing = match (args.backing.image, args.backing.memory) {
         (Some(image), _) => Backing::File(image),
         (None, bytes) => Backing::Memory {
             bytes: bytes.unwrap_or(0),
         },
     };
-    if hooks.observer.is_none() {
-        hooks.observer = Some(Box::new(LogObserver));
-    }
-    let config = BackendConfig {
-        class: args.class,
-        read_only: args.read_only,
-        mode: args.mode,
-        max_zombies: args.max_zombies,
-        cache: args.cache,
-        disk_threads: args.disk_threads,
-        spin: Duration::from_micros(args.spin),
-        close_deadline: args.close_deadline,
-        hand_over: args.hand_over,
-        run_dir: args.run_dir,
-        hooks,
-        ..BackendConfig::new(DomId(args.front), args.device, backing)
-    };
-    let stop = StopHandle::new();
+    let stop = Stop::new();
     stop_on_signals(stop.clone())?;
     let platform = args.platform.open("pv-backend")?;
-    let backend = Backend::new(platform, config).map_err(Failure::environment)?;
+    let mut config = BackConfig::new(platform, DomId(args.front), args.device, backing);
+    config.class = args.class;
+    config.read_only = args.read_only;
+    config.mode = args.mode;
+    config.max_zombies = args.max_zombies;
+    config.cache = args.cache;
+    config.disk_threads = args.disk_threads;
+    config.spin = Duration::from_micros(args.spin);
+    config.close = args.close_deadline;
+    config.hand_over = args.hand_over;
+    config.run_dir = args.run_dir;
+    config.stop = stop;
+    config.observer = observer.or_else(|| Some(Box::new(LogObserver)));
+    config.lender = lender;
+    let backend = Backend::open(config).map_err(|error| Failure::environment(cure::of(&error)))?;
     backend
-        .run(&stop)
-        .map_err(|error: BackendError| Failure::at_work(error))
+        .run()
+        .map_err(|error| Failure::at_work(cure::of(&error)))
 }
 
 /// The first signal closes the device, the second ends the process.
-fn stop_on_signals(stop: StopHandle) -> Result<(), Failure> {
+fn stop_on_signals(stop: Stop) -> Result<(), Failure> {
     let mut signals = Signals::new([SIGINT, SIGTERM])
         .map_err(|e| Failure::environment(format!("cannot listen for signals: {e}")))?;
     let listen = move || {
         for signal in signals.forever() {
-            if stop.is_stopped() {
+            if stop.is_asked() {
                 eprintln!("pv-backend: a second signal ({signal}): the device is not closed");
                 std::process::exit(i32::from(FAILED));
             }
-            stop.stop();
+            stop.ask();
         }
     };
     std::thread::Builder::new()
@@ -315,7 +330,7 @@ fn stop_on_signals(stop: StopHandle) -> Result<(), Failure> {
 struct LogObserver;
 
 impl Observer for LogObserver {
-    fn event(&mut self, event: &crate::hooks::BackendEvent) {
+    fn event(&mut self, event: BackEvent) {
         if event.kind.is_rare() {
             tracing::debug!(event = ?event.kind);
         } else {

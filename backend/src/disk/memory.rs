@@ -1,7 +1,7 @@
 //! A disk in memory.
 
 use super::DiskError;
-use crate::agent::DiskOp;
+use crate::machine::DiskOp;
 use libgnt::{PAGE_SIZE, SharedPages};
 
 /// Zeroed pages of our own.
@@ -26,7 +26,7 @@ impl MemoryDisk {
     /// Copies one piece.
     ///
     /// # Panics
-    /// If the piece is outside the disk: the agent has checked it.
+    /// If the piece is outside the disk: the machine has checked it.
     pub fn perform(&self, op: DiskOp, pages: &SharedPages, offset: usize, len: usize, at: u64) {
         let at = usize::try_from(at).unwrap_or(usize::MAX);
         match op {

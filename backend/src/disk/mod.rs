@@ -273,10 +273,12 @@ fn open_error(path: &Path, read_only: bool, cause: Errno) -> DiskError {
     let cure = match cause {
         Errno::NOENT => "create it (`truncate --size=1G FILE`), or correct the path",
         Errno::ACCESS | Errno::PERM | Errno::ROFS if !read_only => {
-            "serve it with --read-only, or change its permissions"
+            "serve it for reading only, or change its permissions"
         }
         Errno::ACCESS | Errno::PERM => "change its permissions, or run as its owner",
-        Errno::BUSY => "it is mounted or used by something else; unmount it, or use --read-only",
+        Errno::BUSY => {
+            "it is mounted or used by something else; unmount it, or serve it for reading only"
+        }
         _ => "look at the path and its file system",
     };
     DiskError::Open {

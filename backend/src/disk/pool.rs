@@ -1,8 +1,8 @@
 //! Threads that do the disk's I/O, so that a slow disk never stops the event loop.
 
 use super::Piece;
-use crate::agent::DiskOp;
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
+use crate::machine::DiskOp;
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -129,7 +129,9 @@ impl Pool {
         wake: Wake,
     ) -> std::io::Result<Self> {
         let (work, queue) = bounded::<Work>(depth.max(1));
-        let (finished, done) = unbounded();
+        // As many results as pieces of work can be queued or under way: it never fills either.
+        let threads = threads.max(1);
+        let (finished, done) = bounded(depth.max(1) + threads);
         let shared = Arc::new(Shared {
             file,
             flush_failed,
@@ -137,7 +139,7 @@ impl Pool {
             signalled: AtomicBool::new(false),
             wake,
         });
-        let threads = (0..threads.max(1))
+        let threads = (0..threads)
             .map(|n| {
                 let (queue, finished) = (queue.clone(), finished.clone());
                 let shared = Arc::clone(&shared);
@@ -327,8 +329,11 @@ mod tests {
 
     impl Rig {
         fn on(file: File) -> Self {
-            let (wake, woken) = unbounded();
-            let wake: Wake = Arc::new(move || wake.send(()).expect("the test listens"));
+            // Wake-ups are merged: as in the loop, one that is not looked at yet is enough.
+            let (wake, woken) = bounded(1);
+            let wake: Wake = Arc::new(move || {
+                let _ = wake.try_send(());
+            });
             Rig {
                 pool: Pool::start(
                     Arc::new(file),

@@ -19,8 +19,8 @@ use libgnt::sim::core::Config;
 use libgnt::sim::host::{HostThread, Services};
 use libgnt::{Access, DomId, GrantRef, SharedPages};
 use pv_backend::disk::Backing;
-use pv_backend::driver::{Backend, BackendConfig, BackendError, StopHandle};
-use pv_backend::hooks::{BackendEvent, EventKind, Hooks, Observer};
+use pv_backend::{BackConfig, BackError, Backend, Stop};
+use pv_backend::{BackEvent, BackEventKind, Observer};
 use pv_xenstore::toolstack::{BlockDevice, DeviceId};
 use pv_xenstore::{Client, ServerHandle, XenbusState};
 use std::sync::Arc;
@@ -151,59 +151,56 @@ impl World {
     }
 }
 
-struct Recorder(Sender<BackendEvent>);
+struct Recorder(Sender<BackEvent>);
 
 impl Observer for Recorder {
-    fn event(&mut self, event: &BackendEvent) {
+    fn event(&mut self, event: BackEvent) {
         // The test may have looked away.
-        let _ = self.0.send(event.clone());
+        let _ = self.0.send(event);
     }
 }
 
 /// A back end in a thread.
 #[derive(Debug)]
 pub struct Running {
-    pub stop: StopHandle,
+    pub stop: Stop,
     pub ledger: Ledger,
-    events: Receiver<BackendEvent>,
-    thread: Option<JoinHandle<Result<(), BackendError>>>,
+    events: Receiver<BackEvent>,
+    thread: Option<JoinHandle<Result<(), BackError>>>,
 }
 
 impl Running {
-    pub fn start(world: &World, tweak: impl FnOnce(&mut BackendConfig)) -> Running {
+    pub fn start(world: &World, tweak: impl FnOnce(&mut BackConfig)) -> Running {
         Self::try_start(world, tweak).expect("backend")
     }
 
     pub fn try_start(
         world: &World,
-        tweak: impl FnOnce(&mut BackendConfig),
-    ) -> Result<Running, BackendError> {
+        tweak: impl FnOnce(&mut BackConfig),
+    ) -> Result<Running, BackError> {
         Self::try_start_on(world.platform(DomId::DOM0, "backend"), tweak)
     }
 
     /// On a platform that somebody else uses too.
-    pub fn start_on(
-        platform: Arc<dyn Platform>,
-        tweak: impl FnOnce(&mut BackendConfig),
-    ) -> Running {
+    pub fn start_on(platform: Arc<dyn Platform>, tweak: impl FnOnce(&mut BackConfig)) -> Running {
         Self::try_start_on(platform, tweak).expect("backend")
     }
 
     pub fn try_start_on(
         platform: Arc<dyn Platform>,
-        tweak: impl FnOnce(&mut BackendConfig),
-    ) -> Result<Running, BackendError> {
-        let mut config = BackendConfig::new(FRONT, DEVICE, Backing::Memory { bytes: 1 << 20 });
+        tweak: impl FnOnce(&mut BackConfig),
+    ) -> Result<Running, BackError> {
+        let mut config =
+            BackConfig::new(platform, FRONT, DEVICE, Backing::Memory { bytes: 1 << 20 });
         // Tests drop fronts without a word: nobody should wait for them.
-        config.close_deadline = Duration::from_millis(200);
+        config.close = Duration::from_millis(200);
         let (send, events) = channel();
-        config.hooks = Hooks::new(None, Some(Box::new(Recorder(send))));
+        config.observer = Some(Box::new(Recorder(send)));
         tweak(&mut config);
         let (ready, made) = channel();
-        let stop = StopHandle::new();
-        let stop_inside = stop.clone();
+        let stop = config.stop.clone();
         let thread = std::thread::spawn(move || {
-            let backend = match Backend::new(platform, config) {
+            let backend = match Backend::open(config) {
                 Ok(backend) => backend,
                 Err(error) => {
                     drop(ready);
@@ -213,7 +210,7 @@ impl Running {
             ready
                 .send(backend.ledger().clone())
                 .expect("the test waits");
-            backend.run(&stop_inside)
+            backend.run()
         });
         match made.recv() {
             Ok(ledger) => Ok(Running {
@@ -230,7 +227,7 @@ impl Running {
     }
 
     /// The next event that the filter takes; others are dropped.
-    pub fn wait<T>(&self, what: &str, mut take: impl FnMut(&EventKind) -> Option<T>) -> T {
+    pub fn wait<T>(&self, what: &str, mut take: impl FnMut(&BackEventKind) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -244,26 +241,26 @@ impl Running {
 
     pub fn wait_connected(&self) {
         self.wait("connected", |e| {
-            matches!(e, EventKind::Connected { .. }).then_some(())
+            matches!(e, BackEventKind::Connected { .. }).then_some(())
         });
     }
 
     pub fn wait_fatal(&self) -> String {
         self.wait("fatal", |e| match e {
-            EventKind::Fatal { reason } => Some(reason.clone()),
+            BackEventKind::Fatal { reason } => Some(reason.clone()),
             _ => None,
         })
     }
 
     pub fn wait_closed(&self) -> usize {
         self.wait("closed", |e| match e {
-            EventKind::Closed { zombies } => Some(*zombies),
+            BackEventKind::Closed { zombies } => Some(*zombies),
             _ => None,
         })
     }
 
     /// How it ends by itself.
-    pub fn ended(mut self) -> Result<(), BackendError> {
+    pub fn ended(mut self) -> Result<(), BackError> {
         let deadline = Instant::now() + PATIENCE;
         // Its observer goes with it.
         let error = loop {
@@ -276,15 +273,15 @@ impl Running {
         self.thread.take().expect("runs").join().expect("no panic")
     }
 
-    pub fn stop(mut self) -> Result<(), BackendError> {
-        self.stop.stop();
+    pub fn stop(mut self) -> Result<(), BackError> {
+        self.stop.ask();
         self.thread.take().expect("runs").join().expect("no panic")
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop.stop();
+        self.stop.ask();
         if let Some(thread) = self.thread.take() {
             let result = thread.join();
             if !std::thread::panicking() {
@@ -480,7 +477,7 @@ pub fn child_front(dir: &std::path::Path) {
     front.store.watch(&back_state, "b").expect("watch");
     wait_back(&front, XenbusState::InitWait);
     front.announce();
-    front.set(pv_backend::driver::LIVENESS_NODE, LIVENESS);
+    front.set(libgnt::proto::blkif::nodes::LIVENESS, LIVENESS);
     let port = front.channel.port();
     front
         .ring_page

@@ -1,19 +1,20 @@
-//! Finds the device, reads the nodes, and performs what [`front::Handshake`](Handshake) says; what that
+//! Reads the nodes, and performs what [`front::Handshake`](Handshake) says; what that
 //! machine wants of the ring becomes news.
 
-use super::{BusEvent, Report, Situation, name};
-use crate::announce;
-use crate::config::FrontConfig;
+use super::find::{Found, find};
+use super::words::{BusEvent, Report, Situation};
+use crate::config::{FrontConfig, name};
 use crate::error::FrontError;
-use crate::nodes::{BackNodes, NodeError, SECTORS_NODE, size_of_disk};
 use libgnt::DomId;
+use libgnt::machine::{Machine, monotonic};
+use libgnt::proto::blkif::nodes::{self, BackNodes, FrontNodes, NodeError, size_of_disk};
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::Steady;
-use pv_xenstore::toolstack::{self, DeviceId, KernelCheck, Side as End};
+use pv_xenstore::toolstack::{self, DeviceId, KernelCheck};
 use pv_xenstore::xenbus::front::{Action, Handshake, Input};
 use pv_xenstore::xenbus::node::{self, Switched, read_online, read_state};
 use pv_xenstore::xenbus::{SwitchState, XenbusState};
-use pv_xenstore::{Client, Result, value};
+use pv_xenstore::{Client, Result};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -57,41 +58,21 @@ impl Side {
         config: &FrontConfig,
         situation: Arc<Mutex<Situation>>,
     ) -> Result<Keeper<Side>, FrontError> {
-        let (platform, device) = (&*config.platform, config.device);
-        let client = Client::connect(platform)?;
-        let front = format!("device/{}/{device}", config.class);
-        let no_device = |cause: String| FrontError::NoDevice {
-            device: name(device),
-            cause,
-            cure: "let the toolstack create it: `xl block-attach`, or `pv-backend attach`".into(),
-        };
-        let read = |node: &str| {
-            let path = format!("{front}/{node}");
-            match client.try_read(&path)? {
-                Some(value) => Ok(value),
-                None => Err(no_device(format!("this domain's xenstore has no {path}"))),
-            }
-        };
-        let back = read("backend")?;
-        let back = String::from_utf8_lossy(value::trimmed(&back)).into_owned();
-        let id = read("backend-id")?;
-        let back_domid = value::number(&id).map(DomId).ok_or_else(|| {
-            no_device(format!(
-                "{front}/backend-id is \"{}\", which is no domain",
-                value::shown(&id)
-            ))
-        })?;
-        let sysfs = config.sysfs.as_deref();
-        let kernel = KernelCheck::new(platform, sysfs, End::Front, &config.class, device);
-        kernel.look()?;
+        let client = Client::connect(&*config.platform)?;
+        let Found {
+            front,
+            back,
+            back_domid,
+            kernel,
+        } = find(&client, config)?;
         let side = Side {
-            device,
+            device: config.device,
             front,
             back,
             back_domid,
             kernel,
             // The slot's field has 16 bits, as Linux's `blkif_vdev_t`.
-            handle: device.0 as u16,
+            handle: config.device.0 as u16,
             handshake: Handshake::new(Some(ATTEMPTS_MAX)),
             peer: None,
             online: false,
@@ -149,7 +130,7 @@ impl Side {
         if self.peer != Some(XenbusState::Connected) || !self.handshake.is_connected() {
             return Ok(());
         }
-        match size_of_disk(store.run(|client| self.back_node(client, SECTORS_NODE))?) {
+        match size_of_disk(store.run(|client| self.back_node(client, nodes::SECTORS))?) {
             Ok(sectors) if sectors != known => {
                 self.sectors = Some(sectors);
                 self.news.push_back(BusEvent::Resized { sectors });
@@ -168,7 +149,9 @@ impl Side {
             if self.is_over() {
                 return Ok(());
             }
-            for action in self.handshake.handle(input) {
+            let mut actions = Vec::new();
+            self.handshake.step(monotonic(), input, &mut actions);
+            for action in actions {
                 inputs.extend(self.perform(store, action)?);
             }
         }
@@ -261,7 +244,7 @@ impl Side {
             Switched::OwnGone => Some(Input::Own(None)),
             Switched::Done if switch.while_peer.is_none() => None,
             Switched::Done => {
-                if let (XenbusState::Connected, Some(BackNodes { disk, liveness })) =
+                if let (XenbusState::Connected, Some(BackNodes { disk, liveness, .. })) =
                     (switch.to, self.back_nodes.take())
                 {
                     let handle = self.handle;
@@ -292,7 +275,7 @@ impl Side {
     /// Takes away what a ring was announced with: the directory may belong to another front end
     /// next, a kernel's for example, and a back end would take ours for its word.
     fn remove_ring_nodes(&self, client: &Client) -> Result<()> {
-        for node in announce::RING_NODES {
+        for node in FrontNodes::NAMES {
             self.remove_node(client, node)?;
         }
         Ok(())
@@ -313,7 +296,7 @@ impl Side {
             Err(error) if error.is_gone() => return Ok(()),
             names => names?,
         };
-        for name in names.iter().filter(|name| announce::is_other_form(name)) {
+        for name in names.iter().filter(|name| FrontNodes::is_other_form(name)) {
             self.remove_node(client, name)?;
         }
         Ok(())

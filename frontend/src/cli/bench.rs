@@ -1,11 +1,11 @@
 //! `bench`: I/O per second and latency, driven on this thread without another in between.
 
+use super::context::{Context, Failure, Outcome};
 use super::histogram::Histogram;
-use super::{Context, Failure, Outcome};
-use crate::agent::IoError;
-use crate::engine::Frontend;
 use crate::error::FrontError;
 use crate::io::{Completion, Io};
+use crate::machine::IoError;
+use crate::run::Frontend;
 use clap::Args;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ pub(super) struct Bench {
     #[arg(long, default_value_t = 4096)]
     block_size: usize,
     /// How long to measure. What is under way then is waited for, as --deadline and --reconnect say.
-    #[arg(long, default_value = "5", value_parser = super::seconds)]
+    #[arg(long, default_value = "5", value_parser = super::context::seconds)]
     seconds: Duration,
     /// Random reads (the default).
     #[arg(long, conflicts_with = "random_write")]
@@ -116,10 +116,8 @@ impl Tally {
 }
 
 pub(super) fn run(context: &Context, args: &Bench) -> Outcome {
-    let config = crate::FrontConfig {
-        queue: args.depth as usize,
-        ..context.config.clone()
-    };
+    let mut config = context.config();
+    config.queue = args.depth as usize;
     let mut front = Frontend::open(config).map_err(Failure::at_open)?;
     let work = measure(context, args, &mut front);
     let closed = front.close();

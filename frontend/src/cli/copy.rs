@@ -1,8 +1,8 @@
 //! `copy`: a file through the device and back, judged by SHA-256.
 
+use super::context::{Context, Failure, Outcome, file_failure};
 use super::plain::{flush, read_full};
 use super::progress::Progress;
-use super::{Context, Failure, Outcome, file_failure};
 use crate::disk::{Disk, IoQueue};
 use crate::error::FrontError;
 use crate::io::{Completion, Io};

@@ -1,9 +1,9 @@
 //! Signals: the first asks the command to end and bounds what it may take for that, the second
 //! ends the process at once.
 
-use super::{Failure, Outcome};
-use crate::stop::Stop;
+use super::context::{Failure, Outcome};
 use crossbeam::channel::{TryRecvError, bounded};
+use libgnt::stop::Stop;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -1,25 +1,25 @@
 //! The command line of `pv-frontend`, as a library so that another binary can offer it too.
 
-mod bench;
-mod copy;
+mod cure;
+
+mod context;
+
 mod histogram;
 mod interrupt;
-mod plain;
 mod progress;
 
-use crate::agent::DeviceError;
-use crate::config::{DEFAULT_CLOSE, FrontConfig, LONGEST};
-use crate::counters::Counters;
-use crate::disk::Disk;
-use crate::error::FrontError;
-use crate::stop::Stop;
-use clap::{Args, Parser, Subcommand};
-use libgnt::{DomId, PlatformChoice};
-use pv_xenstore::toolstack::{DeviceClass, DeviceId};
-use serde::Serialize;
+mod plain;
+
+mod bench;
+mod copy;
+
+use crate::config::DEFAULT_CLOSE;
+use clap::{Parser, Subcommand};
+use context::{Common, Context, Failure, Outcome};
+use libgnt::DomId;
+use libgnt::stop::Stop;
 use std::ffi::OsString;
 use std::io::IsTerminal;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -39,45 +39,9 @@ struct Cli {
     command: Command,
 }
 
-#[derive(Debug, Args)]
-struct Common {
-    /// `linux` for the real devices, or `sim:DIR` for the simulated Xen that serves DIR.
-    #[arg(long, global = true, default_value = "linux")]
-    platform: PlatformChoice,
-    /// The domain to be, on a simulated Xen; the lowest free one if not given.
-    #[arg(long, global = true, value_name = "N")]
-    domain: Option<u16>,
-    /// The device: xvda, xvdb, ..., or its number.
-    #[arg(long, global = true, default_value = "xvda")]
-    device: DeviceId,
-    /// The device's class, as the toolstack created it.
-    #[arg(long, global = true, value_name = "NAME", default_value_t = DeviceClass::VBD)]
-    class: DeviceClass,
-    /// Keep grants mapped between requests, if the back end can.
-    #[arg(long, global = true)]
-    persistent: bool,
-    /// Pages granted for data.
-    #[arg(long, global = true, value_name = "PAGES", default_value_t = 352)]
-    pool_pages: usize,
-    /// Seconds that one I/O may take.
-    #[arg(long, global = true, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
-    deadline: Duration,
-    /// Seconds to wait for a back end, at first and after it went.
-    #[arg(long, global = true, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
-    reconnect: Duration,
-    /// Seconds that the end may take, for I/O that is under way and for the back end to close
-    /// [default: 5, and 0.6 after a signal]. A second signal ends at once.
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
-    close: Option<Duration>,
-    /// Check at each response that the pages are unmapped (simulated Xen only).
-    #[arg(long, global = true)]
-    verify_release: bool,
-    /// Print one JSON object instead of text.
-    #[arg(long, global = true)]
-    json: bool,
-    /// What to log on standard error: error, warn, info, debug, trace, or a tracing filter.
-    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn")]
-    log: String,
+/// The whole command line, for whoever holds documents against it.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
 }
 
 #[derive(Debug, Subcommand)]
@@ -92,126 +56,6 @@ enum Command {
     Copy(copy::Copy),
     /// Measure I/O per second and latency.
     Bench(bench::Bench),
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text
-        .parse()
-        .map_err(|_| format!("{text:?} is no number of seconds"))?;
-    match Duration::try_from_secs_f64(seconds) {
-        Ok(duration) if duration.is_zero() => Err("it must be more than 0".into()),
-        Ok(duration) if duration <= LONGEST => Ok(duration),
-        _ if seconds > 0.0 => Err("it must be ten years at most".into()),
-        _ => Err("it must be more than 0".into()),
-    }
-}
-
-/// How a command ends when it does not end well.
-#[derive(Debug)]
-enum Failure {
-    /// Exit status 2: nothing was tried.
-    Environment(String),
-    /// Exit status 1.
-    Failed(String),
-}
-
-impl Failure {
-    /// A back end that is not there is the environment's fault.
-    fn at_open(error: FrontError) -> Self {
-        match error {
-            FrontError::Device(DeviceError::Gone(why)) => Failure::Environment(why),
-            other => other.into(),
-        }
-    }
-}
-
-impl From<FrontError> for Failure {
-    fn from(error: FrontError) -> Self {
-        match error {
-            FrontError::Xen(libgnt::Error::NotAvailable { .. })
-            | FrontError::KernelDriver(_)
-            | FrontError::NoDevice { .. } => Failure::Environment(error.to_string()),
-            other => Failure::Failed(other.to_string()),
-        }
-    }
-}
-
-impl From<libgnt::Error> for Failure {
-    fn from(error: libgnt::Error) -> Self {
-        FrontError::from(error).into()
-    }
-}
-
-/// A file's failure, named.
-fn file_failure(what: &str, path: &Path, error: &std::io::Error) -> Failure {
-    Failure::Environment(format!("{what} {}: {error}", path.display()))
-}
-
-type Outcome = Result<(), Failure>;
-
-/// What the commands share.
-struct Context {
-    config: FrontConfig,
-    json: bool,
-    stop: Stop,
-}
-
-impl Context {
-    fn stopped(&self) -> bool {
-        self.stop.is_asked()
-    }
-
-    fn interrupted() -> Failure {
-        Failure::Failed("interrupted".into())
-    }
-
-    /// How a command ends whose device is closed: by its own first failure, or the close's. After
-    /// a signal every I/O fails, and the signal is the reason.
-    fn ended<T>(
-        &self,
-        work: Result<T, Failure>,
-        closed: Result<Counters, FrontError>,
-    ) -> Result<T, Failure> {
-        match (work, closed) {
-            (Err(_), Ok(_)) if self.stopped() => {
-                let message = "interrupted; the device was closed cleanly";
-                Err(Failure::Failed(message.into()))
-            }
-            (Err(_), Err(error)) if self.stopped() => {
-                Err(Failure::Failed(format!("interrupted; {error}")))
-            }
-            (work, closed) => {
-                let value = work?;
-                closed?;
-                Ok(value)
-            }
-        }
-    }
-
-    fn device(&self) -> String {
-        crate::bus::name(self.config.device)
-    }
-
-    fn open(&self) -> Result<Disk, Failure> {
-        Disk::open(self.config.clone()).map_err(Failure::at_open)
-    }
-
-    /// Closes the disk whatever became of the work, and reports the first failure.
-    fn finish<T>(&self, disk: Disk, work: Result<T, Failure>) -> Result<T, Failure> {
-        self.ended(work, disk.close())
-    }
-
-    /// Prints the result, as text or JSON.
-    fn print<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> Outcome {
-        use std::io::Write;
-        let line = match self.json {
-            true => serde_json::to_string(value)
-                .map_err(|e| Failure::Failed(format!("cannot write JSON: {e}")))?,
-            false => text(value),
-        };
-        writeln!(std::io::stdout().lock(), "{line}")
-            .map_err(|e| Failure::Failed(format!("standard output: {e}")))
-    }
 }
 
 /// Runs the command line, the program's name first. Prints errors to standard error.
@@ -256,27 +100,19 @@ fn run(cli: Cli) -> Outcome {
     // Who sends a signal does not want to wait; who lets a command end by itself wants it done.
     let interrupted = common.close.unwrap_or(DEFAULT_CLOSE);
     let close = common.close.unwrap_or(ORDERLY_CLOSE);
-    let command = move || perform(cli.command, &common, close, asked);
+    let command = move || perform(cli.command, common, close, asked);
     interrupt::run(&stop, interrupted, command)
 }
 
-fn perform(command: Command, common: &Common, close: Duration, stop: Stop) -> Outcome {
-    let platform =
-        libgnt::platform::open(&common.platform, common.domain.map(DomId), "pv-frontend")?;
-    let config = FrontConfig {
-        class: common.class.clone(),
-        persistent: common.persistent,
-        pool_pages: common.pool_pages,
-        deadline: common.deadline,
-        reconnect: common.reconnect,
-        close,
-        verify_release: common.verify_release,
-        stop: stop.clone(),
-        ..FrontConfig::new(platform, common.device)
-    };
+fn perform(command: Command, common: Common, close: Duration, stop: Stop) -> Outcome {
+    let domain = common.domain.map(DomId);
+    let platform = libgnt::open(&common.platform, domain, "pv-frontend")
+        .map_err(|error| Failure::Environment(format!("{error}{}", cure::NO_PLATFORM)))?;
     let context = Context {
-        config,
+        platform,
         json: common.json,
+        common,
+        close,
         stop,
     };
     match command {
@@ -286,11 +122,6 @@ fn perform(command: Command, common: &Common, close: Duration, stop: Stop) -> Ou
         Command::Copy(args) => copy::run(&context, &args),
         Command::Bench(args) => bench::run(&context, &args),
     }
-}
-
-/// Where data goes or comes from: a file, or `-`.
-fn is_standard(path: &Path) -> bool {
-    path.as_os_str() == "-"
 }
 
 #[cfg(test)]

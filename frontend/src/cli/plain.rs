@@ -1,10 +1,10 @@
 //! `info`, `read` and `write`.
 
+use super::context::{Context, Failure, Outcome, file_failure, is_standard};
 use super::progress::Progress;
-use super::{Context, Failure, Outcome, file_failure, is_standard};
-use crate::agent::IoError;
 use crate::disk::Disk;
 use crate::error::FrontError;
+use crate::machine::IoError;
 use clap::Args;
 use serde::Serialize;
 use std::fs::File;

@@ -1,8 +1,8 @@
 //! What a disk's callers and its thread tell each other.
 
-use crate::agent::{DiskInfo, IoError};
 use crate::counters::Counters;
 use crate::io::{Completion, Io};
+use crate::machine::{DiskInfo, IoError};
 use crossbeam::channel::{Sender, TrySendError};
 use mio::Waker;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -3,14 +3,13 @@
 mod mailbox;
 mod worker;
 
-use crate::agent::{DeviceError, DiskInfo, IoError};
 use crate::config::FrontConfig;
 use crate::counters::Counters;
-use crate::engine::Frontend;
-use crate::engine::close::{self, Closing};
 use crate::error::FrontError;
 use crate::io::{Completion, Io, Refused};
-use crate::observe::Observer;
+use crate::machine::{DeviceError, DiskInfo, IoError};
+use crate::run::Frontend;
+use crate::run::close::{self, Closing};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use mailbox::{Command, Flags, Mailbox, Reply};
 use pv_xenstore::toolstack::DeviceId;
@@ -36,22 +35,11 @@ impl Disk {
     /// # Errors
     /// As [`Frontend::open`].
     pub fn open(config: FrontConfig) -> Result<Self, FrontError> {
-        Self::open_observed(config, None)
-    }
-
-    /// The same, with somebody who is told what happens, on that thread.
-    ///
-    /// # Errors
-    /// As [`Frontend::open`].
-    pub fn open_observed(
-        config: FrontConfig,
-        observer: Option<Box<dyn Observer>>,
-    ) -> Result<Self, FrontError> {
         let config = config.with_times_in_bounds();
         let (device, queue) = (config.device, config.queue.max(1));
         let (deadline, close) = (config.deadline, config.close);
         let (commands, inbox) = bounded(queue);
-        let front = Frontend::open_observed(config, observer)?;
+        let front = Frontend::open(config)?;
         let waker = front.waker();
         let flags = Arc::new(Flags::default());
         let shared = Arc::clone(&flags);
@@ -64,7 +52,7 @@ impl Disk {
         });
         let (sender, ended) = bounded(1);
         std::thread::Builder::new()
-            .name(format!("front {}", crate::bus::name(device)))
+            .name(format!("front {}", crate::config::name(device)))
             .spawn(move || {
                 let at_end = AtEnd(Arc::clone(&shared));
                 let result = Worker::new(front, inbox, shared, queue).run();

@@ -2,8 +2,8 @@
 
 use super::mailbox::{Command, Flags, Reply};
 use crate::counters::Counters;
-use crate::engine::Frontend;
 use crate::error::FrontError;
+use crate::run::Frontend;
 use crossbeam::channel::{Receiver, TryRecvError};
 use slab::Slab;
 use std::sync::Arc;

@@ -8,13 +8,15 @@ mod valve;
 
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Ledger, Map, Mapper};
+use libgnt::machine::{Machine, monotonic};
 use libgnt::platform::Platform;
+use libgnt::proto::blkif::nodes::BACK_ALIVE_BYTE;
 use libgnt::proto::blkif::{Operation, Request, Response, Segment, Status, X86_64};
 use libgnt::ring::BackRing;
 use libgnt::sim::client::{SimPlatform, join};
 use libgnt::sim::host::{HostThread, Services};
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef};
-use pv_frontend::{BACK_ALIVE_BYTE, DeviceId, FrontConfig};
+use pv_frontend::{DeviceId, FrontConfig};
 use pv_xenstore::toolstack::{BlockDevice, read_error};
 use pv_xenstore::xenbus::XenbusState;
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
@@ -54,7 +56,7 @@ impl Services for Glue {
 /// The disk outlives its back ends.
 pub type Image = Arc<Mutex<Vec<u8>>>;
 
-pub struct World {
+pub struct Stage {
     // Dropped in this order: connections before the host that they need.
     pub store: Client,
     pub dom0: Arc<SimPlatform>,
@@ -65,8 +67,8 @@ pub struct World {
     pub valve: Valve,
 }
 
-impl World {
-    pub fn new() -> World {
+impl Stage {
+    pub fn new() -> Stage {
         let dir = tempfile::tempdir().expect("directory");
         let server = ServerHandle::start(Default::default()).expect("xenstore");
         let valve = Valve::default();
@@ -78,7 +80,7 @@ impl World {
         dom0.create_domain(FRONT, "front").expect("domain");
         let store = Client::connect(&*dom0).expect("xenstore");
         let image = Arc::new(Mutex::new(vec![0; DISK_BYTES]));
-        let world = World {
+        let stage = Stage {
             store,
             dom0,
             _host: host,
@@ -86,8 +88,8 @@ impl World {
             image,
             valve,
         };
-        world.device().create(&world.store).expect("device");
-        world
+        stage.device().create(&stage.store).expect("device");
+        stage
     }
 
     pub fn device(&self) -> BlockDevice {
@@ -99,13 +101,12 @@ impl World {
     }
 
     pub fn config(&self) -> FrontConfig {
-        FrontConfig {
-            verify_release: true,
-            deadline: PATIENCE,
-            reconnect: PATIENCE,
-            close: PATIENCE,
-            ..FrontConfig::new(self.platform(FRONT, "front"), DEVICE)
-        }
+        let mut config = FrontConfig::new(self.platform(FRONT, "front"), DEVICE);
+        config.verify_release = true;
+        config.deadline = PATIENCE;
+        config.reconnect = PATIENCE;
+        config.close = PATIENCE;
+        config
     }
 
     /// Runs a back end in a thread; when the closure ends, it is dead and leaves its nodes.
@@ -202,9 +203,9 @@ pub struct Back {
 }
 
 impl Back {
-    fn new(platform: Arc<dyn Platform>, image: Image, world: &World) -> Back {
+    fn new(platform: Arc<dyn Platform>, image: Image, stage: &Stage) -> Back {
         let client = Client::connect(&*platform).expect("xenstore");
-        let paths = (world.front_dir(), world.back_dir());
+        let paths = (stage.front_dir(), stage.back_dir());
         for path in [format!("{}/state", paths.0), format!("{}/state", paths.1)] {
             client.watch(&path, "t").expect("watch");
         }
@@ -317,7 +318,9 @@ impl Back {
             if self.handshake.is_removed() {
                 return;
             }
-            for action in self.handshake.handle(input) {
+            let mut actions = Vec::new();
+            self.handshake.step(monotonic(), input, &mut actions);
+            for action in actions {
                 inputs.extend(self.perform(action));
             }
         }

@@ -3,15 +3,18 @@
 use crate::error::Result;
 use crate::platform::{Holder, Platform};
 use crate::types::{DomId, ForeignGrant};
-use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What an entry is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(rename_all = "kebab-case")
+)]
 pub enum EntryKind {
     /// Our pages, offered to a peer.
     Granted,
@@ -25,19 +28,21 @@ pub enum EntryKind {
 }
 
 /// One thing that is not given back yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct LedgerEntry {
     /// What.
     pub kind: EntryKind,
     /// Mapped and unmapping: the granters' references. Granted: our own, with the peer's domain.
     pub grants: Vec<ForeignGrant>,
     /// Time in this state.
-    #[serde(serialize_with = "as_millis")]
+    #[cfg_attr(feature = "serde", serde(serialize_with = "as_millis"))]
     pub age: Duration,
     /// Who holds the pages, where the platform can say ([`Ledger::snapshot_with_holders`]).
     pub holders: Vec<Holder>,
 }
 
+#[cfg(feature = "serde")]
 fn as_millis<S: serde::Serializer>(age: &Duration, to: S) -> std::result::Result<S::Ok, S::Error> {
     to.serialize_u64(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }
@@ -75,7 +80,8 @@ impl fmt::Display for LedgerEntry {
 }
 
 /// How much of each kind there is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Counts {
     /// Pages granted.
     pub granted_pages: usize,

@@ -3,17 +3,20 @@
 use super::ledger::{EntryId, EntryKind};
 use super::mapper::Shared;
 use super::pairs::Pair;
-use super::unmap::{UnmapMachine, UnmapStep};
-use super::unmapping::{Grants, Unmapping, lock_machine};
-use crate::error::{Error, Result};
+use super::refusal::{Refusal, UnmapError};
+use super::unmap::{Action, Input, UnmapMachine};
+use super::unmapping::{Grants, NO_TIME, Unmapping, lock_machine};
+use crate::error::Result;
+use crate::machine::Machine;
 use crate::shm::SharedPages;
 use crate::types::{EvtchnPort, ForeignGrant, PAGE_SIZE, UnmapNotify};
+use std::cell::Cell;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What exists while the mapping does.
+/// The mapping itself: what exists as long as it does.
 #[derive(Debug)]
-pub(super) struct Life {
+pub(super) struct Mapping {
     pages: Arc<SharedPages>,
     index: u64,
     pub entry: EntryId,
@@ -21,9 +24,9 @@ pub(super) struct Life {
     notify: Mutex<Option<(usize, UnmapNotify)>>,
 }
 
-impl Life {
+impl Mapping {
     pub fn new(pages: SharedPages, index: u64, entry: EntryId) -> Self {
-        Life {
+        Mapping {
             pages: Arc::new(pages),
             index,
             entry,
@@ -39,36 +42,30 @@ impl Life {
 /// Grants of other domains, mapped here. Unmapped on drop, without waiting.
 pub struct Map {
     /// `None` once an unmap has begun.
-    life: Option<Life>,
+    mapping: Option<Mapping>,
     grants: Arc<[ForeignGrant]>,
     shared: Arc<Shared>,
 }
 
-/// Why an unmap did not begin.
-enum Refusal {
-    TooMany,
-    NoNotice(Error),
-}
-
 impl Map {
-    pub(super) fn new(life: Life, grants: Arc<[ForeignGrant]>, shared: Arc<Shared>) -> Map {
+    pub(super) fn new(mapping: Mapping, grants: Arc<[ForeignGrant]>, shared: Arc<Shared>) -> Map {
         Map {
-            life: Some(life),
+            mapping: Some(mapping),
             grants,
             shared,
         }
     }
 
-    fn life(&self) -> &Life {
+    fn mapping(&self) -> &Mapping {
         // Only the beginning of the unmap takes it, and that consumes the map.
-        self.life
+        self.mapping
             .as_ref()
             .expect("a map that was not unmapped has its pages")
     }
 
     /// The pages. A clone of the `Arc` keeps them mapped: [`Map::unmap`] refuses meanwhile.
     pub fn pages(&self) -> &Arc<SharedPages> {
-        &self.life().pages
+        &self.mapping().pages
     }
 
     /// What is mapped, page by page.
@@ -88,7 +85,7 @@ impl Map {
     /// # Panics
     /// If the byte is outside the pages.
     pub fn set_unmap_notify(&self, byte: Option<usize>, event: Option<EvtchnPort>) -> Result<()> {
-        let life = self.life();
+        let mapping = self.mapping();
         let place = byte.unwrap_or(0);
         assert!(
             place < self.grants.len() * PAGE_SIZE,
@@ -100,8 +97,11 @@ impl Map {
         };
         self.shared
             .gntdev
-            .set_unmap_notify(life.index + place as u64, notify)?;
-        let mut armed = life.notify.lock().unwrap_or_else(PoisonError::into_inner);
+            .set_unmap_notify(mapping.index + place as u64, notify)?;
+        let mut armed = mapping
+            .notify
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         *armed = Some((place, notify));
         Ok(())
     }
@@ -111,13 +111,12 @@ impl Map {
     /// the simulator's `sync` mode, munmap itself waits).
     ///
     /// # Errors
-    /// [`UnmapRefused`] gives the map back where nothing was done.
-    pub fn unmap(self) -> Result<Unmapping, Box<UnmapRefused>> {
+    /// [`UnmapError`] gives the map back where nothing was done.
+    pub fn unmap(self) -> Result<Unmapping, Box<UnmapError>> {
         let mut map = self.unless_in_use()?;
         match map.begin() {
-            Ok(begun) => followed(begun),
-            Err(Refusal::TooMany) => Err(UnmapRefused::TooMany { map }.into()),
-            Err(Refusal::NoNotice(error)) => Err(UnmapRefused::NoNotice { error, map }.into()),
+            Ok(begun) => begun.followed(),
+            Err(reason) => Err(UnmapError::Refused { reason, map }.into()),
         }
     }
 
@@ -127,41 +126,49 @@ impl Map {
     /// told otherwise.
     ///
     /// # Errors
-    /// [`UnmapRefused::InUse`], [`UnmapRefused::Failed`].
-    pub fn unmap_untold(self) -> Result<Unmapping, Box<UnmapRefused>> {
+    /// [`UnmapError::Refused`] with [`Refusal::InUse`]; [`UnmapError::Failed`].
+    pub fn unmap_untold(self) -> Result<Unmapping, Box<UnmapError>> {
         let mut map = self.unless_in_use()?;
-        let life = map.life.take();
+        let mapping = map.mapping.take();
         // It was there a line ago.
-        let life = life.expect("a map that was not unmapped has its pages");
-        followed(map.finish(life, UnmapMachine::new(), None))
+        let mapping = mapping.expect("a map that was not unmapped has its pages");
+        map.finish_untold(mapping).followed()
     }
 
-    fn unless_in_use(self) -> Result<Map, Box<UnmapRefused>> {
-        match Arc::strong_count(&self.life().pages) - 1 {
+    fn unless_in_use(self) -> Result<Map, Box<UnmapError>> {
+        match Arc::strong_count(&self.mapping().pages) - 1 {
             0 => Ok(self),
-            uses => Err(UnmapRefused::InUse { map: self, uses }.into()),
-        }
-    }
-
-    /// The steps of [`UnmapMachine`]. `Err`: nothing was done.
-    fn begin(&mut self) -> Result<(Unmapping, Result<()>), Refusal> {
-        let Some(life) = self.life.take() else {
-            return Err(Refusal::TooMany);
-        };
-        let mut machine = UnmapMachine::new();
-        match self.arm(&life, &mut machine) {
-            Ok(pair) => Ok(self.finish(life, machine, pair)),
-            Err(refusal) => {
-                self.life = Some(life);
-                Err(refusal)
+            uses => {
+                let reason = Refusal::InUse { uses };
+                Err(UnmapError::Refused { reason, map: self }.into())
             }
         }
     }
 
-    /// The first step, while nothing is done and all can be left as it is. `None`: somebody else
+    /// The actions of [`UnmapMachine`]. `Err`: nothing was done.
+    fn begin(&mut self) -> Result<Begun, Refusal> {
+        let Some(mapping) = self.mapping.take() else {
+            return Err(Refusal::TooMany);
+        };
+        let mut machine = UnmapMachine::new();
+        with_actions(|actions| match self.arm(&mapping, &mut machine, actions) {
+            Ok(pair) => Ok(self.finish(mapping, machine, pair, actions)),
+            Err(refusal) => {
+                self.mapping = Some(mapping);
+                Err(refusal)
+            }
+        })
+    }
+
+    /// The first action, while nothing is done and all can be left as it is. `None`: somebody else
     /// is told.
-    fn arm(&self, life: &Life, machine: &mut UnmapMachine) -> Result<Option<Pair>, Refusal> {
-        let armed = life.armed();
+    fn arm(
+        &self,
+        mapping: &Mapping,
+        machine: &mut UnmapMachine,
+        actions: &mut Vec<Action>,
+    ) -> Result<Option<Pair>, Refusal> {
+        let armed = mapping.armed();
         if armed.is_some_and(|(_, notify)| notify.send_event.is_some()) {
             return Ok(None);
         }
@@ -173,11 +180,17 @@ impl Map {
             send_event: pair.notify_port(),
             ..notify
         };
-        machine.begin(true);
-        let offset = life.index + place as u64;
+        machine.step(NO_TIME, Input::Begin { notice: true }, actions);
+        let first = actions.pop();
+        debug_assert_eq!(first, Some(Action::ArmNotice));
+        let offset = mapping.index + place as u64;
         match self.shared.gntdev.set_unmap_notify(offset, notify) {
             Ok(()) => {
-                machine.done(UnmapStep::ArmNotice, true);
+                let armed = Input::Done {
+                    action: Action::ArmNotice,
+                    ok: true,
+                };
+                machine.step(NO_TIME, armed, actions);
                 Ok(Some(pair))
             }
             Err(error) => {
@@ -187,24 +200,29 @@ impl Map {
         }
     }
 
-    /// The other steps. They are all done, whatever one of them says.
+    fn finish_untold(&self, mapping: Mapping) -> Begun {
+        with_actions(|actions| self.finish(mapping, UnmapMachine::new(), None, actions))
+    }
+
+    /// The other actions. They are all performed, whatever one of them says.
     fn finish(
         &self,
-        life: Life,
+        mapping: Mapping,
         machine: UnmapMachine,
         pair: Option<Pair>,
-    ) -> (Unmapping, Result<()>) {
+        actions: &mut Vec<Action>,
+    ) -> Begun {
         let releases = &self.shared.releases;
-        let entry = life.entry;
+        let entry = mapping.entry;
         let machine = Arc::new(Mutex::new(machine));
-        // Before the last step, while which the event may come.
+        // Before the last action, while which the event may come.
         let (id, kind) = match pair {
             Some(pair) => (releases.expect(pair, &machine, entry), EntryKind::Unmapping),
             None => (releases.untold(), EntryKind::Untold),
         };
         self.shared.ledger.change(entry, kind);
-        let result = self.perform(&machine, life);
-        if kind == EntryKind::Unmapping && !lock_machine(&machine).is_noticed() {
+        let (result, forgotten) = self.perform(&machine, mapping, actions);
+        if forgotten {
             releases.give_up(id);
             self.shared.ledger.change(entry, EntryKind::Untold);
         }
@@ -214,60 +232,97 @@ impl Map {
             releases: Arc::clone(releases),
             grants: Arc::clone(&self.grants),
         };
-        (unmapping, result)
+        Begun { unmapping, result }
     }
 
-    fn perform(&self, machine: &Mutex<UnmapMachine>, life: Life) -> Result<()> {
-        let Life { pages, index, .. } = life;
+    /// Returns how it went, and whether the notice has to be forgotten: the caller does that, when
+    /// the machine is not locked any more.
+    fn perform(
+        &self,
+        machine: &Mutex<UnmapMachine>,
+        mapping: Mapping,
+        actions: &mut Vec<Action>,
+    ) -> (Result<()>, bool) {
+        let Mapping { pages, index, .. } = mapping;
         let mut pages = Some(pages);
-        let mut result = Ok(());
-        // Held throughout: the release event must find every step reported.
+        let (mut result, mut forgotten) = (Ok(()), false);
+        // Held throughout: the release event must find every action reported.
         let mut machine = lock_machine(machine);
-        machine.begin(false);
-        loop {
-            let step = machine.next();
-            let outcome = match step {
-                UnmapStep::None | UnmapStep::ArmNotice | UnmapStep::AwaitRelease => break,
+        machine.step(NO_TIME, Input::Begin { notice: false }, actions);
+        while let Some(action) = actions.pop() {
+            let outcome = match action {
                 // The last owner of the pages unmaps them; in a drop, that may come later.
-                UnmapStep::Munmap => match pages.take().map(Arc::try_unwrap) {
+                Action::Munmap => match pages.take().map(Arc::try_unwrap) {
                     Some(Ok(pages)) => pages.unmap(),
                     Some(Err(_)) | None => Ok(()),
                 },
-                UnmapStep::GiveBack => self.shared.gntdev.unmap_grant_ref(index, self.grants.len()),
+                Action::GiveBack => self.shared.gntdev.unmap_grant_ref(index, self.grants.len()),
+                Action::ForgetNotice => {
+                    forgotten = true;
+                    continue;
+                }
+                // The one was performed before, the other follows from an event only.
+                Action::ArmNotice | Action::Released => continue,
             };
-            machine.done(step, outcome.is_ok());
+            let ok = outcome.is_ok();
+            machine.step(NO_TIME, Input::Done { action, ok }, actions);
             result = result.and(outcome);
         }
-        result
+        (result, forgotten)
     }
 }
 
-fn followed((unmapping, result): (Unmapping, Result<()>)) -> Result<Unmapping, Box<UnmapRefused>> {
-    match result {
-        Ok(()) => Ok(unmapping),
-        Err(error) => Err(UnmapRefused::Failed { error, unmapping }.into()),
+/// An unmap whose actions were all performed, and how they went.
+struct Begun {
+    unmapping: Unmapping,
+    result: Result<()>,
+}
+
+impl Begun {
+    fn followed(self) -> Result<Unmapping, Box<UnmapError>> {
+        let Begun { unmapping, result } = self;
+        match result {
+            Ok(()) => Ok(unmapping),
+            Err(error) => Err(UnmapError::Failed { error, unmapping }.into()),
+        }
     }
+}
+
+thread_local! {
+    /// Kept, so that an unmap allocates nothing for its actions.
+    static ACTIONS: Cell<Vec<Action>> = const { Cell::new(Vec::new()) };
+}
+
+fn with_actions<T>(f: impl FnOnce(&mut Vec<Action>) -> T) -> T {
+    // Maps may be dropped when a thread's own variables are gone already.
+    let mut actions = ACTIONS.try_with(Cell::take).unwrap_or_default();
+    let result = f(&mut actions);
+    actions.clear();
+    let _ = ACTIONS.try_with(|kept| kept.set(actions));
+    result
 }
 
 impl Drop for Map {
     fn drop(&mut self) {
-        if self.life.is_none() {
+        if self.mapping.is_none() {
             return;
         }
         let result = match self.begin() {
-            Ok((_, result)) => result,
+            Ok(begun) => begun.result,
             Err(refusal) => {
-                let Some(life) = self.life.take() else { return };
+                let Some(mapping) = self.mapping.take() else {
+                    return;
+                };
                 match refusal {
                     // It stays mapped, and in the ledger, until a pair comes back.
                     Refusal::TooMany => {
                         let grants = Arc::clone(&self.grants);
-                        self.shared.wait_for_a_pair(life, grants);
+                        self.shared.wait_for_a_pair(mapping, grants);
                         Ok(())
                     }
-                    Refusal::NoNotice(error) => {
-                        tracing::debug!(%error, "unmap in drop, untold");
-                        self.finish(life, UnmapMachine::new(), None).1
+                    refusal => {
+                        tracing::debug!(%refusal, "unmap in drop, untold");
+                        self.finish_untold(mapping).result
                     }
                 }
             }
@@ -282,47 +337,4 @@ impl fmt::Debug for Map {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Map({})", Grants(&self.grants))
     }
-}
-
-/// Why [`Map::unmap`] did not go as asked.
-#[derive(Debug, thiserror::Error)]
-pub enum UnmapRefused {
-    /// This process still uses the pages: a ring, a request at the disk. Nothing was done.
-    #[error("{map:?} has {uses} more users in this process; end them first")]
-    InUse {
-        /// The map, untouched.
-        map: Map,
-        /// How many other owners the pages have.
-        uses: usize,
-    },
-    /// As many unmaps are in progress as may be ([`Mapper::limit_unmapping`]), or the domain has no
-    /// more event channels. Nothing was done: try again when one is released. A dropped map is let go
-    /// of then by itself.
-    ///
-    /// [`Mapper::limit_unmapping`]: super::Mapper::limit_unmapping
-    #[error(
-        "{map:?}: no two event channels are left for the notice of its release; wait for another unmap to be released, or give the domain more (max_event_channels)"
-    )]
-    TooMany {
-        /// The map, untouched.
-        map: Map,
-    },
-    /// The notice of the release cannot be armed. Nothing was done: [`Map::unmap_untold`], and a drop,
-    /// let go without a notice.
-    #[error("{map:?}: no notice of its release: {error}")]
-    NoNotice {
-        /// Why.
-        error: Error,
-        /// The map, untouched.
-        map: Map,
-    },
-    /// A step failed: the rest was done, and `unmapping` follows it. On the simulator's `sync` mode
-    /// the error is [`Error::Deadlock`].
-    #[error("unmap of {unmapping:?}: {error}")]
-    Failed {
-        /// What failed.
-        error: Error,
-        /// The unmap, which goes on.
-        unmapping: Unmapping,
-    },
 }

@@ -1,7 +1,7 @@
 //! The device, opened: what maps, and what hears when unmaps are over.
 
 use super::ledger::{EntryKind, Ledger, LedgerEntry};
-use super::map::{Life, Map};
+use super::map::{Map, Mapping};
 use super::probe::name_bad_grants;
 use super::releases::Releases;
 use super::retry::Retry;
@@ -34,7 +34,7 @@ pub(super) struct Shared {
     pub releases: Arc<Releases>,
     pub ledger: Ledger,
     /// Dropped maps that could have no pair of event channels, and so are mapped still.
-    waiting: Mutex<Vec<(Life, Arc<[ForeignGrant]>)>>,
+    waiting: Mutex<Vec<(Mapping, Arc<[ForeignGrant]>)>>,
     /// This process's domain, whose grants are refused.
     own: OnceLock<DomId>,
 }
@@ -153,8 +153,8 @@ impl Mapper {
             .shared
             .ledger
             .add(EntryKind::Mapped, Arc::clone(&grants));
-        let life = Life::new(pages, index, entry);
-        Map::new(life, grants, Arc::clone(&self.shared))
+        let mapping = Mapping::new(pages, index, entry);
+        Map::new(mapping, grants, Arc::clone(&self.shared))
     }
 
     /// Takes in release events, and says which unmaps are over. Never waits.
@@ -204,20 +204,20 @@ impl Shared {
     }
 
     /// A map was dropped, and its unmap cannot begin yet.
-    pub fn wait_for_a_pair(&self, life: Life, grants: Arc<[ForeignGrant]>) {
-        self.dropped().push((life, grants));
+    pub fn wait_for_a_pair(&self, mapping: Mapping, grants: Arc<[ForeignGrant]>) {
+        self.dropped().push((mapping, grants));
     }
 
-    fn dropped(&self) -> std::sync::MutexGuard<'_, Vec<(Life, Arc<[ForeignGrant]>)>> {
+    fn dropped(&self) -> std::sync::MutexGuard<'_, Vec<(Mapping, Arc<[ForeignGrant]>)>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins the unmaps of dropped maps, as far as there are pairs for them.
     pub fn let_go_of_dropped(self: &Arc<Self>) {
         let mut waiting = std::mem::take(&mut *self.dropped()).into_iter();
-        while let Some((life, grants)) = waiting.next() {
+        while let Some((mapping, grants)) = waiting.next() {
             // Its drop begins the unmap, or comes back here.
-            drop(Map::new(life, grants, Arc::clone(self)));
+            drop(Map::new(mapping, grants, Arc::clone(self)));
             let mut still = self.dropped();
             if !still.is_empty() {
                 still.extend(waiting);
@@ -243,8 +243,8 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         // The file closes, and the unmaps begin; nobody is left to hear when they end.
-        for (life, _) in std::mem::take(&mut *self.dropped()) {
-            self.ledger.change(life.entry, EntryKind::Untold);
+        for (mapping, _) in std::mem::take(&mut *self.dropped()) {
+            self.ledger.change(mapping.entry, EntryKind::Untold);
         }
     }
 }

@@ -16,17 +16,16 @@
 
 use crate::error::{Error, Result};
 use crate::event::{Channel, Events};
-use crate::platform::not_available;
 use crate::types::{DomId, EvtchnPort};
 use rustix::io::Errno;
 use std::collections::VecDeque;
 
 /// Unmaps of one mapper in progress at once, unless [`Mapper::limit_unmapping`] says otherwise.
 /// Each needs two event channels: a quarter of what libxl gives a guest (1023). Beyond it,
-/// [`UnmapRefused::TooMany`].
+/// [`Refusal::TooMany`].
 ///
 /// [`Mapper::limit_unmapping`]: super::Mapper::limit_unmapping
-/// [`UnmapRefused::TooMany`]: super::UnmapRefused::TooMany
+/// [`Refusal::TooMany`]: super::Refusal::TooMany
 pub const MAX_UNMAPPING: usize = 128;
 
 /// Pairs that are kept though nobody uses them: as many as a ring of one page has slots, so that
@@ -87,7 +86,7 @@ fn none_left(error: Error) -> Error {
     if error.errno() != Some(Errno::NOSPC) {
         return error;
     }
-    not_available(
+    Error::not_available(
         "a pair of event channels, to hear when unmaps are over,",
         error,
         "give the domain more (`max_event_channels` in its configuration), or end what uses them",

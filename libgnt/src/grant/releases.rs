@@ -3,10 +3,11 @@
 
 use super::ledger::{EntryId, Ledger};
 use super::pairs::{Pair, Pairs};
-use super::unmap::{UnmapMachine, UnmapState};
-use super::unmapping::{UnmapId, lock_machine};
+use super::unmap::{Action, Input, UnmapMachine};
+use super::unmapping::{NO_TIME, UnmapId, lock_machine};
 use crate::error::Result;
 use crate::event::Events;
+use crate::machine::Machine;
 use crate::platform::Platform;
 use crate::types::EvtchnPort;
 use rustix::io::Errno;
@@ -37,6 +38,8 @@ struct Inner {
     /// It could not be looked at all that wait: look again.
     unsure: bool,
     next_id: u64,
+    /// Kept, so that an event allocates nothing.
+    actions: Vec<Action>,
 }
 
 pub(super) struct Releases {
@@ -60,6 +63,7 @@ impl Releases {
                 stale: false,
                 unsure: false,
                 next_id: 0,
+                actions: Vec::new(),
             }),
         })
     }
@@ -193,12 +197,7 @@ impl Releases {
         let Some(waiting) = inner.waiting.remove(&port) else {
             return;
         };
-        let state = {
-            let mut machine = lock_machine(&waiting.machine);
-            machine.event();
-            machine.state()
-        };
-        if state == UnmapState::Released {
+        if inner.hears(&waiting.machine) {
             self.finish(inner, waiting.id, waiting.entry);
             inner.stale |= inner.pairs.put_back(waiting.pair);
         } else {
@@ -220,7 +219,7 @@ impl Releases {
         for (port, mut waiting) in std::mem::take(&mut inner.waiting) {
             match waiting.pair.look(&self.events) {
                 Ok(true) => {
-                    lock_machine(&waiting.machine).event();
+                    inner.hears(&waiting.machine);
                     self.finish(inner, waiting.id, waiting.entry);
                     // Its event may come yet, and must not be another unmap's.
                     inner.stale |= inner.pairs.close(waiting.pair);
@@ -254,6 +253,13 @@ impl Releases {
 }
 
 impl Inner {
+    /// Tells an unmap's machine of its event. True: it is over with that.
+    fn hears(&mut self, machine: &Mutex<UnmapMachine>) -> bool {
+        self.actions.clear();
+        lock_machine(machine).step(NO_TIME, Input::Event, &mut self.actions);
+        self.actions.contains(&Action::Released)
+    }
+
     fn fresh_id(&mut self) -> UnmapId {
         self.next_id += 1;
         UnmapId(self.next_id - 1)

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 /// How long, and how often, to try again what another domain's state may make fail for a while:
 /// a paged-out grant, a quota that somebody else uses up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Retry {
     /// No attempt starts after this.
     pub deadline: Duration,
@@ -17,10 +18,7 @@ pub struct Retry {
 impl Default for Retry {
     /// 2 seconds, from 1 ms on.
     fn default() -> Self {
-        Retry {
-            deadline: Duration::from_secs(2),
-            first_pause: Duration::from_millis(1),
-        }
+        Retry::until(Duration::from_secs(2))
     }
 }
 
@@ -33,6 +31,14 @@ impl Retry {
         deadline: Duration::ZERO,
         first_pause: Duration::ZERO,
     };
+
+    /// With the first pause of [`Retry::default`].
+    pub const fn until(deadline: Duration) -> Retry {
+        Retry {
+            deadline,
+            first_pause: Duration::from_millis(1),
+        }
+    }
 
     /// Runs `attempt` until it succeeds, fails for good, or the deadline comes. The pauses are
     /// jittered, so that agents which failed together do not come back together.

@@ -1,6 +1,7 @@
 //! Sharing pages of our own, and ending the peer's access honestly.
 
 use super::ledger::{EntryId, EntryKind, Ledger};
+use super::refusal::EndAccessError;
 use super::retry::Retry;
 use super::unmapping::Grants;
 use crate::error::Result;
@@ -79,7 +80,7 @@ impl Granter {
             .collect();
         let entry = self.shared.ledger.add(EntryKind::Granted, grants);
         Ok(Share {
-            life: Some((Arc::new(mapped), entry)),
+            granted: Some((Arc::new(mapped), entry)),
             index: allocated.index,
             grefs: allocated.grefs,
             peer,
@@ -91,7 +92,7 @@ impl Granter {
 /// Pages of ours that a peer may map. Access ends on drop; the kernel keeps pages that the peer
 /// still maps, and reuses neither them nor their references before it lets go.
 pub struct Share {
-    life: Option<(Arc<SharedPages>, EntryId)>,
+    granted: Option<(Arc<SharedPages>, EntryId)>,
     index: u64,
     grefs: Vec<GrantRef>,
     peer: DomId,
@@ -103,7 +104,7 @@ impl Share {
     pub fn pages(&self) -> &Arc<SharedPages> {
         // Only the end of access takes them, and that consumes the share.
         &self
-            .life
+            .granted
             .as_ref()
             .expect("a share that was not ended has its pages")
             .0
@@ -152,10 +153,10 @@ impl Share {
     /// Ends the peer's access, if the peer has let go.
     ///
     /// # Errors
-    /// What the device says.
-    pub fn end_access(mut self) -> Result<EndAccess> {
+    /// [`EndAccessError`]: in use, with the share given back; or what the device says.
+    pub fn end_access(mut self) -> Result<EndAccess, EndAccessError> {
         match self.in_use()? {
-            Some(grefs) if !grefs.is_empty() => Ok(EndAccess::InUse { share: self, grefs }),
+            Some(grefs) if !grefs.is_empty() => Err(EndAccessError::InUse { share: self, grefs }),
             known => {
                 self.dealloc()?;
                 Ok(if known.is_some() {
@@ -168,7 +169,7 @@ impl Share {
     }
 
     fn dealloc(&mut self) -> Result<()> {
-        let Some((pages, entry)) = self.life.take() else {
+        let Some((pages, entry)) = self.granted.take() else {
             return Ok(());
         };
         // Other owners of the pages in this process keep them: the run goes when the last one does.
@@ -203,18 +204,10 @@ impl fmt::Debug for Share {
 }
 
 /// The honest result of [`Share::end_access`].
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndAccess {
     /// Nobody maps the pages: they and their references are free.
     Ended,
-    /// The peer still has them: nothing was ended, nothing may be reused. Try again when the peer
-    /// has said that it let go.
-    InUse {
-        /// The share, untouched.
-        share: Share,
-        /// What the peer still maps.
-        grefs: Vec<GrantRef>,
-    },
     /// A real kernel does not tell userspace. It ends the access now or, if the peer still maps,
     /// keeps pages and references aside until it lets go (gntalloc's deferred list), so nothing is
     /// reused early; only nobody can say when.

@@ -1,9 +1,11 @@
 //! The life of a mapping after somebody wants it gone, as a state machine without I/O.
 //!
-//! `Mapped → Unmapping → Released`. The machine says which step is next; whoever drives it (the
-//! mapper, a simulation, a model checker) performs the step and reports how it went. It encodes
+//! `Mapped → Unmapping → Released`. The machine says what to do, one thing at a time; whoever drives
+//! it (the mapper, a simulation, a model checker) performs it and reports how it went. It encodes
 //! the order that gntdev needs: arm the release notice while the range can still be named, then
 //! munmap, then UNMAP_GRANT_REF; and it never waits for anybody.
+
+use crate::machine::{Machine, Now};
 
 /// Where a mapping stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,25 +18,59 @@ pub enum UnmapState {
     Released,
 }
 
-/// What to do next.
+/// What happens to a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum UnmapStep {
-    /// Nothing: in use.
-    None,
+pub enum Input {
+    /// The owner wants it gone. A handle is unmapped once, however often this comes.
+    Begin {
+        /// The release is to be told by event.
+        notice: bool,
+    },
+    /// An action was performed.
+    ///
+    /// A failed notice costs the news, never the unmap (a driver may rather stop there, while nothing
+    /// is done). Who drives the machine reports a failed munmap or give-back to his caller, and the
+    /// rest is done all the same. What was not given back goes when the file is closed or the process
+    /// dies, so nobody will tell.
+    Done {
+        /// Which.
+        action: Action,
+        /// Did it succeed?
+        ok: bool,
+    },
+    /// The release event came. Counts only once the range was given back: an event before that is
+    /// a stray one (a bind raises its port once), and releases nothing.
+    Event,
+}
+
+/// What to do. The first three are answered with [`Input::Done`]; there is never more than one of
+/// them to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
     /// `SET_UNMAP_NOTIFY` with the release event.
     ArmNotice,
     /// `munmap` of the whole range.
     Munmap,
     /// `UNMAP_GRANT_REF`.
     GiveBack,
-    /// Nothing but wait for the release event.
-    AwaitRelease,
+    /// The notice that was armed will not come: wait for it no longer.
+    ForgetNotice,
+    /// It is over: tell who waits.
+    Released,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum At {
+    InUse,
+    /// This is being done.
+    Does(Action),
+    AwaitsRelease,
 }
 
 /// One mapping's unmap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UnmapMachine {
-    next: UnmapStep,
+    at: At,
     released: bool,
     noticed: bool,
 }
@@ -42,9 +78,36 @@ pub struct UnmapMachine {
 impl Default for UnmapMachine {
     fn default() -> Self {
         UnmapMachine {
-            next: UnmapStep::None,
+            at: At::InUse,
             released: false,
             noticed: false,
+        }
+    }
+}
+
+impl Machine for UnmapMachine {
+    type Input = Input;
+    type Action = Action;
+
+    /// It knows no time.
+    fn step(&mut self, _: Now, input: Input, actions: &mut Vec<Action>) {
+        match input {
+            Input::Begin { notice } if self.at == At::InUse => {
+                let first = if notice {
+                    Action::ArmNotice
+                } else {
+                    Action::Munmap
+                };
+                self.act(first, actions);
+            }
+            Input::Begin { .. } => {}
+            Input::Done { action, ok } => self.done(action, ok, actions),
+            Input::Event => {
+                if self.at == At::AwaitsRelease && self.noticed && !self.released {
+                    self.released = true;
+                    actions.push(Action::Released);
+                }
+            }
         }
     }
 }
@@ -55,46 +118,27 @@ impl UnmapMachine {
         Self::default()
     }
 
-    /// The owner wants it gone. With `notice`, the release will be told by event. Idempotent: a
-    /// handle is unmapped once, however often this is called.
-    pub fn begin(&mut self, notice: bool) {
-        if self.next == UnmapStep::None && !self.released {
-            self.next = if notice {
-                UnmapStep::ArmNotice
-            } else {
-                UnmapStep::Munmap
-            };
-        }
+    fn act(&mut self, action: Action, actions: &mut Vec<Action>) {
+        self.at = At::Does(action);
+        actions.push(action);
     }
 
-    /// The step that must be performed now.
-    pub fn next(&self) -> UnmapStep {
-        self.next
-    }
-
-    /// The step was performed. A failed notice costs the news, never the unmap (a driver may rather
-    /// stop there, while nothing is done); a failed munmap or give-back is reported to the caller by
-    /// its driver, and the rest is done all the same. What was not given back goes when the file is
-    /// closed or the process dies, so nobody will tell.
-    pub fn done(&mut self, step: UnmapStep, ok: bool) {
-        debug_assert_eq!(step, self.next, "steps are performed in order");
-        self.noticed &= ok || step != UnmapStep::GiveBack;
-        self.next = match step {
-            UnmapStep::None => UnmapStep::None,
-            UnmapStep::ArmNotice => {
+    fn done(&mut self, action: Action, ok: bool, actions: &mut Vec<Action>) {
+        debug_assert_eq!(self.at, At::Does(action), "performed in order");
+        match action {
+            Action::ArmNotice => {
                 self.noticed = ok;
-                UnmapStep::Munmap
+                self.act(Action::Munmap, actions);
             }
-            UnmapStep::Munmap => UnmapStep::GiveBack,
-            UnmapStep::GiveBack | UnmapStep::AwaitRelease => UnmapStep::AwaitRelease,
-        };
-    }
-
-    /// The release event came. Counts only once the range was given back: an event before that is
-    /// a stray one (a bind raises its port once), and releases nothing.
-    pub fn event(&mut self) {
-        if self.next == UnmapStep::AwaitRelease && self.noticed {
-            self.released = true;
+            Action::Munmap => self.act(Action::GiveBack, actions),
+            Action::GiveBack => {
+                self.at = At::AwaitsRelease;
+                if self.noticed && !ok {
+                    self.noticed = false;
+                    actions.push(Action::ForgetNotice);
+                }
+            }
+            Action::ForgetNotice | Action::Released => {}
         }
     }
 
@@ -105,12 +149,10 @@ impl UnmapMachine {
 
     /// Where it stands.
     pub fn state(&self) -> UnmapState {
-        match (self.released, self.next) {
+        match (self.released, self.at) {
             (true, _) => UnmapState::Released,
-            (false, UnmapStep::None | UnmapStep::ArmNotice | UnmapStep::Munmap) => {
-                UnmapState::Mapped
-            }
-            (false, UnmapStep::GiveBack | UnmapStep::AwaitRelease) => UnmapState::Unmapping,
+            (false, At::Does(Action::GiveBack) | At::AwaitsRelease) => UnmapState::Unmapping,
+            (false, _) => UnmapState::Mapped,
         }
     }
 }
@@ -119,76 +161,89 @@ impl UnmapMachine {
 mod tests {
     use super::*;
 
-    fn drive(machine: &mut UnmapMachine) -> Vec<UnmapStep> {
-        let mut steps = Vec::new();
-        while !matches!(machine.next(), UnmapStep::None | UnmapStep::AwaitRelease) {
-            let step = machine.next();
-            steps.push(step);
-            machine.done(step, true);
+    const BEGIN: Input = Input::Begin { notice: true };
+
+    fn step(machine: &mut UnmapMachine, input: Input) -> Vec<Action> {
+        let mut actions = Vec::new();
+        machine.step(Now::ZERO, input, &mut actions);
+        actions
+    }
+
+    fn done(machine: &mut UnmapMachine, action: Action, ok: bool) -> Vec<Action> {
+        step(machine, Input::Done { action, ok })
+    }
+
+    /// Performs what there is to do, and what follows from it.
+    fn drive(machine: &mut UnmapMachine, mut actions: Vec<Action>) -> Vec<Action> {
+        let mut all = Vec::new();
+        while let Some(action) = actions.pop() {
+            all.push(action);
+            actions.extend(done(machine, action, true));
         }
-        steps
+        all
     }
 
     #[test]
     fn the_order_is_notice_munmap_give_back() {
         let mut machine = UnmapMachine::new();
-        assert!(
-            drive(&mut machine).is_empty(),
-            "nothing happens before begin"
-        );
-        machine.begin(true);
-        machine.begin(true);
-        assert_eq!(
-            drive(&mut machine),
-            [UnmapStep::ArmNotice, UnmapStep::Munmap, UnmapStep::GiveBack]
-        );
-        assert_eq!(machine.state(), UnmapState::Unmapping);
-        machine.event();
-        assert_eq!(machine.state(), UnmapState::Released);
-        machine.begin(true);
         assert_eq!(
             machine.state(),
-            UnmapState::Released,
-            "a handle is unmapped once"
+            UnmapState::Mapped,
+            "nothing happens before begin"
         );
+        let first = step(&mut machine, BEGIN);
+        assert_eq!(step(&mut machine, BEGIN), []);
+        assert_eq!(
+            drive(&mut machine, first),
+            [Action::ArmNotice, Action::Munmap, Action::GiveBack]
+        );
+        assert_eq!(machine.state(), UnmapState::Unmapping);
+        assert_eq!(step(&mut machine, Input::Event), [Action::Released]);
+        assert_eq!(machine.state(), UnmapState::Released);
+        assert_eq!(step(&mut machine, BEGIN), [], "a handle is unmapped once");
+        assert_eq!(machine.state(), UnmapState::Released);
+        assert_eq!(step(&mut machine, Input::Event), [], "it is told once");
     }
 
     #[test]
     fn an_event_before_the_range_is_given_back_releases_nothing() {
         let mut machine = UnmapMachine::new();
-        machine.event();
-        machine.begin(true);
+        assert_eq!(step(&mut machine, Input::Event), []);
+        let mut actions = step(&mut machine, BEGIN);
         for _ in 0..3 {
-            machine.event();
+            assert_eq!(step(&mut machine, Input::Event), []);
             assert_ne!(machine.state(), UnmapState::Released);
-            let step = machine.next();
-            machine.done(step, true);
+            let action = actions.pop().expect("one thing to do");
+            actions.extend(done(&mut machine, action, true));
         }
-        machine.event();
+        assert_eq!(step(&mut machine, Input::Event), [Action::Released]);
         assert_eq!(machine.state(), UnmapState::Released);
     }
 
     #[test]
     fn without_a_notice_nobody_claims_to_know() {
         let mut machine = UnmapMachine::new();
-        machine.begin(true);
-        machine.done(UnmapStep::ArmNotice, false);
+        step(&mut machine, BEGIN);
+        let next = done(&mut machine, Action::ArmNotice, false);
         assert_eq!(
-            drive(&mut machine),
-            [UnmapStep::Munmap, UnmapStep::GiveBack]
+            drive(&mut machine, next),
+            [Action::Munmap, Action::GiveBack]
         );
-        machine.event();
+        assert_eq!(step(&mut machine, Input::Event), []);
         assert_eq!(machine.state(), UnmapState::Unmapping);
     }
 
     #[test]
     fn what_could_not_be_given_back_is_not_told_of() {
         let mut machine = UnmapMachine::new();
-        machine.begin(true);
-        machine.done(UnmapStep::ArmNotice, true);
-        machine.done(UnmapStep::Munmap, true);
+        step(&mut machine, BEGIN);
+        done(&mut machine, Action::ArmNotice, true);
+        done(&mut machine, Action::Munmap, true);
         assert!(machine.is_noticed());
-        machine.done(UnmapStep::GiveBack, false);
+        assert_eq!(
+            done(&mut machine, Action::GiveBack, false),
+            [Action::ForgetNotice]
+        );
         assert!(!machine.is_noticed());
     }
 }

@@ -4,19 +4,12 @@ use super::releases::Releases;
 use super::unmap::{UnmapMachine, UnmapState};
 use crate::error::{Error, Result};
 use crate::event::wait_readable;
+use crate::machine::Now;
 use crate::types::ForeignGrant;
 use std::fmt;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// Names one unmap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UnmapId(pub(super) u64);
-
-pub(super) fn lock_machine(machine: &Mutex<UnmapMachine>) -> MutexGuard<'_, UnmapMachine> {
-    machine.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// A mapping that is on its way out. Dropping it changes nothing: the unmap goes on, and the
 /// ledger keeps naming it until it is over.
@@ -108,6 +101,17 @@ impl fmt::Debug for Unmapping {
         )
     }
 }
+
+/// Names one unmap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnmapId(pub(super) u64);
+
+pub(super) fn lock_machine(machine: &Mutex<UnmapMachine>) -> MutexGuard<'_, UnmapMachine> {
+    machine.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An unmap waits for nothing but events: its machine knows no time.
+pub(super) const NO_TIME: Now = Now::ZERO;
 
 /// A few of them, for a message.
 pub(super) struct Grants<'a>(pub &'a [ForeignGrant]);

@@ -3,7 +3,6 @@
 
 use super::ioctl::{Call, Kernel, Syscalls};
 use crate::error::{Error, Result};
-use crate::platform::not_available;
 use crate::shm::{SharedPages, errno_of};
 use crate::types::{Access, PAGE_SIZE};
 use memmap2::MmapOptions;
@@ -48,7 +47,7 @@ pub(super) fn open_error(node: &str, module: &str, errno: Errno) -> Error {
             "there is no such device node".to_owned(),
             format!(
                 "load its driver as root with `modprobe {module}` (and, in a container, pass the \
-                 node in), or use `--platform sim:DIR` for the simulated Xen"
+                 node in), or use the platform `sim:DIR`, a simulated Xen"
             ),
         ),
         Errno::ACCESS | Errno::PERM => (
@@ -64,7 +63,7 @@ pub(super) fn open_error(node: &str, module: &str, errno: Errno) -> Error {
             "see the kernel's log (`dmesg`)".to_owned(),
         ),
     };
-    not_available(node, cause, &cure)
+    Error::not_available(node, cause, &cure)
 }
 
 impl<K: Kernel> Device<K> {

@@ -15,8 +15,8 @@ pub mod ioctl;
 #[cfg(test)]
 mod tests;
 
-use crate::error::Result;
-use crate::platform::{Evtchn, Gntalloc, Gntdev, GuestType, Platform, not_available};
+use crate::error::{Error, Result};
+use crate::platform::{Evtchn, Gntalloc, Gntdev, GuestType, Platform};
 use crate::types::GrantRef;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -57,8 +57,8 @@ impl LinuxPlatform {
             root,
             xenstored_path,
         };
-        let cure = "start this in a Xen domain, or use `--platform sim:DIR` for the simulated Xen \
-                    that `pv-stress sim --dir DIR` serves";
+        let cure = "start this in a Xen domain, or use the platform `sim:DIR`: the simulated Xen \
+                    whose host serves DIR";
         let cause = match platform.read_sysfs(HYPERVISOR_TYPE) {
             Ok(kind) if kind == "xen" => return Ok(platform),
             Ok(kind) => format!("{HYPERVISOR_TYPE} says `{kind}`, not `xen`"),
@@ -70,7 +70,7 @@ impl LinuxPlatform {
             ),
             Err(errno) => format!("{HYPERVISOR_TYPE}: {errno}"),
         };
-        Err(not_available("Xen", cause, cure))
+        Err(Error::not_available("Xen", cause, cure))
     }
 
     /// Opens `/dev/xen/evtchn` for the calls that the simulated Xen does not have
@@ -101,7 +101,7 @@ impl LinuxPlatform {
     /// A socket that must answer: the user named it.
     fn connect_named(&self, path: &Path) -> Result<OwnedFd> {
         connect(path).map_err(|errno| {
-            not_available(
+            Error::not_available(
                 &format!("xenstore at {} (XENSTORED_PATH)", path.display()),
                 errno,
                 "point XENSTORED_PATH at xenstored's socket, or unset it",
@@ -132,7 +132,7 @@ impl Platform for LinuxPlatform {
     fn guest_type(&self) -> Result<GuestType> {
         let unknown = |cause: String| {
             let cure = "use Linux 4.13 or later with CONFIG_XEN_SYS_HYPERVISOR, and a mounted /sys";
-            Err(not_available("the guest type", cause, cure))
+            Err(Error::not_available("the guest type", cause, cure))
         };
         match self.read_sysfs(HYPERVISOR_GUEST_TYPE).as_deref() {
             Ok("PV") => Ok(GuestType::Pv),
@@ -171,7 +171,11 @@ impl Platform for LinuxPlatform {
                 Err(Errno::NOENT) => {}
                 Err(errno) => {
                     let cure = "run as root, and see that xenstored is running";
-                    return Err(not_available(&format!("xenstore at {path}"), errno, cure));
+                    return Err(Error::not_available(
+                        &format!("xenstore at {path}"),
+                        errno,
+                        cure,
+                    ));
                 }
             }
         }
@@ -183,7 +187,7 @@ impl Platform for LinuxPlatform {
             ),
             errno => (format!("{XENBUS}: {errno}"), "run as root"),
         };
-        Err(not_available("xenstore", cause, cure))
+        Err(Error::not_available("xenstore", cause, cure))
     }
 
     /// gntalloc tells nobody: its calls succeed while the peer still maps.

@@ -133,7 +133,7 @@ pub fn take(words: &impl Words, ports: &mut Vec<EvtchnPort>) -> usize {
         while due != 0 {
             let port = word * BITS + due.trailing_zeros() as usize;
             due &= due - 1;
-            ports.push(EvtchnPort(port as xen_sys::evtchn_port_t));
+            ports.push(EvtchnPort(port as u32));
         }
     }
     ports.len() - before

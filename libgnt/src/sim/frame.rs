@@ -30,6 +30,7 @@ const READ_BYTES: usize = 16 * 1024;
 
 /// What is wrong with a peer's bytes, or with the socket.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FrameError {
     /// A system call failed.
     #[error("socket: {0}")]

@@ -5,7 +5,7 @@
 //! is above it here:
 //!
 //! - [`wire`]: what a client and the host say to each other; [`frame`]: how it travels on the socket.
-//! - [`core`]: the state machine: input in, outputs out, no I/O.
+//! - [`core`]: the state machine: input in, actions out, no I/O.
 //! - [`host`]: sockets, timers and memory around the core; [`client`]: the platform traits, as calls to the host.
 //!
 //! The data path does not pass through the host: events are bits in a shared page and an

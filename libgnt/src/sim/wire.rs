@@ -8,12 +8,13 @@
 //! is late on purpose (a munmap of the `sync` mode, a release that waits for an invalidation) is
 //! how the simulated kernel blocks a caller.
 
-use crate::platform::{HoldId, HoldKind, Holder};
+use crate::inspect::Inspection;
+use crate::platform::Holder;
 use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, GrantStatus, UnmapNotify};
 use serde::{Deserialize, Serialize};
 
 /// Changes with every incompatible change of this module.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// The host's socket, in its directory.
 pub const HOST_SOCKET: &str = "xen.sock";
 /// The xenstore socket for dom0's tools (`XENSTORED_PATH`), in the host's directory.
@@ -30,6 +31,20 @@ pub struct VmaId(pub u64);
 /// The memory behind one gntalloc allocation: one memfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RunId(pub u64);
+
+/// Names a set of pages that somebody holds a reference to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HoldId(pub u64);
+
+/// How a holder behaves when the pages' address space changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum HoldKind {
+    /// A bare page reference, as a pipe or a registered buffer has.
+    Plain,
+    /// As i915's userptr: registers an invalidation notifier, and its release cannot finish while
+    /// an invalidation of the address space is running.
+    I915,
+}
 
 /// Which device file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -365,78 +380,11 @@ pub struct SimError {
     pub cycle: Vec<String>,
 }
 
-/// When the kernel waits for page references (`pv-stress --unmap`).
+/// When the kernel waits for page references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum UnmapMode {
     /// Linux since 5.19: queue the unmap, retry later.
     Async,
     /// Before 5.19: wait inside munmap, in the middle of an invalidation.
     Sync,
-}
-
-/// Everything alive on the simulated Xen.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Inspection {
-    /// Domains alive, and dead ones whose pages are still mapped.
-    pub domains: Vec<DomainState>,
-    /// Grants whose table entry is live: offered, in use, or ending.
-    pub grants: Vec<GrantState>,
-    /// Mappings whose unmap is deferred.
-    pub unmapping: Vec<UnmappingState>,
-    /// Who holds what.
-    pub holders: Vec<Holder>,
-    /// gntalloc's pages in use, of all domains; each has its own limit.
-    pub gntalloc_pages: u32,
-    /// Event channels bound, all domains together.
-    pub event_channels: u32,
-    /// Hypervisor unmaps done since the host started, one a page: with the next two, what a run can
-    /// be checked by.
-    pub unmaps: u64,
-    /// Of these pages, and of those still to come, how many had to be deferred.
-    pub deferred_unmaps: u64,
-    /// Retries of deferred unmaps, one for each run of pages that waits together.
-    pub unmap_retries: u64,
-}
-
-/// One domain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DomainState {
-    /// Its id.
-    pub domid: DomId,
-    /// Its name.
-    pub name: String,
-    /// False: destroyed, but peers still map its pages.
-    pub alive: bool,
-    /// Its processes' names and pids.
-    pub processes: Vec<(String, u32)>,
-}
-
-/// One grant-table entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GrantState {
-    /// Granter and reference.
-    pub grant: ForeignGrant,
-    /// To whom.
-    pub peer: DomId,
-    /// May the peer write?
-    pub access: Access,
-    /// How often mapped (`GTF_reading`/`GTF_writing`).
-    pub maps: u32,
-    /// The granter has ended access, and the kernel defers it because the peer still maps.
-    pub ending: bool,
-}
-
-/// One deferred unmap, or (`sync`) one that a munmap is blocked on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnmappingState {
-    /// The mapper.
-    pub domid: DomId,
-    /// The process that mapped, even if it is gone.
-    pub process: String,
-    /// What is still mapped.
-    pub grants: Vec<ForeignGrant>,
-    /// Milliseconds since the unmap began.
-    pub age_ms: u64,
-    /// Retries so far (the kernel's `age`).
-    pub retries: u32,
 }

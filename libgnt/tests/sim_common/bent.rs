@@ -1,9 +1,8 @@
 //! The simulated Xen's devices, bent: calls that fail on demand, and are counted.
 
-use libgnt::platform::{
-    CopySegment, CopySide, Evtchn, Gntalloc, Gntdev, GuestType, HoldId, HoldKind, Platform,
-    not_available,
-};
+use libgnt::platform::{CopySegment, CopySide, Evtchn, Gntalloc, Gntdev, GuestType, Platform};
+use libgnt::sim::client::SimPlatform;
+use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, GrantStatus, UnmapNotify};
 use libgnt::{Error, Result, SharedPages};
 use rustix::io::Errno;
@@ -73,7 +72,11 @@ impl Platform for Bent {
     }
     fn guest_type(&self) -> Result<GuestType> {
         if self.bend.no_guest_type.load(Relaxed) {
-            return Err(not_available("the guest type", "no /sys/hypervisor", "-"));
+            return Err(Error::not_available(
+                "the guest type",
+                "no /sys/hypervisor",
+                "-",
+            ));
         }
         self.inner.guest_type()
     }
@@ -138,7 +141,7 @@ impl Gntdev for BentGntdev {
         }
         let mapped = self.called().mmap(index, pages, access)?;
         if self.bend.hold_next.swap(false, Relaxed) {
-            let memory = self.platform.memory_manager().expect("simulated");
+            let memory = SimPlatform::of(&*self.platform).expect("simulated");
             let hold = memory.pin(&mapped, 0, pages, HoldKind::Plain)?;
             self.bend.holds.lock().expect("no panic").push(hold);
         }

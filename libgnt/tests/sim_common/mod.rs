@@ -4,9 +4,10 @@
 
 pub mod bent;
 
+use libgnt::inspect::Deadlock;
 use libgnt::platform::Evtchn;
 use libgnt::sim::client::{SimPlatform, connect};
-use libgnt::sim::core::{Config, Deadlock};
+use libgnt::sim::core::Config;
 use libgnt::sim::host::{HostThread, Services};
 use libgnt::sim::wire::UnmapMode;
 use libgnt::types::{DomId, EvtchnPort, ForeignGrant, GrantRef};
@@ -52,10 +53,9 @@ impl Xen {
     }
 
     pub fn sync() -> Self {
-        Self::with(Config {
-            unmap: UnmapMode::Sync,
-            ..Config::default()
-        })
+        let mut config = Config::default();
+        config.unmap = UnmapMode::Sync;
+        Self::with(config)
     }
 
     pub fn with(config: Config) -> Self {

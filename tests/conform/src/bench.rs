@@ -7,6 +7,7 @@ use super::relay::Relayed;
 use super::things::{PATIENCE, copy_status, must};
 use super::{Outcome, Stop};
 use libgnt::platform::GuestType;
+use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
 use libgnt::types::GrantStatus;
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, Platform, SharedPages};
@@ -70,7 +71,7 @@ impl Bench {
 
     /// True on the simulator.
     pub fn simulated(&self) -> bool {
-        self.platform.memory_manager().is_some()
+        SimPlatform::of(&*self.platform).is_some()
     }
 
     /// This domain.
@@ -350,7 +351,7 @@ impl Partner {
 }
 
 fn hold_name(platform: &Arc<dyn Platform>) -> HoldName {
-    if platform.memory_manager().is_some() {
+    if SimPlatform::of(&**platform).is_some() {
         HoldName::Pin
     } else {
         HoldName::Pipe

@@ -6,7 +6,7 @@ use super::run::{Plan, try_rule};
 use super::table::{Report, print_rule, side_by_side};
 use super::{Rule, rules};
 use libgnt::sim::client::SimPlatform;
-use libgnt::sim::core::{Config, Sabotage};
+use libgnt::sim::core::{Config, KernelSabotage};
 use libgnt::{DomId, PlatformChoice};
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};
 use pv_harness::host;
@@ -56,20 +56,20 @@ pub struct ConformArgs {
 /// What is broken on purpose.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
-    Host(Sabotage),
-    Store(pv_xenstore::Sabotage),
+    Host(KernelSabotage),
+    Store(pv_xenstore::StoreSabotage),
 }
 
 fn parse_sabotage(name: &str) -> Result<Fault, String> {
     Ok(match name {
-        "unmap-ignores-references" => Fault::Host(Sabotage::UnmapIgnoresReferences),
-        "event-before-unmap" => Fault::Host(Sabotage::EventBeforeUnmap),
-        "reuse-while-in-use" => Fault::Host(Sabotage::ReuseWhileInUse),
-        "hold-outlives-owner" => Fault::Host(Sabotage::HoldOutlivesOwner),
-        "no-quota" => Fault::Host(Sabotage::NoQuota),
-        "no-map-reference" => Fault::Host(Sabotage::NoMapReferenceAcrossAsync),
-        "store-ignores-conflicts" => Fault::Store(pv_xenstore::Sabotage::IgnoresConflicts),
-        "store-tells-everybody" => Fault::Store(pv_xenstore::Sabotage::TellsEverybody),
+        "unmap-ignores-references" => Fault::Host(KernelSabotage::UnmapIgnoresReferences),
+        "event-before-unmap" => Fault::Host(KernelSabotage::EventBeforeUnmap),
+        "reuse-while-in-use" => Fault::Host(KernelSabotage::ReuseWhileInUse),
+        "hold-outlives-owner" => Fault::Host(KernelSabotage::HoldOutlivesOwner),
+        "no-quota" => Fault::Host(KernelSabotage::NoQuota),
+        "no-map-reference" => Fault::Host(KernelSabotage::NoMapReferenceAcrossAsync),
+        "store-ignores-conflicts" => Fault::Store(pv_xenstore::StoreSabotage::IgnoresConflicts),
+        "store-tells-everybody" => Fault::Store(pv_xenstore::StoreSabotage::TellsEverybody),
         _ => return Err("no such fault".into()),
     })
 }
@@ -113,10 +113,8 @@ fn on_sim(args: &ConformArgs, rules: &[&Rule]) -> Result<ExitCode> {
         Some(Fault::Store(sabotage)) => (None, Some(sabotage)),
         None => (None, None),
     };
-    let config = Config {
-        sabotage: of_the_host,
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.sabotage = of_the_host;
     let host = host::start(dir.path(), config, of_the_store, Timeline::none())
         .map_err(|error| failed(&error))?;
     // The domains must not die with the processes of a rule.

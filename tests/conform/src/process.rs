@@ -76,7 +76,7 @@ impl Member {
     }
 
     pub(super) fn join(&self, name: &str) -> libgnt::Result<Arc<dyn Platform>> {
-        libgnt::platform::open(&self.platform, self.domain.map(DomId), name)
+        libgnt::open(&self.platform, self.domain.map(DomId), name)
     }
 
     /// The domain that the platform belongs to: the simulator was told, a real kernel asks

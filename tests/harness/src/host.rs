@@ -3,7 +3,8 @@
 use crate::error::Error;
 use crate::timeline::{Event, Timeline};
 use libgnt::DomId;
-use libgnt::sim::core::{Config, Deadlock};
+use libgnt::inspect::Deadlock;
+use libgnt::sim::core::Config;
 use libgnt::sim::host::{HostThread, Services};
 use libgnt::sim::wire::XENSTORE_SOCKET;
 use pv_xenstore::ServerHandle;
@@ -32,7 +33,7 @@ impl RunningHost {
 pub fn start(
     dir: &Path,
     config: Config,
-    store_sabotage: Option<pv_xenstore::Sabotage>,
+    store_sabotage: Option<pv_xenstore::StoreSabotage>,
     timeline: Timeline,
 ) -> Result<RunningHost, Box<dyn std::error::Error + Send + Sync>> {
     std::fs::create_dir_all(dir).map_err(|error| {
@@ -42,11 +43,10 @@ pub fn start(
             "name a directory that can be written with --dir",
         )
     })?;
-    let xenstore = ServerHandle::start(pv_xenstore::Config {
-        socket: Some(dir.join(XENSTORE_SOCKET)),
-        sabotage: store_sabotage,
-        ..pv_xenstore::Config::default()
-    })?;
+    let mut of_store = pv_xenstore::ServerConfig::default();
+    of_store.socket = Some(dir.join(XENSTORE_SOCKET));
+    of_store.sabotage = store_sabotage;
+    let xenstore = ServerHandle::start(of_store)?;
     let services = Dom0 {
         xenstore: xenstore.clone(),
         timeline,

@@ -1,7 +1,8 @@
 //! What a scenario came to, and what that means for the exit status.
 
-use crate::checks::{Check, RequestLife};
-use libgnt::sim::core::WaitEdge;
+use crate::checks::Check;
+use crate::checks::RequestLife;
+use libgnt::inspect::WaitEdge;
 use pv_harness::processes::Autopsy;
 use serde::{Deserialize, Serialize};
 use std::fmt;

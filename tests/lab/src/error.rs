@@ -47,7 +47,7 @@ pub enum LabError {
     },
     /// An unknown version was asked for.
     #[error(transparent)]
-    Version(#[from] super::release::UnknownVersion),
+    Version(#[from] UnknownVersion),
     /// The command line or the report's directory will not do.
     #[error(transparent)]
     Run(#[from] pv_harness::error::Error),
@@ -61,6 +61,15 @@ pub enum LabError {
         /// The end of it.
         tail: String,
     },
+}
+
+/// A version that no known release has.
+#[derive(Debug, thiserror::Error)]
+#[error("no {what} {asked}: the lab knows {}", .known.join(", "))]
+pub struct UnknownVersion {
+    pub(crate) what: &'static str,
+    pub(crate) asked: String,
+    pub(crate) known: Vec<&'static str>,
 }
 
 fn cure(error: &std::io::Error) -> &'static str {

@@ -1,48 +1,48 @@
 //! A real Xen on any machine: Debian's hypervisor, kernel and toolstack, in QEMU without hardware
 //! virtualisation, with two or more domains for the agents.
 //!
-//! In the order of a run: `options` and `suite` say what was asked for, and `domains` for how many;
-//! `cache` keeps what `archive` finds and `packages` fetches, with `tree` to look through it;
-//! `parts` finds the hypervisor, kernel and toolstack in it, `emulator` QEMU, `program` the static
-//! pv-stress, `gntdev` and `kbuild` the synchronous module; `image` and `images` make the initramfs
-//! archives, and `job` the scripts in them. Then `machine` runs QEMU: `process` hears it, `listener`
-//! understands it, `watch` and `monitor` see when it stands still, `course` says what follows.
-//! `results` brings back what dom0 wrote, `report` tells, and [`run()`] does all of it in order.
+//! The rooms are the steps of a run. Each module uses only what is above it in this list, and its own
+//! parts:
+//!
+//! 1. `error`: why there is no lab.
+//! 2. `progress`: who is told what happens, and the way out at Ctrl-C.
+//! 3. `process`: the programs that a lab runs.
+//! 4. `ask`: what was asked for.
+//! 5. `fetch`: what Debian has, kept in a cache.
+//! 6. `build`: what the machine needs.
+//! 7. `image`: what it boots.
+//! 8. `machine`: it runs.
+//! 9. `results`: what it leaves.
+//! 10. `prune`: takes out of the cache what the next lab does not need.
+//! 11. `run`: all of it in order.
+//! 12. [`peers`]: the suite of that name, which a lab runs in dom0.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
-mod archive;
-mod cache;
-mod course;
-mod domains;
-mod emulator;
 mod error;
-mod ext4;
-mod gntdev;
-mod image;
-mod images;
-mod job;
-mod kbuild;
-mod listener;
-mod machine;
-mod monitor;
-mod options;
-mod packages;
-mod parts;
-pub mod peers;
-mod process;
-mod program;
-mod progress;
-mod prune;
-pub mod release;
-mod report;
-mod results;
-mod run;
-mod suite;
-mod tree;
-mod watch;
-mod work;
 
+mod progress;
+
+mod process;
+
+mod ask;
+
+mod fetch;
+
+mod build;
+
+mod image;
+
+mod machine;
+
+mod results;
+
+mod prune;
+
+mod run;
+
+pub mod peers;
+
+pub use ask::options::LabCommand;
 pub use error::LabError;
-pub use options::LabCommand;
 pub use run::run;

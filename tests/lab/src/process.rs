@@ -1,8 +1,8 @@
 //! The programs that a lab runs: QEMU, apt, cargo, make. What they say is heard as they say it, a
 //! signal to us ends the wait, and none outlives the lab, however that ends.
 
-use super::error::{LabError, Result};
-use super::progress::Progress;
+use crate::error::{LabError, Result};
+use crate::progress::Progress;
 use mio::unix::SourceFd;
 use mio::unix::pipe::Receiver;
 use mio::{Events, Interest, Poll, Token};

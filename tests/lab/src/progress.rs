@@ -1,6 +1,6 @@
 //! What every step of a lab needs: somebody to tell what happens, and the way out at Ctrl-C.
 
-use super::error::{LabError, Result};
+use crate::error::{LabError, Result};
 use pv_harness::error::Error;
 use pv_harness::processes::Signals;
 use std::fmt::Display;

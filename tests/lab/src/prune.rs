@@ -1,31 +1,15 @@
 //! `pv-stress lab prune`: what is in the cache, and what of it the next lab does not need.
 
-use super::cache::{Cache, default_root};
-use super::error::{LabError, Result};
-use super::packages::{self, Set};
-use super::program;
+use crate::ask::options::PruneArgs;
+use crate::build::program;
+use crate::error::{LabError, Result};
+use crate::fetch::cache::{self, Cache};
+use crate::fetch::set::{self, Set};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-
-/// The options of `lab prune`.
-#[derive(Debug, clap::Args)]
-pub struct PruneArgs {
-    /// Everything: the next lab fetches and builds all again
-    #[arg(long)]
-    all: bool,
-    /// Only say what would be removed
-    #[arg(long)]
-    dry_run: bool,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
-    /// The cache (default: pv-stress in the user's cache directory)
-    #[arg(long, value_name = "DIR")]
-    cache: Option<PathBuf>,
-}
 
 /// Directories of the cache whose entries are looked at one by one.
 const SHELVES: [&str; 5] = ["sets", "packages", "unpacked", "modules", "programs"];
@@ -42,10 +26,7 @@ struct Item {
 /// # Errors
 /// A lab uses the cache; it cannot be read or written.
 pub fn run(args: &PruneArgs) -> Result<()> {
-    let root = match &args.cache {
-        Some(root) => root.clone(),
-        None => default_root()?,
-    };
+    let root = cache::root(args.cache.as_deref())?;
     let Some(cache) = Cache::open_alone(&root)? else {
         return print(&[], &root, args).map_err(LabError::file(Path::new("standard output")));
     };
@@ -76,7 +57,7 @@ fn everything(cache: &Cache) -> Result<Vec<Item>> {
 /// Sets that were replaced, packages and directories that no newest set names, programs of other
 /// sources, builds, and what interrupted runs left.
 fn unneeded(cache: &Cache) -> Result<Vec<Item>> {
-    let sets = packages::sets(cache)?;
+    let sets = set::sets(cache)?;
     let newest: Vec<&Set> = sets
         .iter()
         .filter(|(path, set)| path.file_stem() == Some(set.name.as_ref()))
@@ -191,10 +172,10 @@ fn print(items: &[Item], root: &Path, args: &PruneArgs) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::archive::Package;
-    use super::super::packages::WHOLE;
-    use super::super::tree::Sum;
     use super::*;
+    use crate::fetch::archive::Package;
+    use crate::fetch::set::WHOLE;
+    use crate::fetch::tree::Sum;
 
     #[test]
     fn what_the_newest_sets_need_stays_and_everything_else_goes() {

@@ -15,9 +15,17 @@
 //! What failed says `error WHY`.
 
 use clap::ValueEnum as _;
-use libgnt::grant::{EndAccess, Granter, Ledger, Map, Mapper, Share, UnmapRefused, Unmapping};
-use libgnt::platform::{HoldId, HoldKind, SimMemoryManager};
+use libgnt::grant::EndAccess;
+use libgnt::grant::EndAccessError;
+use libgnt::grant::Granter;
+use libgnt::grant::Ledger;
+use libgnt::grant::Map;
+use libgnt::grant::Mapper;
+use libgnt::grant::Share;
+use libgnt::grant::UnmapError;
+use libgnt::grant::Unmapping;
 use libgnt::sim::client::SimPlatform;
+use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::types::{Access, DomId, ForeignGrant, GrantRef};
 use libgnt::{Platform, SharedPages};
 use pv_harness::error::{Error, Result};
@@ -107,10 +115,8 @@ impl Actor {
         Arc::clone(&self.platform) as Arc<dyn Platform>
     }
 
-    fn memory_manager(&self) -> std::result::Result<&dyn SimMemoryManager, String> {
-        self.platform
-            .memory_manager()
-            .ok_or_else(|| "no memory manager".into())
+    fn memory_manager(&self) -> std::result::Result<&SimPlatform, String> {
+        SimPlatform::of(&*self.platform).ok_or_else(|| "no memory manager".into())
     }
 
     fn does(&mut self, words: &[&str]) -> std::result::Result<String, String> {
@@ -147,13 +153,14 @@ impl Actor {
             }
             ["end"] => {
                 let share = self.share.take().ok_or("nothing is shared")?;
-                match share.end_access().map_err(text)? {
-                    EndAccess::Ended => Ok("ended".into()),
-                    EndAccess::InUse { share, .. } => {
+                match share.end_access() {
+                    Ok(EndAccess::Ended) => Ok("ended".into()),
+                    Ok(EndAccess::Unobservable) => Ok("unobservable".into()),
+                    Err(EndAccessError::InUse { share, .. }) => {
                         self.share = Some(share);
                         Ok("in-use".into())
                     }
-                    EndAccess::Unobservable => Ok("unobservable".into()),
+                    Err(error) => Err(text(error)),
                 }
             }
             other => Err(format!("what is `{}`?", other.join(" "))),
@@ -219,7 +226,7 @@ impl Actor {
             }
             Err(refused) => {
                 let why = refused.to_string();
-                if let UnmapRefused::Failed { unmapping, .. } = *refused {
+                if let UnmapError::Failed { unmapping, .. } = *refused {
                     self.unmapping = Some(unmapping);
                 }
                 Some(why)

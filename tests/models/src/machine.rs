@@ -1,5 +1,5 @@
 //! libgnt's own state machines as a subject: the simulated kernels and hypervisor
-//! ([`libgnt::sim::core::Machine`]) and the mapper's unmap ([`libgnt::grant::UnmapMachine`]), as
+//! ([`libgnt::sim::core::Xen`]) and the mapper's unmap ([`libgnt::grant::UnmapMachine`]), as
 //! they are in production, in all interleavings of a small configuration: two maps, one of them
 //! unmapped in parts, consumers that hold their pages, a granter that wants them back, timers
 //! that come at any moment, and a process that dies at any step.
@@ -10,10 +10,10 @@
 
 use super::setup::{MAPS, Setup};
 use super::subject::{Move, Subject};
-use libgnt::grant::{UnmapMachine, UnmapState, UnmapStep};
-use libgnt::platform::{HoldId, HoldKind};
-use libgnt::sim::core::{Config, ConnId, Input, Machine, Now, Output};
-use libgnt::sim::wire::{Reply, Request, SimError};
+use libgnt::grant::unmap::{self, UnmapMachine, UnmapState};
+use libgnt::machine::{Machine, Now};
+use libgnt::sim::core::{Action, Config, ConnId, Input, Xen};
+use libgnt::sim::wire::{HoldId, HoldKind, Reply, Request, SimError};
 use libgnt::types::UnmapNotify;
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
@@ -56,12 +56,14 @@ pub struct Driven {
 /// Where everything is.
 #[derive(Clone, Debug)]
 pub struct State {
-    machine: Machine,
+    machine: Xen,
     now: Now,
     at: [u8; 6],
     gone: u8,
     deaths: u8,
     unmaps: [UnmapMachine; MAPS],
+    /// What each of them wants done; follows from where it stands.
+    to_do: [Option<unmap::Action>; MAPS],
     /// Events on their way to the mapper.
     events: [bool; MAPS],
     holds: [Option<HoldId>; 4],
@@ -211,18 +213,18 @@ impl Driven {
         let mut more = Vec::new();
         for output in outputs {
             match output {
-                Output::Reply { tag, result, .. } => self.answered(state, tag, result),
-                Output::Raise { file, port } if file == self.setup.evtchn => {
+                Action::Reply { tag, result, .. } => self.answered(state, tag, result),
+                Action::Raise { file, port } if file == self.setup.evtchn => {
                     let heard = self.setup.maps.iter().position(|map| map.heard == port);
                     if let Some(map) = heard {
                         state.events[map] = true;
                     }
                 }
                 // No copy is running: the host reports so at once.
-                Output::RevokeCopy { domid, gref, .. } => {
+                Action::RevokeCopy { domid, gref, .. } => {
                     more.push(Input::CopyDrained { domid, gref });
                 }
-                Output::Deadlock(_) => self.breaks(state, "no-cycle"),
+                Action::Deadlock(_) => self.breaks(state, "no-cycle"),
                 _ => {}
             }
         }
@@ -251,10 +253,11 @@ impl Driven {
         let ok = result.is_ok();
         match (next, result) {
             (Next::Unmap { map, part }, _) => {
-                let machine = &mut state.unmaps[map];
-                // munmap of two pages is one step of the machine.
+                // munmap of two pages is one action of the machine.
                 if part != 1 || map != 0 {
-                    machine.done(machine.next(), ok);
+                    let done = state.to_do[map].take();
+                    let done = done.map(|action| unmap::Input::Done { action, ok });
+                    done.into_iter().for_each(|input| drive(state, map, input));
                 }
             }
             (Next::Pin, Ok(Reply::Hold { hold })) => {
@@ -277,10 +280,10 @@ impl Driven {
             Next::Unmap { map, part } => {
                 let of = &self.setup.maps[map];
                 if part == 0 {
-                    state.unmaps[map].begin(true);
+                    drive(state, map, unmap::Input::Begin { notice: true });
                 }
-                let request = match state.unmaps[map].next() {
-                    UnmapStep::ArmNotice => Request::SetUnmapNotify {
+                let request = match state.to_do[map] {
+                    Some(unmap::Action::ArmNotice) => Request::SetUnmapNotify {
                         file: self.setup.gntdev,
                         offset: of.index,
                         notify: UnmapNotify {
@@ -288,7 +291,7 @@ impl Driven {
                             send_event: Some(of.notified),
                         },
                     },
-                    UnmapStep::Munmap => Request::Munmap {
+                    Some(unmap::Action::Munmap) => Request::Munmap {
                         vma: of.vma,
                         first_page: u32::from(part == 2),
                         pages: 1,
@@ -390,6 +393,21 @@ impl Driven {
     }
 }
 
+/// One step of a map's unmap. What it wants done is done in a later move.
+fn drive(state: &mut State, map: usize, input: unmap::Input) {
+    let mut actions = Vec::new();
+    state.unmaps[map].step(state.now, input, &mut actions);
+    for action in actions {
+        match action {
+            unmap::Action::ArmNotice | unmap::Action::Munmap | unmap::Action::GiveBack => {
+                state.to_do[map] = Some(action);
+            }
+            // The mapper looks at the state.
+            unmap::Action::ForgetNotice | unmap::Action::Released => {}
+        }
+    }
+}
+
 /// The ways of a move: an actor's next step, its death, an event's arrival; and the timer is an
 /// actor of its own.
 const GO: u8 = 0;
@@ -408,6 +426,7 @@ impl Subject for Driven {
             gone: 0,
             deaths: self.deaths,
             unmaps: [UnmapMachine::new(); MAPS],
+            to_do: [None; MAPS],
             events: [false; MAPS],
             holds: [None; 4],
             untaken: [None; 4],
@@ -488,7 +507,7 @@ impl Subject for Driven {
                 heard => {
                     let map = usize::from(heard - HEAR);
                     state.events[map] = false;
-                    state.unmaps[map].event();
+                    drive(&mut state, map, unmap::Input::Event);
                 }
             }
         }

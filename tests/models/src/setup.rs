@@ -2,9 +2,11 @@
 //! two maps, and the processes that will hold pages. Always in the same order, so that names are
 //! the same.
 
-use libgnt::platform::HoldKind;
-use libgnt::sim::core::{Config, ConnId, Input, Machine, Now, Output};
-use libgnt::sim::wire::{DeviceKind, FileId, PROTOCOL, Reply, Request, SimError, UnmapMode, VmaId};
+use libgnt::machine::{Machine, Now};
+use libgnt::sim::core::{Action, Config, ConnId, Input, Xen};
+use libgnt::sim::wire::{
+    DeviceKind, FileId, HoldKind, PROTOCOL, Reply, Request, SimError, UnmapMode, VmaId,
+};
 use libgnt::types::{Access, DomId, EvtchnPort, ForeignGrant};
 
 /// How many maps there are: the first of two pages, the second of one.
@@ -30,7 +32,7 @@ pub(super) struct Mapped {
 /// The machine and everybody's names in it.
 #[derive(Debug)]
 pub(super) struct Setup {
-    pub(super) machine: Machine,
+    pub(super) machine: Xen,
     pub(super) asynchronous: bool,
     pub(super) mapper: ConnId,
     pub(super) granter: ConnId,
@@ -45,7 +47,7 @@ pub(super) struct Setup {
 
 /// Asks one thing after another.
 struct Asker {
-    machine: Machine,
+    machine: Xen,
     last_conn: u64,
     last_tag: u64,
 }
@@ -58,7 +60,7 @@ impl Asker {
         self.machine
             .step(Now::ZERO, Input::Request { conn, tag, request }, &mut out);
         let reply = out.into_iter().find_map(|output| match output {
-            Output::Reply { result, .. } => Some(result),
+            Action::Reply { result, .. } => Some(result),
             _ => None,
         });
         reply.unwrap_or_else(|| {
@@ -126,7 +128,7 @@ impl Setup {
 
     fn build(config: Config, asynchronous: bool, consumers: usize) -> Result<Setup, SimError> {
         let mut a = Asker {
-            machine: Machine::new(config),
+            machine: Xen::new(config),
             last_conn: 0,
             last_tag: 0,
         };

@@ -6,10 +6,11 @@
 //! map-and-unmap rounds that nobody holds.
 
 use libgnt::grant::{Granter, Ledger, Mapper};
-use libgnt::platform::{HoldId, HoldKind, Platform, SimMemoryManager};
+use libgnt::platform::Platform;
 use libgnt::sim::client::{SimPlatform, connect};
 use libgnt::sim::core::Config;
 use libgnt::sim::host::{Host, NoServices};
+use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::types::{Access, DomId, ForeignGrant};
 use std::io::{Read, Write};
 use std::path::Path;

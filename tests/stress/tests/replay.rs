@@ -7,13 +7,13 @@ mod common;
 
 use common::Place;
 use libgnt::DomId;
+use libgnt::inspect::Inspection;
 use libgnt::sim::client::SimPlatform;
-use libgnt::sim::wire::Inspection;
 use pv_harness::settings::Unmap;
 use pv_harness::timeline::{Record, merge, read_file};
+use pv_judges::waits::Monitor;
 use pv_models::cli::{BoundArgs, explain};
 use pv_models::systems;
-use pv_judges::waits::Monitor;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};

@@ -1,6 +1,8 @@
 //! What a client, and a transaction of it, can do with nodes.
 
-use super::{About, Client, Transaction, text_of};
+use super::connection::{About, Call, text_of};
+use super::handle::Client;
+use super::transaction::Transaction;
 use crate::error::{Error, Result};
 use crate::perms::Permission;
 use crate::value;
@@ -10,10 +12,6 @@ use std::str::FromStr;
 
 /// A directory that changes all the time while its parts are read is given up after so many tries.
 const DIRECTORY_ATTEMPTS: u32 = 16;
-
-pub(super) trait Call {
-    fn request(&self, about: About<'_>, kind: Kind, parts: &[&[u8]]) -> Result<Vec<u8>>;
-}
 
 fn directory(to: &impl Call, path: &str) -> Result<Vec<String>> {
     let about = About {

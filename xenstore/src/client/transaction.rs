@@ -1,7 +1,7 @@
 //! Transactions: all or nothing, tried again when others were in the way.
 
-use super::operations::Call;
-use super::{About, Client};
+use super::connection::{About, Call, text_of};
+use super::handle::Client;
 use crate::error::{Error, Result};
 use crate::wire::Kind;
 use rustix::io::Errno;
@@ -17,12 +17,6 @@ const BACKOFF_MAX: Duration = Duration::from_millis(50);
 pub struct Transaction<'a> {
     client: &'a Client,
     id: u32,
-}
-
-impl Call for Client {
-    fn request(&self, about: About<'_>, kind: Kind, parts: &[&[u8]]) -> Result<Vec<u8>> {
-        self.call(about, kind, 0, parts)
-    }
 }
 
 impl Call for Transaction<'_> {
@@ -48,7 +42,7 @@ impl Client {
                 std::thread::sleep(backoff(attempt));
             }
             let id = self.call(ABOUT, Kind::TransactionStart, 0, &[b"\0"])?;
-            let id = super::text_of(ABOUT, id)?;
+            let id = text_of(ABOUT, id)?;
             let id = id.parse().map_err(|_| Error::Protocol {
                 operation: ABOUT.operation,
                 path: String::new(),

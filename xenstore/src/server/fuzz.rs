@@ -1,9 +1,13 @@
 //! Random requests, half sensible, half garbage: the server never panics, always answers once,
 //! and its books stay right. The seed is printed on failure.
 
-use super::*;
-use crate::server::queue::{OutQueue, QueueLimits};
-use crate::wire::{Decoder, PAYLOAD_MAX_BYTES};
+use super::queue::{OutQueue, QueueLimits};
+use super::quota::Quotas;
+use super::{Action, ConnId, Input, Server};
+use crate::path::Path;
+use crate::testing::step;
+use crate::wire::{Decoder, PAYLOAD_MAX_BYTES, Packet};
+use libgnt::DomId;
 
 fn payload(rng: &mut fastrand::Rng) -> Vec<u8> {
     const WORDS: &[&[u8]] = &[
@@ -53,7 +57,7 @@ fn payload(rng: &mut fastrand::Rng) -> Vec<u8> {
 }
 
 fn check_books(server: &Server, seed: u64) {
-    let all = server.tree.subtree(&Path::root());
+    let all = server.tree().subtree(&Path::root());
     for domid in 0..5 {
         let count = all
             .iter()
@@ -61,10 +65,29 @@ fn check_books(server: &Server, seed: u64) {
             .count();
         assert_eq!(
             count,
-            server.tree.owned_by(DomId(domid)),
+            server.tree().owned_by(DomId(domid)),
             "domain {domid}, seed {seed}"
         );
     }
+}
+
+fn connect(server: &mut Server, conn: ConnId, domid: DomId) {
+    step(
+        server,
+        Input::Connected {
+            conn,
+            domid,
+            device: false,
+        },
+    );
+}
+
+/// A domain comes, and connects.
+fn come(server: &mut Server, connections: &mut Vec<ConnId>, domid: DomId) {
+    let conn = ConnId(connections.len() as u64);
+    step(server, Input::Introduce(domid));
+    connect(server, conn, domid);
+    connections.push(conn);
 }
 
 #[test]
@@ -74,8 +97,7 @@ fn random_requests_are_answered_and_never_panic() {
         let mut server = Server::new(Quotas::default());
         let mut connections: Vec<ConnId> = Vec::new();
         for domid in [0, 0, 1, 1, 2] {
-            server.introduce(DomId(domid));
-            connections.push(server.connect(DomId(domid)));
+            come(&mut server, &mut connections, DomId(domid));
         }
         for _ in 0..2000 {
             let conn = connections[rng.usize(0..connections.len())];
@@ -91,19 +113,19 @@ fn random_requests_are_answered_and_never_panic() {
                 tx_id,
                 payload: payload(&mut rng),
             };
-            let outputs = server.handle(conn, &packet);
-            let replies = outputs
+            let actions = step(&mut server, Input::Request(conn, packet.clone()));
+            let replies = actions
                 .iter()
-                .filter(|o| matches!(o, Output::Reply(..)))
+                .filter(|action| matches!(action, Action::Reply(..)))
                 .count();
-            let known = server.connections.contains_key(&conn);
+            let known = server.knows(conn);
             assert_eq!(
                 replies,
-                usize::from(known || !outputs.is_empty()),
+                usize::from(known || !actions.is_empty()),
                 "seed {seed} {packet:?}"
             );
-            for output in &outputs {
-                let (Output::Reply(_, p) | Output::Event(_, p)) = output else {
+            for action in &actions {
+                let (Action::Reply(_, p) | Action::Event(_, p)) = action else {
                     continue;
                 };
                 assert!(
@@ -113,9 +135,8 @@ fn random_requests_are_answered_and_never_panic() {
             }
             if rng.u8(..) == 0 {
                 let domid = DomId(rng.u16(0..3));
-                server.release(domid);
-                server.introduce(domid);
-                connections.push(server.connect(domid));
+                step(&mut server, Input::Release(domid));
+                come(&mut server, &mut connections, domid);
             }
         }
         check_books(&server, seed);
@@ -127,7 +148,8 @@ fn random_bytes_are_messages_or_a_typed_error() {
     for seed in 0..200 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut server = Server::new(Quotas::default());
-        let conn = server.connect(DomId(1));
+        let conn = ConnId(1);
+        connect(&mut server, conn, DomId(1));
         let (mut decoder, mut queue) = (Decoder::new(), OutQueue::new(QueueLimits::default()));
         'stream: for _ in 0..50 {
             let mut bytes: Vec<u8> = (0..rng.usize(1..200)).map(|_| rng.u8(..)).collect();
@@ -139,8 +161,8 @@ fn random_bytes_are_messages_or_a_typed_error() {
             loop {
                 match decoder.next_packet() {
                     Ok(Some(packet)) => {
-                        for output in server.handle(conn, &packet) {
-                            if let Output::Reply(_, reply) = output {
+                        for action in step(&mut server, Input::Request(conn, packet)) {
+                            if let Action::Reply(_, reply) = action {
                                 queue.push_reply(&reply);
                             }
                         }

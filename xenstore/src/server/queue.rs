@@ -6,11 +6,13 @@
 //! makes as many as it likes, at once.
 
 use crate::wire::Packet;
+use libgnt::machine::Now;
 use std::collections::{HashSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Limits of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct QueueLimits {
     /// Different watch events that may wait for a client that takes nothing.
     pub events: usize,
@@ -60,7 +62,7 @@ pub struct OutQueue {
     /// Bytes of `waiting`.
     waiting_bytes: usize,
     /// The first event that came after the client last took something.
-    quiet_since: Option<Instant>,
+    quiet_since: Option<Now>,
     bytes: usize,
     /// Bytes of the first item that have gone.
     sent: usize,
@@ -95,13 +97,13 @@ impl OutQueue {
     ///
     /// # Errors
     /// [`TooManyEvents`]: cut the connection.
-    pub fn push_event(&mut self, packet: &Packet, now: Instant) -> Result<(), TooManyEvents> {
+    pub fn push_event(&mut self, packet: &Packet, now: Now) -> Result<(), TooManyEvents> {
         let bytes = packet.encode();
         if self.waiting.contains(&bytes) {
             return Ok(());
         }
         let since = *self.quiet_since.get_or_insert(now);
-        let is_quiet = now.saturating_duration_since(since) >= self.limits.quiet;
+        let is_quiet = now.saturating_sub(since) >= self.limits.quiet;
         let (events, waiting_bytes) = (self.waiting.len(), self.waiting_bytes + bytes.len());
         if events >= self.limits.events && is_quiet || waiting_bytes > self.limits.event_bytes {
             return Err(TooManyEvents {
@@ -178,7 +180,7 @@ mod tests {
     #[test]
     fn equal_events_are_merged_only_while_none_of_their_bytes_has_gone() {
         let mut queue = queue();
-        let now = Instant::now();
+        let now = Now::from_secs(1);
         for _ in 0..10 {
             queue.push_event(&event(1), now).unwrap();
         }
@@ -201,7 +203,7 @@ mod tests {
     #[test]
     fn a_client_is_cut_for_being_quiet_not_for_what_others_do_at_once() {
         let mut queue = queue();
-        let start = Instant::now();
+        let start = Now::from_secs(1);
         let at = |seconds| start + Duration::from_secs(seconds);
         for n in 0..50 {
             queue.push_event(&event(10 + n), start).unwrap();
@@ -221,7 +223,7 @@ mod tests {
     #[test]
     fn few_events_may_wait_for_ever() {
         let mut queue = queue();
-        let start = Instant::now();
+        let start = Now::from_secs(1);
         for n in 0..3 {
             queue.push_event(&event(n), start).unwrap();
         }
@@ -236,7 +238,7 @@ mod tests {
     #[test]
     fn the_bytes_of_events_are_bounded_however_fast_they_come() {
         let mut queue = queue();
-        let now = Instant::now();
+        let now = Now::from_secs(1);
         let long = |n: u8| Packet::watch_event(&[b'/', n], b"t");
         let pushed = (0..=255).take_while(|n| queue.push_event(&long(*n), now).is_ok());
         assert!((100..200).contains(&pushed.count()));

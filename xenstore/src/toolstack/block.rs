@@ -1,14 +1,18 @@
 //! A block device's two directories.
 
+use super::class::DeviceClass;
+use super::device_id::DeviceId;
 use super::errors::forget_errors;
-use super::{DeviceClass, DeviceId, DeviceKey, DevicePaths, Removed, remove};
+use super::place::{DeviceKey, DevicePaths};
+use super::remove::{Removed, remove};
 use crate::client::{Client, Transaction};
-use crate::error::{Error, Result};
+use crate::error::{DeviceTrouble, Error, Result};
 use crate::path::home;
 use crate::perms::{Permission, Rights};
 use crate::value;
 use crate::xenbus::XenbusState;
 use libgnt::DomId;
+use libgnt::proto::blkif::nodes;
 use std::time::Duration;
 
 /// `mode` of a device.
@@ -38,7 +42,7 @@ impl Mode {
 /// # Errors
 /// The connection's.
 pub fn read_mode(client: &Client, back_directory: &str) -> Result<Option<Mode>> {
-    let value = client.read_unless_gone(&format!("{back_directory}/mode"))?;
+    let value = client.read_unless_gone(&format!("{back_directory}/{}", nodes::MODE))?;
     Ok(value.map(|value| Mode::parse(&value)))
 }
 
@@ -61,13 +65,14 @@ pub fn read_medium(client: &Client, back_directory: &str) -> Result<Medium> {
         Ok(value.unwrap_or_default())
     };
     Ok(Medium {
-        cdrom: value::trimmed(&read("device-type")?) == b"cdrom",
-        removable: value::boolean(&read("removable")?) == Some(true),
+        cdrom: value::trimmed(&read(nodes::DEVICE_TYPE)?) == b"cdrom",
+        removable: value::boolean(&read(nodes::REMOVABLE)?) == Some(true),
     })
 }
 
 /// A block device as the toolstack describes it to both ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BlockDevice {
     /// Who uses it.
     pub front_domid: DomId,
@@ -122,7 +127,8 @@ impl BlockDevice {
     /// only.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a domain is missing or the device is there already.
+    /// [`Error::Invalid`] if a domain is missing or the device is there already;
+    /// [`DeviceTrouble::LeftBehind`]; the connection's.
     pub fn create(&self, client: &Client) -> Result<DevicePaths> {
         let paths = self.paths();
         if self.front_domid == self.back_domid {
@@ -155,11 +161,14 @@ impl BlockDevice {
             }
         }
         if let Some(back) = self.key().left_behind(tx)? {
-            return Err(Error::Invalid(format!(
-                "device {} cannot be created: {back}, the back end of an earlier device of this number, is \
-                 still there; remove that first with `pv-backend detach`",
-                self.devid
-            )));
+            return Err(Error::Device {
+                trouble: DeviceTrouble::LeftBehind,
+                text: format!(
+                    "device {} cannot be created: {back}, the back end of an earlier device of this \
+                     number, is still there; remove that first",
+                    self.devid
+                ),
+            });
         }
         self.key().record(tx, paths)?;
         let owner_and_reader = |owner, reader| {
@@ -195,13 +204,13 @@ impl BlockDevice {
             ("frontend", paths.front.as_str()),
             ("frontend-id", &front_id),
             ("online", "1"),
-            ("removable", "0"),
-            ("bootable", "1"),
-            ("dev", &dev),
-            ("type", &self.backend_type),
-            ("params", &self.params),
-            ("mode", mode),
-            ("device-type", "disk"),
+            (nodes::REMOVABLE, "0"),
+            (nodes::BOOTABLE, "1"),
+            (nodes::DEV, &dev),
+            (nodes::TYPE, &self.backend_type),
+            (nodes::PARAMS, &self.params),
+            (nodes::MODE, mode),
+            (nodes::DEVICE_TYPE, "disk"),
         ];
         let extra = self
             .extra
@@ -217,8 +226,8 @@ impl BlockDevice {
         let front_nodes = [
             ("backend", paths.back.as_str()),
             ("backend-id", &back_id),
-            ("virtual-device", &devid),
-            ("device-type", "disk"),
+            (nodes::VIRTUAL_DEVICE, &devid),
+            (nodes::DEVICE_TYPE, "disk"),
             ("state", starting),
         ];
         for (name, value) in front_nodes {

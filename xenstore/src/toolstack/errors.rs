@@ -1,7 +1,7 @@
 //! Where drivers leave the reason of a failure: `error/<device>/error` in their own home
 //! (`xenbus_dev_error`, Linux `drivers/xen/xenbus/xenbus_client.c`).
 
-use super::DevicePaths;
+use super::place::DevicePaths;
 use crate::client::Client;
 use crate::error::{Error, Result};
 

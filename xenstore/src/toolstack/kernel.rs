@@ -6,7 +6,8 @@
 //! (`Documentation/driver-api/driver-model/overview.rst`; `drivers/xen/xenbus/xenbus_probe_frontend.c`,
 //! `xenbus_probe_backend.c`, Linux 5.10 to 6.12).
 
-use super::{DeviceClass, DeviceId};
+use super::class::DeviceClass;
+use super::device_id::DeviceId;
 use libgnt::{DomId, Platform};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -60,9 +61,7 @@ impl fmt::Display for DriverBound {
                 ", or keep the module from being loaded (`blacklist {module}` in /etc/modprobe.d)"
             )?;
         }
-        f.write_str(
-            ", or give the device a class of its own: `--class` when it is attached, and at both ends",
-        )
+        f.write_str(", or give the device a class of its own, when it is created and at both ends")
     }
 }
 
@@ -184,7 +183,7 @@ mod tests {
             "driver vbd (module xen_blkfront)",
             "`echo vbd-51712 > /sys/bus/xen/drivers/vbd/unbind`",
             "`blacklist xen_blkfront`",
-            "--class",
+            "a class of its own, when it is created and at both ends",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -8,9 +8,10 @@
 //! - this one: `/pvpair/F/device/CLASS/N`, of the same form. Not in libxl's place: what is there
 //!   libxl takes for its own, lists, and destroys together with the domain's configuration.
 
-use super::{DeviceClass, DeviceId};
+use super::class::DeviceClass;
+use super::device_id::DeviceId;
 use crate::client::{Client, Transaction};
-use crate::error::{Error, Result};
+use crate::error::{DeviceTrouble, Error, Result};
 use crate::path::home;
 use crate::perms::{Permission, Rights};
 use crate::value;
@@ -83,7 +84,8 @@ impl DeviceKey {
     /// believed.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is no such device, or if nobody says where its back end is; the
+    /// [`Error::Device`] if there is no such device, if nobody says where its back end is, or if a
+    /// record says otherwise than `back`; [`Error::Invalid`] if a record makes no sense; the
     /// connection's.
     pub fn locate(&self, client: &Client, back: Option<DomId>) -> Result<DevicePaths> {
         let named = self.paths(match back {
@@ -102,11 +104,14 @@ impl DeviceKey {
             && !agrees(recorded)
             && is_there(client, &recorded.back)?
         {
-            return Err(Error::Invalid(format!(
-                "the back end of {self} is not at {}: the toolstack's record names {}, which is there; \
-                 leave `--back` away",
-                named.back, recorded.back
-            )));
+            return Err(Error::Device {
+                trouble: DeviceTrouble::OtherBack,
+                text: format!(
+                    "the back end of {self} is not at {}: the toolstack's record names {}, which is \
+                     there; name no domain, and the record says it",
+                    named.back, recorded.back
+                ),
+            });
         }
         let recorded = recorded.filter(agrees);
         for paths in recorded.iter().chain([&named]) {
@@ -125,9 +130,12 @@ impl DeviceKey {
     }
 
     fn not_there(&self, DevicePaths { front, back }: &DevicePaths) -> Error {
-        Error::Invalid(format!(
-            "{self} is not in xenstore: neither {front} nor {back} is there; `pv-backend attach` creates a device"
-        ))
+        Error::Device {
+            trouble: DeviceTrouble::NotThere,
+            text: format!(
+                "{self} is not in xenstore: neither {front} nor {back} is there; create it first"
+            ),
+        }
     }
 
     fn back_unknown(&self, client: &Client, DevicePaths { front, back }: &DevicePaths) -> Error {
@@ -139,11 +147,14 @@ impl DeviceKey {
                 DomId(id)
             )
         });
-        Error::Invalid(format!(
-            "{front} is there, but the back end of {self} is not found: no toolstack has left a record of it, \
-             and there is no {back}; name the back end's domain with `--back N`, or, if the back end's half is \
-             gone for good, remove the front end's with `xenstore-rm {front}`{told}"
-        ))
+        Error::Device {
+            trouble: DeviceTrouble::BackUnknown,
+            text: format!(
+                "{front} is there, but the back end of {self} is not found: no toolstack has left a record \
+                 of it, and there is no {back}; name the back end's domain, or, if the back end's half is \
+                 gone for good, remove the front end's with `xenstore-rm {front}`{told}"
+            ),
+        }
     }
 
     pub(super) fn own_record(&self) -> String {

@@ -1,29 +1,14 @@
 //! Taking a device away.
 
-use super::errors::forget_errors;
-use super::patience::{Patience, States, Step};
-use super::place::is_there;
-use super::{DeviceKey, DevicePaths, read_error};
+use super::errors::{forget_errors, read_error};
+use super::patience::{Action, End, Input, Patience};
+use super::place::{DeviceKey, DevicePaths, is_there};
 use crate::client::{Client, Transaction};
 use crate::error::{Error, Result};
 use crate::xenbus::XenbusState::{self, Closed, Closing, Connected, InitWait, Unknown};
+use libgnt::machine::{Machine, monotonic};
 use rustix::io::Errno;
-use std::time::{Duration, Instant};
-
-/// What preceded the removal of a device's directories.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// Both ends were closed, as far as they were there.
-    Closed,
-    /// No front end had connected, so there was nothing to close; the back end, if one ran, did not
-    /// say that it is closed.
-    Unused,
-    /// The back end was closed, which is all that libxl waits for: it holds nothing of the front end's
-    /// any more. The front end did not say that it is; its process may be dead.
-    BackClosed,
-    /// The deadline. The directories were taken away from under ends that may be connected.
-    Forced,
-}
+use std::time::Duration;
 
 /// How a removal went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +40,7 @@ pub fn remove(
     paths: &DevicePaths,
     timeout: Duration,
 ) -> Result<Removed> {
-    let deadline = Instant::now() + timeout;
+    let deadline = monotonic().saturating_add(timeout);
     let DevicePaths { front, back } = paths;
     if !is_there(client, front)? && !is_there(client, back)? {
         return Err(Error::Invalid(format!(
@@ -177,7 +162,7 @@ fn wait_closed(
     nodes: &[String; 2],
     token: &str,
     mut patience: Patience,
-) -> Result<(End, States)> {
+) -> Result<(End, Input)> {
     loop {
         let mut states = [None; 2];
         for (state, node) in states.iter_mut().zip(nodes) {
@@ -185,11 +170,15 @@ fn wait_closed(
                 .try_read(node)?
                 .map(|value| XenbusState::parse(&value));
         }
-        let now = Instant::now();
-        match patience.judge(states, now) {
-            Step::Over(end) => return Ok((end, states)),
-            Step::WaitUntil(until) => {
-                client.wait_token(token, until.saturating_duration_since(now))?;
+        let now = monotonic();
+        let mut actions = Vec::new();
+        patience.step(now, states, &mut actions);
+        for action in actions {
+            match action {
+                Action::Over(end) => return Ok((end, states)),
+                Action::WaitUntil(until) => {
+                    client.wait_token(token, until.saturating_sub(now))?;
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The store's side of the handshake.
 
-use super::XenbusState;
+use super::state::XenbusState;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::steady::Steady;

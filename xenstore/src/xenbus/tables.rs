@@ -6,6 +6,7 @@
 //! without a condition is followed by a fresh look at the peer.
 
 use super::{SwitchState, XenbusState, back, front};
+use crate::testing::step;
 use XenbusState::*;
 
 const PEERS: [Option<XenbusState>; 10] = [
@@ -82,7 +83,7 @@ fn back_cell(actions: Vec<back::Action>) -> String {
 fn front_after(inputs: &[front::Input]) -> front::Handshake {
     let mut machine = front::Handshake::new(None);
     for input in inputs {
-        let actions = machine.handle(input.clone());
+        let actions = step(&mut machine, input.clone());
         let refused = actions
             .iter()
             .any(|a| matches!(a, front::Action::Refuse(_)));
@@ -94,7 +95,7 @@ fn front_after(inputs: &[front::Input]) -> front::Handshake {
 fn back_after(inputs: &[back::Input]) -> back::Handshake {
     let mut machine = back::Handshake::new();
     for input in inputs {
-        let actions = machine.handle(input.clone());
+        let actions = step(&mut machine, input.clone());
         let refused = actions.iter().any(|a| matches!(a, back::Action::Refuse(_)));
         assert!(!refused, "{input:?}: {actions:?}");
     }
@@ -184,8 +185,8 @@ fn front_end() {
         ];
         for (name, machine) in places {
             let name = format!("{name}{}", if online { "" } else { " (off)" });
-            let cells =
-                PEERS.map(|state| front_cell(machine.clone().handle(I::Peer { state, online })));
+            let cells = PEERS
+                .map(|state| front_cell(step(&mut machine.clone(), I::Peer { state, online })));
             found.push((name, cells));
         }
     }
@@ -240,7 +241,7 @@ fn back_end() {
         ("closed", back_way(2, &[peer(Closed), peer(Closed)])),
     ];
     for (name, machine) in places {
-        let cells = PEERS.map(|state| back_cell(machine.clone().handle(I::Peer(state))));
+        let cells = PEERS.map(|state| back_cell(step(&mut machine.clone(), I::Peer(state))));
         found.push((name.into(), cells));
     }
     let expected = "
@@ -285,7 +286,10 @@ fn nonsense_is_refused() {
     for (machine, input) in fronts {
         let mut after = machine.clone();
         assert!(
-            matches!(after.handle(input.clone())[..], [front::Action::Refuse(_)]),
+            matches!(
+                step(&mut after, input.clone())[..],
+                [front::Action::Refuse(_)]
+            ),
             "{input:?}"
         );
         assert_eq!(after, machine, "{input:?}");
@@ -316,7 +320,10 @@ fn nonsense_is_refused() {
     for (machine, input) in backs {
         let mut after = machine.clone();
         assert!(
-            matches!(after.handle(input.clone())[..], [back::Action::Refuse(_)]),
+            matches!(
+                step(&mut after, input.clone())[..],
+                [back::Action::Refuse(_)]
+            ),
             "{input:?}"
         );
         assert_eq!(after, machine, "{input:?}");
@@ -331,25 +338,28 @@ fn rings_that_never_come_into_service_are_given_up() {
         online: true,
     };
     let mut machine = front::Handshake::new(Some(2));
-    machine.handle(I::Start(Some(Initialising)));
+    step(&mut machine, I::Start(Some(Initialising)));
     // The back end cannot connect, and closes, each time.
     for _ in 0..2 {
-        assert_eq!(front_cell(machine.handle(sees(InitWait))), "p");
-        machine.handle(I::RingReady);
-        machine.handle(I::Switched);
-        assert_eq!(front_cell(machine.handle(sees(Closed))), "5");
-        assert_eq!(front_cell(machine.handle(sees(Closed))), "6");
-        assert_eq!(front_cell(machine.handle(sees(Closed))), "-");
-        assert_eq!(front_cell(machine.handle(I::Freed)), "1");
+        assert_eq!(front_cell(step(&mut machine, sees(InitWait))), "p");
+        step(&mut machine, I::RingReady);
+        step(&mut machine, I::Switched);
+        assert_eq!(front_cell(step(&mut machine, sees(Closed))), "5");
+        assert_eq!(front_cell(step(&mut machine, sees(Closed))), "6");
+        assert_eq!(front_cell(step(&mut machine, sees(Closed))), "-");
+        assert_eq!(front_cell(step(&mut machine, I::Freed)), "1");
     }
-    assert_eq!(front_cell(machine.handle(sees(InitWait))), "e6");
-    assert_eq!(front_cell(machine.handle(sees(InitWait))), "x");
+    assert_eq!(front_cell(step(&mut machine, sees(InitWait))), "e6");
+    assert_eq!(front_cell(step(&mut machine, sees(InitWait))), "x");
 }
 
 #[test]
 fn a_fatal_error_closes_the_device_with_its_reason() {
     let mut machine = back_way(6, &[]);
-    let actions = machine.handle(back::Input::Fatal("the ring is broken".into()));
+    let actions = step(
+        &mut machine,
+        back::Input::Fatal("the ring is broken".into()),
+    );
     assert_eq!(
         actions[0],
         back::Action::ReportError("the ring is broken".into())
@@ -357,13 +367,13 @@ fn a_fatal_error_closes_the_device_with_its_reason() {
     assert_eq!(back_cell(actions), "e5");
     // It lets go whatever the front end says now.
     assert_eq!(
-        back_cell(machine.handle(back::Input::Peer(Some(Connected)))),
+        back_cell(step(&mut machine, back::Input::Peer(Some(Connected)))),
         "-"
     );
-    assert_eq!(back_cell(machine.handle(back::Input::Freed)), "6");
+    assert_eq!(back_cell(step(&mut machine, back::Input::Freed)), "6");
     let mut machine = front_way(8, &[]);
     assert_eq!(
-        front_cell(machine.handle(front::Input::Fatal("rsp_prod".into()))),
+        front_cell(step(&mut machine, front::Input::Fatal("rsp_prod".into()))),
         "es5"
     );
 }

@@ -2,28 +2,26 @@
 #![allow(dead_code, reason = "not every test file uses all of it")]
 
 use libgnt::DomId;
-use pv_xenstore::{Client, Config, ServerHandle};
+use pv_xenstore::{Client, ServerConfig, ServerHandle};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-pub struct World {
+pub struct Xenstore {
     pub server: ServerHandle,
     pub dir: tempfile::TempDir,
 }
 
-impl World {
-    pub fn new() -> World {
-        World::with(|_| {})
+impl Xenstore {
+    pub fn new() -> Xenstore {
+        Xenstore::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut Config)) -> World {
+    pub fn with(change: impl FnOnce(&mut ServerConfig)) -> Xenstore {
         let dir = tempfile::tempdir().unwrap();
-        let mut config = Config {
-            socket: Some(dir.path().join("sock")),
-            ..Config::default()
-        };
+        let mut config = ServerConfig::default();
+        config.socket = Some(dir.path().join("sock"));
         change(&mut config);
-        World {
+        Xenstore {
             server: ServerHandle::start(config).unwrap(),
             dir,
         }
@@ -49,7 +47,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for Xenstore {
     fn drop(&mut self) {
         self.server.stop();
     }

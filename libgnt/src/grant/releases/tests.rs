@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::error::Error;
-use crate::grant::unmap::UnmapStep;
 use crate::platform::{Evtchn, Gntalloc, Gntdev, GuestType};
 use crate::types::{DomId, ForeignGrant, GrantRef};
 use rustix::event::{EventfdFlags, eventfd};
@@ -104,7 +103,7 @@ impl Platform for OnlyPorts {
         String::new()
     }
     fn guest_type(&self) -> Result<GuestType> {
-        Ok(GuestType::Sim)
+        Ok(GuestType::Pvh)
     }
     fn open_gntdev(&self) -> Result<Box<dyn Gntdev>> {
         unreachable!("not opened")
@@ -129,9 +128,10 @@ impl Platform for OnlyPorts {
 /// An unmap that waits for nothing but its event.
 fn begun() -> Arc<Mutex<UnmapMachine>> {
     let mut machine = UnmapMachine::new();
-    machine.begin(true);
-    while machine.next() != UnmapStep::AwaitRelease {
-        machine.done(machine.next(), true);
+    let mut actions = Vec::new();
+    machine.step(NO_TIME, Input::Begin { notice: true }, &mut actions);
+    while let Some(action) = actions.pop() {
+        machine.step(NO_TIME, Input::Done { action, ok: true }, &mut actions);
     }
     Arc::new(Mutex::new(machine))
 }

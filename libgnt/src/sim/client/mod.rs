@@ -9,17 +9,17 @@ mod copy;
 mod evtchn;
 mod gntalloc;
 mod gntdev;
+mod holds;
 mod mappings;
-mod memory_manager;
 
 use super::memory::raise_file_limit;
-use super::wire::{DeviceKind, FileId, Inspection, PROTOCOL, Reply, Request, UnmapMode};
+use super::wire::{DeviceKind, FileId, PROTOCOL, Reply, Request, UnmapMode};
 use crate::error::{Error, Result};
-use crate::platform::{
-    Evtchn, Gntalloc, Gntdev, GuestType, Holder, Platform, SimMemoryManager, not_available,
-};
+use crate::inspect::Inspection;
+use crate::platform::{Evtchn, Gntalloc, Gntdev, GuestType, Holder, Platform};
 use crate::types::{DomId, ForeignGrant, GrantRef};
 use connection::{Answer, Client};
+use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -80,6 +80,11 @@ impl SimPlatform {
             domid,
             client: Arc::new(client),
         })
+    }
+
+    /// The simulated Xen behind a platform, with what only it can do; `None` on a real one.
+    pub fn of(platform: &dyn Platform) -> Option<&SimPlatform> {
+        platform.extension()?.downcast_ref()
     }
 
     /// The domain this process belongs to.
@@ -155,7 +160,7 @@ impl Platform for SimPlatform {
     }
 
     fn guest_type(&self) -> Result<GuestType> {
-        Ok(GuestType::Sim)
+        Ok(GuestType::Pvh)
     }
 
     fn open_gntdev(&self) -> Result<Box<dyn Gntdev>> {
@@ -212,16 +217,19 @@ impl Platform for SimPlatform {
         }
     }
 
-    fn memory_manager(&self) -> Option<&dyn SimMemoryManager> {
+    fn extension(&self) -> Option<&dyn Any> {
         Some(self)
     }
 }
 
 /// Nobody serves the directory.
 fn no_host(dir: &Path, cause: impl std::fmt::Display) -> Error {
-    not_available(
+    Error::not_available(
         "the simulated Xen",
         format!("no host serves {}: {cause}", dir.display()),
-        &format!("start one with `pv-stress sim --dir {}`", dir.display()),
+        &format!(
+            "start the simulated Xen's host that serves {}",
+            dir.display()
+        ),
     )
 }

@@ -2,12 +2,12 @@
 //! word that says how long it may use it. What Xen does for the duration of one copy (pin the
 //! entry, `acquire_grant_for_copy`) the copier's hazard slot does, which a revocation waits for.
 
-use super::machine::{Answer, Outcome};
-use super::{Attachment, ConnId, Machine};
+use super::xen::{Answer, Outcome};
+use super::{Attachment, ConnId, Xen};
 use crate::sim::wire::{FileId, Reply};
 use crate::types::{Access, DomId, ForeignGrant, GrantStatus};
 
-impl Machine {
+impl Xen {
     pub(super) fn copy_attach(
         &mut self,
         conn: ConnId,

@@ -2,8 +2,8 @@
 
 use super::evtchn::{Port, VIRQ_DOM_EXC};
 use super::grants::GrantTable;
-use super::machine::{Answer, Outcome, done, refuse};
-use super::{Attachment, ConnId, Machine, Output, Sabotage};
+use super::xen::{Answer, Outcome, done, refuse};
+use super::{Action, Attachment, ConnId, KernelSabotage, Xen};
 use crate::sim::wire::{DeviceKind, PROTOCOL, Reply};
 use crate::types::{DomId, EvtchnPort};
 use rustix::io::Errno;
@@ -57,7 +57,7 @@ fn cut_name(name: String) -> String {
     }
 }
 
-impl Machine {
+impl Xen {
     pub(super) fn connected(&mut self, conn: ConnId, pid: u32) {
         // A host that reuses an id has forgotten the old process.
         self.process_dies(conn);
@@ -89,8 +89,8 @@ impl Machine {
             return;
         };
         let name = domain.name.clone();
-        self.out.push(Output::CreateGenerations { domid });
-        self.out.push(Output::DomainCreated { domid, name });
+        self.out.push(Action::CreateGenerations { domid });
+        self.out.push(Action::DomainCreated { domid, name });
     }
 
     pub(super) fn join(
@@ -196,7 +196,7 @@ impl Machine {
         for vma in vmas {
             self.unmap_all(vma);
         }
-        if !self.sabotaged(Sabotage::HoldOutlivesOwner) {
+        if !self.sabotaged(KernelSabotage::HoldOutlivesOwner) {
             let owned = self.holds.iter().filter(|(_, h)| h.owner == conn);
             let owned: Vec<_> = owned.map(|(id, _)| *id).collect();
             for hold in owned {
@@ -238,11 +238,11 @@ impl Machine {
         for conn in conns {
             self.process_dies(conn);
             let why = format!("{domid} was destroyed");
-            self.out.push(Output::Cut { conn, why });
+            self.out.push(Action::Cut { conn, why });
         }
         self.release_mappings(domid);
         self.close_all_ports(domid);
-        self.out.push(Output::DomainReleased { domid });
+        self.out.push(Action::DomainReleased { domid });
         if let Some(domain) = self.domains.get_mut(&domid) {
             domain.released = true;
         }
@@ -255,7 +255,7 @@ impl Machine {
         let over = |d: &Domain| d.released && d.grants.entries.is_empty();
         if self.domains.get(&domid).is_some_and(over) {
             self.domains.remove(&domid);
-            self.out.push(Output::FreeGenerations { domid });
+            self.out.push(Action::FreeGenerations { domid });
         }
     }
 }

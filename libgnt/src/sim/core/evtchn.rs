@@ -5,9 +5,9 @@
 //! learns where that is from `EvtchnPeer`, and asks again when its port's generation word moves.
 
 use super::domain::only_dom0;
-use super::machine::{Answer, Outcome, done, refuse, reply};
 use super::mm::FileKind;
-use super::{Attachment, ConnId, Machine, Output};
+use super::xen::{Answer, Outcome, done, refuse, reply};
+use super::{Action, Attachment, ConnId, Xen};
 use crate::sim::wire::{FileId, Reply, SimError};
 use crate::types::{DomId, EvtchnPort};
 use rustix::io::Errno;
@@ -37,7 +37,7 @@ pub(super) enum PortState {
     Virq(u32),
 }
 
-impl Machine {
+impl Xen {
     fn evtchn_file(&self, conn: ConnId, file: FileId) -> Result<DomId, SimError> {
         let file = self.file(conn, file)?;
         match file.kind {
@@ -104,7 +104,7 @@ impl Machine {
         // closed, and a receiver may have masked it then. A new port has no past: Xen clears the
         // pending bit when it frees one (`evtchn_free`), and Linux unmasks what it binds
         // (`bind_evtchn_to_irqhandler`, by the interrupt's start-up).
-        self.out.push(Output::ClearPort { file, port });
+        self.out.push(Action::ClearPort { file, port });
         self.peer_changed(domid, port);
     }
 
@@ -116,7 +116,7 @@ impl Machine {
         };
         entry.generation = generation;
         if let Some(file) = entry.file {
-            self.out.push(Output::PeerChanged {
+            self.out.push(Action::PeerChanged {
                 file,
                 port,
                 generation,
@@ -170,7 +170,7 @@ impl Machine {
         self.peer_changed(remote, remote_port);
         // Xen sets the new local port pending, always: a notify may have been lost while the
         // remote port was unbound (`evtchn_bind_interdomain`).
-        self.after_reply.push(Output::Raise { file, port });
+        self.after_reply.push(Action::Raise { file, port });
         reply(Reply::Port { port })
     }
 
@@ -305,7 +305,7 @@ impl Machine {
 
     fn set_pending(&mut self, domid: DomId, port: EvtchnPort) {
         if let Some(file) = self.port(domid, port).and_then(|p| p.file) {
-            self.out.push(Output::Raise { file, port });
+            self.out.push(Action::Raise { file, port });
         }
     }
 
@@ -347,7 +347,7 @@ impl Machine {
             return;
         };
         let kept = (entry.users > 1).then_some(entry.state);
-        self.out.push(Output::ClearPort { file, port });
+        self.out.push(Action::ClearPort { file, port });
         if let Some(PortState::Interdomain { remote, port }) = kept {
             // Still bound, but the peer's notifies have nowhere to go from now on.
             self.peer_changed(remote, port);

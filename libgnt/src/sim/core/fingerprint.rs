@@ -1,7 +1,7 @@
 //! What a model checker needs to tell the machine's states apart.
 
 use super::unmap::Then;
-use super::{Machine, Now};
+use super::{Now, Xen};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// Names of things that come and go while the machine runs: only which is which matters.
 const NAMES: [&str; 3] = ["WorkId(", "WaitId(", "HoldId("];
 
-impl Machine {
+impl Xen {
     /// A hash of everything that decides what can happen next. Times, counters and the numbers of
     /// short-lived things are left out: two machines that differ only in when things happened, or
     /// in how many came before, have the same. Meant for a checker that lets the timer come at any

@@ -4,9 +4,9 @@
 //! acts on its unmap notify and ends access, which the peer may delay.
 
 use super::gntdev::Notify;
-use super::machine::{Outcome, done, refuse, reply};
 use super::mm::{FileKind, Run, VmaKind};
-use super::{ConnId, Machine, Output, Sabotage};
+use super::xen::{Outcome, done, refuse, reply};
+use super::{Action, ConnId, KernelSabotage, Xen};
 use crate::sim::wire::{FileId, Reply, RunId, SimError};
 use crate::types::{Access, DomId, GrantRef, PAGE_SIZE, UnmapNotify};
 use rustix::io::Errno;
@@ -47,7 +47,7 @@ impl AllocList {
     }
 }
 
-impl Machine {
+impl Xen {
     fn alloc_list(&mut self, conn: ConnId, file: FileId) -> Result<&mut AllocList, SimError> {
         self.file(conn, file)?;
         match self.files.get_mut(&file).map(|f| &mut f.kind) {
@@ -69,7 +69,7 @@ impl Machine {
         let domid = self.file(conn, file)?.domid;
         let limit = self.config.gntalloc_limit as usize;
         let used = self.pages_shared_by(domid);
-        if pages as usize > limit.saturating_sub(used) && !self.sabotaged(Sabotage::NoQuota) {
+        if pages as usize > limit.saturating_sub(used) && !self.sabotaged(KernelSabotage::NoQuota) {
             let what = format!("{used} of {limit} pages are allocated, {pages} more do not fit");
             return Err(refuse(Errno::NOSPC, what));
         }
@@ -90,7 +90,7 @@ impl Machine {
         if pages > 0 {
             let run = RunId(self.fresh_id());
             self.runs.insert(run, Run { live_pages: 0 });
-            self.out.push(Output::CreateRun { run, pages });
+            self.out.push(Action::CreateRun { run, pages });
             for page in 0..pages {
                 let gref = self.grant_access(domid, peer, access, run, page)?;
                 grefs.push(gref);
@@ -226,7 +226,7 @@ impl Machine {
     /// A kernel clears a notify byte; a dead domain's kernel does not.
     pub(super) fn clear_byte(&mut self, domid: DomId, run: RunId, offset: u64) {
         if self.domain_alive(domid) {
-            self.out.push(Output::ClearByte { run, offset });
+            self.out.push(Action::ClearByte { run, offset });
         }
     }
 }

@@ -2,9 +2,9 @@
 //! How they go is in [`unmap`](super::unmap).
 
 use super::grants::HandleId;
-use super::machine::{Outcome, done, refuse, reply};
 use super::mm::FileKind;
-use super::{ConnId, Machine};
+use super::xen::{Outcome, done, refuse, reply};
+use super::{ConnId, Xen};
 use crate::sim::wire::{FileId, Reply, SimError};
 use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, PAGE_SIZE, UnmapNotify};
 use rustix::io::Errno;
@@ -72,7 +72,7 @@ pub(super) struct MapList {
     pub maps: Vec<MapId>,
 }
 
-impl Machine {
+impl Xen {
     fn map_list(&mut self, conn: ConnId, file: FileId) -> Result<&mut MapList, SimError> {
         self.file(conn, file)?;
         match self.files.get_mut(&file).map(|f| &mut f.kind) {

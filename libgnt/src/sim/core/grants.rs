@@ -5,8 +5,8 @@
 //! `drivers/xen/grant-table.c` (Linux 5.17 to 6.12): access ends at once, or is deferred and
 //! retried every second, ten entries a tick.
 
-use super::machine::{Outcome, refuse, reply};
-use super::{Machine, Now, Output, Sabotage};
+use super::xen::{Outcome, refuse, reply};
+use super::{Action, KernelSabotage, Now, Xen};
 use crate::sim::wire::{Reply, RunId, SimError};
 use crate::types::{Access, DomId, ForeignGrant, GrantRef, GrantStatus};
 use rustix::io::Errno;
@@ -100,7 +100,7 @@ impl GrantTable {
         (FIRST_GREF + self.used).next_multiple_of(ENTRIES_PER_FRAME)
     }
 
-    /// For [`Machine::fingerprint`].
+    /// For [`Xen::fingerprint`].
     pub(super) fn forget_times(&mut self) {
         self.tick_at = self.tick_at.map(|_| Now::ZERO);
         self.generations.clear();
@@ -131,7 +131,7 @@ impl GrantTable {
     }
 }
 
-impl Machine {
+impl Xen {
     /// `gnttab_grant_foreign_access`. ENOSPC if the table is full.
     pub(super) fn grant_access(
         &mut self,
@@ -267,7 +267,7 @@ impl Machine {
 
     /// True if the entry is revoked. It is free at once, or when the last copy has drained.
     fn try_end_access(&mut self, domid: DomId, gref: GrantRef) -> bool {
-        let careless = self.sabotaged(Sabotage::ReuseWhileInUse);
+        let careless = self.sabotaged(KernelSabotage::ReuseWhileInUse);
         let Some(entry) = self.entry_mut(ForeignGrant { domid, gref }) else {
             return true;
         };
@@ -286,7 +286,7 @@ impl Machine {
         if let Some(domain) = self.domains.get_mut(&domid) {
             domain.grants.generations.insert(gref, generation);
         }
-        self.out.push(Output::RevokeCopy {
+        self.out.push(Action::RevokeCopy {
             domid,
             gref,
             generation,
@@ -320,7 +320,7 @@ impl Machine {
         run.live_pages -= 1;
         if run.live_pages == 0 {
             self.runs.remove(&entry.run);
-            self.out.push(Output::FreeRun { run: entry.run });
+            self.out.push(Action::FreeRun { run: entry.run });
         }
     }
 

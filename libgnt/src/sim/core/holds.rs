@@ -2,12 +2,11 @@
 //! what their release waits for.
 
 use super::gntdev::MapId;
-use super::machine::{Answer, Outcome, done, refuse, reply};
 use super::mm::{VmaKind, pieces};
 use super::waits::{Wait, WaitId};
-use super::{ConnId, Machine};
-use crate::platform::{HoldId, HoldKind};
-use crate::sim::wire::{Reply, VmaId};
+use super::xen::{Answer, Outcome, done, refuse, reply};
+use super::{ConnId, Xen};
+use crate::sim::wire::{HoldId, HoldKind, Reply, VmaId};
 use crate::types::{Access, DomId};
 use rustix::io::Errno;
 
@@ -38,7 +37,7 @@ impl Hold {
     }
 }
 
-impl Machine {
+impl Xen {
     pub(super) fn pin(
         &mut self,
         conn: ConnId,

@@ -1,17 +1,18 @@
 //! The machine's state, for people and for checks.
 
 use super::grants::EntryState;
-use super::machine::{Outcome, reply};
-use super::{Machine, Now};
-use crate::platform::{HoldId, Holder};
-use crate::sim::wire::{DomainState, GrantState, Inspection, Reply, UnmappingState};
+use super::xen::{Outcome, reply};
+use super::{Now, Xen};
+use crate::inspect::{DomainState, GrantState, Inspection, UnmappingState};
+use crate::platform::Holder;
+use crate::sim::wire::{HoldId, Reply};
 use crate::types::{DomId, ForeignGrant};
 use std::collections::BTreeSet;
 
 /// A reply must fit in a frame.
 const MAX_HOLDERS: usize = 4096;
 
-impl Machine {
+impl Xen {
     /// Everything alive.
     pub fn inspect(&self, now: Now) -> Inspection {
         Inspection {
@@ -80,7 +81,7 @@ impl Machine {
             let owner = self.processes.get(&hold.owner);
             let process = owner.map_or_else(|| "a process that is gone".into(), |p| p.name.clone());
             let pid = owner.map_or(0, |p| p.pid);
-            let (kind, domid) = (hold.kind, hold.domid);
+            let domid = hold.domid;
             Some(self.held(*id)?.map(move |grant| {
                 (
                     domid,
@@ -88,7 +89,6 @@ impl Machine {
                         grant,
                         process: process.clone(),
                         pid,
-                        kind,
                     },
                 )
             }))

@@ -11,7 +11,7 @@ use super::grants::EntryState;
 use super::mm::{FileKind, VmaKind};
 use super::unmap::Then;
 use super::waits::Wait;
-use super::{Machine, UnmapMode};
+use super::{UnmapMode, Xen};
 use crate::types::{Access, DomId, ForeignGrant};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ macro_rules! hold {
     };
 }
 
-impl Machine {
+impl Xen {
     /// Checks the machine's own bookkeeping.
     ///
     /// # Errors

@@ -2,9 +2,9 @@
 
 use super::gntalloc::{AllocList, ShareId};
 use super::gntdev::{MapId, MapList};
-use super::machine::{Answer, Outcome, done, refuse};
 use super::waits::{Wait, WaitId};
-use super::{Attachment, ConnId, Machine, Output};
+use super::xen::{Answer, Outcome, done, refuse};
+use super::{Action, Attachment, ConnId, Xen};
 use crate::sim::wire::{DeviceKind, FileId, Piece, Reply, RunId, SimError, UnmapMode, VmaId};
 use crate::types::{Access, DomId, PAGE_SIZE};
 use rustix::io::Errno;
@@ -72,7 +72,7 @@ pub(super) enum VmaKind {
     Gntalloc { pages: Vec<ShareId> },
 }
 
-impl Machine {
+impl Xen {
     /// An open file of this process. EBADF.
     pub(super) fn file(&self, conn: ConnId, file: FileId) -> Result<&super::mm::File, SimError> {
         self.files
@@ -102,7 +102,7 @@ impl Machine {
             DeviceKind::Gntdev => FileKind::Gntdev(MapList::default()),
             DeviceKind::Gntalloc => FileKind::Gntalloc(AllocList::default()),
             DeviceKind::Evtchn => {
-                self.out.push(Output::CreateEvents { file: id });
+                self.out.push(Action::CreateEvents { file: id });
                 attach.push(Attachment::Events { file: id });
                 FileKind::Evtchn { restricted: None }
             }
@@ -150,7 +150,7 @@ impl Machine {
             }
             FileKind::Evtchn { .. } => {
                 self.close_evtchn_file(file.domid, id);
-                self.out.push(Output::FreeEvents { file: id });
+                self.out.push(Action::FreeEvents { file: id });
             }
         }
     }

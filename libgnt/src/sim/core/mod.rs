@@ -1,7 +1,7 @@
-//! The simulated hypervisor and kernels as one state machine: input in, outputs out, no I/O, no
-//! clock of its own. The host performs the outputs; tests and models drive it directly.
+//! The simulated hypervisor and kernels as one state machine: input in, actions out, no I/O, no
+//! clock of its own. The host performs the actions; tests and models drive it directly.
 //!
-//! - `machine`: the tables, and which rule plays which input; `domain`: processes and domains.
+//! - `xen`: the tables, and which rule plays which input; `domain`: processes and domains.
 //! - The hypervisor: `grants` (tables, maptrack, how access ends), `evtchn`, `copy`.
 //! - The kernels: `gntalloc`, `gntdev`, `unmap` (the asynchronous unmap and its retries), `mm`
 //!   (files and mappings), `holds` (page references), `waits` (blocked calls and their cycles).
@@ -21,30 +21,29 @@ mod grants;
 mod holds;
 mod inspect;
 mod invariants;
-mod machine;
 mod mm;
 mod unmap;
 mod waits;
+mod xen;
 
 #[cfg(test)]
 mod tests;
 
-pub use machine::Machine;
+pub use xen::Xen;
 
 use super::wire::{FileId, Reply, Request, RunId, SimError, UnmapMode};
+use crate::inspect::Deadlock;
+use crate::machine::Now;
 use crate::types::{DomId, EvtchnPort, GrantRef};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 /// One client process's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConnId(pub u64);
 
-/// Time since the host started.
-pub type Now = Duration;
-
-/// What the machine is built with.
+/// What the machine is built with: [`Config::default`], and what is set differently.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Config {
     /// When unmaps wait.
     pub unmap: UnmapMode,
@@ -58,14 +57,15 @@ pub struct Config {
     pub event_channels: u32,
     /// A deliberate fault, for tests of the checks.
     #[doc(hidden)]
-    pub sabotage: Option<Sabotage>,
+    pub sabotage: Option<KernelSabotage>,
 }
 
-/// Ways to break the machine on purpose: each has a check that must notice it
-/// ([`Machine::check`], or a judge in the tests).
+/// Ways to break the simulated kernels and hypervisor on purpose: each has a check that must notice it
+/// ([`Xen::check`], or a judge in the tests).
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sabotage {
+#[non_exhaustive]
+pub enum KernelSabotage {
     /// The hypervisor unmap happens although somebody holds a page.
     UnmapIgnoresReferences,
     /// The map is not kept alive while its unmap is queued.
@@ -121,9 +121,9 @@ pub enum Input {
         /// Who.
         conn: ConnId,
     },
-    /// The time that [`Machine::next_timer`](Machine) named has come (early or late is fine).
+    /// The time that [`Xen::next_timer`](Xen) named has come (early or late is fine).
     Timer,
-    /// No grant copy of this reference is running any more, after [`Output::RevokeCopy`].
+    /// No grant copy of this reference is running any more, after [`Action::RevokeCopy`].
     CopyDrained {
         /// The granter.
         domid: DomId,
@@ -134,7 +134,7 @@ pub enum Input {
 
 /// What the host has to do, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum Action {
     /// Send a reply. Descriptors follow from the reply's kind: see [`Request`].
     Reply {
         /// To whom.
@@ -275,38 +275,4 @@ pub enum Attachment {
         /// Whose.
         domid: DomId,
     },
-}
-
-/// A wait-for cycle: who waits for whom, holding what.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deadlock {
-    /// Milliseconds since the host started.
-    pub at_ms: u64,
-    /// Its edges, in order; the last waits for the first.
-    pub edges: Vec<WaitEdge>,
-}
-
-/// One edge of a cycle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WaitEdge {
-    /// Who waits: a process's name and pid.
-    pub waiter: String,
-    /// In which call.
-    pub call: String,
-    /// What it holds meanwhile.
-    pub holds: String,
-    /// What it waits for.
-    pub waits_for: String,
-    /// Who would have to act.
-    pub owner: String,
-}
-
-impl std::fmt::Display for WaitEdge {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} is in {}, holds {}, and waits for {}, which {} has",
-            self.waiter, self.call, self.holds, self.waits_for, self.owner
-        )
-    }
 }

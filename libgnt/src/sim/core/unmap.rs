@@ -9,7 +9,7 @@
 use super::gntdev::MapId;
 use super::grants::HandleId;
 use super::waits::WaitId;
-use super::{Machine, Now, Sabotage};
+use super::{KernelSabotage, Now, Xen};
 use crate::sim::wire::UnmapMode;
 use crate::types::{Access, DomId, PAGE_SIZE};
 use std::time::Duration;
@@ -50,7 +50,7 @@ impl Work {
     }
 }
 
-impl Machine {
+impl Xen {
     /// Drops one use of a map; the last one unmaps, and when that is done, sends the event
     /// (`gntdev_put_map`).
     pub(super) fn put_map(&mut self, id: MapId) {
@@ -89,7 +89,7 @@ impl Machine {
     /// Unmaps those of the pages that are not being removed already: at once where nobody holds
     /// a page of the run. The others wait: for `blocked`, or for the timer.
     pub(super) fn unmap_pages(&mut self, id: MapId, first: u32, end: u32, blocked: Option<WaitId>) {
-        let forgetful = self.sabotaged(Sabotage::DoubleUnmap);
+        let forgetful = self.sabotaged(KernelSabotage::DoubleUnmap);
         let Some(map) = self.maps.get_mut(&id) else {
             return;
         };
@@ -115,8 +115,8 @@ impl Machine {
 
     fn unmap_run(&mut self, id: MapId, first: u32, end: u32, blocked: Option<WaitId>) {
         self.clear_notify_byte(id, first, end);
-        let counted = !self.sabotaged(Sabotage::NoMapReferenceAcrossAsync);
-        let early = self.sabotaged(Sabotage::EventBeforeUnmap);
+        let counted = !self.sabotaged(KernelSabotage::NoMapReferenceAcrossAsync);
+        let early = self.sabotaged(KernelSabotage::EventBeforeUnmap);
         let Some(map) = self.maps.get_mut(&id) else {
             return;
         };
@@ -185,7 +185,8 @@ impl Machine {
             return true;
         };
         let pages = &map.pages[work.first_page as usize..work.end() as usize];
-        pages.iter().all(|p| p.references == 0) || self.sabotaged(Sabotage::UnmapIgnoresReferences)
+        pages.iter().all(|p| p.references == 0)
+            || self.sabotaged(KernelSabotage::UnmapIgnoresReferences)
     }
 
     /// The hypervisor unmap, and what follows from it (`__unmap_grant_pages_done`).
@@ -201,14 +202,14 @@ impl Machine {
             self.hypervisor_unmap(*handle);
             unmapped += 1;
         }
-        let forgetful = self.sabotaged(Sabotage::DoubleUnmap);
+        let forgetful = self.sabotaged(KernelSabotage::DoubleUnmap);
         if let Some(map) = self.maps.get_mut(&work.map).filter(|_| !forgetful) {
             for page in work.first_page..work.end() {
                 map.pages[page as usize].handle = None;
             }
             map.live = map.live.saturating_sub(unmapped);
         }
-        if !self.sabotaged(Sabotage::NoMapReferenceAcrossAsync) {
+        if !self.sabotaged(KernelSabotage::NoMapReferenceAcrossAsync) {
             self.put_map(work.map);
         }
         if let Then::Wake(wait) = work.then {

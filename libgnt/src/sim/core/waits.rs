@@ -6,9 +6,9 @@
 
 use super::holds::Hold;
 use super::unmap::WorkId;
-use super::{ConnId, Deadlock, Machine, Output, Sabotage, WaitEdge};
-use crate::platform::HoldId;
-use crate::sim::wire::{Reply, SimError};
+use super::{Action, ConnId, KernelSabotage, Xen};
+use crate::inspect::{Deadlock, WaitEdge};
+use crate::sim::wire::{HoldId, Reply, SimError};
 use crate::types::ForeignGrant;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -50,7 +50,7 @@ impl Wait {
     }
 }
 
-impl Machine {
+impl Xen {
     pub(super) fn invalidation_running(&self, mm: ConnId) -> bool {
         self.waits
             .values()
@@ -99,7 +99,7 @@ impl Machine {
     }
 
     fn wake_releases(&mut self, ended: ConnId) {
-        if self.invalidation_running(ended) || self.sabotaged(Sabotage::LostWakeup) {
+        if self.invalidation_running(ended) || self.sabotaged(KernelSabotage::LostWakeup) {
             return;
         }
         let waiting = |w: &Wait| matches!(w, Wait::Release { mm, .. } if *mm == ended);
@@ -157,7 +157,7 @@ impl Machine {
                 cycle: edges.iter().map(WaitEdge::to_string).collect(),
             };
             let at_ms = self.now.as_millis() as u64;
-            self.out.push(Output::Deadlock(Deadlock { at_ms, edges }));
+            self.out.push(Action::Deadlock(Deadlock { at_ms, edges }));
             self.end_munmap(victim, Err(error));
         }
     }

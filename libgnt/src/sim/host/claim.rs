@@ -1,8 +1,7 @@
 //! One host for one directory.
 
 use super::super::wire::{HOST_SOCKET, XENSTORE_SOCKET};
-use crate::error::Result;
-use crate::platform::not_available;
+use crate::error::{Error, Result};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open, stat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -29,25 +28,25 @@ impl Claim {
     /// Locks the directory, and removes a socket that a dead host left.
     pub fn take(dir: &Path) -> Result<Self> {
         let refused = |cause: String, cure: &str| {
-            not_available(
+            Error::not_available(
                 &format!("directory {} for a simulated Xen", dir.display()),
                 cause,
                 cure,
             )
         };
-        let another = "use another directory with `--dir`";
+        let another = "use another directory";
         let longest = dir.join(XENSTORE_SOCKET).as_os_str().as_bytes().len();
         if longest > MAX_SOCKET_PATH {
             return Err(refused(
                 format!("its sockets' paths would be {longest} bytes long, over {MAX_SOCKET_PATH}"),
-                "use a directory with a shorter path with `--dir`",
+                "use a directory with a shorter path",
             ));
         }
         std::fs::create_dir_all(dir).map_err(|e| refused(e.to_string(), another))?;
         let lock = lock_file(&dir.join(LOCK)).map_err(|errno| match errno {
             Errno::AGAIN => refused(
                 "another host serves it".into(),
-                "stop that one, or use another directory with `--dir`",
+                "stop that one, or use another directory",
             ),
             errno => refused(format!("{LOCK}: {errno}"), another),
         })?;

@@ -1,6 +1,6 @@
 //! The host: sockets, memory and timers around the machine of [`super::core`].
 //!
-//! One thread, one mio loop. Input comes from connections and timers; the machine's outputs are
+//! One thread, one mio loop. Input comes from connections and timers; the machine's actions are
 //! performed in order. Nothing here waits for a client: what a client does not read is queued up
 //! to a limit, and then the client is cut off.
 
@@ -11,10 +11,12 @@ mod thread;
 
 pub use thread::HostThread;
 
-use super::core::{Config, ConnId, Deadlock, Input, Machine, Now, Output};
+use super::core::{Action, Config, ConnId, Input, Xen};
 use super::memory::raise_file_limit;
 use super::wire::{HOST_SOCKET, ReplyFrame, SimError};
 use crate::error::{Error, Result};
+use crate::inspect::Deadlock;
+use crate::machine::{Machine, Now};
 use crate::types::DomId;
 use claim::Claim;
 use connection::{Connection, Incoming};
@@ -112,7 +114,7 @@ pub struct Host {
     stop: StopHandle,
     stats: Arc<Stats>,
     started: Instant,
-    machine: Machine,
+    machine: Xen,
     stock: Stock,
     services: Box<dyn Services>,
     connections: HashMap<ConnId, Connection>,
@@ -171,7 +173,7 @@ impl Host {
             stats: Arc::default(),
             started: Instant::now(),
             stock: Stock::new(config.grant_entries),
-            machine: Machine::new(config),
+            machine: Xen::new(config),
             services,
             connections: HashMap::new(),
             next_conn: FIRST_CONNECTION,
@@ -370,11 +372,11 @@ impl Host {
     /// Feeds the machine, and performs what it says, until nothing more follows.
     fn step(&mut self, input: Input) {
         self.inputs.push_back(input);
-        let mut outputs = Vec::new();
+        let mut actions = Vec::new();
         while let Some(input) = self.inputs.pop_front() {
-            self.machine.step(self.now(), input, &mut outputs);
-            for output in outputs.drain(..) {
-                self.perform(output);
+            self.machine.step(self.now(), input, &mut actions);
+            for action in actions.drain(..) {
+                self.perform(action);
             }
         }
     }
@@ -385,9 +387,9 @@ impl Host {
         }
     }
 
-    fn perform(&mut self, output: Output) {
-        match output {
-            Output::Reply {
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Reply {
                 conn,
                 tag,
                 result,
@@ -414,7 +416,7 @@ impl Host {
                     self.inputs.push_back(Input::Disconnected { conn });
                 }
             }
-            Output::RevokeCopy {
+            Action::RevokeCopy {
                 domid,
                 gref,
                 generation,
@@ -423,13 +425,13 @@ impl Host {
                     self.inputs.push_back(Input::CopyDrained { domid, gref });
                 }
             }
-            Output::Cut { conn, why } => {
+            Action::Cut { conn, why } => {
                 self.drop_connection(conn, Some(&why));
             }
-            Output::DomainCreated { domid, name } => self.services.domain_created(domid, &name),
-            Output::DomainReleased { domid } => self.services.domain_released(domid),
-            Output::Deadlock(deadlock) => self.services.deadlock(&deadlock),
-            Output::Log { line } => self.services.log(&line),
+            Action::DomainCreated { domid, name } => self.services.domain_created(domid, &name),
+            Action::DomainReleased { domid } => self.services.domain_released(domid),
+            Action::Deadlock(deadlock) => self.services.deadlock(&deadlock),
+            Action::Log { line } => self.services.log(&line),
             memory => {
                 if let Err(error) = self.stock.perform(memory) {
                     self.services

@@ -1,6 +1,6 @@
 //! What the machine's names stand for: memfds, event pages, generation tables, hazard pages.
 
-use super::super::core::{Attachment, ConnId, Output};
+use super::super::core::{Action, Attachment, ConnId};
 use super::super::events::{EVENT_PAGES, EventPage};
 use super::super::hazard::{self, HAZARD_PAGES};
 use super::super::memory;
@@ -81,10 +81,10 @@ impl Stock {
         self.hazards.remove(&conn);
     }
 
-    /// Performs the outputs that are about memory and events.
-    pub fn perform(&mut self, output: Output) -> Result<()> {
-        match output {
-            Output::CreateRun { run, pages } => {
+    /// Performs the actions that are about memory and events.
+    pub fn perform(&mut self, action: Action) -> Result<()> {
+        match action {
+            Action::CreateRun { run, pages } => {
                 let memfd = Arc::new(memory::create("xen-grants", pages as usize)?);
                 self.runs.insert(
                     run,
@@ -94,28 +94,28 @@ impl Stock {
                     },
                 );
             }
-            Output::FreeRun { run } => {
+            Action::FreeRun { run } => {
                 self.runs.remove(&run);
             }
-            Output::CreateEvents { file } => {
+            Action::CreateEvents { file } => {
                 self.events.insert(file, EventFile::create()?);
             }
-            Output::FreeEvents { file } => {
+            Action::FreeEvents { file } => {
                 self.events.remove(&file);
             }
-            Output::CreateGenerations { domid } => {
+            Action::CreateGenerations { domid } => {
                 self.generations
                     .insert(domid, Generations::create(self.grant_entries)?);
             }
-            Output::FreeGenerations { domid } => {
+            Action::FreeGenerations { domid } => {
                 self.generations.remove(&domid);
             }
-            Output::Raise { file, port } => {
+            Action::Raise { file, port } => {
                 if let Some(events) = self.events.get(&file) {
                     events.page.raise(port);
                 }
             }
-            Output::PeerChanged {
+            Action::PeerChanged {
                 file,
                 port,
                 generation,
@@ -124,12 +124,12 @@ impl Stock {
                     events.page.set_generation(port, generation);
                 }
             }
-            Output::ClearPort { file, port } => {
+            Action::ClearPort { file, port } => {
                 if let Some(events) = self.events.get(&file) {
                     events.page.clear(port);
                 }
             }
-            Output::ClearByte { run, offset } => {
+            Action::ClearByte { run, offset } => {
                 if let Some(run) = self.runs.get(&run) {
                     rustix::io::pwrite(&run.memfd, &[0], offset).map_err(|errno| {
                         Error::device("simulated memory", "clear the notify byte", errno, "")

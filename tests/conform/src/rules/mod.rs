@@ -21,8 +21,8 @@ mod xenbus;
 
 use super::Rule;
 
-/// Every rule, in the order in which they are tried.
-pub fn all() -> impl Iterator<Item = &'static Rule> {
+/// The rules about gntdev, gntalloc and evtchn, in the order in which they are tried.
+pub fn of_the_devices() -> impl Iterator<Item = &'static Rule> {
     [
         reserve::RULES,
         mmap::RULES,
@@ -37,6 +37,14 @@ pub fn all() -> impl Iterator<Item = &'static Rule> {
         channel_bind::RULES,
         channel::RULES,
         death::RULES,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The rules about xenstore, in the order in which they are tried.
+pub fn of_the_store() -> impl Iterator<Item = &'static Rule> {
+    [
         store::RULES,
         store_perms::RULES,
         store_watch::RULES,
@@ -45,6 +53,11 @@ pub fn all() -> impl Iterator<Item = &'static Rule> {
     ]
     .into_iter()
     .flatten()
+}
+
+/// Every rule, in the order in which they are tried.
+pub fn all() -> impl Iterator<Item = &'static Rule> {
+    of_the_devices().chain(of_the_store())
 }
 
 /// The rule of a name.

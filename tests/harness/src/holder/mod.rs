@@ -19,6 +19,7 @@ mod xdp;
 pub use crate::settings::HoldName;
 
 use libgnt::platform::GuestType;
+use libgnt::sim::client::SimPlatform;
 use libgnt::{PAGE_SIZE, Platform, SharedPages};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
@@ -173,7 +174,7 @@ pub fn holder(
     platform: &Arc<dyn Platform>,
     allow_damage: bool,
 ) -> Result<Box<dyn Holder>, HoldError> {
-    let simulated = platform.memory_manager().is_some();
+    let simulated = SimPlatform::of(&**platform).is_some();
     let not_here = |cause: &str, cure: &str| {
         Err(HoldError::NotHere {
             kind: name,

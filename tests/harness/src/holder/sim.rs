@@ -1,7 +1,8 @@
 //! `pin` and `i915`: references of the simulated memory manager.
 
 use super::{Export, Held, HoldError, HoldName, Holder, parts, sha256};
-use libgnt::platform::{HoldId, HoldKind, SimMemoryManager, not_available};
+use libgnt::sim::client::SimPlatform;
+use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::{Platform, SharedPages};
 use std::sync::Arc;
 
@@ -16,9 +17,9 @@ impl Sim {
     }
 }
 
-fn manager(platform: &dyn Platform) -> libgnt::Result<&dyn SimMemoryManager> {
-    platform.memory_manager().ok_or_else(|| {
-        not_available(
+fn manager(platform: &dyn Platform) -> libgnt::Result<&SimPlatform> {
+    SimPlatform::of(platform).ok_or_else(|| {
+        libgnt::Error::not_available(
             "the simulated memory manager",
             "this is a real kernel",
             "use --platform sim",

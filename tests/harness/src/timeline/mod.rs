@@ -10,7 +10,7 @@ mod read;
 pub use read::{merge, read_file};
 
 use crate::settings::HoldName;
-use libgnt::sim::core::Deadlock;
+use libgnt::inspect::Deadlock;
 use libgnt::types::{ForeignGrant, GrantRef};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};

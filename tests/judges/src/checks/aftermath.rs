@@ -128,8 +128,8 @@ pub fn no_kernel_complained(complaints: Vec<String>, kernels: usize) -> Check {
 mod tests {
     use super::*;
     use crate::checks::fixture::{evidence, spoiled};
-    use libgnt::platform::{HoldKind, Holder};
-    use libgnt::sim::wire::{GrantState, Inspection, UnmappingState};
+    use libgnt::inspect::{GrantState, Inspection, UnmappingState};
+    use libgnt::platform::Holder;
     use libgnt::types::{Access, DomId, ForeignGrant, GrantRef};
     use pv_harness::processes::{Autopsy, Exit};
 
@@ -181,7 +181,6 @@ mod tests {
             grant: GRANT,
             process: "consumer".into(),
             pid: 9,
-            kind: HoldKind::I915,
         };
         host_fails(|i| i.holders.push(holder), "consumer (9) holds");
         host_fails(|i| i.gntalloc_pages = 1, "1 pages");

@@ -2,7 +2,7 @@
 
 use super::{Check, Evidence};
 use crate::waits::Monitor;
-use libgnt::sim::core::{Deadlock, WaitEdge};
+use libgnt::inspect::{Deadlock, WaitEdge};
 use pv_harness::settings::Unmap;
 
 /// The host found no wait-for cycle.

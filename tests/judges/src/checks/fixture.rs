@@ -1,7 +1,8 @@
 //! A small good run, for the judges' tests to spoil.
 
-use super::{Evidence, RequestLife};
-use libgnt::sim::wire::Inspection;
+use super::Evidence;
+use super::RequestLife;
+use libgnt::inspect::Inspection;
 use libgnt::types::{DomId, ForeignGrant, GrantRef};
 use pv_harness::processes::{Aftermath, Exit};
 use pv_harness::settings::HoldName;

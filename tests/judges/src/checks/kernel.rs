@@ -1,7 +1,7 @@
 //! Kernels that wait inside an unmap, found by the stack of a process that does not end.
 
 use super::Check;
-use libgnt::sim::core::WaitEdge;
+use libgnt::inspect::WaitEdge;
 use pv_harness::processes::{Autopsy, Thread};
 
 /// Functions of the kernel that wait for page references (`drivers/xen/grant-table.c`).

@@ -1,7 +1,7 @@
 //! Data: what went through must come out the same, and what was acknowledged must be kept.
 
 use super::{Check, Evidence, spell};
-use libgnt::sim::wire::Inspection;
+use libgnt::inspect::Inspection;
 use pv_harness::timeline::{Event, IoKind, Record};
 use std::collections::{HashMap, HashSet};
 use std::io;

@@ -24,10 +24,11 @@ pub use loss::{
 };
 pub use request_life::{RequestLife, lives};
 
-use libgnt::sim::core::Deadlock;
-use libgnt::sim::wire::Inspection;
+use libgnt::inspect::Deadlock;
+use libgnt::inspect::Inspection;
 use pv_harness::processes::Aftermath;
-use pv_harness::timeline::{Event, Record};
+use pv_harness::timeline::Event;
+use pv_harness::timeline::Record;
 use serde::{Deserialize, Serialize};
 
 /// One thing that had to hold, and whether it did.

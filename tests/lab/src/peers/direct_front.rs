@@ -78,7 +78,7 @@ fn page() -> Vec<u8> {
 }
 
 fn sum() -> String {
-    crate::tree::Sum::of_bytes(&page()).sha256
+    crate::fetch::tree::Sum::of_bytes(&page()).sha256
 }
 
 /// The options of `direct-front-end`.
@@ -123,8 +123,8 @@ struct Front<'a> {
 pub fn run(args: &DirectFrontArgs) -> Result<()> {
     let xen = |error: libgnt::Error| failed("its pages and its channel", error);
     let store = |error: pv_xenstore::Error| failed("xenstore", error);
-    let platform = libgnt::platform::open(&args.platform, args.domain.map(DomId), "direct-front")
-        .map_err(xen)?;
+    let platform =
+        libgnt::open(&args.platform, args.domain.map(DomId), "direct-front").map_err(xen)?;
     let client = Client::connect(&*platform).map_err(store)?;
     let directory = format!("device/vbd/{}", args.device);
     let back = client.read_string(&format!("{directory}/backend"));

@@ -1,7 +1,7 @@
 //! Linux' own front end, with an ext4 file system, on our back end; which may be killed meanwhile.
 
 use super::stage::{DIR, Linux, Server, Side, Stage, Step};
-use crate::ext4;
+use crate::build::ext4;
 use pv_xenstore::toolstack::DeviceId;
 
 /// xvda.

@@ -3,19 +3,27 @@
 //! Linux' xen-blkfront and xen-blkback are loaded in both domains. Where ours is to serve or to use a
 //! device, theirs are told to leave it (`stage`). Each case is a verdict of named checks, in a report
 //! like that of the scenarios.
+//!
+//! Each module uses only what is above it:
+//!
+//! 1. `stage`: both domains, the devices in them, and the checks of a case.
+//! 2. `linux_back`, `linux_front`, [`direct_front`]: the cases.
 
-pub mod direct_front;
-mod linux_back;
-mod linux_front;
 mod stage;
 
+mod linux_back;
+
+mod linux_front;
+
+pub mod direct_front;
+
+use crate::ask::words::Case;
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};
 use pv_harness::settings::PlatformKind;
 use pv_judges::report::{Report, ReportDir, print_table};
 use pv_judges::verdict::{Outcome, Verdict, exit_status};
 use pv_remote::xen::Xen;
 use stage::{Stage, Step};
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant, SystemTime};
@@ -23,58 +31,25 @@ use std::time::{Duration, Instant, SystemTime};
 /// How often the back end is killed below a file system.
 const KILLS: u32 = 3;
 
-/// The cases, in the order in which they run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Case {
-    /// Our front end on Linux' back end, with and without persistent grants
-    LinuxBack,
-    /// Linux' front end on our back end: an ext4 file system, by map and by grant copy
-    LinuxFront,
-    /// The same by persistent grants and by map, and the back end is killed three times while files
-    /// are written
-    LinuxFrontKilled,
-    /// A front end that goes straight to Connected, as those of boot loaders do, on our back end
-    DirectFront,
-}
-
-impl Case {
-    /// All of them.
-    pub const ALL: [Case; 4] = [
-        Case::LinuxBack,
-        Case::LinuxFront,
-        Case::DirectFront,
-        // Last: a failure may leave a kernel in a state.
-        Case::LinuxFrontKilled,
-    ];
-
-    fn summary(self) -> &'static str {
-        match self {
-            Case::LinuxBack => "our front end on xen-blkback, with and without persistent grants",
-            Case::LinuxFront => "xen-blkfront on our back end: an ext4 file system",
-            Case::LinuxFrontKilled => {
-                "xen-blkfront on our back end, which is killed while files are written"
-            }
-            Case::DirectFront => "a front end that goes straight to Connected on our back end",
+/// What a case shows.
+fn summary(case: Case) -> &'static str {
+    match case {
+        Case::LinuxBack => "our front end on xen-blkback, with and without persistent grants",
+        Case::LinuxFront => "xen-blkfront on our back end: an ext4 file system",
+        Case::LinuxFrontKilled => {
+            "xen-blkfront on our back end, which is killed while files are written"
         }
-    }
-
-    fn play(self, stage: &mut Stage<'_>) -> Step {
-        match self {
-            Case::LinuxBack => linux_back::play(stage),
-            Case::LinuxFront => linux_front::play(stage, &["map", "copy"], 0),
-            Case::LinuxFrontKilled => linux_front::play(stage, &["persistent", "map"], KILLS),
-            Case::DirectFront => direct_front::play(stage),
-        }
+        Case::DirectFront => "a front end that goes straight to Connected on our back end",
     }
 }
 
-impl fmt::Display for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use clap::ValueEnum;
-        match self.to_possible_value() {
-            Some(value) => f.write_str(value.get_name()),
-            None => Ok(()),
-        }
+/// Plays a case.
+fn perform(case: Case, stage: &mut Stage<'_>) -> Step {
+    match case {
+        Case::LinuxBack => linux_back::play(stage),
+        Case::LinuxFront => linux_front::play(stage, &["map", "copy"], 0),
+        Case::LinuxFrontKilled => linux_front::play(stage, &["persistent", "map"], KILLS),
+        Case::DirectFront => direct_front::play(stage),
     }
 }
 
@@ -150,12 +125,12 @@ fn play(case: Case, xen: &Xen, dir: &ReportDir, args: &PeersArgs) -> Result<Verd
     let begun = Instant::now();
     let (logs, below) = dir.logs(&case.to_string());
     let mut stage = Stage::begin(xen, &logs, args.deadline)?;
-    let played = case.play(&mut stage);
+    let played = perform(case, &mut stage);
     let mut checks = stage.end(played);
     checks.extend(domains_are_there(xen));
     Ok(Verdict {
         scenario: case.to_string(),
-        summary: case.summary().into(),
+        summary: summary(case).into(),
         outcome: Verdict::judge(&checks, &[], true),
         checks,
         edges: Vec::new(),

@@ -5,7 +5,7 @@ mod device;
 
 pub use device::Server;
 
-use crate::suite::PEERS_MODULES;
+use crate::ask::suite::PEERS_MODULES;
 use libgnt::DomId;
 use pv_harness::error::{Error, Result};
 use pv_harness::settings::quote;
@@ -284,7 +284,7 @@ impl<'a> Stage<'a> {
     }
 
     /// What Xen says when the last unmaps are over; `None` if it says nothing.
-    fn settled(&mut self) -> Option<libgnt::sim::wire::Inspection> {
+    fn settled(&mut self) -> Option<libgnt::inspect::Inspection> {
         let until = Instant::now() + CLOSE;
         loop {
             let inspection = self.xen.inspect().ok()?;

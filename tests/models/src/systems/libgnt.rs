@@ -3,8 +3,10 @@
 
 use super::{Entry, System};
 use crate::machine::Driven;
-use crate::variant::{Expected, Expected::Holds, Variant};
-use ::libgnt::sim::core::{Config, Sabotage};
+use crate::variant::Expected;
+use crate::variant::Expected::Holds;
+use crate::variant::Variant;
+use ::libgnt::sim::core::{Config, KernelSabotage};
 use ::libgnt::sim::wire::UnmapMode;
 
 fn entry(
@@ -12,7 +14,7 @@ fn entry(
     expected: Expected,
     statement: &'static str,
     unmap: UnmapMode,
-    sabotage: Option<Sabotage>,
+    sabotage: Option<KernelSabotage>,
     deaths: u8,
 ) -> Variant {
     Entry {
@@ -28,18 +30,15 @@ fn entry(
         actors: (2, 3),
     }
     .model(move |b| {
-        let config = Config {
-            unmap,
-            sabotage,
-            ..Config::default()
-        };
+        let mut config = Config::default();
+        (config.unmap, config.sabotage) = (unmap, sabotage);
         Driven::new(config, b.actors, deaths)
     })
 }
 
 /// The system and its variants.
 pub fn system() -> System {
-    use Sabotage::*;
+    use KernelSabotage::*;
     use UnmapMode::{Async, Sync};
     let fails = |laws| Expected::Fails(laws);
     let variants = vec![
@@ -128,7 +127,7 @@ pub fn system() -> System {
     System {
         name: "libgnt",
         title: "libgnt: the production state machines under S0's laws",
-        cycle: "Not a model but the code itself: libgnt::sim::core::Machine and libgnt::grant::UnmapMachine.",
+        cycle: "Not a model but the code itself: libgnt::sim::core::Xen and libgnt::grant::UnmapMachine.",
         merged: "the asynchronous unmap, as in Linux 5.19.",
         variants,
     }

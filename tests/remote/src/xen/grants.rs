@@ -1,7 +1,7 @@
 //! The hypervisor's own list of grants in use, as `xl debug-keys g` makes Xen print it
 //! (`gnttab_usage_print`, `xen/common/grant_table.c`, Xen 4.14 to 4.20).
 
-use libgnt::sim::wire::GrantState;
+use libgnt::inspect::GrantState;
 use libgnt::types::{Access, DomId, ForeignGrant, GrantRef};
 
 /// The end of a listing.

@@ -4,7 +4,7 @@ mod grants;
 mod kernel_log;
 
 use crate::{About, Domain, End, RemoteError};
-use libgnt::sim::wire::{GrantState, Inspection};
+use libgnt::inspect::{GrantState, Inspection};
 use libgnt::types::ForeignGrant;
 use libgnt::{Platform, PlatformChoice};
 use pv_harness::error::{Error, Result};
@@ -253,7 +253,7 @@ pub fn on(domain: &str, command: &str, deadline: Duration) -> Result<ExitCode> {
 fn dom0() -> Result<(Arc<dyn Platform>, Client)> {
     let no_xen = |error: libgnt::Error| Error::Usage(format!("--platform xen: {error}"));
     let store = |error| Error::environment("xenstore", error, "run this in dom0, as root");
-    let platform = libgnt::platform::open(&PlatformChoice::Linux, None, "pv-stress");
+    let platform = libgnt::open(&PlatformChoice::Linux, None, "pv-stress");
     let platform = platform.map_err(no_xen)?;
     let client = Client::connect(&*platform).map_err(store)?;
     Ok((platform, client))

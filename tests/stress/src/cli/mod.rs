@@ -33,6 +33,11 @@ struct Cli {
     command: Option<Command>,
 }
 
+/// The whole command line, for whoever holds documents against it.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Say which scenarios there are

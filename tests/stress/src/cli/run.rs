@@ -154,7 +154,7 @@ fn connect(settings: &Settings) -> Result<Option<Arc<Xen>>> {
     }
     let Some((front, back)) = &settings.domains else {
         // What is wrong with this machine is said first.
-        libgnt::platform::open(&libgnt::PlatformChoice::Linux, None, "pv-stress")
+        libgnt::open(&libgnt::PlatformChoice::Linux, None, "pv-stress")
             .map_err(|error| Error::Usage(format!("--platform xen: {error}")))?;
         return Err(Error::Usage(
             "--platform xen needs two domains: start `pv-stress supervise` on the consoles of two, and name them with --front and --back; or use `pv-stress lab`".into(),

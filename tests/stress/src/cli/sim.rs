@@ -41,12 +41,10 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode> {
     poll.registry()
         .register(signals.source(), Token(0), Interest::READABLE)
         .map_err(failed)?;
-    let config = Config {
-        unmap: args.unmap.into(),
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.unmap = args.unmap.into();
     let host = host::start(&args.dir, config, None, Timeline::none())
-        .map_err(|error| Error::Usage(error.to_string()))?;
+        .map_err(|error| Error::Usage(format!("--dir {}: {error}", args.dir.display())))?;
     create_domains(args).map_err(|error| Error::Usage(error.to_string()))?;
     closed_pipe_is_fine(instructions(&args.dir, &mut anstream::stdout()))?;
     let mut events = Events::with_capacity(8);

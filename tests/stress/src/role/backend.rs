@@ -6,9 +6,16 @@ use crate::settings::Sabotage;
 use libgnt::grant::{Map, UnmapId};
 use libgnt::proto::blkif::Status;
 use libgnt::types::DomId;
+use pv_backend::BackConfig;
+use pv_backend::BackEvent;
+use pv_backend::BackEventKind;
+use pv_backend::Backend;
+use pv_backend::Mode;
+use pv_backend::Observer;
+use pv_backend::PageLender;
+use pv_backend::RequestInfo;
+use pv_backend::Stop;
 use pv_backend::disk::Backing;
-use pv_backend::driver::{Backend, BackendConfig, Mode, StopHandle};
-use pv_backend::hooks::{BackendEvent, EventKind, Hooks, Observer, PageLender, RequestInfo};
 use pv_harness::holder::holder;
 use pv_harness::processes::{Control, Fact, News, Order, Point};
 use pv_harness::settings::HoldName;
@@ -114,7 +121,7 @@ pub(super) fn run(process: &RoleProcess, task: BackEndTask) -> Outcome {
         None => None,
     };
     let control = Arc::new(process.control.try_clone()?);
-    let stop = StopHandle::new();
+    let stop = Stop::new();
     let recorder = Recorder::new(
         process.timeline.clone(),
         Arc::clone(&control),
@@ -128,14 +135,13 @@ pub(super) fn run(process: &RoleProcess, task: BackEndTask) -> Outcome {
         },
         _ => Backing::File(task.image),
     };
-    let mut config = BackendConfig::new(task.front, DeviceId(task.device), backing);
+    let mut config = BackConfig::new(platform, task.front, DeviceId(task.device), backing);
     config.class = DEVICE_CLASS;
     config.mode = task.transfer.into();
-    config.hooks = Hooks::new(
-        Some(Box::new(recorder.clone())),
-        Some(Box::new(recorder.clone())),
-    );
-    let backend = Backend::new(platform, config)?;
+    config.lender = Some(Box::new(recorder.clone()));
+    config.observer = Some(Box::new(recorder.clone()));
+    config.stop = stop.clone();
+    let backend = Backend::open(config)?;
     let ledger = backend.ledger().clone();
     let asked = stop.clone();
     let orders = std::thread::Builder::new()
@@ -147,10 +153,10 @@ pub(super) fn run(process: &RoleProcess, task: BackEndTask) -> Outcome {
                 }
             }
             // Told to, or the run is gone.
-            asked.stop();
+            asked.ask();
         })?;
     process.timeline.waiting("its front end");
-    let outcome = backend.run(&stop);
+    let outcome = backend.run();
     // The consumer keeps what it has; its socket closes with the lender.
     let lender = recorder.state().lender.take();
     let cannot_hold = lender.and_then(|lender| lender.failure().map(str::to_owned));
@@ -186,7 +192,7 @@ struct State {
     calling: Option<(u64, u64)>,
     /// The hold of the pages that it unmaps, if they are lent.
     lent: Option<u64>,
-    stop: StopHandle,
+    stop: Stop,
 }
 
 impl Recorder {
@@ -195,7 +201,7 @@ impl Recorder {
         control: Arc<Control>,
         lender: Option<Lender>,
         freeze: Option<Freeze>,
-        stop: StopHandle,
+        stop: Stop,
     ) -> Recorder {
         Recorder {
             state: Arc::new(Mutex::new(State {
@@ -238,7 +244,7 @@ impl PageLender for Recorder {
             state.lent = lent;
             if failed {
                 // There is nothing to see without holds; the reason comes when the device is closed.
-                state.stop.stop();
+                state.stop.ask();
             }
         }
         state.pass(Point::Mapped);
@@ -251,7 +257,7 @@ impl PageLender for Recorder {
 }
 
 impl Observer for Recorder {
-    fn event(&mut self, event: &BackendEvent) {
+    fn event(&mut self, event: BackEvent) {
         self.state().event(&event.kind);
     }
 }
@@ -261,9 +267,9 @@ impl State {
         pass(&mut self.freeze, point, &self.control, &self.timeline);
     }
 
-    fn event(&mut self, kind: &EventKind) {
+    fn event(&mut self, kind: &BackEventKind) {
         match kind {
-            EventKind::UnmapBegun {
+            BackEventKind::UnmapBegun {
                 unmap,
                 request: Some(id),
                 took,
@@ -286,21 +292,21 @@ impl State {
                     });
                 }
             }
-            EventKind::UnmapFailed { error, .. } => self.unmap_failed(error),
-            EventKind::Released { unmap, .. } => {
+            BackEventKind::UnmapFailed { error, .. } => self.unmap_failed(error),
+            BackEventKind::Released { unmap, .. } => {
                 self.pass(Point::Released);
                 if let Some(request) = self.unmaps.remove(unmap) {
                     self.timeline.log(Event::Released { request });
                 }
             }
-            EventKind::Responded { id, status } => {
+            BackEventKind::Responded { id, status } => {
                 self.pass(Point::Answered);
                 if let Some(request) = self.current.remove(id) {
                     let ok = *status == Status::Okay;
                     self.timeline.log(Event::Answered { request, ok });
                 }
             }
-            EventKind::MapDone { .. } => {}
+            BackEventKind::MapDone { .. } => {}
             rare => self.rare(rare),
         }
     }
@@ -323,28 +329,28 @@ impl State {
     }
 
     /// What happens once in a connection. The run is told what scenarios wait for.
-    fn rare(&mut self, kind: &EventKind) {
+    fn rare(&mut self, kind: &BackEventKind) {
         let text = match kind {
-            EventKind::Waiting => {
+            BackEventKind::Waiting => {
                 self.send(&News::Ready);
                 return;
             }
-            EventKind::Connected { mode } => {
+            BackEventKind::Connected { mode } => {
                 self.epoch += 1;
                 self.timeline.log(Event::Connected { epoch: self.epoch });
                 format!("connected: {mode:?}")
             }
-            EventKind::FrontGone { how } => {
+            BackEventKind::FrontGone { how } => {
                 self.timeline.log(Event::PeerLost { how: how.clone() });
                 format!("front gone: {how}")
             }
-            EventKind::Fatal { reason } => format!("fatal: {reason}"),
-            EventKind::DiskFailed { error } => format!("disk failed: {error}"),
-            EventKind::Closed { zombies } => format!("closed: {zombies}"),
+            BackEventKind::Fatal { reason } => format!("fatal: {reason}"),
+            BackEventKind::DiskFailed { error } => format!("disk failed: {error}"),
+            BackEventKind::Closed { zombies } => format!("closed: {zombies}"),
             other => format!("{other:?}"),
         };
         self.timeline.log(Event::Note { text });
-        if let EventKind::Closed { zombies } = *kind {
+        if let BackEventKind::Closed { zombies } = *kind {
             self.send(&News::Fact(Fact::Closed { zombies }));
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{Outcome, RoleProcess};
 use libgnt::event::Events;
-use libgnt::grant::{EndAccess, Granter, Ledger, Share};
+use libgnt::grant::{EndAccess, EndAccessError, Granter, Ledger, Share};
 use libgnt::types::{Access, DomId, GrantRef, PAGE_SIZE};
 use pv_harness::processes::Order;
 use pv_harness::timeline::Event;
@@ -96,12 +96,13 @@ fn revoke(
     agent.await_order("to end access")?;
     let mut mine = share.grefs().to_vec();
     mine.extend(abandoned.iter().flat_map(Share::grefs));
-    let share = match share.end_access()? {
-        EndAccess::InUse { share, grefs } => {
+    let share = match share.end_access() {
+        Err(EndAccessError::InUse { share, grefs }) => {
             agent.control.tell("refused", spell(&grefs))?;
             share
         }
-        other => {
+        Err(error) => return Err(error.into()),
+        Ok(other) => {
             agent.control.tell("refused", format!("no: {other:?}"))?;
             return Ok(());
         }
@@ -127,16 +128,19 @@ fn revoke(
         last[0]
     };
     agent.control.tell("notify byte", sees(&share))?;
-    let ended = match share.end_access()? {
-        EndAccess::Ended => "ended".to_owned(),
-        other => format!("{other:?}"),
+    let ended = match share.end_access() {
+        Ok(EndAccess::Ended) => "ended".to_owned(),
+        Ok(other) => format!("{other:?}"),
+        Err(in_use @ EndAccessError::InUse { .. }) => format!("{in_use:?}"),
+        Err(error) => return Err(error.into()),
     };
     agent.timeline.log(Event::Note {
         text: format!("second end of access: {ended}"),
     });
     agent.control.tell("ended", ended)?;
-    if let other @ (EndAccess::InUse { .. } | EndAccess::Unobservable) = other.end_access()? {
-        return Err(format!("pages that nobody mapped: {other:?}").into());
+    let end = other.end_access();
+    if !matches!(end, Ok(EndAccess::Ended)) {
+        return Err(format!("pages that nobody mapped: {end:?}").into());
     }
     while agent.await_order("to stop")? != Order::Stop {}
     Ok(())

@@ -20,11 +20,9 @@ pub struct HostTask {
 }
 
 pub(super) fn run(process: &RoleProcess, task: HostTask) -> Outcome {
-    let config = Config {
-        unmap: task.unmap.into(),
-        sabotage: process.sabotage.and_then(of_the_host),
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.unmap = task.unmap.into();
+    config.sabotage = process.sabotage.and_then(of_the_host);
     let host = start(&task.dir, config, None, process.timeline.clone())?;
     process.control.send(&News::Ready)?;
     // Ends with the order, or with the run.
@@ -32,12 +30,12 @@ pub(super) fn run(process: &RoleProcess, task: HostTask) -> Outcome {
     host.stop()
 }
 
-fn of_the_host(sabotage: Sabotage) -> Option<core::Sabotage> {
+fn of_the_host(sabotage: Sabotage) -> Option<core::KernelSabotage> {
     match sabotage {
-        Sabotage::UnmapUnderHolder => Some(core::Sabotage::UnmapIgnoresReferences),
-        Sabotage::EarlyEvent => Some(core::Sabotage::EventBeforeUnmap),
-        Sabotage::HoldOutlivesOwner => Some(core::Sabotage::HoldOutlivesOwner),
-        Sabotage::ReuseWhileInUse => Some(core::Sabotage::ReuseWhileInUse),
+        Sabotage::UnmapUnderHolder => Some(core::KernelSabotage::UnmapIgnoresReferences),
+        Sabotage::EarlyEvent => Some(core::KernelSabotage::EventBeforeUnmap),
+        Sabotage::HoldOutlivesOwner => Some(core::KernelSabotage::HoldOutlivesOwner),
+        Sabotage::ReuseWhileInUse => Some(core::KernelSabotage::ReuseWhileInUse),
         Sabotage::VolatileDisk | Sabotage::FlipBit => None,
     }
 }

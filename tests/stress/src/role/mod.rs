@@ -82,7 +82,7 @@ impl Home {
             Home::Sim { dir, domid } => (PlatformChoice::Sim(dir.clone()), Some(*domid)),
             Home::Xen => (PlatformChoice::Linux, None),
         };
-        libgnt::platform::open(&choice, domid, process)
+        libgnt::open(&choice, domid, process)
     }
 }
 

@@ -44,10 +44,8 @@ impl Stage<'_> {
         self.make_image(&image, bytes.next_multiple_of(4096))?;
         let (front, back) = (self.front(), self.back());
         let params = image.display().to_string();
-        let device = BlockDevice {
-            class: DEVICE_CLASS,
-            ..BlockDevice::new(front, back, DeviceId(number), params)
-        };
+        let mut device = BlockDevice::new(front, back, DeviceId(number), params);
+        device.class = DEVICE_CLASS;
         self.describe(device)?;
         Ok(Device { number, image })
     }

@@ -5,7 +5,7 @@ use super::stage::Stage;
 use super::{Judge, Scenario, grants};
 use crate::role::{GranterTask, MapperTask, Role};
 use libgnt::DomId;
-use libgnt::sim::wire::Inspection;
+use libgnt::inspect::Inspection;
 use libgnt::types::{ForeignGrant, GrantRef};
 use pv_harness::processes::{Order, Stopped};
 use pv_judges::checks::{Check, Evidence, ledgers_are_empty};
@@ -129,7 +129,7 @@ fn good_ones_work(usable: &str, state: &Inspection) -> Check {
 mod tests {
     use super::*;
     use crate::scenario::stage::FRONT;
-    use libgnt::sim::wire::GrantState;
+    use libgnt::inspect::GrantState;
     use libgnt::types::Access;
 
     fn with(maps: &[u32]) -> Inspection {

@@ -1,4 +1,4 @@
-//! Everything that a small world can become.
+//! Everything that a small model can become.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -7,33 +7,33 @@ use std::hash::Hash;
 /// What is wrong, and the steps that led to it.
 pub type Finding = String;
 
-/// What can happen to a world.
+/// What can happen to it.
 pub trait Rules {
-    type World: Clone + Debug + Eq + Hash;
+    type State: Clone + Debug + Eq + Hash;
     type Step: Copy + Debug + PartialEq + 'static;
 
     /// What happens by itself, sooner or later.
     const PROGRESS: &'static [Self::Step];
 
-    /// The world after a step; `None` if the step cannot happen now.
+    /// The state after a step; `None` if the step cannot happen now.
     ///
     /// # Errors
     /// What the step broke.
-    fn step(&self, world: &Self::World, step: Self::Step) -> Result<Option<Self::World>, Finding>;
+    fn step(&self, state: &Self::State, step: Self::Step) -> Result<Option<Self::State>, Finding>;
 
-    /// Where every world must be able to get to by progress alone.
-    fn is_goal(&self, world: &Self::World) -> bool;
+    /// Where every state must be able to get to by progress alone.
+    fn is_goal(&self, state: &Self::State) -> bool;
 
     /// What may happen, but only so often in all.
     fn trouble(&self) -> &[Self::Step];
 }
 
-/// Explores everything reachable with so much trouble at most; the number of worlds, or what is wrong
+/// Explores everything reachable with so much trouble at most; the number of states, or what is wrong
 /// and how to get there.
-pub fn search<R: Rules>(rules: &R, start: R::World, limit: u8) -> Result<usize, Finding> {
+pub fn search<R: Rules>(rules: &R, start: R::State, limit: u8) -> Result<usize, Finding> {
     // Each with the trouble that is left to it.
     let mut index = HashMap::from([((start.clone(), limit), 0)]);
-    let mut worlds = vec![(start, limit)];
+    let mut states = vec![(start, limit)];
     let mut from: Vec<Option<(usize, R::Step)>> = vec![None];
     // Progress edges, backwards.
     let mut reached_from: Vec<Vec<usize>> = vec![Vec::new()];
@@ -47,16 +47,16 @@ pub fn search<R: Rules>(rules: &R, start: R::World, limit: u8) -> Result<usize, 
         steps.join(", ")
     };
     let mut at = 0;
-    while at < worlds.len() {
-        let (world, left) = worlds[at].clone();
+    while at < states.len() {
+        let (state, left) = states[at].clone();
         let trouble = if left > 0 { rules.trouble() } else { &[] };
         for step in R::PROGRESS.iter().chain(trouble) {
-            let next = match rules.step(&world, *step) {
+            let next = match rules.step(&state, *step) {
                 Ok(None) => continue,
                 Ok(Some(next)) => next,
                 Err(finding) => {
                     return Err(format!(
-                        "{finding}: {}, {step:?}\n{world:#?}",
+                        "{finding}: {}, {step:?}\n{state:#?}",
                         path(&from, at)
                     ));
                 }
@@ -64,10 +64,10 @@ pub fn search<R: Rules>(rules: &R, start: R::World, limit: u8) -> Result<usize, 
             let progress = R::PROGRESS.contains(step);
             let left = if progress { left } else { left - 1 };
             let to = *index.entry((next, left)).or_insert_with_key(|next| {
-                worlds.push(next.clone());
+                states.push(next.clone());
                 from.push(Some((at, *step)));
                 reached_from.push(Vec::new());
-                worlds.len() - 1
+                states.len() - 1
             });
             if progress {
                 reached_from[to].push(at);
@@ -75,11 +75,11 @@ pub fn search<R: Rules>(rules: &R, start: R::World, limit: u8) -> Result<usize, 
         }
         at += 1;
     }
-    let mut alive: Vec<bool> = worlds
+    let mut alive: Vec<bool> = states
         .iter()
-        .map(|(world, _)| rules.is_goal(world))
+        .map(|(state, _)| rules.is_goal(state))
         .collect();
-    let mut todo: Vec<usize> = (0..worlds.len()).filter(|n| alive[*n]).collect();
+    let mut todo: Vec<usize> = (0..states.len()).filter(|n| alive[*n]).collect();
     while let Some(at) = todo.pop() {
         for before in &reached_from[at] {
             if !std::mem::replace(&mut alive[*before], true) {
@@ -91,8 +91,8 @@ pub fn search<R: Rules>(rules: &R, start: R::World, limit: u8) -> Result<usize, 
         Some(dead) => Err(format!(
             "dead end: {}\n{:#?}",
             path(&from, dead),
-            worlds[dead].0
+            states[dead].0
         )),
-        None => Ok(worlds.len()),
+        None => Ok(states.len()),
     }
 }

@@ -6,6 +6,7 @@ use super::super::XenbusState::{
 };
 use super::super::{SwitchState, back};
 use super::search::{Finding, Rules, search};
+use crate::testing::step;
 
 /// How a front end gets to Connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +26,7 @@ enum Task {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct World {
+struct Meeting {
     front: XenbusState,
     back: Option<back::Handshake>,
     back_state: XenbusState,
@@ -63,7 +64,7 @@ struct Strangers<'a> {
     trouble: &'a [Step],
 }
 
-impl World {
+impl Meeting {
     fn back_wrote(&mut self, state: XenbusState) {
         self.back_state = state;
         self.front_is_told = false;
@@ -86,7 +87,7 @@ impl World {
         let Some(mut machine) = self.back.take() else {
             return Ok(());
         };
-        let actions = machine.handle(input);
+        let actions = step(&mut machine, input);
         self.back = Some(machine);
         for action in actions {
             match action {
@@ -148,14 +149,14 @@ impl World {
 }
 
 impl Rules for Strangers<'_> {
-    type World = World;
+    type State = Meeting;
     type Step = Step;
 
     const PROGRESS: &'static [Step] =
         &[BackStarts, FrontLooks, BackSeesPeer, BackSeesOwn, TaskDone];
 
-    fn step(&self, world: &World, step: Step) -> Result<Option<World>, Finding> {
-        let mut next = world.clone();
+    fn step(&self, meeting: &Meeting, step: Step) -> Result<Option<Meeting>, Finding> {
+        let mut next = meeting.clone();
         let w = &mut next;
         let happens = match step {
             BackStarts => w.back.is_none() && !self.is_goal(w),
@@ -213,8 +214,9 @@ impl Rules for Strangers<'_> {
     }
 
     /// Served; or, if somebody wanted an end, the front end knows that its disk is gone.
-    fn is_goal(&self, world: &World) -> bool {
-        (world.front == Connected && world.is_served()) || (world.may_end && world.front == Closed)
+    fn is_goal(&self, meeting: &Meeting) -> bool {
+        (meeting.front == Connected && meeting.is_served())
+            || (meeting.may_end && meeting.front == Closed)
     }
 
     fn trouble(&self) -> &[Step] {
@@ -228,7 +230,7 @@ fn explore(make: Make, back_offers_always: bool, trouble: &[Step]) -> Result<usi
         back_offers_always,
         trouble,
     };
-    let start = World {
+    let start = Meeting {
         front: Initialising,
         back: None,
         back_state: Initialising,
@@ -247,9 +249,9 @@ fn explore(make: Make, back_offers_always: bool, trouble: &[Step]) -> Result<usi
 fn front_ends_of_other_makes_are_served_whatever_happens_to_the_back_end() {
     for make in [Make::Linux, Make::Straight, Make::Blind] {
         for trouble in [&[BackDies][..], &[BackDies, TakeOverFails, BackAsked]] {
-            let worlds = explore(make, false, trouble)
+            let states = explore(make, false, trouble)
                 .unwrap_or_else(|finding| panic!("{make:?}: {finding}"));
-            assert!(worlds > 20, "{make:?}: only {worlds} worlds");
+            assert!(states > 20, "{make:?}: only {states} states");
         }
     }
 }

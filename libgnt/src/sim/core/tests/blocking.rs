@@ -1,16 +1,16 @@
 //! The synchronous unmap: who blocks, and the deadlock of QubesOS/qubes-issues#7481.
 
 use super::*;
-use crate::platform::{HoldId, HoldKind};
-use crate::sim::core::{ConnId, Input, WaitEdge};
-use crate::sim::wire::{Reply, Request};
+use crate::inspect::WaitEdge;
+use crate::sim::core::{ConnId, Input};
+use crate::sim::wire::{HoldId, HoldKind, Reply, Request};
 use crate::types::DomId;
 use rustix::io::Errno;
 use std::time::Duration;
 
 /// A mapper whose pages somebody else in its domain holds.
 fn held(kind: HoldKind) -> (Pair, ConnId, HoldId) {
-    let mut pair = Pair::mapped(World::sync(), 4);
+    let mut pair = Pair::mapped(Rig::sync(), 4);
     let consumer = pair.w.join(BACKEND, "consumer");
     let hold = pair.w.pin(pair.back, pair.map.1, 1, 2, kind);
     pair.w.attach(consumer, hold);
@@ -176,7 +176,7 @@ fn a_release_before_the_munmap_is_no_deadlock() {
 
 #[test]
 fn the_same_history_on_the_asynchronous_kernel_has_no_deadlock() {
-    let mut pair = Pair::mapped(World::new(), 4);
+    let mut pair = Pair::mapped(Rig::new(), 4);
     let consumer = pair.w.join(BACKEND, "consumer");
     let hold = pair.w.pin(pair.back, pair.map.1, 1, 2, HoldKind::I915);
     pair.w.attach(consumer, hold);
@@ -208,7 +208,7 @@ fn a_munmap_without_a_reply_can_be_part_of_a_cycle() {
 #[test]
 fn a_process_that_drops_a_mapping_may_still_release_what_it_holds() {
     for (tag, deadlocks) in [(None, 0), (Some(9999), 1)] {
-        let mut pair = Pair::mapped(World::sync(), 1);
+        let mut pair = Pair::mapped(Rig::sync(), 1);
         let hold = pair.w.pin(pair.back, pair.map.1, 0, 1, HoldKind::Plain);
         pair.w.attach(pair.back, hold);
         let (conn, request) = (pair.back, pair.munmap());
@@ -224,7 +224,7 @@ fn a_process_that_drops_a_mapping_may_still_release_what_it_holds() {
 /// A hold that is on its way to another process keeps the munmap waiting, not dead.
 #[test]
 fn a_hold_that_nobody_has_taken_is_no_edge() {
-    let mut pair = Pair::mapped(World::sync(), 1);
+    let mut pair = Pair::mapped(Rig::sync(), 1);
     let hold = pair.w.pin(pair.back, pair.map.1, 0, 1, HoldKind::Plain);
     let request = pair.munmap();
     let munmap = pair.w.send(pair.back, request);
@@ -239,7 +239,7 @@ fn a_hold_that_nobody_has_taken_is_no_edge() {
 /// Two mappers, each of which has the other's pages.
 #[test]
 fn two_munmaps_that_wait_for_each_other_are_a_cycle() {
-    let mut one = Pair::mapped(World::sync(), 1);
+    let mut one = Pair::mapped(Rig::sync(), 1);
     let other = one.w.join(BACKEND, "other");
     let other_file = one.w.open(other, crate::sim::wire::DeviceKind::Gntdev);
     let more = one

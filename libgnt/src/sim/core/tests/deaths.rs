@@ -1,9 +1,8 @@
 //! Death at every point of a history: whoever dies, and whenever, nothing is left in the end.
 
 use super::*;
-use crate::platform::{HoldId, HoldKind};
 use crate::sim::core::{Config, ConnId, Input};
-use crate::sim::wire::{DeviceKind, FileId, Reply, Request, UnmapMode, VmaId};
+use crate::sim::wire::{DeviceKind, FileId, HoldId, HoldKind, Reply, Request, UnmapMode, VmaId};
 use crate::types::{Access, DomId, EvtchnPort, GrantRef, UnmapNotify};
 use std::time::Duration;
 
@@ -39,7 +38,7 @@ const VICTIMS: [Victim; 5] = [
 /// (or some time), and goes on with whatever the earlier ones gave.
 struct Story {
     told: Told,
-    w: World,
+    w: Rig,
     dom0: ConnId,
     front: ConnId,
     back: ConnId,
@@ -61,7 +60,7 @@ const PAGES: u32 = 3;
 
 impl Story {
     fn begin(told: Told) -> Story {
-        let mut w = World::with(Config {
+        let mut w = Rig::with(Config {
             unmap: told.unmap,
             ..Config::default()
         });

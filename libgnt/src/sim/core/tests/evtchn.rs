@@ -1,7 +1,7 @@
 //! Event channels: binding, who hears what, and the words that say that the peer changed.
 
 use super::*;
-use crate::sim::core::{Attachment, Config, ConnId, Output};
+use crate::sim::core::{Action, Attachment, Config, ConnId};
 use crate::sim::wire::{DeviceKind, FileId, Reply, Request};
 use crate::types::{DomId, EvtchnPort};
 use rustix::io::Errno;
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 const SELF: DomId = DomId::SELF;
 
 /// Two domains with an open file each.
-fn pair(w: &mut World) -> ((ConnId, FileId), (ConnId, FileId)) {
+fn pair(w: &mut Rig) -> ((ConnId, FileId), (ConnId, FileId)) {
     let one = w.join(GUEST, "one");
     let two = w.join(BACKEND, "two");
     (
@@ -18,7 +18,7 @@ fn pair(w: &mut World) -> ((ConnId, FileId), (ConnId, FileId)) {
     )
 }
 
-fn unbound(w: &mut World, (conn, file): (ConnId, FileId), remote: DomId) -> EvtchnPort {
+fn unbound(w: &mut Rig, (conn, file): (ConnId, FileId), remote: DomId) -> EvtchnPort {
     w.port(conn, Request::BindUnbound { file, remote })
 }
 
@@ -29,7 +29,7 @@ fn bind(file: FileId, remote: DomId, port: EvtchnPort) -> Request {
 /// The peer as `EvtchnPeer` says it: the word, the port, and the file to raise it in.
 #[track_caller]
 fn peer(
-    w: &mut World,
+    w: &mut Rig,
     (conn, file): (ConnId, FileId),
     port: EvtchnPort,
 ) -> (u32, Option<(FileId, EvtchnPort)>) {
@@ -47,9 +47,9 @@ fn peer(
 }
 
 /// The last word stored for a port.
-fn word(w: &World, of: FileId, at: EvtchnPort) -> u32 {
+fn word(w: &Rig, of: FileId, at: EvtchnPort) -> u32 {
     let last = w.out.iter().rev().find_map(|o| match o {
-        Output::PeerChanged {
+        Action::PeerChanged {
             file,
             port,
             generation,
@@ -61,7 +61,7 @@ fn word(w: &World, of: FileId, at: EvtchnPort) -> u32 {
 
 #[test]
 fn ports_are_given_out_lowest_first_and_run_out() {
-    let mut w = World::with(Config {
+    let mut w = Rig::with(Config {
         event_channels: 4,
         ..Config::default()
     });
@@ -89,7 +89,7 @@ fn ports_are_given_out_lowest_first_and_run_out() {
 
 #[test]
 fn a_channel_is_bound_by_the_domain_it_was_offered_to() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let (one, two) = pair(&mut w);
     let port = unbound(&mut w, one, BACKEND);
     let stranger = w.join(DomId(3), "stranger");
@@ -125,7 +125,7 @@ fn a_channel_is_bound_by_the_domain_it_was_offered_to() {
 /// A word never comes back: what a notifier remembers is out of date whenever the answer changed.
 #[test]
 fn every_change_of_the_peer_moves_the_word() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let (one, two) = pair(&mut w);
     let port = unbound(&mut w, one, BACKEND);
     let mut words = vec![word(&w, one.1, port)];
@@ -160,7 +160,7 @@ fn every_change_of_the_peer_moves_the_word() {
 
 #[test]
 fn a_port_can_be_connected_to_its_own_file() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let (one, _) = pair(&mut w);
     for named in [SELF, GUEST] {
         let heard = w.port(
@@ -196,7 +196,7 @@ fn a_port_can_be_connected_to_its_own_file() {
 
 #[test]
 fn only_the_file_that_bound_a_port_has_it() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let (one, two) = pair(&mut w);
     let port = unbound(&mut w, one, BACKEND);
     let other = w.open(one.0, DeviceKind::Evtchn);
@@ -231,24 +231,24 @@ fn only_the_file_that_bound_a_port_has_it() {
     w.refused(two.0, Request::Unbind { file: one.1, port }, Errno::BADF);
     w.out.clear();
     w.done(one.0, Request::Close { file: one.1 });
-    assert!(w.out.contains(&Output::ClearPort { file: one.1, port }));
-    assert!(w.out.contains(&Output::FreeEvents { file: one.1 }));
+    assert!(w.out.contains(&Action::ClearPort { file: one.1, port }));
+    assert!(w.out.contains(&Action::FreeEvents { file: one.1 }));
     assert_eq!(w.inspect().event_channels, 0);
 }
 
 #[test]
 fn a_new_port_has_no_past() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let (one, _) = pair(&mut w);
     w.out.clear();
     let port = unbound(&mut w, one, DOM0);
-    let clear = Output::ClearPort { file: one.1, port };
+    let clear = Action::ClearPort { file: one.1, port };
     assert!(w.out.contains(&clear), "{:?}", w.out);
 }
 
 #[test]
 fn virqs_are_bound_once_in_a_domain() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let (one, two) = pair(&mut w);
     let dom0 = w.join(DOM0, "xenstored");
     let dom0_file = w.open(dom0, DeviceKind::Evtchn);
@@ -306,7 +306,7 @@ fn virqs_are_bound_once_in_a_domain() {
 
 #[test]
 fn a_restricted_file_binds_to_one_domain_for_ever() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let (one, two) = pair(&mut w);
     let port = unbound(&mut w, one, BACKEND);
     let (conn, file) = two;
@@ -346,7 +346,7 @@ fn a_restricted_file_binds_to_one_domain_for_ever() {
 
 #[test]
 fn a_dying_process_leaves_its_peers_unbound() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let (one, two) = pair(&mut w);
     let port = unbound(&mut w, one, BACKEND);
     let local = w.port(two.0, bind(two.1, GUEST, port));

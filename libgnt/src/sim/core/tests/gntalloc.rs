@@ -1,7 +1,7 @@
 //! gntalloc's calls.
 
 use super::*;
-use crate::sim::core::{Config, Output};
+use crate::sim::core::{Action, Config};
 use crate::sim::wire::{DeviceKind, Reply, Request};
 use crate::types::{Access, DomId, EvtchnPort, GrantRef, UnmapNotify};
 use rustix::io::Errno;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 #[test]
 fn the_limit_is_each_domains_own() {
-    let mut w = World::with(Config {
+    let mut w = Rig::with(Config {
         gntalloc_limit: 5,
         ..Config::default()
     });
@@ -45,7 +45,7 @@ fn the_limit_is_each_domains_own() {
 
 #[test]
 fn a_full_grant_table_refuses_the_whole_allocation() {
-    let mut w = World::with(Config {
+    let mut w = Rig::with(Config {
         grant_entries: 12,
         ..Config::default()
     });
@@ -72,7 +72,7 @@ fn a_full_grant_table_refuses_the_whole_allocation() {
 
 #[test]
 fn mmap_takes_any_contiguous_pages_any_number_of_times() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let front = w.join(GUEST, "front");
     let file = w.open(front, DeviceKind::Gntalloc);
     let a = w.alloc(front, file, BACKEND, 3);
@@ -127,7 +127,7 @@ fn mmap_takes_any_contiguous_pages_any_number_of_times() {
 
 #[test]
 fn dealloc_wants_pages_that_are_there() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let front = w.join(GUEST, "front");
     let file = w.open(front, DeviceKind::Gntalloc);
     let alloc = w.alloc(front, file, BACKEND, 3);
@@ -151,7 +151,7 @@ fn dealloc_wants_pages_that_are_there() {
 
 #[test]
 fn a_mapped_page_outlives_dealloc_and_close() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let front = w.join(GUEST, "front");
     let file = w.open(front, DeviceKind::Gntalloc);
     let alloc = w.alloc(front, file, BACKEND, 3);
@@ -194,7 +194,7 @@ fn a_mapped_page_outlives_dealloc_and_close() {
 
 #[test]
 fn dealloc_succeeds_under_the_peer_and_keeps_the_page() {
-    let mut pair = Pair::mapped(World::new(), 2);
+    let mut pair = Pair::mapped(Rig::new(), 2);
     pair.dealloc();
     assert_eq!(pair.w.inspect().gntalloc_pages, 0);
     assert_eq!(pair.w.runs.len(), 1);
@@ -222,7 +222,7 @@ fn dealloc_succeeds_under_the_peer_and_keeps_the_page() {
 
 #[test]
 fn unmap_notify_acts_when_this_side_goes() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let front = w.join(GUEST, "front");
     let file = w.open(front, DeviceKind::Gntalloc);
     let evtchn = w.open(front, DeviceKind::Evtchn);
@@ -265,8 +265,8 @@ fn unmap_notify_acts_when_this_side_goes() {
         },
     );
     assert_eq!(w.raises(), [(evtchn, heard), (evtchn, heard)]);
-    let cleared = |o: &Output| match o {
-        Output::ClearByte { offset, .. } => Some(*offset),
+    let cleared = |o: &Action| match o {
+        Action::ClearByte { offset, .. } => Some(*offset),
         _ => None,
     };
     let cleared: Vec<_> = w.out.iter().filter_map(cleared).collect();
@@ -275,7 +275,7 @@ fn unmap_notify_acts_when_this_side_goes() {
 
 #[test]
 fn a_granters_death_notifies_before_access_ends() {
-    let mut pair = Pair::mapped(World::new(), 1);
+    let mut pair = Pair::mapped(Rig::new(), 1);
     let (front, file) = (pair.front, pair.front_alloc);
     let notify = UnmapNotify {
         clear_byte: true,
@@ -287,7 +287,7 @@ fn a_granters_death_notifies_before_access_ends() {
         pair.w
             .out
             .iter()
-            .any(|o| matches!(o, Output::ClearByte { offset: 62, .. }))
+            .any(|o| matches!(o, Action::ClearByte { offset: 62, .. }))
     );
     assert_eq!(pair.w.grant(pair.grants()[0]), Some((1, true)));
     pair.unmap();
@@ -297,7 +297,7 @@ fn a_granters_death_notifies_before_access_ends() {
 
 #[test]
 fn nothing_is_allocated_for_nothing() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let front = w.join(GUEST, "front");
     let file = w.open(front, DeviceKind::Gntalloc);
     assert!(w.alloc(front, file, DomId(9), 0).grefs.is_empty());

@@ -1,9 +1,8 @@
 //! gntdev's calls: what each accepts, and how it refuses.
 
 use super::*;
-use crate::platform::HoldKind;
-use crate::sim::core::{Attachment, Config, Output};
-use crate::sim::wire::{DeviceKind, FileId, Piece, Reply, Request};
+use crate::sim::core::{Action, Attachment, Config};
+use crate::sim::wire::{DeviceKind, FileId, HoldKind, Piece, Reply, Request};
 use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, GrantStatus, UnmapNotify};
 use rustix::io::Errno;
 
@@ -25,7 +24,7 @@ fn mmap_request(file: FileId, index: u64, pages: u32, access: Access) -> Request
 
 #[test]
 fn map_only_reserves_and_bounds_its_count() {
-    let mut w = World::with(Config {
+    let mut w = Rig::with(Config {
         gntdev_limit: 4,
         ..Config::default()
     });
@@ -55,7 +54,7 @@ fn map_only_reserves_and_bounds_its_count() {
 /// The driver's list: a new map goes where more room than it needs is free, else to the end.
 #[test]
 fn indexes_are_given_out_as_the_driver_does() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let back = w.join(BACKEND, "back");
     let file = w.open(back, DeviceKind::Gntdev);
     let grants = |n| vec![foreign(GUEST, 8); n];
@@ -88,7 +87,7 @@ fn indexes_are_given_out_as_the_driver_does() {
 
 #[test]
 fn mmap_wants_the_exact_range_once() {
-    let mut pair = Pair::granted(World::new(), 2);
+    let mut pair = Pair::granted(Rig::new(), 2);
     let grants = pair.grants();
     let (back, file) = (pair.back, pair.gntdev);
     let index = pair.w.reserve(back, file, &grants);
@@ -112,7 +111,7 @@ fn mmap_wants_the_exact_range_once() {
 
 #[test]
 fn an_mmapped_map_cannot_be_mmapped_again_after_munmap() {
-    let mut pair = Pair::mapped(World::new(), 1);
+    let mut pair = Pair::mapped(Rig::new(), 1);
     let request = pair.munmap();
     pair.w.done(pair.back, request);
     let again = mmap_request(pair.gntdev, pair.map.0, 1, Access::ReadWrite);
@@ -121,7 +120,7 @@ fn an_mmapped_map_cannot_be_mmapped_again_after_munmap() {
 
 #[test]
 fn mmap_replies_with_the_pieces_and_their_memory() {
-    let mut pair = Pair::granted(World::new(), 3);
+    let mut pair = Pair::granted(Rig::new(), 3);
     let mut grants = pair.grants();
     let other = pair.w.alloc(pair.front, pair.front_alloc, BACKEND, 1);
     grants.push(other.of(GUEST)[0]);
@@ -160,7 +159,7 @@ fn mmap_replies_with_the_pieces_and_their_memory() {
 
 #[test]
 fn one_bad_grant_fails_the_whole_mmap() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let front = w.join(GUEST, "front");
     let back = w.join(BACKEND, "back");
     let stranger = w.join(DomId(3), "stranger");
@@ -224,7 +223,7 @@ fn one_bad_grant_fails_the_whole_mmap() {
 
 #[test]
 fn closing_recovers_from_a_failed_mmap_too() {
-    let mut pair = Pair::granted(World::new(), 2);
+    let mut pair = Pair::granted(Rig::new(), 2);
     let mut grants = pair.grants();
     grants.push(foreign(GUEST, 100));
     let (back, file) = (pair.back, pair.gntdev);
@@ -241,7 +240,7 @@ fn closing_recovers_from_a_failed_mmap_too() {
 
 #[test]
 fn unmap_names_a_map_exactly() {
-    let mut pair = Pair::mapped(World::new(), 2);
+    let mut pair = Pair::mapped(Rig::new(), 2);
     let (back, file, index) = (pair.back, pair.gntdev, pair.map.0);
     for (index, pages) in [(index, 1), (index + PAGE, 1), (index + 2 * PAGE, 2)] {
         pair.w.refused(
@@ -274,7 +273,7 @@ fn unmap_names_a_map_exactly() {
 
 #[test]
 fn munmap_and_pin_stay_inside_the_mapping() {
-    let mut pair = Pair::mapped(World::new(), 4);
+    let mut pair = Pair::mapped(Rig::new(), 4);
     let (back, vma) = (pair.back, pair.map.1);
     for (first_page, pages) in [(0, 0), (0, 5), (4, 1), (3, 2), (u32::MAX, 2)] {
         let request = Request::Munmap {
@@ -344,7 +343,7 @@ fn munmap_and_pin_stay_inside_the_mapping() {
 
 #[test]
 fn notify_refuses_what_the_driver_refuses() {
-    let mut pair = Pair::mapped(World::new(), 2);
+    let mut pair = Pair::mapped(Rig::new(), 2);
     let (back, file, index) = (pair.back, pair.gntdev, pair.map.0);
     let set = |offset, clear_byte, send_event| Request::SetUnmapNotify {
         file,
@@ -381,7 +380,7 @@ fn notify_refuses_what_the_driver_refuses() {
         pair.w
             .out
             .iter()
-            .any(|o| matches!(o, Output::ClearByte { offset, .. } if *offset == PAGE + 5))
+            .any(|o| matches!(o, Action::ClearByte { offset, .. } if *offset == PAGE + 5))
     );
     pair.assert_events(0);
     pair.w.refused(back, set(index, true, None), Errno::NOENT);
@@ -389,7 +388,7 @@ fn notify_refuses_what_the_driver_refuses() {
 
 #[test]
 fn a_read_only_map_has_no_byte_to_clear() {
-    let mut pair = Pair::granted(World::new(), 1);
+    let mut pair = Pair::granted(Rig::new(), 1);
     let grants = pair.grants();
     let (back, file) = (pair.back, pair.gntdev);
     let index = pair.w.reserve(back, file, &grants);
@@ -417,7 +416,7 @@ fn a_read_only_map_has_no_byte_to_clear() {
 
 #[test]
 fn the_byte_is_cleared_with_the_run_that_it_is_in() {
-    let mut pair = Pair::mapped(World::sync(), 4);
+    let mut pair = Pair::mapped(Rig::sync(), 4);
     let (back, vma) = (pair.back, pair.map.1);
     let notify = UnmapNotify {
         clear_byte: true,
@@ -425,7 +424,7 @@ fn the_byte_is_cleared_with_the_run_that_it_is_in() {
     };
     pair.w
         .notify(back, pair.gntdev, pair.map.0 + 2 * PAGE + 7, notify);
-    let cleared = |w: &World| w.out.iter().any(|o| matches!(o, Output::ClearByte { .. }));
+    let cleared = |w: &Rig| w.out.iter().any(|o| matches!(o, Action::ClearByte { .. }));
     pair.w.done(
         back,
         Request::Munmap {
@@ -448,7 +447,7 @@ fn the_byte_is_cleared_with_the_run_that_it_is_in() {
 
 #[test]
 fn copy_attach_gives_xens_verdict() {
-    let mut pair = Pair::granted(World::new(), 2);
+    let mut pair = Pair::granted(Rig::new(), 2);
     let read_only = pair
         .w
         .alloc_with(pair.front, pair.front_alloc, BACKEND, 1, Access::ReadOnly)
@@ -498,7 +497,7 @@ fn copy_attach_gives_xens_verdict() {
 
 #[test]
 fn a_copied_page_is_free_only_when_no_copy_runs() {
-    let mut pair = Pair::granted(World::new(), 1);
+    let mut pair = Pair::granted(Rig::new(), 1);
     let grant = pair.grants()[0];
     let (back, file) = (pair.back, pair.gntdev);
     let attach = Request::CopyAttach {
@@ -517,8 +516,8 @@ fn a_copied_page_is_free_only_when_no_copy_runs() {
         "attached is not in use"
     );
     pair.dealloc();
-    let revoke = |o: &Output| match o {
-        Output::RevokeCopy {
+    let revoke = |o: &Action| match o {
+        Action::RevokeCopy {
             domid: GUEST,
             gref,
             generation,
@@ -568,7 +567,7 @@ fn a_copied_page_is_free_only_when_no_copy_runs() {
 
 #[test]
 fn a_page_that_is_mapped_and_copied_waits_for_both() {
-    let mut pair = Pair::mapped(World::new(), 1);
+    let mut pair = Pair::mapped(Rig::new(), 1);
     let grant = pair.grants()[0];
     let file = pair.gntdev;
     pair.w

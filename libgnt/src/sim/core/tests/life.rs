@@ -1,9 +1,10 @@
 //! Processes and domains: joining, dying, and what nobody may ask for.
 
 use super::*;
-use crate::platform::{HoldId, HoldKind};
-use crate::sim::core::{Attachment, ConnId, Input, Output};
-use crate::sim::wire::{DeviceKind, FileId, PROTOCOL, Reply, Request, UnmapMode, VmaId};
+use crate::sim::core::{Action, Attachment, ConnId, Input};
+use crate::sim::wire::{
+    DeviceKind, FileId, HoldId, HoldKind, PROTOCOL, Reply, Request, UnmapMode, VmaId,
+};
 use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, UnmapNotify};
 use rustix::io::Errno;
 use std::time::Duration;
@@ -175,7 +176,7 @@ fn about_nothing() -> Vec<(Request, Errno)> {
 
 #[test]
 fn requests_about_nothing_are_refused() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let conn = w.join(GUEST, "p");
     for (request, errno) in about_nothing() {
         w.refused(conn, request, errno);
@@ -201,7 +202,7 @@ fn requests_about_nothing_are_refused() {
 
 #[test]
 fn nothing_goes_before_join() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let conn = w.connect();
     let mut requests: Vec<_> = about_nothing().into_iter().map(|(r, _)| r).collect();
     requests.extend([Request::OpenXenstore, Request::Inspect]);
@@ -228,7 +229,7 @@ fn nothing_goes_before_join() {
 
 #[test]
 fn join_gives_a_domain_and_a_hazard_page() {
-    let mut w = World::sync();
+    let mut w = Rig::sync();
     let conn = w.connect();
     let tag = w.send(conn, join(None, true));
     let (_, answer, attach) = w.replies.remove(&tag).unwrap();
@@ -240,7 +241,7 @@ fn join_gives_a_domain_and_a_hazard_page() {
         })
     );
     assert_eq!(attach, [Attachment::Hazards]);
-    let created = |domid| move |o: &Output| matches!(o, Output::DomainCreated { domid: d, .. } if *d == domid);
+    let created = |domid| move |o: &Action| matches!(o, Action::DomainCreated { domid: d, .. } if *d == domid);
     assert!(w.out.iter().any(created(DomId(0))));
     assert!(w.out.iter().any(created(DomId(1))));
     w.join(DomId(2), "p");
@@ -256,7 +257,7 @@ fn join_gives_a_domain_and_a_hazard_page() {
 
 #[test]
 fn each_driver_refuses_the_others_calls_in_its_own_way() {
-    let mut pair = Pair::granted(World::new(), 1);
+    let mut pair = Pair::granted(Rig::new(), 1);
     let (front, back) = (pair.front, pair.back);
     let grants = pair.grants();
     let map = |file| Request::MapGrantRef {
@@ -300,7 +301,7 @@ fn each_driver_refuses_the_others_calls_in_its_own_way() {
 
 #[test]
 fn nobody_reaches_another_processs_things() {
-    let mut pair = Pair::mapped(World::new(), 1);
+    let mut pair = Pair::mapped(Rig::new(), 1);
     let thief = pair.w.join(BACKEND, "thief");
     let (file, index, vma) = (pair.gntdev, pair.map.0, pair.map.1);
     pair.w.refused(
@@ -354,7 +355,7 @@ fn nobody_reaches_another_processs_things() {
 
 #[test]
 fn the_limits_of_a_process_are_errors() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let conn = w.join(GUEST, "greedy");
     let device = DeviceKind::Gntdev;
     let files: Vec<_> = (0..1024).map(|_| w.open(conn, device)).collect();
@@ -389,15 +390,15 @@ fn the_limits_of_a_process_are_errors() {
 
 #[test]
 fn a_domain_without_keep_dies_with_its_last_process() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let one = w.join_with(Some(GUEST), "one", false);
     let two = w.join_with(Some(GUEST), "two", true);
     w.kill(one);
     assert_eq!(w.inspect().domains.len(), 2);
     w.kill(two);
     assert_eq!(w.inspect().domains.len(), 1, "the creator's choice counts");
-    assert!(w.out.contains(&Output::DomainReleased { domid: GUEST }));
-    assert!(w.out.contains(&Output::FreeGenerations { domid: GUEST }));
+    assert!(w.out.contains(&Action::DomainReleased { domid: GUEST }));
+    assert!(w.out.contains(&Action::FreeGenerations { domid: GUEST }));
     let dom0 = w.join_with(Some(DOM0), "tool", false);
     w.kill(dom0);
     assert_eq!(w.inspect().domains.len(), 1, "dom0 always lives");
@@ -405,7 +406,7 @@ fn a_domain_without_keep_dies_with_its_last_process() {
 
 #[test]
 fn dom0_creates_and_destroys_domains() {
-    let mut w = World::new();
+    let mut w = Rig::new();
     let dom0 = w.join(DOM0, "xl");
     let create = |domid| Request::CreateDomain {
         domid,
@@ -429,11 +430,11 @@ fn dom0_creates_and_destroys_domains() {
     let cut = w
         .out
         .iter()
-        .position(|o| matches!(o, Output::Cut { conn, .. } if *conn == process));
+        .position(|o| matches!(o, Action::Cut { conn, .. } if *conn == process));
     let released = w
         .out
         .iter()
-        .position(|o| *o == Output::DomainReleased { domid: GUEST });
+        .position(|o| *o == Action::DomainReleased { domid: GUEST });
     assert!(cut.is_some() && cut < released);
     w.refused(process, Request::Inspect, Errno::PERM);
     w.refused(dom0, destroy(GUEST), Errno::SRCH);
@@ -445,7 +446,7 @@ fn dom0_creates_and_destroys_domains() {
 /// What peers map outlives the domain, and its id is not given out before.
 #[test]
 fn a_dead_granter_stays_until_its_pages_are_unmapped() {
-    let mut pair = Pair::mapped(World::new(), 2);
+    let mut pair = Pair::mapped(Rig::new(), 2);
     let dom0 = pair.w.join(DOM0, "xl");
     let spare = pair
         .w
@@ -492,7 +493,7 @@ fn a_dead_granter_stays_until_its_pages_are_unmapped() {
 
 #[test]
 fn a_destroyed_mapper_lets_go_at_once_and_says_nothing() {
-    let mut pair = Pair::mapped(World::new(), 2);
+    let mut pair = Pair::mapped(Rig::new(), 2);
     let consumer = pair.w.join(BACKEND, "consumer");
     let hold = pair.w.pin(pair.back, pair.map.1, 0, 2, HoldKind::I915);
     pair.w.attach(consumer, hold);
@@ -509,7 +510,7 @@ fn a_destroyed_mapper_lets_go_at_once_and_says_nothing() {
 
 #[test]
 fn a_dead_granter_waits_for_running_copies_too() {
-    let mut pair = Pair::granted(World::new(), 1);
+    let mut pair = Pair::granted(Rig::new(), 1);
     let dom0 = pair.w.join(DOM0, "xl");
     let (file, grant) = (pair.gntdev, pair.grants()[0]);
     pair.w
@@ -525,7 +526,7 @@ fn a_dead_granter_waits_for_running_copies_too() {
     pair.w.done(dom0, Request::DestroyDomain { domid: GUEST });
     assert_eq!(pair.w.runs.len(), 1);
     assert_eq!(pair.w.revoked, [(GUEST, grant.gref)]);
-    let freed = |w: &World| w.out.contains(&Output::FreeGenerations { domid: GUEST });
+    let freed = |w: &Rig| w.out.contains(&Action::FreeGenerations { domid: GUEST });
     assert!(!freed(&pair.w));
     pair.w.drain_copies();
     assert!(freed(&pair.w) && pair.w.runs.is_empty());

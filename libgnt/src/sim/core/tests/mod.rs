@@ -1,4 +1,4 @@
-//! The machine's tests. The checks of [`Machine::check`](super::Machine::check) run after every
+//! The machine's tests. The checks of [`Xen::check`](super::Xen::check) run after every
 //! single step of each.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -10,10 +10,10 @@ mod gntalloc;
 mod gntdev;
 mod life;
 mod pair;
+mod rig;
 mod sabotage;
 mod unmap;
 mod walk;
-mod world;
 
 use pair::Pair;
-use world::*;
+use rig::*;

@@ -1,13 +1,13 @@
 //! The history that most tests begin with: one domain grants, another maps.
 
-use super::{Alloc, BACKEND, GUEST, World};
-use crate::sim::core::{ConnId, Output};
+use super::{Alloc, BACKEND, GUEST, Rig};
+use crate::sim::core::{Action, ConnId};
 use crate::sim::wire::{DeviceKind, FileId, Request, VmaId};
 use crate::types::{EvtchnPort, ForeignGrant, UnmapNotify};
 
 /// A granter in [`GUEST`] and a mapper in [`BACKEND`], which has mapped all pages.
 pub struct Pair {
-    pub w: World,
+    pub w: Rig,
     pub front: ConnId,
     pub front_alloc: FileId,
     pub alloc: Alloc,
@@ -23,7 +23,7 @@ pub struct Pair {
 impl Pair {
     /// Grants, maps, and arms byte 0 and the event.
     #[track_caller]
-    pub fn mapped(w: World, pages: u32) -> Pair {
+    pub fn mapped(w: Rig, pages: u32) -> Pair {
         let mut pair = Pair::granted(w, pages);
         let grants = pair.grants();
         pair.map = pair.w.map(pair.back, pair.gntdev, &grants);
@@ -37,7 +37,7 @@ impl Pair {
 
     /// Grants only.
     #[track_caller]
-    pub fn granted(mut w: World, pages: u32) -> Pair {
+    pub fn granted(mut w: Rig, pages: u32) -> Pair {
         let front = w.join(GUEST, "front");
         let back = w.join(BACKEND, "back");
         let front_alloc = w.open(front, DeviceKind::Gntalloc);
@@ -98,7 +98,7 @@ impl Pair {
         self.w
             .out
             .iter()
-            .any(|o| matches!(o, Output::ClearByte { offset: 0, .. }))
+            .any(|o| matches!(o, Action::ClearByte { offset: 0, .. }))
     }
 
     /// How many of the pages the mapper still maps.

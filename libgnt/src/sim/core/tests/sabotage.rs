@@ -2,21 +2,20 @@
 //! on the machine as it is. A check that has never failed proves nothing.
 
 use super::*;
-use crate::platform::HoldKind;
-use crate::sim::core::{Config, Input, Sabotage};
-use crate::sim::wire::{Request, UnmapMode};
+use crate::sim::core::{Config, Input, KernelSabotage};
+use crate::sim::wire::{HoldKind, Request, UnmapMode};
 use crate::types::Access;
 use std::time::Duration;
 
 /// Plays a history on both machines; the check must say `why` on the broken one only.
 #[track_caller]
-fn caught(unmap: UnmapMode, how: Sabotage, why: &str, history: impl Fn(World) -> World) {
-    let sound = history(World::with(Config {
+fn caught(unmap: UnmapMode, how: KernelSabotage, why: &str, history: impl Fn(Rig) -> Rig) {
+    let sound = history(Rig::with(Config {
         unmap,
         ..Config::default()
     }));
     assert_eq!(sound.check(), Ok(()), "{how:?}");
-    let broken = history(World::sabotaged(unmap, how));
+    let broken = history(Rig::sabotaged(unmap, how));
     match broken.check() {
         Err(said) => assert!(said.contains(why), "{how:?}: {said}"),
         Ok(()) => panic!("{how:?} goes unnoticed"),
@@ -24,7 +23,7 @@ fn caught(unmap: UnmapMode, how: Sabotage, why: &str, history: impl Fn(World) ->
 }
 
 /// A mapper whose first page is held, in munmap and UNMAP_GRANT_REF.
-fn unmapped_while_held(w: World) -> (Pair, crate::platform::HoldId) {
+fn unmapped_while_held(w: Rig) -> (Pair, crate::sim::wire::HoldId) {
     let mut pair = Pair::mapped(w, 2);
     let hold = pair.w.pin(pair.back, pair.map.1, 0, 1, HoldKind::Plain);
     let (back, file, index) = (pair.back, pair.gntdev, pair.map.0);
@@ -43,19 +42,19 @@ fn unmapped_while_held(w: World) -> (Pair, crate::platform::HoldId) {
 
 #[test]
 fn an_unmap_under_a_holder_is_noticed() {
-    let how = Sabotage::UnmapIgnoresReferences;
+    let how = KernelSabotage::UnmapIgnoresReferences;
     caught(UnmapMode::Async, how, "(d)", |w| unmapped_while_held(w).0.w);
 }
 
 #[test]
 fn a_map_freed_with_its_work_pending_is_noticed() {
-    let how = Sabotage::NoMapReferenceAcrossAsync;
+    let how = KernelSabotage::NoMapReferenceAcrossAsync;
     caught(UnmapMode::Async, how, "(c)", |w| unmapped_while_held(w).0.w);
 }
 
 #[test]
 fn a_second_unmap_of_one_handle_is_noticed() {
-    caught(UnmapMode::Async, Sabotage::DoubleUnmap, "(b)", |w| {
+    caught(UnmapMode::Async, KernelSabotage::DoubleUnmap, "(b)", |w| {
         let (mut pair, hold) = unmapped_while_held(w);
         let back = pair.back;
         pair.w.send_unchecked(back, Request::HoldRelease { hold });
@@ -76,14 +75,14 @@ fn an_event_that_comes_before_the_unmap_is_noticed() {
         pair.w.pass(Duration::from_secs(1));
         (early, pair.w.raises().contains(&heard))
     };
-    assert_eq!(history(World::new()), (false, true));
-    let broken = World::sabotaged(UnmapMode::Async, Sabotage::EventBeforeUnmap);
+    assert_eq!(history(Rig::new()), (false, true));
+    let broken = Rig::sabotaged(UnmapMode::Async, KernelSabotage::EventBeforeUnmap);
     assert_eq!(history(broken), (true, true));
 }
 
 #[test]
 fn a_page_reused_while_mapped_is_noticed() {
-    let how = Sabotage::ReuseWhileInUse;
+    let how = KernelSabotage::ReuseWhileInUse;
     caught(UnmapMode::Async, how, "(e)", |w| {
         let mut pair = Pair::mapped(w, 1);
         let (front, file, index) = (pair.front, pair.front_alloc, pair.alloc.index);
@@ -101,7 +100,7 @@ fn a_page_reused_while_mapped_is_noticed() {
 
 #[test]
 fn a_release_that_is_never_woken_is_noticed() {
-    let how = Sabotage::LostWakeup;
+    let how = KernelSabotage::LostWakeup;
     caught(UnmapMode::Sync, how, "never woken", |w| {
         let mut pair = Pair::mapped(w, 2);
         let other = pair.w.join(BACKEND, "other");
@@ -128,7 +127,7 @@ fn a_release_that_is_never_woken_is_noticed() {
 
 #[test]
 fn a_hold_that_outlives_its_owner_is_noticed() {
-    let how = Sabotage::HoldOutlivesOwner;
+    let how = KernelSabotage::HoldOutlivesOwner;
     caught(UnmapMode::Async, how, "outlives its owner", |w| {
         let (mut pair, _) = unmapped_while_held(w);
         let conn = pair.back;
@@ -139,7 +138,7 @@ fn a_hold_that_outlives_its_owner_is_noticed() {
 
 #[test]
 fn a_quota_that_is_not_checked_is_noticed() {
-    let how = Sabotage::NoQuota;
+    let how = KernelSabotage::NoQuota;
     caught(UnmapMode::Async, how, "the limit is", |w| {
         let mut pair = Pair::granted(w, 1);
         let (file, peer, access) = (pair.front_alloc, BACKEND, Access::ReadWrite);

@@ -1,15 +1,14 @@
 //! The asynchronous unmap: who waits, for what, and how long.
 
 use super::*;
-use crate::platform::HoldKind;
-use crate::sim::core::Output;
-use crate::sim::wire::{DeviceKind, Request};
+use crate::sim::core::Action;
+use crate::sim::wire::{DeviceKind, HoldKind, Request};
 use crate::types::{Access, UnmapNotify};
 use std::time::Duration;
 
 #[test]
 fn unheld_pages_are_unmapped_at_once() {
-    let mut pair = Pair::mapped(World::new(), 4);
+    let mut pair = Pair::mapped(Rig::new(), 4);
     assert_eq!(pair.mapped_pages(), 4);
     pair.unmap();
     assert_eq!(pair.mapped_pages(), 0);
@@ -24,7 +23,7 @@ fn unheld_pages_are_unmapped_at_once() {
 
 #[test]
 fn nothing_is_unmapped_before_both_munmap_and_the_list_are_done() {
-    let mut pair = Pair::mapped(World::new(), 2);
+    let mut pair = Pair::mapped(Rig::new(), 2);
     let request = pair.munmap();
     pair.w.done(pair.back, request);
     assert_eq!(pair.mapped_pages(), 2, "munmap alone");
@@ -34,7 +33,7 @@ fn nothing_is_unmapped_before_both_munmap_and_the_list_are_done() {
         .done(pair.back, Request::UnmapGrantRef { file, index, pages });
     assert_eq!(pair.mapped_pages(), 0);
 
-    let mut pair = Pair::mapped(World::new(), 2);
+    let mut pair = Pair::mapped(Rig::new(), 2);
     let (file, index, pages) = (pair.gntdev, pair.map.0, 2);
     pair.w
         .done(pair.back, Request::UnmapGrantRef { file, index, pages });
@@ -47,7 +46,7 @@ fn nothing_is_unmapped_before_both_munmap_and_the_list_are_done() {
 
 #[test]
 fn every_piece_of_a_split_mapping_counts() {
-    let mut pair = Pair::mapped(World::new(), 5);
+    let mut pair = Pair::mapped(Rig::new(), 5);
     let (file, index, pages) = (pair.gntdev, pair.map.0, 5);
     pair.w
         .done(pair.back, Request::UnmapGrantRef { file, index, pages });
@@ -79,7 +78,7 @@ fn every_piece_of_a_split_mapping_counts() {
 
 #[test]
 fn a_mapping_pins_its_file() {
-    let mut pair = Pair::mapped(World::new(), 1);
+    let mut pair = Pair::mapped(Rig::new(), 1);
     let file = pair.gntdev;
     pair.w.done(pair.back, Request::Close { file });
     assert_eq!(pair.mapped_pages(), 1);
@@ -93,7 +92,7 @@ fn a_mapping_pins_its_file() {
 #[test]
 fn a_held_page_defers_its_whole_run_and_blocks_nobody() {
     for kind in [HoldKind::Plain, HoldKind::I915] {
-        let mut pair = Pair::mapped(World::new(), 4);
+        let mut pair = Pair::mapped(Rig::new(), 4);
         let consumer = pair.w.join(BACKEND, "consumer");
         let hold = pair.w.pin(pair.back, pair.map.1, 2, 1, kind);
         assert_eq!(pair.w.attach(consumer, hold).len(), 1);
@@ -126,7 +125,7 @@ fn a_held_page_defers_its_whole_run_and_blocks_nobody() {
 #[test]
 fn retries_follow_the_kernels_schedule() {
     for (seconds, retries, gap_ms) in [(1, 19, 100), (10, 62, 315), (60, 154, 775)] {
-        let mut pair = Pair::mapped(World::new(), 1);
+        let mut pair = Pair::mapped(Rig::new(), 1);
         pair.w.pin(pair.back, pair.map.1, 0, 1, HoldKind::Plain);
         pair.unmap();
         pair.w.pass(Duration::from_secs(seconds));
@@ -149,7 +148,7 @@ fn retries_follow_the_kernels_schedule() {
 
 #[test]
 fn two_holders_both_count() {
-    let mut pair = Pair::mapped(World::new(), 2);
+    let mut pair = Pair::mapped(Rig::new(), 2);
     let one = pair.w.pin(pair.back, pair.map.1, 0, 2, HoldKind::Plain);
     let two = pair.w.pin(pair.back, pair.map.1, 1, 1, HoldKind::I915);
     pair.unmap();
@@ -165,7 +164,7 @@ fn two_holders_both_count() {
 #[test]
 fn the_event_is_sent_even_when_the_mappers_files_are_closed() {
     // The notify keeps its own port; a second process of the domain hears it.
-    let mut pair = Pair::granted(World::new(), 1);
+    let mut pair = Pair::granted(Rig::new(), 1);
     let watcher = pair.w.join(BACKEND, "watcher");
     let file = pair.w.open(watcher, DeviceKind::Evtchn);
     let heard = pair.w.port(
@@ -206,7 +205,7 @@ fn the_event_is_sent_even_when_the_mappers_files_are_closed() {
 
 #[test]
 fn a_map_without_an_mmap_sends_the_event_and_clears_nothing() {
-    let mut pair = Pair::granted(World::new(), 1);
+    let mut pair = Pair::granted(Rig::new(), 1);
     let grants = pair.grants();
     let index = pair.w.reserve(pair.back, pair.gntdev, &grants);
     let notify = UnmapNotify {
@@ -229,7 +228,7 @@ fn a_map_without_an_mmap_sends_the_event_and_clears_nothing() {
 
 #[test]
 fn a_byte_is_never_cleared_through_a_read_only_map() {
-    let mut pair = Pair::granted(World::new(), 1);
+    let mut pair = Pair::granted(Rig::new(), 1);
     let grants = pair.grants();
     let index = pair.w.reserve(pair.back, pair.gntdev, &grants);
     // Armed before the mmap, when the driver cannot know yet.
@@ -258,14 +257,14 @@ fn a_byte_is_never_cleared_through_a_read_only_map() {
             .w
             .out
             .iter()
-            .any(|o| matches!(o, Output::ClearByte { .. }))
+            .any(|o| matches!(o, Action::ClearByte { .. }))
     );
 }
 
 /// The granter's kernel retries each second, ten entries at a time, and complains once.
 #[test]
 fn ending_access_is_deferred_and_retried() {
-    let mut pair = Pair::mapped(World::new(), 12);
+    let mut pair = Pair::mapped(Rig::new(), 12);
     pair.dealloc();
     assert_eq!(
         pair.w.inspect().gntalloc_pages,
@@ -292,7 +291,7 @@ fn ending_access_is_deferred_and_retried() {
 
 #[test]
 fn a_grant_that_stays_in_use_is_reported_after_a_minute() {
-    let mut pair = Pair::mapped(World::new(), 1);
+    let mut pair = Pair::mapped(Rig::new(), 1);
     pair.dealloc();
     pair.w.out.clear();
     pair.w.pass(Duration::from_secs(59));
@@ -305,7 +304,7 @@ fn a_grant_that_stays_in_use_is_reported_after_a_minute() {
 
 #[test]
 fn a_reference_in_use_is_not_given_out_again() {
-    let mut pair = Pair::mapped(World::new(), 1);
+    let mut pair = Pair::mapped(Rig::new(), 1);
     pair.dealloc();
     let next = pair.w.alloc(pair.front, pair.front_alloc, BACKEND, 1);
     assert_ne!(next.grefs, pair.alloc.grefs);

@@ -1,7 +1,7 @@
 //! A device between the two domains: its nodes, a back end of ours, its grants.
 
 use super::{CAME_TO_ITS_END, CLOSE, DIR, Side, Stage, Step};
-use libgnt::sim::wire::GrantState;
+use libgnt::inspect::GrantState;
 use pv_xenstore::toolstack::{BlockDevice, DeviceId};
 use pv_xenstore::xenbus::XenbusState;
 use pv_xenstore::xenbus::node::read_state;
@@ -21,7 +21,7 @@ impl Stage<'_> {
     /// Creates a device between the two, as a toolstack does, with more nodes for its back end.
     ///
     /// # Errors
-    /// [`Ended`] if xenstore refuses.
+    /// [`Ended`](super::Ended) if xenstore refuses.
     pub fn attach(&mut self, devid: DeviceId, extra: &[(&str, &str)]) -> Step<BlockDevice> {
         let (front, back) = (self.domid(Side::Front), self.domid(Side::Back));
         let mut device = BlockDevice::new(front, back, devid, "");
@@ -39,7 +39,7 @@ impl Stage<'_> {
     /// Removes a device; both ends must close it before, and a back end of ours must end then.
     ///
     /// # Errors
-    /// [`Ended`] if they do not.
+    /// [`Ended`](super::Ended) if they do not.
     pub fn detach(&mut self, device: &BlockDevice, server: Option<&Server>) -> Step {
         const NAME: &str = "both ends close the device when it is removed";
         self.devices.retain(|other| other != device);
@@ -61,7 +61,7 @@ impl Stage<'_> {
     /// Makes the image of a device where its back end is.
     ///
     /// # Errors
-    /// [`Ended`] if there is no room.
+    /// [`Ended`](super::Ended) if there is no room.
     pub fn make_image(&mut self, image: &str, bytes: u64) -> Step {
         match self.xen.back.make_file(Path::new(image), bytes) {
             Ok(()) => Ok(()),
@@ -72,7 +72,7 @@ impl Stage<'_> {
     /// Starts our back end on an image, with this `--mode`.
     ///
     /// # Errors
-    /// [`Ended`] if it cannot be started.
+    /// [`Ended`](super::Ended) if it cannot be started.
     pub fn serve(&mut self, device: &BlockDevice, image: &str, mode: &str) -> Step<Server> {
         let front = device.front_domid.0;
         let command = format!(
@@ -87,7 +87,7 @@ impl Stage<'_> {
     /// Starts a back end again.
     ///
     /// # Errors
-    /// [`Ended`] if it cannot be started.
+    /// [`Ended`](super::Ended) if it cannot be started.
     pub fn start(&mut self, server: &mut Server) -> Step {
         let started = self.run(
             Side::Back,
@@ -104,7 +104,7 @@ impl Stage<'_> {
     /// Kills a back end with SIGKILL, and waits until it is gone.
     ///
     /// # Errors
-    /// [`Ended`] if it was gone before.
+    /// [`Ended`](super::Ended) if it was gone before.
     pub fn kill(&mut self, server: &Server) -> Step {
         let pid = server.pid;
         let kill = format!("kill -KILL {pid}\nwhile [ -e /proc/{pid} ]; do usleep 10000; done");
@@ -115,7 +115,7 @@ impl Stage<'_> {
     /// What the front end of a device has written of itself: its state and its ring.
     ///
     /// # Errors
-    /// [`Ended`] if xenstore does not say it.
+    /// [`Ended`](super::Ended) if xenstore does not say it.
     pub fn front_nodes(&mut self, device: &BlockDevice) -> Step<String> {
         let directory = device.paths().front;
         let read = |name: &&str| {
@@ -136,7 +136,7 @@ impl Stage<'_> {
     /// told.
     ///
     /// # Errors
-    /// [`Ended`] if it does not in time.
+    /// [`Ended`](super::Ended) if it does not in time.
     pub fn await_front(&mut self, device: &BlockDevice, state: XenbusState) -> Step {
         let doing = "waiting for the front end";
         let until = Instant::now() + self.patience();
@@ -161,7 +161,7 @@ impl Stage<'_> {
     /// Grants of the front's domain that are mapped now and were not when the case began.
     ///
     /// # Errors
-    /// [`Ended`] if Xen does not say it.
+    /// [`Ended`](super::Ended) if Xen does not say it.
     pub fn mapped(&mut self) -> Step<Vec<GrantState>> {
         let front = self.domid(Side::Front);
         match self.xen.inspect() {
@@ -176,7 +176,7 @@ impl Stage<'_> {
     /// Waits until [`Stage::mapped`] are so few, for they may be on their way; how many there are.
     ///
     /// # Errors
-    /// [`Ended`] if Xen does not say it.
+    /// [`Ended`](super::Ended) if Xen does not say it.
     pub fn mapped_at_last(&mut self, few: usize) -> Step<usize> {
         let until = Instant::now() + self.patience();
         loop {

@@ -74,12 +74,10 @@ pub(super) fn run(process: &RoleProcess, task: FrontEndTask) -> Outcome {
     );
     let mut observer = recorder.clone();
     process.timeline.waiting("a back end");
-    let disk = Disk::open_observed(
-        config,
-        Some(Box::new(move |event: FrontEvent| {
-            observer.event(event.what)
-        })),
-    )?;
+    config.observer = Some(Box::new(move |event: FrontEvent| {
+        observer.event(event.kind)
+    }));
+    let disk = Disk::open(config)?;
     control.send(&News::Ready)?;
     let mut carrier = Carrier::new(&disk, &task, recorder, Arc::clone(&control))?;
     let digest = carrier.write(&task.input, process.sabotage)?;

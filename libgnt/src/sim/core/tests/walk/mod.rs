@@ -6,9 +6,8 @@
 mod asks;
 
 use super::*;
-use crate::platform::{HoldId, HoldKind};
-use crate::sim::core::{Config, ConnId, Input, Now, Output, Sabotage};
-use crate::sim::wire::{DeviceKind, FileId, Reply, Request, UnmapMode, VmaId};
+use crate::sim::core::{Action, Config, ConnId, Input, KernelSabotage, Now};
+use crate::sim::wire::{DeviceKind, FileId, HoldId, HoldKind, Reply, Request, UnmapMode, VmaId};
 use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, UnmapNotify};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -42,7 +41,7 @@ struct Process {
 }
 
 struct Walk {
-    w: World,
+    w: Rig,
     rng: fastrand::Rng,
     dom0: ConnId,
     processes: Vec<Process>,
@@ -59,7 +58,7 @@ struct Walk {
 
 impl Walk {
     fn new(config: Config, seed: u64) -> Walk {
-        let mut w = World::with(config);
+        let mut w = Rig::with(config);
         let dom0 = w.join(DOM0, "xl");
         let mut walk = Walk {
             w,
@@ -261,7 +260,7 @@ impl Walk {
         self.seen.events += self.w.raises().len();
         self.w
             .out
-            .retain(|o| !matches!(o, Output::Deadlock(_) | Output::Raise { .. }));
+            .retain(|o| !matches!(o, Action::Deadlock(_) | Action::Raise { .. }));
         Ok(())
     }
 
@@ -391,13 +390,13 @@ fn a_walk_is_deterministic() {
 #[test]
 fn the_walk_catches_each_sabotage() {
     let broken = [
-        (UnmapMode::Async, Sabotage::UnmapIgnoresReferences),
-        (UnmapMode::Async, Sabotage::NoMapReferenceAcrossAsync),
-        (UnmapMode::Async, Sabotage::DoubleUnmap),
-        (UnmapMode::Async, Sabotage::ReuseWhileInUse),
-        (UnmapMode::Sync, Sabotage::LostWakeup),
-        (UnmapMode::Async, Sabotage::HoldOutlivesOwner),
-        (UnmapMode::Async, Sabotage::NoQuota),
+        (UnmapMode::Async, KernelSabotage::UnmapIgnoresReferences),
+        (UnmapMode::Async, KernelSabotage::NoMapReferenceAcrossAsync),
+        (UnmapMode::Async, KernelSabotage::DoubleUnmap),
+        (UnmapMode::Async, KernelSabotage::ReuseWhileInUse),
+        (UnmapMode::Sync, KernelSabotage::LostWakeup),
+        (UnmapMode::Async, KernelSabotage::HoldOutlivesOwner),
+        (UnmapMode::Async, KernelSabotage::NoQuota),
     ];
     for (unmap, how) in broken {
         let config = Config {

@@ -1,0 +1,320 @@
+//! The block protocol of this end as a state machine without I/O: what callers ask, what the back
+//! end answers and what becomes of it go in as [`Input`]; requests to push, bytes to copy and
+//! results come out as [`Action`].
+//!
+//! Promises, each with a broken variant in [`Sabotage`] that a test catches:
+//! - every I/O completes exactly once, whatever the back end does or dies of;
+//! - a page carries one request at a time, and is free only after that request's response;
+//! - a response is believed only if its id, generation and operation are those of a request in
+//!   flight (XSA-405);
+//! - what was not acknowledged when the back end died goes out again, oldest first;
+//! - a flush goes out when every write submitted before it is answered;
+//! - a disk that becomes smaller harms no request on the ring, and gets none past its end.
+
+mod sabotage;
+
+mod io;
+mod pages;
+
+mod ios;
+mod table;
+
+// One machine, in the files of its parts.
+mod connection;
+mod ends;
+mod push;
+#[cfg(test)]
+mod tests;
+
+pub use io::{DeviceError, DiskInfo, IoError, IoKey, IoOp, IoRequest, ProtocolError, WaitsFor};
+pub use pages::{PageList, PageNo};
+#[doc(hidden)]
+pub use sabotage::Sabotage;
+
+use ios::{Io, Ios};
+use libgnt::GrantRef;
+use libgnt::machine::{Machine, Now};
+use libgnt::proto::blkif::{self, SECTOR_SIZE};
+use libgnt::ring::RingError;
+use pages::Pages;
+use std::collections::VecDeque;
+use std::time::Duration;
+use table::Table;
+
+/// The machine's bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// I/Os accepted and not completed.
+    pub queue: usize,
+    /// How long an I/O may take while a back end is connected.
+    pub deadline: Duration,
+}
+
+/// A connection to a back end: what was negotiated, and fresh pages.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The disk.
+    pub disk: DiskInfo,
+    /// Slots of the ring.
+    pub ring_slots: u32,
+    /// `virtual-device`, which requests echo.
+    pub handle: u16,
+    /// Granted writable: the back end fills them.
+    pub read_pages: Vec<GrantRef>,
+    /// Granted read-only; `None` where persistent grants were asked for: every page serves both
+    /// ways.
+    pub write_pages: Option<Vec<GrantRef>>,
+}
+
+/// What can happen.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A caller asks for an I/O. It is accepted, unless [`Action::Refuse`] follows, and goes on the
+    /// ring with an [`Input::Push`].
+    Submit {
+        /// The driver's name for it.
+        io: IoKey,
+        /// What is asked.
+        request: IoRequest,
+    },
+    /// There may be room on the ring: puts there what fits, oldest first. Reads and writes pass each
+    /// other where one of them lacks pages; nothing passes a flush.
+    Push,
+    /// The back end has put a response on the ring.
+    Response {
+        /// A copy of it.
+        response: blkif::Response,
+        /// One of the request's grants ([`FrontMachine::grants_of`]) that the back end is seen to map
+        /// still, where that can be seen and grants are not persistent.
+        still_mapped: Option<GrantRef>,
+    },
+    /// Time has passed: I/Os may be overdue. [`FrontMachine::next_deadline`] says when to look.
+    Tick,
+    /// A back end is connected, on a fresh ring and fresh pages. Deadlines start anew.
+    Connected(Box<Session>),
+    /// The back end says that the disk has another size now. Requests on the ring are for it to
+    /// answer; what is not there yet, and reaches past the new end, fails.
+    Resized {
+        /// In units of 512 bytes.
+        sectors: u64,
+    },
+    /// The back end died or closed. What it had not answered is kept for the next one; the driver
+    /// does not use pages and ring of this connection again.
+    BackGone,
+    /// The ring itself is broken.
+    RingBroken(RingError),
+    /// No more waiting for a back end, or the caller closes: everything pending ends with this
+    /// error, and nothing more is accepted.
+    GiveUp(DeviceError),
+}
+
+/// What the driver has to do, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// For a write, copy `len` bytes of the I/O's data from byte `start` on into the pages, each
+    /// full but the last; then push the request.
+    Push {
+        /// Whose.
+        io: IoKey,
+        /// What.
+        request: blkif::Request,
+        /// Its pages, in the order of the segments.
+        pages: PageList,
+        /// Byte of the I/O's data.
+        start: usize,
+        /// Bytes.
+        len: usize,
+    },
+    /// Copy `len` bytes out of the pages to the I/O's data from byte `start` on. The pages may be
+    /// used again by a later action.
+    CopyOut {
+        /// Whose.
+        io: IoKey,
+        /// From.
+        pages: PageList,
+        /// Byte of the I/O's data.
+        start: usize,
+        /// Bytes.
+        len: usize,
+    },
+    /// The back end is done with this request: its pages are free.
+    Released {
+        /// The request's id.
+        id: u64,
+        /// Its pages.
+        pages: PageList,
+    },
+    /// The I/O is over; the key is free.
+    Complete {
+        /// Which.
+        io: IoKey,
+        /// How.
+        result: Result<(), IoError>,
+    },
+    /// The I/O was not accepted; the key is free.
+    Refuse {
+        /// Which.
+        io: IoKey,
+        /// [`IoError::QueueFull`], [`IoError::Device`], or one of [`IoRequest::check`].
+        error: IoError,
+    },
+    /// Close the device, and say why. Everything was completed before this.
+    Fatal(ProtocolError),
+}
+
+/// A part of an I/O that is not on the ring: sectors, counted from the I/O's first.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    io: IoKey,
+    first: u32,
+    sectors: u32,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Down,
+    Up(Box<Up>),
+    Failed(DeviceError),
+}
+
+#[derive(Debug)]
+struct Up {
+    disk: DiskInfo,
+    handle: u16,
+    pages: Pages,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct FrontMachine {
+    limits: Limits,
+    phase: Phase,
+    ios: Ios,
+    queue: VecDeque<Part>,
+    table: Table,
+    /// Oldest first; an entry whose I/O is over is skipped. The first one's is not.
+    deadlines: VecDeque<(Now, IoKey, u64)>,
+    next_seq: u64,
+    sabotage: Sabotage,
+}
+
+impl FrontMachine {
+    /// A machine without a back end: it queues until [`Input::Connected`].
+    pub fn new(limits: Limits) -> Self {
+        Self::sabotaged(limits, Sabotage::None)
+    }
+
+    /// A machine that breaks one promise, for the tests that must notice.
+    #[doc(hidden)]
+    pub fn sabotaged(limits: Limits, sabotage: Sabotage) -> Self {
+        FrontMachine {
+            limits,
+            phase: Phase::Down,
+            ios: Ios::default(),
+            queue: VecDeque::new(),
+            table: Table::new(sabotage),
+            deadlines: VecDeque::new(),
+            next_seq: 0,
+            sabotage,
+        }
+    }
+
+    /// I/Os accepted and not completed.
+    pub fn pending(&self) -> usize {
+        self.ios.len()
+    }
+
+    /// Requests on the ring.
+    pub fn in_flight(&self) -> u32 {
+        self.table.in_flight()
+    }
+
+    /// Why the device takes no more I/O, if it takes none.
+    pub fn failed(&self) -> Option<&DeviceError> {
+        match &self.phase {
+            Phase::Failed(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// When [`Input::Tick`] has something to do, at the earliest. None while no back end is there:
+    /// that wait has its own bound, the driver's.
+    pub fn next_deadline(&self) -> Option<Now> {
+        match &self.phase {
+            Phase::Up(_) => self.deadlines.front().map(|(at, ..)| *at),
+            _ => None,
+        }
+    }
+
+    /// The pages that a response claims to give back, as grants, for whoever can ask whether they
+    /// are really unmapped. Nothing for an id that is not in flight.
+    pub fn grants_of(&self, id: u64) -> Vec<GrantRef> {
+        match (&self.phase, self.table.get(id)) {
+            (Phase::Up(up), Some(flight)) => {
+                flight.pages.iter().map(|&p| up.pages.grant(p)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn submit(&mut self, now: Now, key: IoKey, request: IoRequest) -> Result<(), IoError> {
+        match &self.phase {
+            Phase::Failed(error) => return Err(IoError::Device(error.clone())),
+            Phase::Up(up) => request.check(&up.disk)?,
+            // Checked when a back end says how large the disk is.
+            Phase::Down => {}
+        }
+        let limit = self.limits.queue;
+        let seq = self.next_seq;
+        let io = Io {
+            request,
+            seq,
+            since: now,
+            in_flight: 0,
+            queued: 1,
+            error: None,
+        };
+        if self.ios.len() >= limit || key.0 >= limit || !self.ios.insert(key, io) {
+            return Err(IoError::QueueFull { limit });
+        }
+        self.next_seq += 1;
+        self.queue.push_back(Part {
+            io: key,
+            first: 0,
+            sectors: request.sectors,
+        });
+        let at = now.saturating_add(self.limits.deadline);
+        self.deadlines.push_back((at, key, seq));
+        Ok(())
+    }
+}
+
+impl Machine for FrontMachine {
+    type Input = Input;
+    type Action = Action;
+
+    fn step(&mut self, now: Now, input: Input, actions: &mut Vec<Action>) {
+        match input {
+            Input::Submit { io, request } => {
+                if let Err(error) = self.submit(now, io, request) {
+                    actions.push(Action::Refuse { io, error });
+                }
+            }
+            Input::Push => self.push(actions),
+            Input::Response {
+                response,
+                still_mapped,
+            } => self.response(&response, still_mapped, actions),
+            Input::Tick => self.tick(now, actions),
+            Input::Connected(session) => self.connected(now, *session, actions),
+            Input::Resized { sectors } => self.resized(sectors, actions),
+            Input::BackGone => self.back_gone(actions),
+            Input::RingBroken(error) => self.protocol_error(error.into(), actions),
+            Input::GiveUp(error) => self.give_up(error, actions),
+        }
+    }
+}
+
+fn bytes(sectors: u32) -> usize {
+    sectors as usize * SECTOR_SIZE
+}

@@ -1,0 +1,272 @@
+//! What a lab runs: suites, each a script in dom0, all in one boot if they leave the machine alive.
+
+use super::options::{DEADLINE, LabArgs};
+use super::words::{Case, SuiteName};
+use pv_harness::error::Result;
+use pv_harness::settings::quote;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Where the user's input is, below `/lab`, in dom0 and the domains.
+pub const INPUT: &str = "input";
+/// Where a suite's report is in dom0.
+pub const REPORT: &str = "/results/report";
+/// And the conformance suite's, in it.
+pub const CONFORM_REPORT: &str = "conform.json";
+/// And the directory of the report of the suite `peers`, in it.
+pub const PEERS_REPORT: &str = "peers";
+/// Beside each scenario's deadline: ending what hangs, and asking what is left.
+const BESIDE: Duration = Duration::from_secs(45);
+/// The conformance suite takes as long as so many scenarios.
+const CONFORM_RUNS: u32 = 5;
+
+/// Linux' drivers that the suite `peers` is about, and what a file system on them needs.
+pub const PEERS_MODULES: [&str; 5] = [
+    "xen-blkfront",
+    "xen-blkback",
+    "loop",
+    // ext4 asks the kernel's programs for this one by a name that only they understand.
+    "crc32c_generic",
+    "ext4",
+];
+
+/// One thing to run in dom0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suite {
+    /// Its name: in the report, and of its script in the image.
+    pub name: String,
+    /// Shell. It ends as the suite does, and leaves its report in [`REPORT`].
+    pub script: String,
+    /// How long it may take on a machine that is not slow; `None`: as long as it likes.
+    pub limit: Option<Duration>,
+}
+
+/// How many scenarios a run on a real Xen has that is given these names: the lab starts them, and does
+/// not know them. An error for a name that there is not.
+pub type CountScenarios = dyn Fn(&[String]) -> Result<usize>;
+
+/// What these options ask for, in order.
+///
+/// # Errors
+/// A scenario that there is not.
+pub fn asked(args: &LabArgs, count_scenarios: &CountScenarios) -> Result<Vec<Suite>> {
+    let each = args.deadline.unwrap_or(DEADLINE) + BESIDE;
+    let suite = |name: &str, script: String, runs: u32| Suite {
+        name: name.into(),
+        script,
+        limit: Some(each.saturating_mul(runs)),
+    };
+    if args.shell {
+        return Ok(Vec::new());
+    }
+    if let Some(command) = &args.run {
+        return Ok(vec![suite("run", command.clone(), 1)]);
+    }
+    let mut names = args.suite.clone();
+    if !args.case.is_empty() && !names.contains(&SuiteName::Peers) {
+        names.push(SuiteName::Peers);
+    }
+    if names.is_empty() || (!args.scenario.is_empty() && !names.contains(&SuiteName::Scenarios)) {
+        names.insert(0, SuiteName::Scenarios);
+    }
+    let mut all: Vec<Suite> = Vec::new();
+    for name in names {
+        // Twice the same would write its report to the same place.
+        if all.iter().any(|suite| suite.name == name.to_string()) {
+            continue;
+        }
+        all.push(match name {
+            SuiteName::Scenarios => {
+                let count = count_scenarios(&args.scenario)?;
+                let runs = u32::try_from(count).unwrap_or(u32::MAX);
+                suite(&name.to_string(), scenarios(args), runs)
+            }
+            SuiteName::Conform => suite(&name.to_string(), conform(), CONFORM_RUNS),
+            SuiteName::Peers => {
+                let cases = match args.case.len() {
+                    0 => Case::ALL.len(),
+                    some => some,
+                };
+                let runs = u32::try_from(cases).unwrap_or(u32::MAX);
+                suite(&name.to_string(), peers(args), runs)
+            }
+        });
+    }
+    Ok(all)
+}
+
+/// The conformance suite in the domains; then on the simulated Xen, with both answers in one table.
+fn conform() -> String {
+    format!(
+        "\
+mkdir -p {REPORT}
+front=$(xl domid front) back=$(xl domid back)
+pv-stress on --deadline 20m back \"pv-stress conform --platform xen --as-peer-of $front\" &
+pv-stress on --deadline 20m front \"pv-stress conform --platform xen --peer $back --json\" \
+    > {REPORT}/{CONFORM_REPORT}
+real=$?
+wait
+pv-stress conform --beside {REPORT}/{CONFORM_REPORT}
+simulated=$?
+[ $real -ge $simulated ] && exit $real
+exit $simulated"
+    )
+}
+
+/// The cases beside Linux' own drivers, which stay loaded: the suites that follow must not mind. Where
+/// a case failed they get other domains.
+fn peers(args: &LabArgs) -> String {
+    let mut command = format!(
+        "mkdir -p {REPORT}
+pv-stress peers --front front --back back --report {REPORT}/{PEERS_REPORT} --restart-domain $(which start-domain)",
+    );
+    let mut add = |option: &str, value: String| {
+        let _ = write!(command, " {option} {}", quote(&value));
+    };
+    if !args.case.is_empty() {
+        let cases: Vec<String> = args.case.iter().map(ToString::to_string).collect();
+        add("--case", cases.join(","));
+    }
+    add("--machine", args.machine());
+    add_deadline(&mut command, args);
+    command.push_str(
+        "
+status=$?
+[ $status = 0 ] || for domain in front back; do xl destroy $domain; done
+exit $status",
+    );
+    command
+}
+
+/// How long a scenario or a case may take: as was said, or counted by the shell that starts it.
+fn add_deadline(command: &mut String, args: &LabArgs) {
+    let _ = match args.deadline {
+        Some(deadline) => write!(command, " --deadline {}ms", deadline.as_millis()),
+        None => write!(command, " --deadline $(({} * slow))s", DEADLINE.as_secs()),
+    };
+}
+
+/// The command that runs the scenarios.
+fn scenarios(args: &LabArgs) -> String {
+    let mut command = format!(
+        "pv-stress run --platform xen --front front --back back --log info --report {REPORT} --restart-domain start-domain",
+    );
+    let mut add = |option: &str, value: String| {
+        let _ = write!(command, " {option} {}", quote(&value));
+    };
+    if !args.scenario.is_empty() {
+        add("--scenario", args.scenario.join(","));
+    }
+    if let Some(hold) = args.hold {
+        add("--hold", hold.to_string());
+    }
+    if let Some(seed) = args.seed {
+        add("--seed", seed.to_string());
+    }
+    let input = match args.input {
+        Some(_) => format!("/lab/{INPUT}"),
+        None => "/bin/busybox".into(),
+    };
+    add("--input", input);
+    add("--machine", args.machine());
+    add("--hold-for", format!("{}ms", args.hold_for.as_millis()));
+    add_deadline(&mut command, args);
+    if args.allow_kernel_damage {
+        command.push_str(" --allow-kernel-damage");
+    }
+    command
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::ask::options::tests::args;
+    use pv_harness::error::Error;
+
+    /// Eight in all, as far as the lab can tell.
+    pub fn count(names: &[String]) -> Result<usize> {
+        match names.iter().any(|name| name == "nonsense") {
+            true => Err(Error::Usage("there is no scenario nonsense".into())),
+            false if names.is_empty() => Ok(8),
+            false => Ok(names.len()),
+        }
+    }
+
+    fn asked(args: &LabArgs) -> Result<Vec<Suite>> {
+        super::asked(args, &count)
+    }
+
+    fn names(words: &[&str]) -> Vec<String> {
+        let all = asked(&args(words)).unwrap();
+        all.into_iter().map(|suite| suite.name).collect()
+    }
+
+    #[test]
+    fn suites_come_once_each_in_the_order_in_which_they_were_asked_for() {
+        assert_eq!(names(&[]), ["scenarios"]);
+        assert_eq!(names(&["--suite", "conform"]), ["conform"]);
+        let words = ["--suite", "conform,scenarios", "--suite", "conform"];
+        assert_eq!(names(&words), ["conform", "scenarios"]);
+        let words = ["--suite", "conform", "--scenario", "copy"];
+        assert_eq!(names(&words), ["scenarios", "conform"]);
+        assert_eq!(names(&["--case", "linux-back"]), ["peers"]);
+        let words = ["--case", "linux-back", "--scenario", "copy"];
+        assert_eq!(names(&words), ["scenarios", "peers"]);
+        assert_eq!(names(&["--run", "true"]), ["run"]);
+        assert!(names(&["--shell"]).is_empty());
+    }
+
+    #[test]
+    fn options_reach_the_run() {
+        let words = [
+            "--scenario",
+            "copy",
+            "hold-unmap",
+            "--hold",
+            "fork",
+            "--seed",
+            "7",
+        ];
+        let script = &asked(&args(&words)).unwrap()[0].script;
+        assert!(
+            script.contains("--scenario copy,hold-unmap --hold fork --seed 7"),
+            "{script}"
+        );
+        assert!(script.contains("--deadline $((180 * slow))s"), "{script}");
+        let script = &asked(&args(&["--deadline", "90s"])).unwrap()[0].script;
+        assert!(script.contains("--deadline 90000ms"), "{script}");
+    }
+
+    #[test]
+    fn cases_are_passed_on_and_after_a_failure_the_next_suite_gets_other_domains() {
+        let script = &asked(&args(&["--case", "linux-back,direct-front"])).unwrap()[0].script;
+        assert!(
+            script.contains("--case linux-back,direct-front"),
+            "{script}"
+        );
+        assert!(
+            script.contains("--report /results/report/peers"),
+            "{script}"
+        );
+        assert!(
+            script.contains("--deadline $((180 * slow))s\nstatus=$?"),
+            "{script}"
+        );
+        let end = "[ $status = 0 ] || for domain in front back; do xl destroy $domain; done\nexit $status";
+        assert!(script.ends_with(end), "{script}");
+        let all = &asked(&args(&["--suite", "peers"])).unwrap()[0];
+        assert!(!all.script.contains("--case"), "{}", all.script);
+    }
+
+    #[test]
+    fn a_suites_limit_grows_with_what_it_runs() {
+        let limit = |words: &[&str]| asked(&args(words)).unwrap()[0].limit.unwrap();
+        let one = limit(&["--scenario", "copy"]);
+        assert_eq!(limit(&["--scenario", "copy", "hold-unmap"]), one * 2);
+        assert_eq!(limit(&["--run", "x"]), one);
+        assert_eq!(limit(&["--case", "linux-back", "direct-front"]), one * 2);
+        let all = u32::try_from(Case::ALL.len()).unwrap();
+        assert_eq!(limit(&["--suite", "peers"]), one * all);
+        assert!(asked(&args(&["--scenario", "nonsense"])).is_err());
+    }
+}

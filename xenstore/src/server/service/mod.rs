@@ -1,0 +1,175 @@
+//! The server's sockets: a thread with a mio loop around [`Server`].
+//!
+//! Connections through the Unix socket have dom0's rights, as with xenstored; a domain's
+//! connection is a socket that somebody who knows the domain attaches.
+
+mod error;
+
+mod socket;
+
+mod thread;
+
+pub use error::ServiceError;
+
+use super::machine::{Server, StoreSabotage};
+use super::queue::QueueLimits;
+use super::quota::Quotas;
+use crossbeam::channel::{Sender, bounded};
+use libgnt::DomId;
+use mio::{Interest, Poll, Waker};
+use socket::{SocketFile, listen};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use thread::{LISTENER, Message, Opened, Service, WAKER};
+
+/// Messages of handles that may wait. With more, a handle waits: the thread takes them all whenever it
+/// is woken, and waits for nobody itself. Whoever has put one in wakes it, so a full queue is taken.
+const MESSAGES: usize = 64;
+/// How long a handle waits for the thread. It does nothing that takes long.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How to run it.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ServerConfig {
+    /// Where to listen for dom0; nowhere if `None`.
+    pub socket: Option<PathBuf>,
+    /// Limits on domains.
+    pub quotas: Quotas,
+    /// Limits on each connection's queue.
+    pub queue: QueueLimits,
+    /// Broken on purpose, to see that tests notice.
+    pub sabotage: Option<StoreSabotage>,
+}
+
+struct Shared {
+    messages: Sender<Message>,
+    waker: Arc<Waker>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The last handle: nobody can use the thread any more. It ends by itself.
+        let _ = self.messages.send(Message::Stop);
+        let _ = self.waker.wake();
+    }
+}
+
+/// Talks to the server's thread, which ends with the last handle, or with [`ServerHandle::stop`].
+#[derive(Clone)]
+pub struct ServerHandle(Arc<Shared>);
+
+impl std::fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServerHandle")
+    }
+}
+
+impl ServerHandle {
+    /// Starts the thread. dom0's own nodes are there when this returns.
+    ///
+    /// # Errors
+    /// [`ServiceError`]. A socket file that a dead server left is replaced.
+    pub fn start(config: ServerConfig) -> Result<ServerHandle, ServiceError> {
+        let io = |operation, path: &Option<PathBuf>| {
+            let path = path.clone();
+            move |source| ServiceError::Io {
+                operation,
+                path,
+                source,
+            }
+        };
+        let poll = Poll::new().map_err(io("epoll_create", &None))?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(io("eventfd", &None))?);
+        let mut listener = config.socket.as_deref().map(listen).transpose()?;
+        if let Some(listener) = &mut listener {
+            poll.registry()
+                .register(listener, LISTENER, Interest::READABLE)
+                .map_err(io("epoll_ctl", &config.socket))?;
+        }
+        let (messages, inbox) = bounded(MESSAGES);
+        let opened = Opened {
+            poll,
+            waker: Arc::clone(&waker),
+            listener,
+            socket: config.socket.clone().map(SocketFile),
+            inbox,
+        };
+        let server = Server::sabotaged(config.quotas, config.sabotage);
+        let service = Service::new(opened, server, config.queue);
+        let thread = std::thread::Builder::new()
+            .name("xenstore".into())
+            .spawn(move || service.run())
+            .map_err(io("clone", &None))?;
+        let thread = Mutex::new(Some(thread));
+        Ok(ServerHandle(Arc::new(Shared {
+            messages,
+            waker,
+            thread,
+        })))
+    }
+
+    /// Serves a socket as an open `/dev/xen/xenbus` of a domain's ([`Input::Connected`](super::machine::Input::Connected), a device).
+    ///
+    /// # Errors
+    /// [`ServiceError::Stopped`].
+    pub fn attach(
+        &self,
+        domid: DomId,
+        stream: std::os::unix::net::UnixStream,
+    ) -> Result<(), ServiceError> {
+        self.send(Message::Attach(stream, domid))
+    }
+
+    /// A domain exists from now on: writes the nodes that a toolstack gives every domain
+    /// ([`domain_nodes`](crate::domain::domain_nodes)), then fires `@introduceDomain`. Done when this returns.
+    ///
+    /// # Errors
+    /// [`ServiceError::Stopped`].
+    pub fn introduce(&self, domid: DomId, name: &str) -> Result<(), ServiceError> {
+        self.ask(|done| Message::Introduce(domid, name.to_owned(), done))
+    }
+
+    /// A domain is gone: cuts its connections, removes what it owned, fires `@releaseDomain`, and
+    /// removes its home directory. Done when this returns.
+    ///
+    /// # Errors
+    /// [`ServiceError::Stopped`].
+    pub fn release(&self, domid: DomId) -> Result<(), ServiceError> {
+        self.ask(|done| Message::Release(domid, done))
+    }
+
+    /// Ends the thread, closes all connections and removes the socket. Done when this returns.
+    /// Again is harmless.
+    pub fn stop(&self) {
+        let _ = self.send(Message::Stop);
+        let thread = self
+            .0
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the xenstore server's thread panicked");
+        }
+    }
+
+    fn send(&self, message: Message) -> Result<(), ServiceError> {
+        self.0
+            .messages
+            .send(message)
+            .map_err(|_| ServiceError::Stopped)?;
+        self.0.waker.wake().map_err(|_| ServiceError::Stopped)
+    }
+
+    fn ask(&self, message: impl FnOnce(Sender<()>) -> Message) -> Result<(), ServiceError> {
+        let (done, answer) = bounded(1);
+        self.send(message(done))?;
+        answer
+            .recv_timeout(ANSWER_DEADLINE)
+            .map_err(|_| ServiceError::Stopped)
+    }
+}

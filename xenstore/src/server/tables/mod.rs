@@ -1,0 +1,133 @@
+//! Tables of (domain, request, answer, events).
+//!
+//! A request is `KIND arg|arg`, each argument with its NUL; a trailing `~` leaves the last NUL
+//! out (values). `2#1 READ x` asks inside domain 2's transaction 1. An answer shows NULs as `|`.
+
+mod domains;
+mod limits;
+mod nodes;
+mod permissions;
+mod transactions;
+mod watches;
+
+use super::quota::Quotas;
+use super::requests::domain_requests;
+use super::{Action, ConnId, Input, Server};
+use crate::testing::step;
+use crate::wire::{Kind, Packet};
+use libgnt::DomId;
+use std::collections::BTreeMap;
+
+struct Domains {
+    server: Server,
+    connections: BTreeMap<u16, ConnId>,
+}
+
+/// dom0 and domains 1, 2, 3, each with one connection; domain 1's open device is number 101.
+fn domains(quotas: Quotas) -> Domains {
+    let mut server = Server::new(quotas);
+    let toolstack = ConnId(1000);
+    connect(&mut server, toolstack, DomId::DOM0, false);
+    let mut connections = BTreeMap::new();
+    for domid in 0..4 {
+        for request in domain_requests(DomId(domid), &format!("name-{domid}")) {
+            let actions = step(&mut server, Input::Request(toolstack, request));
+            assert!(
+                matches!(&actions[0], Action::Reply(_, p) if p.known_kind() != Some(Kind::Error))
+            );
+        }
+        step(&mut server, Input::Introduce(DomId(domid)));
+        connections.insert(domid, ConnId(domid.into()));
+    }
+    step(&mut server, Input::Disconnected(toolstack));
+    connections.insert(101, ConnId(101));
+    for (number, conn) in &connections {
+        connect(&mut server, *conn, DomId(number % 100), *number > 100);
+    }
+    Domains {
+        server,
+        connections,
+    }
+}
+
+fn connect(server: &mut Server, conn: ConnId, domid: DomId, device: bool) {
+    let actions = step(
+        server,
+        Input::Connected {
+            conn,
+            domid,
+            device,
+        },
+    );
+    assert!(actions.is_empty());
+}
+
+impl Domains {
+    fn ask(&mut self, request: &str) -> (String, Vec<String>) {
+        let (who, rest) = request.split_once(' ').unwrap();
+        let (domid, tx) = who.split_once('#').unwrap_or((who, "0"));
+        let (kind, args) = rest.split_once(' ').unwrap_or((rest, ""));
+        let number = Kind::ALL
+            .iter()
+            .find(|k| k.c_name() == format!("XS_{kind}"));
+        let number = number.map_or_else(|| kind.parse().unwrap(), |k| *k as u32);
+        let mut payload: Vec<u8> = args.replace('|', "\0").into_bytes();
+        match payload.last() {
+            Some(b'~') => {
+                payload.pop();
+            }
+            _ => payload.push(0),
+        }
+        let tx_id = tx.parse().unwrap();
+        let packet = Packet {
+            kind: number,
+            req_id: 77,
+            tx_id,
+            payload,
+        };
+        let conn = self.connections[&domid.parse().unwrap()];
+        let mut actions = step(&mut self.server, Input::Request(conn, packet)).into_iter();
+        let Some(Action::Reply(to, reply)) = actions.next() else {
+            panic!("no reply comes first")
+        };
+        assert_eq!((to, reply.req_id, reply.tx_id), (conn, 77, tx_id));
+        let text = |payload: &[u8]| String::from_utf8_lossy(payload).replace('\0', "|");
+        let is_error = reply.known_kind() == Some(Kind::Error);
+        assert!(is_error || reply.kind == number);
+        let events = actions.map(|action| self.show(action)).collect();
+        (
+            text(&reply.payload).trim_end_matches('|').to_owned(),
+            events,
+        )
+    }
+
+    fn show(&self, action: Action) -> String {
+        let name = |id| self.connections.iter().find(|(_, c)| **c == id).unwrap().0;
+        match action {
+            Action::Event(to, packet) => {
+                let parts = crate::wire::strings(&packet.payload).unwrap();
+                let text = |n: usize| String::from_utf8_lossy(parts[n]).into_owned();
+                format!("{}: {} {}", name(to), text(0), text(1))
+            }
+            Action::Close(id) => format!("{}: closed", name(id)),
+            Action::Reply(..) => panic!("a second reply"),
+        }
+    }
+
+    fn run(&mut self, table: &[(&str, &str, &[&str])]) {
+        for (request, answer, events) in table {
+            assert_eq!(
+                self.ask(request),
+                (
+                    answer.to_string(),
+                    events.iter().map(|e| e.to_string()).collect()
+                ),
+                "{request}"
+            );
+        }
+    }
+}
+
+fn run(table: &[(&str, &str, &[&str])]) {
+    domains(Quotas::default()).run(table);
+}
