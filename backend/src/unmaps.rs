@@ -1,14 +1,9 @@
 //! The unmaps of one device: those under way, and those that could not begin yet.
 
 use crate::again::Pace;
-use crate::machine::Input;
-use crate::machine::MapKey;
-use crate::observe::BackEventKind;
-use crate::observe::Tell;
-use libgnt::grant::Map;
-use libgnt::grant::Refusal;
-use libgnt::grant::UnmapError;
-use libgnt::grant::UnmapId;
+use crate::machine::{Input, MapKey};
+use crate::observe::{BackEventKind, Tell};
+use libgnt::grant::{Map, Refusal, UnmapError, UnmapId};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 

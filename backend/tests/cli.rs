@@ -3,7 +3,7 @@
 mod common;
 
 use common::program::{Serving, pv_backend, sim};
-use common::{DEVICE, Front, PATIENCE, World};
+use common::{DEVICE, Front, PATIENCE, Stage};
 use libgnt::DomId;
 use libgnt::proto::blkif::{Operation, Status};
 use pv_xenstore::XenbusState;
@@ -99,8 +99,8 @@ fn help_has_examples_and_status_0() {
 
 #[test]
 fn what_the_environment_lacks_is_status_2_with_a_cure() {
-    let world = World::new();
-    let sim = sim(&world);
+    let stage = Stage::new();
+    let sim = sim(&stage);
     let dir = tempfile::tempdir().expect("dir");
     let in_dir = |name: &str| dir.path().join(name).display().to_string();
     let (odd, missing, nowhere) = (in_dir("odd"), in_dir("missing"), in_dir("nowhere"));
@@ -154,14 +154,14 @@ fn a_read_only_image_says_how_it_can_be_served() {
     if rustix::process::geteuid().is_root() {
         return; // Permissions do not stop root.
     }
-    let world = World::new();
+    let stage = Stage::new();
     let image = tempfile::NamedTempFile::new().expect("image");
     image.as_file().set_len(4096).expect("size");
     let mut permissions = image.as_file().metadata().expect("stat").permissions();
     permissions.set_readonly(true);
     std::fs::set_permissions(image.path(), permissions).expect("chmod");
     let path = image.path().display().to_string();
-    let sim = sim(&world);
+    let sim = sim(&stage);
     refused(
         &[
             "serve",
@@ -179,8 +179,8 @@ fn a_read_only_image_says_how_it_can_be_served() {
 #[test]
 fn attach_serve_status_detach() {
     for class in ["vbd", "pvstress"] {
-        let world = World::new();
-        let sim = sim(&world);
+        let stage = Stage::new();
+        let sim = sim(&stage);
         let device = ["--device", "xvdc", "--class", class];
         let at = |command: &'static str| {
             let args = [command, "--platform", &sim, "--front", "1"];
@@ -190,13 +190,13 @@ fn attach_serve_status_detach() {
         let (status, stdout, stderr) = at("attach");
         assert_eq!((status, stderr.as_str()), (0, ""));
         assert!(stdout.contains(&back), "{stdout}");
-        let mut serving = Serving::start(&world, &[&["--memory", "1M"][..], &device].concat());
-        world.wait_node(&format!("{back}/state"), "2", |value| value == Some("2"));
+        let mut serving = Serving::start(&stage, &[&["--memory", "1M"][..], &device].concat());
+        stage.wait_node(&format!("{back}/state"), "2", |value| value == Some("2"));
         let (status, stdout, _) = at("status");
         assert_eq!(status, 0);
         assert!(stdout.contains("back end: InitWait (2)"), "{stdout}");
         // The front end never came: the device can go at once, and the back end ends in order.
-        let (status, stdout, stderr) = at_once(&world, &[&["detach"][..], &device].concat());
+        let (status, stdout, stderr) = at_once(&stage, &[&["detach"][..], &device].concat());
         assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
         assert!(stdout.contains("removed"), "{stdout}");
         let (status, log) = serving.end();
@@ -205,9 +205,9 @@ fn attach_serve_status_detach() {
     }
 }
 
-/// Detaches a device of domain 1, with all the time in the world, of which it must not need much.
-fn at_once(world: &World, args: &[&str]) -> (i32, String, String) {
-    let sim = sim(world);
+/// Detaches a device of domain 1, with all the time in the stage, of which it must not need much.
+fn at_once(stage: &Stage, args: &[&str]) -> (i32, String, String) {
+    let sim = sim(stage);
     let mut command = pv_backend(args);
     command.args(["--platform", &sim, "--front", "1", "--deadline", "100000"]);
     let mut child = command
@@ -230,12 +230,12 @@ fn at_once(world: &World, args: &[&str]) -> (i32, String, String) {
 
 #[test]
 fn a_device_served_from_another_domain_is_found_without_being_told() {
-    let world = World::new();
-    world
+    let stage = Stage::new();
+    stage
         .dom0
         .create_domain(DomId(2), "driver-domain")
         .expect("domain");
-    let sim = sim(&world);
+    let sim = sim(&stage);
     let in_dom0 = |command: &str, more: &[&str]| {
         let mut args = vec![
             command,
@@ -252,9 +252,9 @@ fn a_device_served_from_another_domain_is_found_without_being_told() {
     let (status, _, stderr) = in_dom0("attach", &["--back", "2"]);
     assert_eq!(status, 0, "{stderr}");
     let args = ["--memory", "1M", "--device", "xvdc", "--domain", "2"];
-    let mut serving = Serving::start(&world, &args);
+    let mut serving = Serving::start(&stage, &args);
     let back = "/local/domain/2/backend/vbd/1/51744";
-    world.wait_node(&format!("{back}/state"), "2", |value| value == Some("2"));
+    stage.wait_node(&format!("{back}/state"), "2", |value| value == Some("2"));
     let (status, stdout, stderr) = in_dom0("status", &[]);
     assert_eq!(status, 0, "{stderr}");
     assert!(
@@ -266,7 +266,7 @@ fn a_device_served_from_another_domain_is_found_without_being_told() {
     assert_eq!((status, stdout.as_str()), (2, ""), "{stderr}");
     assert!(stderr.contains(back), "{stderr}");
     assert!(stderr.contains("leave `--back` away"), "{stderr}");
-    let (status, stdout, stderr) = at_once(&world, &["detach", "--device", "xvdc"]);
+    let (status, stdout, stderr) = at_once(&stage, &["detach", "--device", "xvdc"]);
     assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
     let (status, log) = serving.end();
     assert_eq!(status, 0, "{log}");
@@ -275,18 +275,18 @@ fn a_device_served_from_another_domain_is_found_without_being_told() {
         "/local/domain/1/device/vbd/51744",
         "/pvpair/1/device/vbd/51744",
     ] {
-        assert!(!world.store.exists(gone).expect("read"), "{gone}");
+        assert!(!stage.store.exists(gone).expect("read"), "{gone}");
     }
 }
 
 #[test]
 fn detach_refuses_what_it_cannot_find_and_touches_nothing() {
-    let world = World::new();
-    world
+    let stage = Stage::new();
+    stage
         .dom0
         .create_domain(DomId(2), "driver-domain")
         .expect("domain");
-    let sim = sim(&world);
+    let sim = sim(&stage);
     let args = |command| {
         [
             command,
@@ -299,54 +299,54 @@ fn detach_refuses_what_it_cannot_find_and_touches_nothing() {
         ]
     };
     assert_eq!(run(&[&args("attach")[..], &["--back", "2"]].concat()).0, 0);
-    world.store.rm("/pvpair/1/device/vbd/51744").expect("rm");
+    stage.store.rm("/pvpair/1/device/vbd/51744").expect("rm");
     let front = "/local/domain/1/device/vbd/51744";
     refused(&args("detach"), &[front, "--back N"]);
     refused(&args("status"), &[front, "--back N"]);
     for (directory, state) in [(front, "1"), ("/local/domain/2/backend/vbd/1/51744", "1")] {
-        let is = world.store.read_string(&format!("{directory}/state"));
+        let is = stage.store.read_string(&format!("{directory}/state"));
         assert_eq!(is.expect("it is there"), state);
     }
-    let told = at_once(&world, &["detach", "--device", "xvdc", "--back", "2"]);
+    let told = at_once(&stage, &["detach", "--device", "xvdc", "--back", "2"]);
     assert_eq!(told.0, 0, "{told:?}");
-    assert!(!world.store.exists("/local/domain/2/backend").expect("read"));
+    assert!(!stage.store.exists("/local/domain/2/backend").expect("read"));
 }
 
 /// Where the back end's process is dead, or never came, nobody has to be waited for.
 #[test]
 fn a_device_without_a_front_end_is_detached_at_once() {
     for state in ["1", "2"] {
-        let world = World::new();
-        world.write(&format!("{}/state", world.back_dir()), state);
-        let (status, stdout, stderr) = at_once(&world, &["detach"]);
+        let stage = Stage::new();
+        stage.write(&format!("{}/state", stage.back_dir()), state);
+        let (status, stdout, stderr) = at_once(&stage, &["detach"]);
         assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
         assert!(stdout.contains("no front end had connected"), "{stdout}");
-        assert!(!world.store.exists(&world.back_dir()).expect("read"));
-        assert!(!world.store.exists(&world.front_dir()).expect("read"));
+        assert!(!stage.store.exists(&stage.back_dir()).expect("read"));
+        assert!(!stage.store.exists(&stage.front_dir()).expect("read"));
     }
 }
 
 /// A back end that has closed holds nothing of a front end's, so that need not be waited for.
 #[test]
 fn a_device_whose_front_end_died_is_detached_at_once() {
-    let world = World::new();
-    world.write(&format!("{}/state", world.back_dir()), "6");
-    world.write(&format!("{}/state", world.front_dir()), "4");
-    let (status, stdout, stderr) = at_once(&world, &["detach"]);
+    let stage = Stage::new();
+    stage.write(&format!("{}/state", stage.back_dir()), "6");
+    stage.write(&format!("{}/state", stage.front_dir()), "4");
+    let (status, stdout, stderr) = at_once(&stage, &["detach"]);
     assert_eq!((status, stderr.as_str()), (0, ""), "{stdout}");
     assert!(stdout.contains("Connected (4)"), "{stdout}");
-    assert!(!world.store.exists(&world.back_dir()).expect("read"));
-    assert!(!world.store.exists(&world.front_dir()).expect("read"));
+    assert!(!stage.store.exists(&stage.back_dir()).expect("read"));
+    assert!(!stage.store.exists(&stage.front_dir()).expect("read"));
 }
 
 #[test]
 fn ends_that_do_not_close_are_named_with_status_1() {
-    let world = World::new();
-    let sim = sim(&world);
-    world.write(&format!("{}/state", world.back_dir()), "4");
-    world.write(&format!("{}/state", world.front_dir()), "4");
+    let stage = Stage::new();
+    let sim = sim(&stage);
+    stage.write(&format!("{}/state", stage.back_dir()), "4");
+    stage.write(&format!("{}/state", stage.front_dir()), "4");
     let node = "/local/domain/1/error/device/vbd/51712/error";
-    world.write(node, "no \u{1b}[2Jring");
+    stage.write(node, "no \u{1b}[2Jring");
     let (status, stdout, stderr) = run(&[
         "detach",
         "--platform",
@@ -366,32 +366,32 @@ fn ends_that_do_not_close_are_named_with_status_1() {
         assert!(stderr.contains(part), "{part}: {stderr}");
     }
     assert!(!stderr.contains('\u{1b}'), "{stderr:?}");
-    assert!(!world.store.exists(&world.back_dir()).expect("read"));
+    assert!(!stage.store.exists(&stage.back_dir()).expect("read"));
 }
 
 #[test]
 fn sigterm_closes_the_device_and_a_second_signal_does_not_wait() {
-    let world = World::new();
-    let mut serving = Serving::start(&world, &["--memory", "1M"]);
-    let mut front = Front::new(&world);
-    front.connect(&world);
+    let stage = Stage::new();
+    let mut serving = Serving::start(&stage, &["--memory", "1M"]);
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
     let request = front.request(Operation::Read, 1, 0, &[0]);
     assert_eq!(front.one(request).status, Status::Okay);
     serving.signal(Signal::TERM);
-    world.wait_back(XenbusState::Closing);
+    stage.wait_back(XenbusState::Closing);
     front.state(XenbusState::Closing);
     front.state(XenbusState::Closed);
     let (status, log) = serving.end();
     assert_eq!(status, 0, "{log}");
-    world.wait_back(XenbusState::Closed);
+    stage.wait_back(XenbusState::Closed);
 
     front.state(XenbusState::Initialising);
-    let mut serving = Serving::start(&world, &["--memory", "1M", "--close-deadline", "600"]);
+    let mut serving = Serving::start(&stage, &["--memory", "1M", "--close-deadline", "600"]);
     drop(front);
-    let front = Front::new(&world);
-    front.connect(&world);
+    let front = Front::new(&stage);
+    front.connect(&stage);
     serving.signal(Signal::INT);
-    world.wait_back(XenbusState::Closing);
+    stage.wait_back(XenbusState::Closing);
     let began = Instant::now();
     serving.signal(Signal::INT);
     let (status, log) = serving.end();
@@ -402,10 +402,10 @@ fn sigterm_closes_the_device_and_a_second_signal_does_not_wait() {
 
 #[test]
 fn a_front_that_does_not_close_is_left_after_the_deadline() {
-    let world = World::new();
-    let mut serving = Serving::start(&world, &["--memory", "1M", "--close-deadline", "2"]);
-    let front = Front::new(&world);
-    front.connect(&world);
+    let stage = Stage::new();
+    let mut serving = Serving::start(&stage, &["--memory", "1M", "--close-deadline", "2"]);
+    let front = Front::new(&stage);
+    front.connect(&stage);
     serving.signal(Signal::TERM);
     let began = Instant::now();
     let (status, log) = serving.end();
@@ -420,12 +420,12 @@ fn a_front_that_does_not_close_is_left_after_the_deadline() {
 
 #[test]
 fn a_host_that_vanishes_is_status_1_with_a_word_about_it() {
-    let world = World::new();
-    let mut serving = Serving::start(&world, &["--memory", "1M"]);
-    let front = Front::new(&world);
-    front.connect(&world);
+    let stage = Stage::new();
+    let mut serving = Serving::start(&stage, &["--memory", "1M"]);
+    let front = Front::new(&stage);
+    front.connect(&stage);
     drop(front);
-    drop(world);
+    drop(stage);
     let (status, log) = serving.end();
     assert_eq!(status, 1, "{log}");
     assert!(!log.contains("panicked"), "{log}");
@@ -444,12 +444,12 @@ fn device_numbers_in_messages_are_the_fields() {
 
 #[test]
 fn attach_names_the_command_that_removes_what_is_left_behind() {
-    let world = World::new();
-    world
+    let stage = Stage::new();
+    stage
         .dom0
         .create_domain(DomId(2), "driver-domain")
         .expect("domain");
-    let sim = sim(&world);
+    let sim = sim(&stage);
     let args = [
         "attach",
         "--platform",
@@ -461,7 +461,7 @@ fn attach_names_the_command_that_removes_what_is_left_behind() {
     ];
     assert_eq!(run(&[&args[..], &["--back", "2"]].concat()).0, 0);
     let front = "/local/domain/1/device/vbd/51744";
-    world.store.rm(front).expect("rm");
+    stage.store.rm(front).expect("rm");
     let back = "/local/domain/2/backend/vbd/1/51744";
     refused(&args, &[back, "pv-backend detach"]);
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::bent::Bent;
-use common::{FRONT, Front, Running, World};
+use common::{FRONT, Front, Running, Stage};
 use libgnt::DomId;
 use libgnt::proto::blkif::{Operation, Status};
 use pv_xenstore::XenbusState;
@@ -12,19 +12,19 @@ use std::sync::atomic::Ordering;
 
 #[test]
 fn an_error_that_ends_the_service_is_told_to_the_front_end() {
-    let world = World::new();
+    let stage = Stage::new();
     // The back end's own file of event channels is the first; the mapper's goes on.
-    let (platform, bend) = Bent::new(world.platform(DomId::DOM0, "backend"));
+    let (platform, bend) = Bent::new(stage.platform(DomId::DOM0, "backend"));
     let back = Running::start_on(platform, |config| config.spin = std::time::Duration::ZERO);
-    let mut front = Front::new(&world);
-    front.connect(&world);
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
     back.wait_connected();
     let request = front.request(Operation::Read, 1, 0, &[0]);
     assert_eq!(front.one(request).status, Status::Okay);
     bend.first_evtchn_breaks.store(true, Ordering::Relaxed);
     front.channel.notify().expect("notify");
-    world.wait_back(XenbusState::Closed);
-    let reason = read_error(&world.store, &world.back_dir()).expect("read");
+    stage.wait_back(XenbusState::Closed);
+    let reason = read_error(&stage.store, &stage.back_dir()).expect("read");
     assert!(
         reason.as_ref().is_some_and(|r| r.contains("evtchn")),
         "{reason:?}"

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{DEVICE, FRONT, Front, PATIENCE, Running, World};
+use common::{DEVICE, FRONT, Front, PATIENCE, Running, Stage};
 use libgnt::proto::blkif::nodes::LIVENESS;
 use libgnt::proto::blkif::{Operation, Request, Segment, Status};
 use libgnt::ring::layout;
@@ -17,42 +17,42 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 
 /// What the back end wrote under the xenstore error path.
-fn error_node(world: &World) -> String {
+fn error_node(stage: &Stage) -> String {
     let path = format!(
         "/local/domain/0/error/backend/vbd/{}/{DEVICE}/error",
         FRONT.0
     );
-    world
+    stage
         .store
         .read_string(&path)
         .unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// The device works again for a front that keeps the rules.
-fn serves_an_honest_front(world: &World) {
-    let mut front = Front::new(world);
+fn serves_an_honest_front(stage: &Stage) {
+    let mut front = Front::new(stage);
     front.state(XenbusState::Initialising);
-    front.connect(world);
+    front.connect(stage);
     let request = front.request(Operation::Read, 77, 0, &[0]);
     assert_eq!(front.one(request).status, Status::Okay);
     front.state(XenbusState::Closing);
     front.state(XenbusState::Closed);
-    world.wait_back(XenbusState::Closed);
+    stage.wait_back(XenbusState::Closed);
 }
 
-fn close(front: &Front, world: &World) {
+fn close(front: &Front, stage: &Stage) {
     front.state(XenbusState::Closing);
     front.state(XenbusState::Closed);
-    world.wait_back(XenbusState::Closed);
+    stage.wait_back(XenbusState::Closed);
 }
 
 #[test]
 fn an_index_beyond_the_ring_closes_the_device_and_not_the_process() {
     for claim in [33, 1000, 0x8000_0000, u32::MAX] {
-        let world = World::new();
-        let running = Running::start(&world, |_| {});
-        let front = Front::new(&world);
-        front.connect(&world);
+        let stage = Stage::new();
+        let running = Running::start(&stage, |_| {});
+        let front = Front::new(&stage);
+        front.connect(&stage);
         front
             .ring_page
             .pages()
@@ -62,29 +62,29 @@ fn an_index_beyond_the_ring_closes_the_device_and_not_the_process() {
         assert!(reason.contains(&claim.to_string()), "{reason}");
         running.wait_closed();
         assert!(
-            error_node(&world).contains(&reason),
+            error_node(&stage).contains(&reason),
             "{}",
-            error_node(&world)
+            error_node(&stage)
         );
         assert!(
             running.ledger.counts().is_empty(),
             "{:?}",
             running.ledger.snapshot()
         );
-        close(&front, &world);
+        close(&front, &stage);
         drop(front);
-        serves_an_honest_front(&world);
+        serves_an_honest_front(&stage);
     }
 }
 
 #[test]
 fn a_bad_request_costs_only_itself() {
     for mode in [Mode::Map, Mode::Copy, Mode::Auto] {
-        let world = World::new();
-        let _running = Running::start(&world, |config| config.mode = mode);
-        let mut front = Front::new(&world);
+        let stage = Stage::new();
+        let _running = Running::start(&stage, |config| config.mode = mode);
+        let mut front = Front::new(&stage);
         front.set("feature-persistent", 1);
-        front.connect(&world);
+        front.connect(&stage);
         let read_only = front
             .granter
             .share(libgnt::DomId::DOM0, 1, Access::ReadOnly);
@@ -128,10 +128,10 @@ fn a_bad_request_costs_only_itself() {
 
 #[test]
 fn a_read_only_device_refuses_writes_and_reads_go_on() {
-    let world = World::new();
-    let _running = Running::start(&world, |config| config.read_only = true);
-    let mut front = Front::new(&world);
-    front.connect(&world);
+    let stage = Stage::new();
+    let _running = Running::start(&stage, |config| config.read_only = true);
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
     let write = front.request(Operation::Write, 1, 0, &[0]);
     assert_eq!(front.one(write).status, Status::Error);
     let read = front.request(Operation::Read, 2, 0, &[0]);
@@ -146,10 +146,10 @@ fn a_flush_may_name_any_sector() {
         Backing::Memory { bytes: 1 << 20 },
         Backing::File(image.path().into()),
     ] {
-        let world = World::new();
-        let _running = Running::start(&world, |config| config.backing = backing);
-        let mut front = Front::new(&world);
-        front.connect(&world);
+        let stage = Stage::new();
+        let _running = Running::start(&stage, |config| config.backing = backing);
+        let mut front = Front::new(&stage);
+        front.connect(&stage);
         for sector in [2048, u64::MAX / 512 + 1, u64::MAX - 7, u64::MAX] {
             let flush = front.request(Operation::Flush, 1, sector, &[]);
             assert_eq!(front.one(flush).status, Status::Okay, "{sector}");
@@ -158,10 +158,10 @@ fn a_flush_may_name_any_sector() {
 }
 
 /// What a front sees of its right to write: `info`, and the answers to a write, a flush, a read.
-fn judged(world: &World, front: &mut Front) -> (u32, [Status; 3]) {
-    let info = world
+fn judged(stage: &Stage, front: &mut Front) -> (u32, [Status; 3]) {
+    let info = stage
         .store
-        .read_parsed(&format!("{}/info", world.back_dir()));
+        .read_parsed(&format!("{}/info", stage.back_dir()));
     let answers = [
         front.request(Operation::Write, 1, 0, &[0]),
         front.request(Operation::Flush, 2, 0, &[]),
@@ -187,20 +187,20 @@ fn the_toolstack_s_mode_is_obeyed_and_left_as_it_is() {
         (Some("w\n\0\0"), MAY_WRITE),
         (None, MAY_WRITE),
     ] {
-        let world = World::new();
+        let stage = Stage::new();
         let image = tempfile::NamedTempFile::new().expect("image");
         image.as_file().set_len(1 << 20).expect("size");
         let backing = Backing::File(image.path().into());
-        let node = format!("{}/mode", world.back_dir());
+        let node = format!("{}/mode", stage.back_dir());
         match mode {
-            Some(mode) => world.write(&node, mode),
-            None => world.store.rm(&node).expect("rm"),
+            Some(mode) => stage.write(&node, mode),
+            None => stage.store.rm(&node).expect("rm"),
         }
-        let _running = Running::start(&world, |config| config.backing = backing.clone());
-        let mut front = Front::new(&world);
-        front.connect(&world);
-        assert_eq!(judged(&world, &mut front), expected, "{mode:?}");
-        let left = world.store.try_read(&node).expect("read");
+        let _running = Running::start(&stage, |config| config.backing = backing.clone());
+        let mut front = Front::new(&stage);
+        front.connect(&stage);
+        assert_eq!(judged(&stage, &mut front), expected, "{mode:?}");
+        let left = stage.store.try_read(&node).expect("read");
         assert_eq!(left.as_deref(), mode.map(str::as_bytes));
         // As with --read-only, others may read the image.
         let shared = Disk::open(&backing, true).is_ok();
@@ -210,26 +210,26 @@ fn the_toolstack_s_mode_is_obeyed_and_left_as_it_is() {
 
 #[test]
 fn the_toolstack_s_mode_is_asked_anew_for_each_front() {
-    let world = World::new();
-    let _running = Running::start(&world, |_| {});
+    let stage = Stage::new();
+    let _running = Running::start(&stage, |_| {});
     for (mode, expected) in [("w", MAY_WRITE), ("r", MAY_READ), ("w", MAY_WRITE)] {
-        world.write(&format!("{}/mode", world.back_dir()), mode);
-        let mut front = Front::new(&world);
+        stage.write(&format!("{}/mode", stage.back_dir()), mode);
+        let mut front = Front::new(&stage);
         front.state(XenbusState::Initialising);
-        front.connect(&world);
-        assert_eq!(judged(&world, &mut front), expected, "{mode}");
-        close(&front, &world);
+        front.connect(&stage);
+        assert_eq!(judged(&stage, &mut front), expected, "{mode}");
+        close(&front, &stage);
     }
 }
 
 #[test]
 fn a_back_end_that_was_told_to_only_read_does_so_whatever_the_toolstack_says() {
-    let world = World::new();
-    world.write(&format!("{}/mode", world.back_dir()), "w");
-    let _running = Running::start(&world, |config| config.read_only = true);
-    let mut front = Front::new(&world);
-    front.connect(&world);
-    assert_eq!(judged(&world, &mut front), MAY_READ);
+    let stage = Stage::new();
+    stage.write(&format!("{}/mode", stage.back_dir()), "w");
+    let _running = Running::start(&stage, |config| config.read_only = true);
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
+    assert_eq!(judged(&stage, &mut front), MAY_READ);
 }
 
 #[test]
@@ -242,39 +242,39 @@ fn nonsense_in_the_fronts_nodes_is_refused_with_a_reason() {
         ("protocol", "powerpc64-abi"),
         (LIVENESS, "63"),
     ] {
-        let world = World::new();
-        let running = Running::start(&world, |_| {});
-        world.wait_back(XenbusState::InitWait);
-        let front = Front::new(&world);
+        let stage = Stage::new();
+        let running = Running::start(&stage, |_| {});
+        stage.wait_back(XenbusState::InitWait);
+        let front = Front::new(&stage);
         front.announce();
         front.set(node, value);
         front.state(XenbusState::Initialised);
         let reason = running.wait_fatal();
         running.wait_closed();
         assert!(
-            error_node(&world).contains(&reason),
+            error_node(&stage).contains(&reason),
             "{node}: {}",
-            error_node(&world)
+            error_node(&stage)
         );
         // A ring that was mapped is on its way out.
         let mapped = running.ledger.counts().mapped_pages;
         assert_eq!(mapped, 0, "{node}: {:?}", running.ledger.snapshot());
-        close(&front, &world);
+        close(&front, &stage);
         front
             .store
-            .rm(&format!("{}/{LIVENESS}", world.front_dir()))
+            .rm(&format!("{}/{LIVENESS}", stage.front_dir()))
             .expect("rm");
         drop(front);
-        serves_an_honest_front(&world);
+        serves_an_honest_front(&stage);
     }
 }
 
 #[test]
 fn a_storm_of_events_and_of_states_does_not_stop_the_work() {
-    let world = World::new();
-    let _running = Running::start(&world, |_| {});
-    let mut front = Front::new(&world);
-    front.connect(&world);
+    let stage = Stage::new();
+    let _running = Running::start(&stage, |_| {});
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
     for id in 0..200 {
         for _ in 0..20 {
             front.channel.notify().expect("notify");
@@ -287,15 +287,15 @@ fn a_storm_of_events_and_of_states_does_not_stop_the_work() {
 
 #[test]
 fn a_domain_that_is_destroyed_in_mid_request_leaves_nothing() {
-    let world = World::new();
-    let running = Running::start(&world, |config| config.mode = Mode::Map);
-    let mut front = Front::new(&world);
-    front.connect(&world);
+    let stage = Stage::new();
+    let running = Running::start(&stage, |config| config.mode = Mode::Map);
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
     let requests: Vec<Request> = (0..32)
         .map(|id| front.request(Operation::Read, id, 0, &[id as usize]))
         .collect();
     front.send(&requests);
-    world.dom0.destroy_domain(FRONT).expect("destroy");
+    stage.dom0.destroy_domain(FRONT).expect("destroy");
     running.wait("front gone", |e| {
         matches!(e, BackEventKind::FrontGone { .. }).then_some(())
     });
@@ -330,11 +330,11 @@ fn child_front() {
 
 #[test]
 fn a_front_that_is_killed_in_a_living_domain_is_noticed_by_its_byte() {
-    let world = World::new();
-    let running = Running::start(&world, |_| {});
+    let stage = Stage::new();
+    let running = Running::start(&stage, |_| {});
     let mut child = Command::new(std::env::current_exe().expect("path"))
         .args(["--exact", "child_front", "--nocapture"])
-        .env("PV_BACKEND_TEST_DIR", world.dir())
+        .env("PV_BACKEND_TEST_DIR", stage.dir())
         .stdout(Stdio::piped())
         .spawn()
         .expect("child");
@@ -354,26 +354,26 @@ fn a_front_that_is_killed_in_a_living_domain_is_noticed_by_its_byte() {
     assert!(how.contains("liveness"), "{how}");
     running.wait_closed();
     // The next front has no such byte.
-    world
+    stage
         .store
-        .rm(&format!("{}/{LIVENESS}", world.front_dir()))
+        .rm(&format!("{}/{LIVENESS}", stage.front_dir()))
         .expect("rm");
-    serves_an_honest_front(&world);
+    serves_an_honest_front(&stage);
 }
 
 #[test]
 fn a_second_back_end_for_the_device_or_the_image_is_refused() {
-    let world = World::new();
-    let _first = Running::start(&world, |_| {});
-    let second = Running::try_start(&world, |_| {});
+    let stage = Stage::new();
+    let _first = Running::start(&stage, |_| {});
+    let second = Running::try_start(&stage, |_| {});
     assert!(matches!(second, Err(BackError::Claim(_))), "{second:?}");
 
     let image = tempfile::NamedTempFile::new().expect("image");
     image.as_file().set_len(4096).expect("size");
-    let other = World::new();
+    let other = Stage::new();
     let path = image.path().to_owned();
     let _writer = Running::start(&other, |c| c.backing = Backing::File(path.clone()));
-    let third = World::new();
+    let third = Stage::new();
     let reader = Running::try_start(&third, |c| c.backing = Backing::File(path));
     let error = reader.expect_err("the image is in use");
     assert!(error.to_string().contains("another back end"), "{error}");
@@ -381,8 +381,8 @@ fn a_second_back_end_for_the_device_or_the_image_is_refused() {
 
 #[test]
 fn a_device_that_was_never_attached_is_named() {
-    let world = World::new();
+    let stage = Stage::new();
     let error =
-        Running::try_start(&world, |c| c.device = DeviceId(51728)).expect_err("no such device");
+        Running::try_start(&stage, |c| c.device = DeviceId(51728)).expect_err("no such device");
     assert!(error.to_string().contains("51728"), "{error}");
 }

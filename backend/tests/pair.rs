@@ -3,7 +3,7 @@
 mod common;
 
 use common::bent::Bent;
-use common::{Front, PATIENCE, Running, World};
+use common::{Front, PATIENCE, Running, Stage};
 use libgnt::PAGE_SIZE;
 use libgnt::grant::Map;
 use libgnt::platform::Platform;
@@ -69,20 +69,20 @@ fn write_and_read_back(front: &mut Front) {
 fn data_goes_there_and_back_in_every_mode() {
     for (mode, persistent, expected) in MODES {
         for on_file in [false, true] {
-            let world = World::new();
+            let stage = Stage::new();
             let image = tempfile::NamedTempFile::new().expect("image");
             image.as_file().set_len(1 << 20).expect("size");
-            let running = Running::start(&world, |config| {
+            let running = Running::start(&stage, |config| {
                 config.mode = mode;
                 if on_file {
                     config.backing = Backing::File(image.path().into());
                 }
             });
-            let mut front = Front::new(&world);
+            let mut front = Front::new(&stage);
             if persistent {
                 front.set("feature-persistent", 1);
             }
-            front.connect(&world);
+            front.connect(&stage);
             let used = running.wait("connected", |event| match event {
                 BackEventKind::Connected { mode } => Some(*mode),
                 _ => None,
@@ -107,13 +107,13 @@ fn data_goes_there_and_back_in_every_mode() {
 
 #[test]
 fn what_the_back_end_announces() {
-    let world = World::new();
-    let _running = Running::start(&world, |config| config.read_only = true);
-    let front = Front::new(&world);
-    front.connect(&world);
+    let stage = Stage::new();
+    let _running = Running::start(&stage, |config| config.read_only = true);
+    let front = Front::new(&stage);
+    front.connect(&stage);
     let node = |name: &str| {
-        let path = format!("{}/{name}", world.back_dir());
-        world
+        let path = format!("{}/{name}", stage.back_dir());
+        stage
             .store
             .read_string(&path)
             .unwrap_or_else(|e| panic!("{name}: {e}"))
@@ -131,12 +131,12 @@ fn what_the_back_end_announces() {
 
 #[test]
 fn a_container_that_does_not_know_the_guest_type_can_serve() {
-    let world = World::new();
-    let (container, bend) = Bent::new(world.platform(libgnt::DomId::DOM0, "backend"));
+    let stage = Stage::new();
+    let (container, bend) = Bent::new(stage.platform(libgnt::DomId::DOM0, "backend"));
     bend.no_guest_type.store(true, Ordering::Relaxed);
     let _running = Running::start_on(container, |_| {});
-    let mut front = Front::new(&world);
-    front.connect(&world);
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
     write_and_read_back(&mut front);
 }
 
@@ -163,13 +163,13 @@ impl PageLender for Pinner {
     }
 }
 
-fn with_pinner(world: &World, only: Option<u64>) -> (Running, Release) {
-    with_pinner_and(world, only, Sabotage::None)
+fn with_pinner(stage: &Stage, only: Option<u64>) -> (Running, Release) {
+    with_pinner_and(stage, only, Sabotage::None)
 }
 
-fn with_pinner_and(world: &World, only: Option<u64>, sabotage: Sabotage) -> (Running, Release) {
+fn with_pinner_and(stage: &Stage, only: Option<u64>, sabotage: Sabotage) -> (Running, Release) {
     let (send, holds) = channel();
-    let platform = world.platform(libgnt::DomId::DOM0, "backend");
+    let platform = stage.platform(libgnt::DomId::DOM0, "backend");
     let running = Running::start_on(Arc::clone(&platform), |config| {
         config.mode = Mode::Map;
         config.sabotage = sabotage;
@@ -179,7 +179,7 @@ fn with_pinner_and(world: &World, only: Option<u64>, sabotage: Sabotage) -> (Run
             only,
         }));
     });
-    let consumer = world.platform(libgnt::DomId::DOM0, "consumer");
+    let consumer = stage.platform(libgnt::DomId::DOM0, "consumer");
     (running, Release { consumer, holds })
 }
 
@@ -203,10 +203,10 @@ impl Release {
 
 #[test]
 fn a_held_request_is_answered_when_released_and_others_go_on() {
-    let world = World::new();
-    let (running, consumer) = with_pinner(&world, Some(7));
-    let mut front = Front::new(&world);
-    front.connect(&world);
+    let stage = Stage::new();
+    let (running, consumer) = with_pinner(&stage, Some(7));
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
     front.pages().write(0, b"held");
     let held = front.request(Operation::Write, 7, 0, &[0]);
     front.send(&[held]);
@@ -254,37 +254,37 @@ fn a_held_request_is_answered_when_released_and_others_go_on() {
 
 #[test]
 fn closed_means_that_nothing_is_mapped_and_a_holder_is_told_of() {
-    let world = World::new();
-    let (running, consumer) = with_pinner(&world, Some(7));
-    let mut front = Front::new(&world);
-    front.connect(&world);
+    let stage = Stage::new();
+    let (running, consumer) = with_pinner(&stage, Some(7));
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
     let held = front.request(Operation::Write, 7, 0, &[0]);
     front.send(&[held]);
     let (_, hold, pages) = consumer.take();
     drop(pages);
     front.state(XenbusState::Closing);
-    world.wait_back(XenbusState::Closing);
+    stage.wait_back(XenbusState::Closing);
     front.state(XenbusState::Closed);
-    let error = pv_xenstore::toolstack::error_path(&world.back_dir());
-    world.wait_node(&error, "the reason", |text| {
+    let error = pv_xenstore::toolstack::error_path(&stage.back_dir());
+    stage.wait_node(&error, "the reason", |text| {
         text.is_some_and(|text| text.contains("still mapped"))
     });
-    world.wait_back(XenbusState::Closing);
+    stage.wait_back(XenbusState::Closing);
     consumer.memory().release(hold).expect("release");
-    world.wait_back(XenbusState::Closed);
+    stage.wait_back(XenbusState::Closed);
     let in_use = front.data.in_use().expect("simulated").expect("simulated");
     assert!(in_use.is_empty(), "Closed, and still mapped: {in_use:?}");
-    world.wait_node(&error, "gone", |text| text.is_none());
+    stage.wait_node(&error, "gone", |text| text.is_none());
     drop(running);
 }
 
 #[test]
 fn a_back_end_that_answers_before_the_release_is_seen_to() {
-    let world = World::new();
+    let stage = Stage::new();
     let sabotage = Sabotage::RespondBeforeRelease;
-    let (_running, consumer) = with_pinner_and(&world, Some(7), sabotage);
-    let mut front = Front::new(&world);
-    front.connect(&world);
+    let (_running, consumer) = with_pinner_and(&stage, Some(7), sabotage);
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
     let held = front.request(Operation::Write, 7, 0, &[0]);
     front.send(&[held]);
     let (_, hold, _pages) = consumer.take();
@@ -297,10 +297,10 @@ fn a_back_end_that_answers_before_the_release_is_seen_to() {
 
 #[test]
 fn too_many_held_requests_are_back_pressure_not_a_crash() {
-    let world = World::new();
-    let (running, consumer) = with_pinner(&world, None);
-    let mut front = Front::new(&world);
-    front.connect(&world);
+    let stage = Stage::new();
+    let (running, consumer) = with_pinner(&stage, None);
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
     let requests: Vec<_> = (0..16)
         .map(|id| front.request(Operation::Read, id, 0, &[id as usize]))
         .collect();
@@ -329,17 +329,17 @@ fn too_many_held_requests_are_back_pressure_not_a_crash() {
 
 #[test]
 fn stop_answers_what_is_in_flight_and_closes() {
-    let world = World::new();
-    let running = Running::start(&world, |_| {});
-    let mut front = Front::new(&world);
-    front.connect(&world);
+    let stage = Stage::new();
+    let running = Running::start(&stage, |_| {});
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
     let request = front.request(Operation::Read, 1, 0, &[0]);
     assert_eq!(front.one(request).status, Status::Okay);
     running.stop.ask();
-    world.wait_back(XenbusState::Closing);
+    stage.wait_back(XenbusState::Closing);
     front.state(XenbusState::Closing);
     front.state(XenbusState::Closed);
-    world.wait_back(XenbusState::Closed);
+    stage.wait_back(XenbusState::Closed);
     let ledger = running.ledger.clone();
     running.stop().expect("stops");
     assert!(ledger.counts().is_empty(), "{:?}", ledger.snapshot());

@@ -6,7 +6,7 @@
 mod common;
 
 use common::bent::{Bend, Bent};
-use common::{DATA_PAGES, Front, PATIENCE, Running, World};
+use common::{DATA_PAGES, Front, PATIENCE, Running, Stage};
 use libgnt::grant::{Counts, EntryKind, IDLE_PAIRS, Ledger, Map};
 use libgnt::platform::Platform;
 use libgnt::proto::blkif::{Operation, Status};
@@ -22,18 +22,18 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-fn bent(world: &World, mode: Mode) -> (Running, Arc<Bend>) {
-    let (platform, bend) = Bent::new(world.platform(DomId::DOM0, "backend"));
+fn bent(stage: &Stage, mode: Mode) -> (Running, Arc<Bend>) {
+    let (platform, bend) = Bent::new(stage.platform(DomId::DOM0, "backend"));
     let running = Running::start_on(platform, |config| config.mode = mode);
     (running, bend)
 }
 
 #[test]
 fn a_request_whose_release_nobody_would_tell_fails_and_others_go_on() {
-    let world = World::new();
-    let (running, bend) = bent(&world, Mode::Map);
-    let mut front = Front::new(&world);
-    front.connect(&world);
+    let stage = Stage::new();
+    let (running, bend) = bent(&stage, Mode::Map);
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
     bend.no_notice.store(usize::MAX, Relaxed);
     let request = front.request(Operation::Write, 1, 0, &[0]);
     let response = front.one(request);
@@ -55,11 +55,11 @@ fn page_out(bend: &Bend, grefs: &[GrantRef]) {
 #[test]
 fn a_page_that_is_paged_out_delays_its_own_request_only() {
     for mode in [Mode::Map, Mode::Copy, Mode::Persistent] {
-        let world = World::new();
-        let (_running, bend) = bent(&world, mode);
-        let mut front = Front::new(&world);
+        let stage = Stage::new();
+        let (_running, bend) = bent(&stage, mode);
+        let mut front = Front::new(&stage);
         front.set("feature-persistent", 1);
-        front.connect(&world);
+        front.connect(&stage);
         for operation in [Operation::Write, Operation::Read] {
             page_out(&bend, &[front.gref(0)]);
             let requests = [
@@ -82,10 +82,10 @@ fn a_page_that_is_paged_out_delays_its_own_request_only() {
 
 #[test]
 fn a_page_that_stays_paged_out_fails_its_request() {
-    let world = World::new();
-    let (_running, bend) = bent(&world, Mode::Map);
-    let mut front = Front::new(&world);
-    front.connect(&world);
+    let stage = Stage::new();
+    let (_running, bend) = bent(&stage, Mode::Map);
+    let mut front = Front::new(&stage);
+    front.connect(&stage);
     page_out(&bend, &[front.gref(0)]);
     let request = front.request(Operation::Read, 1, 0, &[0]);
     assert_eq!(front.one(request).status, Status::Error);
@@ -128,13 +128,13 @@ impl Observer for AtClosed {
 /// A back end of a domain with few event channels, and requests whose pages are all held: some
 /// unmaps have begun, the others cannot.
 struct Stuck {
-    // Dropped in this order: who uses the world before it.
+    // Dropped in this order: who uses the stage before it.
     running: Running,
     front: Front,
     platform: Arc<dyn Platform>,
     holds: Vec<HoldId>,
     at_closed: Receiver<(Counts, usize)>,
-    world: World,
+    stage: Stage,
 }
 
 impl Stuck {
@@ -143,8 +143,8 @@ impl Stuck {
         // For the ring and for a few unmaps.
         let mut config = Config::default();
         config.event_channels = 12;
-        let world = World::with(config);
-        let platform = world.platform(DomId::DOM0, "backend");
+        let stage = Stage::with(config);
+        let platform = stage.platform(DomId::DOM0, "backend");
         let ledger = Arc::<OnceLock<Ledger>>::default();
         let (seen, at_closed) = channel();
         let (send, holds) = channel();
@@ -163,8 +163,8 @@ impl Stuck {
             config.observer = Some(Box::new(observer));
         });
         ledger.set(running.ledger.clone()).unwrap();
-        let mut front = Front::new(&world);
-        front.connect(&world);
+        let mut front = Front::new(&stage);
+        front.connect(&stage);
         let requests: Vec<_> = (0..REQUESTS)
             .map(|n| front.request(Operation::Read, n as u64, 0, &[n]))
             .collect();
@@ -178,7 +178,7 @@ impl Stuck {
             platform,
             holds,
             at_closed,
-            world,
+            stage,
         }
     }
 
@@ -193,9 +193,9 @@ impl Stuck {
 #[test]
 fn closed_is_not_said_while_unmaps_could_not_begin() {
     let mut stuck = Stuck::new();
-    let (front, world) = (&stuck.front, &stuck.world);
+    let (front, stage) = (&stuck.front, &stuck.stage);
     front.state(XenbusState::Closing);
-    world.wait_back(XenbusState::Closing);
+    stage.wait_back(XenbusState::Closing);
     let mut ports = Vec::new();
     while front.events.read(&mut ports).unwrap() > 0 {}
     front.events.unmask(&ports).unwrap();
@@ -217,17 +217,17 @@ fn a_stop_does_not_wait_for_who_holds_pages_and_does_not_say_closed() {
     stuck.front.state(XenbusState::Closed);
     assert!(stuck.running.ledger.counts().mapped_pages > 0);
     stuck.running.stop().unwrap();
-    stuck.world.wait_back(XenbusState::Closing);
+    stuck.stage.wait_back(XenbusState::Closing);
     assert!(stuck.at_closed.try_recv().is_err(), "Closed was said");
 }
 
 #[test]
 fn a_closed_fronts_event_channels_are_given_back() {
-    let world = World::new();
-    let running = Running::start(&world, |config| config.mode = Mode::Persistent);
-    let mut front = Front::new(&world);
+    let stage = Stage::new();
+    let running = Running::start(&stage, |config| config.mode = Mode::Persistent);
+    let mut front = Front::new(&stage);
     front.set("feature-persistent", 1);
-    front.connect(&world);
+    front.connect(&stage);
     for page in 0..DATA_PAGES {
         let request = front.request(Operation::Read, page as u64, 0, &[page]);
         assert_eq!(front.one(request).status, Status::Okay);
@@ -239,7 +239,7 @@ fn a_closed_fronts_event_channels_are_given_back() {
     // The front's own is one, and the back end's may be on its way.
     let few = 2 * IDLE_PAIRS as u32 + 2;
     loop {
-        let ports = world.dom0.inspect().unwrap().event_channels;
+        let ports = stage.dom0.inspect().unwrap().event_channels;
         if ports <= few {
             return;
         }
@@ -250,13 +250,13 @@ fn a_closed_fronts_event_channels_are_given_back() {
 
 #[test]
 fn a_ring_page_that_somebody_holds_is_in_the_ledger() {
-    let world = World::new();
-    let inner = world.platform(DomId::DOM0, "backend");
+    let stage = Stage::new();
+    let inner = stage.platform(DomId::DOM0, "backend");
     let (platform, bend) = Bent::new(Arc::clone(&inner));
     let running = Running::start_on(platform, |_| {});
-    let front = Front::new(&world);
+    let front = Front::new(&stage);
     bend.hold_next.store(true, Relaxed);
-    front.connect(&world);
+    front.connect(&stage);
     front.state(XenbusState::Closing);
     front.state(XenbusState::Closed);
     // The end of the ring.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{DEVICE, FRONT, Front, PATIENCE, Running, World};
+use common::{DEVICE, FRONT, Front, PATIENCE, Running, Stage};
 use libgnt::DomId;
 use libgnt::proto::blkif::{Operation, Status};
 use pv_backend::BackEventKind;
@@ -11,10 +11,10 @@ use pv_xenstore::{Client, XenbusState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-fn in_service(world: &World) -> (Running, Front) {
-    let back = Running::start(world, |_| {});
-    let front = Front::new(world);
-    front.connect(world);
+fn in_service(stage: &Stage) -> (Running, Front) {
+    let back = Running::start(stage, |_| {});
+    let front = Front::new(stage);
+    front.connect(stage);
     back.wait_connected();
     (back, front)
 }
@@ -28,21 +28,21 @@ fn works(front: &mut Front) {
 
 #[test]
 fn a_daemon_that_is_slow_stops_nothing_and_is_caught_up_with() {
-    let world = World::new();
-    world.gate.arm();
-    let (back, mut front) = in_service(&world);
-    world.gate.hold();
+    let stage = Stage::new();
+    stage.gate.arm();
+    let (back, mut front) = in_service(&stage);
+    stage.gate.hold();
     // Something to ask about.
-    let state = format!("{}/state", world.front_dir());
-    world.write(&state, XenbusState::Connected.as_str());
+    let state = format!("{}/state", stage.front_dir());
+    stage.write(&state, XenbusState::Connected.as_str());
     works(&mut front);
-    world.gate.wait_pressed();
+    stage.gate.wait_pressed();
     works(&mut front);
-    world.gate.open();
+    stage.gate.open();
     works(&mut front);
     // What happened meanwhile is seen.
     front.state(XenbusState::Closing);
-    world.wait_back(XenbusState::Closing);
+    stage.wait_back(XenbusState::Closing);
     front.state(XenbusState::Closed);
     back.wait_closed();
     back.stop().expect("in order");
@@ -50,27 +50,27 @@ fn a_daemon_that_is_slow_stops_nothing_and_is_caught_up_with() {
 
 #[test]
 fn a_daemon_that_goes_and_comes_stops_nothing_and_is_caught_up_with() {
-    let world = World::new();
-    world.gate.arm();
-    let (back, mut front) = in_service(&world);
+    let stage = Stage::new();
+    stage.gate.arm();
+    let (back, mut front) = in_service(&stage);
     // The front end's own connection is not the question.
-    front.store = Client::connect(&world.dom0).expect("xenstore");
-    world.gate.cut();
+    front.store = Client::connect(&stage.dom0).expect("xenstore");
+    stage.gate.cut();
     works(&mut front);
     assert!(
-        Client::connect(&world.dom0)
+        Client::connect(&stage.dom0)
             .and_then(|c| c.read("domid"))
             .is_err()
     );
     works(&mut front);
-    world.write(
-        &format!("{}/state", world.front_dir()),
+    stage.write(
+        &format!("{}/state", stage.front_dir()),
         XenbusState::Closing.as_str(),
     );
-    world.gate.open();
-    world.wait_back(XenbusState::Closing);
-    world.write(
-        &format!("{}/state", world.front_dir()),
+    stage.gate.open();
+    stage.wait_back(XenbusState::Closing);
+    stage.write(
+        &format!("{}/state", stage.front_dir()),
         XenbusState::Closed.as_str(),
     );
     back.wait_closed();
@@ -79,25 +79,25 @@ fn a_daemon_that_goes_and_comes_stops_nothing_and_is_caught_up_with() {
 
 #[test]
 fn a_back_end_ends_although_the_daemon_is_gone() {
-    let world = World::new();
-    world.gate.arm();
-    let (back, mut front) = in_service(&world);
-    world.gate.hold();
+    let stage = Stage::new();
+    stage.gate.arm();
+    let (back, mut front) = in_service(&stage);
+    stage.gate.hold();
     works(&mut front);
     let began = Instant::now();
     back.stop().expect("it ends");
     assert!(began.elapsed() < PATIENCE);
-    world.gate.open();
+    stage.gate.open();
 }
 
 #[test]
 fn a_front_that_rewrites_its_state_for_ever_costs_only_its_own_device_time() {
-    let world = World::new();
-    let (back, mut front) = in_service(&world);
+    let stage = Stage::new();
+    let (back, mut front) = in_service(&stage);
     let flooding = AtomicBool::new(true);
     std::thread::scope(|scope| {
-        let flood = Client::connect(&*world.platform(FRONT, "flood")).expect("xenstore");
-        let path = format!("{}/state", world.front_dir());
+        let flood = Client::connect(&*stage.platform(FRONT, "flood")).expect("xenstore");
+        let path = format!("{}/state", stage.front_dir());
         let flooding = &flooding;
         scope.spawn(move || {
             while flooding.load(Ordering::Relaxed) {
@@ -112,7 +112,7 @@ fn a_front_that_rewrites_its_state_for_ever_costs_only_its_own_device_time() {
         works(&mut front);
         // The back end writes its own state in the flood, too.
         back.stop.ask();
-        world.wait_back(XenbusState::Closing);
+        stage.wait_back(XenbusState::Closing);
         flooding.store(false, Ordering::Relaxed);
     });
     front.state(XenbusState::Closing);
@@ -123,15 +123,15 @@ fn a_front_that_rewrites_its_state_for_ever_costs_only_its_own_device_time() {
 /// A handshake under a flood: each transaction that looks at the front end's state is in conflict.
 #[test]
 fn conflicts_without_end_end_no_process() {
-    let world = World::new();
-    let back = Running::start(&world, |_| {});
-    let mut front = Front::new(&world);
-    world.wait_back(XenbusState::InitWait);
+    let stage = Stage::new();
+    let back = Running::start(&stage, |_| {});
+    let mut front = Front::new(&stage);
+    stage.wait_back(XenbusState::InitWait);
     front.announce();
     let flooding = AtomicBool::new(true);
     std::thread::scope(|scope| {
-        let flood = Client::connect(&*world.platform(FRONT, "flood")).expect("xenstore");
-        let path = format!("{}/state", world.front_dir());
+        let flood = Client::connect(&*stage.platform(FRONT, "flood")).expect("xenstore");
+        let path = format!("{}/state", stage.front_dir());
         let flooding = &flooding;
         scope.spawn(move || {
             let mut writes = 0_u64;
@@ -144,13 +144,13 @@ fn conflicts_without_end_end_no_process() {
             assert!(writes > 1000, "{writes} writes are no flood");
         });
         // Time for more than the attempts of one transaction: the other end's clock is its writes.
-        let counter = Client::connect(&world.dom0).expect("xenstore");
+        let counter = Client::connect(&stage.dom0).expect("xenstore");
         for _ in 0..60_000 {
             counter.read("domid").expect("read");
         }
         flooding.store(false, Ordering::Relaxed);
     });
-    world.wait_back(XenbusState::Connected);
+    stage.wait_back(XenbusState::Connected);
     front.state(XenbusState::Connected);
     works(&mut front);
     back.wait_connected();
@@ -158,22 +158,22 @@ fn conflicts_without_end_end_no_process() {
 
 #[test]
 fn transactions_that_are_used_up_for_a_moment_are_waited_for() {
-    let world = World::new();
+    let stage = Stage::new();
     let driver = DomId(2);
-    world.dom0.create_domain(driver, "driver").expect("domain");
+    stage.dom0.create_domain(driver, "driver").expect("domain");
     let device = BlockDevice::new(FRONT, driver, common::DEVICE, "");
     // The front's directory is taken by dom0's device.
     BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "")
-        .remove(&world.store, std::time::Duration::ZERO)
+        .remove(&stage.store, std::time::Duration::ZERO)
         .expect("detach");
-    let paths = device.create(&world.store).expect("attach");
+    let paths = device.create(&stage.store).expect("attach");
     let state = format!("{}/state", paths.back);
-    let back = Running::try_start_on(world.platform(driver, "back"), |_| {}).expect("back end");
+    let back = Running::try_start_on(stage.platform(driver, "back"), |_| {}).expect("back end");
     back.wait("waiting", |e| {
         matches!(e, BackEventKind::Waiting).then_some(())
     });
-    let mut front = Front::of(world.platform(FRONT, "front"), paths.front.clone(), driver);
-    let thief = Client::connect(&*world.platform(driver, "thief")).expect("xenstore");
+    let mut front = Front::of(stage.platform(FRONT, "front"), paths.front.clone(), driver);
+    let thief = Client::connect(&*stage.platform(driver, "thief")).expect("xenstore");
     let mut opened = 0;
     take_all(&thief, &mut opened, &mut || {
         front.announce();
@@ -184,7 +184,7 @@ fn transactions_that_are_used_up_for_a_moment_are_waited_for() {
         }
     });
     assert!(opened >= 10, "only {opened} transactions");
-    world.wait_node(&state, "Connected", |v| {
+    stage.wait_node(&state, "Connected", |v| {
         v == Some(XenbusState::Connected.as_str())
     });
     front.state(XenbusState::Connected);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{DEVICE, FRONT, Front, Running, World};
+use common::{DEVICE, FRONT, Front, Running, Stage};
 use libgnt::DomId;
 use libgnt::proto::blkif::{Operation, Status};
 use pv_backend::BackError;
@@ -34,8 +34,8 @@ impl Kernel {
         std::fs::remove_file(&self.link).expect("unbind");
     }
 
-    fn serve(&self, world: &World) -> Result<Running, BackError> {
-        Running::try_start(world, |config| {
+    fn serve(&self, stage: &Stage) -> Result<Running, BackError> {
+        Running::try_start(stage, |config| {
             config.sysfs = Some(self.sysfs.path().to_owned());
         })
     }
@@ -43,48 +43,48 @@ impl Kernel {
 
 #[test]
 fn a_device_that_the_kernel_has_taken_is_refused_and_left_alone() {
-    let (world, kernel) = (World::new(), Kernel::new());
+    let (stage, kernel) = (Stage::new(), Kernel::new());
     kernel.bind();
-    let nodes = world.store.directory(&world.back_dir()).expect("nodes");
-    let error = kernel.serve(&world).map(drop).expect_err("taken");
+    let nodes = stage.store.directory(&stage.back_dir()).expect("nodes");
+    let error = kernel.serve(&stage).map(drop).expect_err("taken");
     assert!(matches!(error, BackError::KernelDriver(_)), "{error}");
     assert!(error.to_string().contains("vbd-1-51712"), "{error}");
-    let now = world.store.directory(&world.back_dir()).expect("nodes");
+    let now = stage.store.directory(&stage.back_dir()).expect("nodes");
     assert_eq!(now, nodes, "nothing was written");
-    world.wait_back(XenbusState::Initialising);
+    stage.wait_back(XenbusState::Initialising);
     kernel.unbind();
-    let _running = kernel.serve(&world).expect("it is free now");
-    world.wait_back(XenbusState::InitWait);
+    let _running = kernel.serve(&stage).expect("it is free now");
+    stage.wait_back(XenbusState::InitWait);
 }
 
 #[test]
 fn a_driver_that_is_bound_later_is_noticed_before_a_ring_is_mapped() {
-    let (world, kernel) = (World::new(), Kernel::new());
-    let running = kernel.serve(&world).expect("it is free");
-    world.wait_back(XenbusState::InitWait);
+    let (stage, kernel) = (Stage::new(), Kernel::new());
+    let running = kernel.serve(&stage).expect("it is free");
+    stage.wait_back(XenbusState::InitWait);
     kernel.bind();
-    let front = Front::new(&world);
+    let front = Front::new(&stage);
     front.announce();
     front.state(XenbusState::Initialised);
     let error = running.ended().expect_err("taken");
     assert!(matches!(error, BackError::KernelDriver(_)), "{error}");
-    world.wait_back(XenbusState::InitWait);
+    stage.wait_back(XenbusState::InitWait);
 }
 
 #[test]
 fn a_device_of_another_class_is_another_device() {
-    let world = World::new();
+    let stage = Stage::new();
     let class = DeviceClass::new("pvstress");
     let mut device = BlockDevice::new(FRONT, DomId::DOM0, DEVICE, "");
     device.class = class.clone();
-    let paths = device.create(&world.store).expect("attach");
+    let paths = device.create(&stage.store).expect("attach");
     let back = format!("/local/domain/0/backend/pvstress/{}/{DEVICE}", FRONT.0);
     assert_eq!(paths.back, back);
-    let _running = Running::start(&world, |config| config.class = class);
-    world.wait_node(&format!("{back}/state"), "2", |value| value == Some("2"));
-    world.wait_back(XenbusState::Initialising);
-    let _other = Running::start(&world, |_| {});
-    world.wait_back(XenbusState::InitWait);
+    let _running = Running::start(&stage, |config| config.class = class);
+    stage.wait_node(&format!("{back}/state"), "2", |value| value == Some("2"));
+    stage.wait_back(XenbusState::Initialising);
+    let _other = Running::start(&stage, |_| {});
+    stage.wait_back(XenbusState::InitWait);
 }
 
 /// libxl's nodes for a disk (`libxl__device_disk_add` and `device_disk_add`,
@@ -117,16 +117,16 @@ fn what_the_toolstack_wrote_is_obeyed_and_never_overwritten() {
         (&[("device-type", "cdrom\0"), ("mode", "w")], "5"),
         (&[("removable", "yes"), ("device-type", "floppy")], "0"),
     ] {
-        let world = World::new();
-        let path = |node: &str| format!("{}/{node}", world.back_dir());
+        let stage = Stage::new();
+        let path = |node: &str| format!("{}/{node}", stage.back_dir());
         for (node, value) in LIBXLS.iter().chain(unusual) {
-            world.write(&path(node), value);
+            stage.write(&path(node), value);
         }
-        let read = |node: &str| world.store.read(&path(node)).expect(node);
+        let read = |node: &str| stage.store.read(&path(node)).expect(node);
         let before = LIBXLS.map(|(node, _)| (node, read(node)));
-        let _running = Running::start(&world, |_| {});
-        let mut front = Front::new(&world);
-        front.connect(&world);
+        let _running = Running::start(&stage, |_| {});
+        let mut front = Front::new(&stage);
+        front.connect(&stage);
         assert_eq!(read("info"), info.as_bytes(), "{unusual:?}");
         let write = front.request(Operation::Write, 1, 0, &[0]);
         let may_write = info.parse::<u32>().expect("number") & 4 == 0;

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// [`FrontConfig::close`], unless another is asked for: whoever ends a program does not wait a
-/// second, whatever is stuck.
+/// What [`FrontConfig::new`] sets [`FrontConfig::close`] to: a program that is told to end is over
+/// within a second, whatever is stuck.
 pub const DEFAULT_CLOSE: Duration = Duration::from_millis(600);
 /// As good as for ever, and small enough to be added to any clock.
 pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
@@ -20,46 +20,50 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct FrontConfig {
-    /// The domain's view of Xen.
+    /// The domain's view of Xen: its devices and its xenstore.
     pub platform: Arc<dyn Platform>,
-    /// The device.
+    /// The device's number, as the toolstack created it; 51712 is xvda.
     pub device: DeviceId,
     /// Its class: `vbd`, unless the toolstack created it in another.
     pub class: DeviceClass,
     /// Where this kernel shows which of its own drivers have taken devices; `None`: `/sys` on the
     /// platform `linux`, nowhere on others.
     pub sysfs: Option<PathBuf>,
-    /// Ask for persistent grants: pages stay mapped between requests, which saves two hypercalls
-    /// a request and leaves them open to the back end for the device's life. Used if the back end
-    /// offers them by the time it is connected.
+    /// Ask for persistent grants (`feature-persistent`): pages stay mapped between requests. That
+    /// saves two hypercalls a request, and leaves the pages open to the back end as long as it is
+    /// connected. They are used if the back end offers them by the time it is connected.
     pub persistent: bool,
-    /// Pages granted for data. All are writable if persistent grants are asked for; else one half
-    /// is for reads, granted writable, the other for writes, granted read-only.
+    /// How many pages of 4096 bytes to grant for data; each direction gets 11 at least. With
+    /// `persistent` all are granted writable. Without it one half is for reads, granted writable, and
+    /// the other for writes, granted read-only.
     pub pool_pages: usize,
-    /// I/Os accepted and not completed.
+    /// How many I/Os may be accepted and not completed; one more is refused.
     pub queue: usize,
-    /// How long one I/O may take.
+    /// How long one I/O may take while a back end is connected; then it ends with an error.
     pub deadline: Duration,
-    /// How long to wait for a back end to connect, at first and after it went.
+    /// How long to wait for a back end to connect, at first and after one went. Then the device takes
+    /// no more I/O.
     pub reconnect: Duration,
     /// How long a close may take in all: what is under way, and the back end's own close.
     pub close: Duration,
-    /// Ask the platform at each response whether the pages are really unmapped, where it can say
-    /// (the simulated Xen): a call to the host for each request, for tests.
+    /// For tests: ask the platform at each response whether the pages are really unmapped. The
+    /// simulated Xen can say, at the price of a call to its host for each request.
     pub verify_release: bool,
-    /// Longest busy wait for a response before sleeping; zero never spins.
+    /// How long to wait busily for a response before the thread sleeps, at most. Zero: never.
     pub spin: Duration,
-    /// Ends the front end from anywhere: an open gives up, every pending I/O ends with an error, and
-    /// a [`Disk`](crate::Disk) closes by itself; a [`Frontend`](crate::Frontend) is to be closed.
+    /// Ends the front end from anywhere: an open gives up, and every pending I/O ends with an error. A
+    /// [`Disk`](crate::Disk) then closes by itself; the caller of a [`Frontend`](crate::Frontend)
+    /// closes it.
     pub stop: Stop,
-    /// Who is told what happens.
+    /// Who is told what happens, on the front end's thread.
     pub observer: Option<Box<dyn Observer>>,
-    /// Counts what is granted.
+    /// Where what is granted is counted. Clones count together.
     pub ledger: Ledger,
 }
 
 impl FrontConfig {
-    /// The usual configuration of a device.
+    /// The usual configuration of a device: 352 pages, 256 I/Os, 30 seconds for an I/O and for a back
+    /// end, no persistent grants.
     pub fn new(platform: Arc<dyn Platform>, device: DeviceId) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         FrontConfig {

@@ -8,10 +8,10 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrontError {
-    /// Grants, events, or the platform.
+    /// Granting pages, an event channel, or the platform failed.
     #[error(transparent)]
     Xen(#[from] libgnt::Error),
-    /// Xenstore.
+    /// Xenstore failed.
     #[error(transparent)]
     Xenstore(#[from] pv_xenstore::Error),
     /// The device takes no more I/O.
@@ -23,11 +23,11 @@ pub enum FrontError {
     /// The toolstack made no such device, or wrote nonsense.
     #[error("{device}: {cause}; {cure}")]
     NoDevice {
-        /// Its name.
+        /// What people call it.
         device: String,
         /// Why.
         cause: String,
-        /// What to do.
+        /// What to do, without the names of any programs of ours.
         cure: String,
     },
     /// The kernel's own driver has the device.
@@ -36,23 +36,33 @@ pub enum FrontError {
     /// The back end's xenstore nodes make no sense.
     #[error("{0}")]
     Nodes(String),
-    /// The deadline passed.
+    /// Something did not come in time.
     #[error("{what}: not done after {waited:?}; {waits_for}")]
     Timeout {
         /// What was wanted.
         what: String,
-        /// How long.
+        /// How long it was waited for.
         waited: Duration,
         /// What did not come.
         waits_for: String,
     },
-    /// Told to stop (`FrontConfig::stop`).
+    /// `FrontConfig::stop` was asked while the device was opened.
     #[error("interrupted while waiting for a back end for {0}")]
     Interrupted(String),
     /// A system call failed.
-    #[error("{0}: {1}")]
-    System(&'static str, #[source] std::io::Error),
+    #[error("{what}: {source}")]
+    System {
+        /// Which.
+        what: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// The front end's thread is gone.
     #[error("the front end's thread has ended: {0}")]
     ThreadGone(String),
+}
+
+/// A system call's failure, by the call's name.
+pub(crate) fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> FrontError {
+    move |source| FrontError::System { what, source }
 }

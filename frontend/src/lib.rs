@@ -66,3 +66,8 @@ pub use machine::{DeviceError, DiskInfo, IoError, ProtocolError};
 pub use observe::{FrontEvent, FrontEventKind, Observer};
 pub use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 pub use run::Frontend;
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrontEvent {
-    /// CLOCK_MONOTONIC, the same for every process of the machine.
+    /// `CLOCK_MONOTONIC`: comparable between the processes of one machine.
     pub at: Duration,
     /// What.
     pub kind: FrontEventKind,
@@ -117,9 +117,9 @@ impl FrontEventKind {
     }
 }
 
-/// Sees everything that happens, in order.
+/// Gets every event, in order, on the front end's thread: be quick.
 pub trait Observer: Send {
-    /// Called on the front end's thread: return at once.
+    /// One event.
     fn event(&mut self, event: FrontEvent);
 
     /// False: only events for which [`FrontEventKind::is_rare`] holds are wanted. Asked once.

@@ -1,13 +1,22 @@
 //! A xenstore client, an embedded xenstore server, and the xenbus handshake.
 //!
-//! Each module uses only what is above it here:
+//! # Layers
 //!
-//! - the words: [`value`], [`perms`], [`wire`], [`error`], [`path`], [`domain`];
-//! - `server` (feature `server`): a state machine without I/O, and its thread; nothing below uses it;
-//! - the client: its end of the byte stream, [`client`] itself, and [`steady`] with [`keeper`], for an
-//!   end that must not depend on xenstore's good days;
-//! - [`xenbus`]: the handshake of both ends, without I/O, and the store's side of it;
-//! - [`toolstack`]: creating and removing devices.
+//! Each module uses only what is above it in this list, and its own parts:
+//!
+//! 1. [`value`]: what the values of nodes mean.
+//! 2. [`perms`]: who may read and write a node.
+//! 3. [`wire`]: messages as bytes.
+//! 4. [`error`]: the client's errors.
+//! 5. [`path`]: paths, and how a relative one becomes absolute.
+//! 6. [`domain`]: what a domain finds in its home.
+//! 7. `server` (a feature): a state machine without I/O, and its thread. Nothing below uses it.
+//! 8. `transport`: the client's end of the byte stream.
+//! 9. [`client`]: requests with a deadline, watch events, transactions.
+//! 10. [`steady`]: a connection that bad days do not end.
+//! 11. [`keeper`]: the thread that keeps a device's side of xenstore.
+//! 12. [`xenbus`]: the handshake of both ends, without I/O, and the store's side of it.
+//! 13. [`toolstack`]: creates, finds and removes block devices.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 

@@ -192,7 +192,7 @@ impl Back {
                     self.tell(Input::Freed);
                 }
                 Action::ReportError(text) => panic!("{text}"),
-                Action::RemoveDevice | Action::Refuse(_) => {}
+                Action::PeerGone | Action::RemoveDevice | Action::Refuse(_) => {}
             }
         }
     }

@@ -1,62 +1,10 @@
 //! The back end's side of xenstore, on a thread of its own: the loop gives reports, and takes orders
 //! when it is woken.
 
+mod offer;
+mod orders;
+
 mod side;
 
-use crate::link::Offer;
-use pv_xenstore::Client;
-use pv_xenstore::toolstack::DriverBound;
-use std::time::Duration;
-
-pub(crate) use side::Bus;
-
-/// What the loop has to do, or to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// Features are announced; no front yet.
-    Waiting,
-    /// Map the ring, bind the channel; then [`Report::Connected`] or [`Report::ConnectFailed`].
-    Connect(Offer),
-    /// Both sides know: take requests.
-    Serve,
-    /// Let everything of the front's go; then [`Report::Freed`].
-    Free {
-        /// The front is still there: what is in flight may be answered first.
-        answer_first: bool,
-    },
-    /// News: the front, or its domain, went away without closing.
-    FrontGone(String),
-    /// News: the front broke the protocol.
-    Fatal(String),
-    /// News: the device is closed.
-    Closed,
-    /// The kernel's own driver has taken the device: nothing follows.
-    Taken(DriverBound),
-}
-
-/// What the loop has done, or learned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Report {
-    /// To [`Order::Connect`]: it worked.
-    Connected,
-    /// To [`Order::Connect`]: it did not, and nothing is left of the attempt.
-    ConnectFailed(String),
-    /// To [`Order::Free`]: nothing of the front's is mapped any more.
-    Freed,
-    /// The front broke the ring's rules, or we cannot go on.
-    Fatal(String),
-    /// Why something takes long, for xenstore; `None`: it is over.
-    Explain(Option<String>),
-    /// The front's process is gone.
-    FrontDied(String),
-    /// Close the device and end. After that time, without the front's consent.
-    Stop(Duration),
-}
-
-/// A device, as it was found.
-pub(crate) struct Found {
-    pub bus: Bus,
-    pub client: Client,
-    /// Nobody has served it yet: whatever an earlier back end left is not of this device.
-    pub is_new: bool,
-}
+pub(crate) use orders::{Order, Report};
+pub(crate) use side::{Bus, Found};

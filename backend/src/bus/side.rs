@@ -1,14 +1,14 @@
 //! Finds the device, reads and writes the nodes, and performs what [`Handshake`] says; what that machine
 //! wants of the ring becomes an order.
 
-use super::{Found, Order, Report};
+use super::offer;
+use super::orders::{Order, Report};
 use crate::config::Mode;
 use crate::disk::Disk;
 use crate::error::BackError;
 use crate::link::Offer;
 use libgnt::machine::{Machine, monotonic};
-use libgnt::proto::blkif::SECTOR_SIZE;
-use libgnt::proto::blkif::nodes::{self, BackNodes, DiskInfo, FrontNodes, NodeError};
+use libgnt::proto::blkif::nodes::{self, BackNodes, FrontNodes, NodeError};
 use libgnt::{DomId, Platform};
 use pv_xenstore::keeper::{Keep, Keeper};
 use pv_xenstore::steady::Steady;
@@ -21,21 +21,6 @@ use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// No disk.
-const NOTHING: BackNodes = BackNodes {
-    disk: DiskInfo {
-        sectors: 0,
-        sector_size: SECTOR_SIZE as u32,
-        physical_sector_size: SECTOR_SIZE as u32,
-        read_only: false,
-        flush: false,
-        persistent: false,
-    },
-    cdrom: false,
-    removable: false,
-    liveness: false,
-};
 
 /// The watches' tokens.
 const FRONT: &str = "front";
@@ -60,6 +45,14 @@ pub(crate) struct Bus {
     /// A broken rule was told; nobody is to be answered.
     broken: bool,
     over: bool,
+}
+
+/// A device, as it was found.
+pub(crate) struct Found {
+    pub bus: Bus,
+    pub client: Client,
+    /// Nobody has served it yet: whatever an earlier back end left is not of this device.
+    pub is_new: bool,
 }
 
 impl Bus {
@@ -93,7 +86,7 @@ impl Bus {
         kernel.look()?;
         let state = node::read_state(&client, &paths.back)?;
         let bus = Bus {
-            offered: NOTHING,
+            offered: offer::NOTHING,
             read_only: false,
             front,
             own,
@@ -122,18 +115,7 @@ impl Bus {
         platform: Arc<dyn Platform>,
         (disk, mode): (&Disk, Mode),
     ) -> std::io::Result<Keeper<Bus>> {
-        self.offered = BackNodes {
-            disk: DiskInfo {
-                sectors: disk.sectors(),
-                sector_size: SECTOR_SIZE as u32,
-                physical_sector_size: disk.physical_sector_size(),
-                read_only: disk.is_read_only(),
-                flush: true,
-                persistent: matches!(mode, Mode::Auto | Mode::Persistent),
-            },
-            liveness: true,
-            ..NOTHING
-        };
+        self.offered = offer::of(disk, mode);
         let open = Box::new(move || Client::connect(&*platform));
         Keeper::start("xenstore", self, Steady::new(client, open))
     }
@@ -166,9 +148,6 @@ impl Bus {
 
     fn read_peer(&mut self, store: &mut Steady) -> Result<Input> {
         let state = store.run(|client| node::read_state(client, &self.paths.front))?;
-        if state.is_none() && self.machine.is_holding() && !self.broken {
-            self.news_of_death("its directory is gone from xenstore".into());
-        }
         Ok(Input::Peer(state))
     }
 
@@ -219,6 +198,11 @@ impl Bus {
             }
             Action::SwitchState(switch) => return self.switch(store, switch),
             Action::ReadPeer => return self.read_peer(store).map(Some),
+            Action::PeerGone => {
+                if !self.broken {
+                    self.news_of_death("its directory is gone from xenstore".into());
+                }
+            }
             Action::FreeResources => {
                 let answer_first = abandoned && !self.broken;
                 self.orders.push_back(Order::Free { answer_first });

@@ -1,6 +1,8 @@
 //! What a toolstack does, and a look at the result.
 
-use super::{AttachArgs, DetachArgs, DeviceArgs, Failure, cure};
+use super::args::{AttachArgs, DetachArgs, DeviceArgs};
+use super::cure;
+use super::failure::Failure;
 use libgnt::proto::blkif::nodes;
 use libgnt::{DomId, Platform};
 use pv_xenstore::toolstack::{BlockDevice, DeviceKey, End, Mode, Removed, read_error, remove};

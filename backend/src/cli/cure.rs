@@ -19,12 +19,10 @@ pub(super) fn of(error: &BackError) -> String {
         BackError::KernelDriver(_) => " (`--class` names it)",
         BackError::Served(_) => " (`--run-dir` names it)",
         BackError::Claim(ClaimError::Taken { .. }) => " (`pv-backend status` shows its state)",
-        BackError::Claim(ClaimError::System { cause, .. }) => match *cause {
-            Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOSPC | Errno::DQUOT => {
-                " (with `--run-dir`)"
-            }
-            _ => "",
-        },
+        BackError::Claim(ClaimError::System {
+            cause: Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOSPC | Errno::DQUOT,
+            ..
+        }) => " (with `--run-dir`)",
         BackError::Disk(DiskError::Open {
             read_only: false,
             cause: Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::BUSY,

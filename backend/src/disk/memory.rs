@@ -1,6 +1,6 @@
 //! A disk in memory.
 
-use super::DiskError;
+use super::backing::DiskError;
 use crate::machine::DiskOp;
 use libgnt::{PAGE_SIZE, SharedPages};
 

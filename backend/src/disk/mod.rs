@@ -3,68 +3,25 @@
 //! Files are read and written by a few threads, straight from and to the front's pages, off the
 //! event loop ([`pool`]). Memory is served on the loop: a copy is shorter than a thread switch.
 
+mod backing;
+
 mod memory;
+
+mod piece;
+
 pub mod pool;
 
-use libgnt::SharedPages;
 use libgnt::proto::blkif::SECTOR_SIZE;
 use rustix::fs::{FileType, FlockOperation, OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+pub use backing::{Backing, DiskError};
 pub use memory::MemoryDisk;
-
-/// Where the sectors are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Backing {
-    /// A regular file or a block device.
-    File(PathBuf),
-    /// Zeroed memory of this process, gone with it: for measurements and tests.
-    Memory {
-        /// Its size.
-        bytes: u64,
-    },
-}
-
-impl std::fmt::Display for Backing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Backing::File(path) => write!(f, "image {}", path.display()),
-            Backing::Memory { bytes } => write!(f, "{bytes} bytes of memory"),
-        }
-    }
-}
-
-/// A part of a request: bytes that are next to each other in memory and on the disk.
-#[derive(Clone, Debug)]
-pub struct Piece {
-    /// The pages. Held as long as the disk uses them, and no longer.
-    pub pages: Arc<SharedPages>,
-    /// Byte in them.
-    pub offset: usize,
-    /// Bytes.
-    pub len: usize,
-    /// Byte on the disk.
-    pub at: u64,
-}
-
-impl Piece {
-    /// Appends a piece, or lengthens the last one if the new one continues it on both sides.
-    pub fn append(self, to: &mut Vec<Piece>) {
-        if let Some(last) = to.last_mut()
-            && Arc::ptr_eq(&last.pages, &self.pages)
-            && last.offset + last.len == self.offset
-            && last.at + last.len as u64 == self.at
-        {
-            last.len += self.len;
-        } else {
-            to.push(self);
-        }
-    }
-}
+pub use piece::Piece;
 
 /// An open disk.
 #[derive(Debug)]
@@ -83,70 +40,6 @@ pub enum Store {
     File(Arc<File>),
     /// At once.
     Memory(Arc<MemoryDisk>),
-}
-
-/// Why a disk cannot be served.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DiskError {
-    /// open said no.
-    #[error("cannot open image {} {}: {cause}; {cure}", .path.display(), if *.read_only { "for reading" } else { "for writing" })]
-    Open {
-        /// The image.
-        path: PathBuf,
-        /// How it was to be opened.
-        read_only: bool,
-        /// What the kernel said.
-        cause: Errno,
-        /// What to do.
-        cure: &'static str,
-    },
-    /// A directory, a socket, a terminal…
-    #[error("image {} is {what}; name a regular file or a block device", .path.display())]
-    WrongKind {
-        /// The image.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
-    /// The protocol counts sectors of 512 bytes.
-    #[error(
-        "{backing} has {bytes} bytes, which is no positive multiple of {SECTOR_SIZE}; \
-         extend it with `truncate --size=%{SECTOR_SIZE}`, or give another"
-    )]
-    Size {
-        /// What.
-        backing: Backing,
-        /// Its size.
-        bytes: u64,
-    },
-    /// Somebody has locked it.
-    #[error(
-        "image {} is in use by another back end (it is locked); stop that one, or use another image",
-        .path.display()
-    )]
-    InUse {
-        /// The image.
-        path: PathBuf,
-    },
-    /// A system call on the open image failed.
-    #[error("{operation} on image {}: {cause}", .path.display())]
-    System {
-        /// The image.
-        path: PathBuf,
-        /// Which call.
-        operation: &'static str,
-        /// What the kernel said.
-        cause: Errno,
-    },
-    /// No memory for a memory disk.
-    #[error("cannot get {bytes} bytes of memory for the disk: {source}; ask for less")]
-    Memory {
-        /// How much.
-        bytes: u64,
-        /// Why.
-        source: libgnt::Error,
-    },
 }
 
 impl Disk {
@@ -374,22 +267,5 @@ mod tests {
             .expect_err("device")
             .to_string();
         assert!(device.contains("character device"), "{device}");
-    }
-
-    #[test]
-    fn pieces_that_continue_each_other_become_one() {
-        let pages = Arc::new(SharedPages::anonymous(3).expect("memory"));
-        let piece = |offset, len, at| Piece {
-            pages: Arc::clone(&pages),
-            offset,
-            len,
-            at,
-        };
-        let mut all = Vec::new();
-        piece(0, 4096, 512).append(&mut all);
-        piece(4096, 4096, 4608).append(&mut all);
-        piece(8192 + 512, 512, 8704).append(&mut all);
-        assert_eq!(all.len(), 2);
-        assert_eq!((all[0].len, all[1].len), (8192, 512));
     }
 }

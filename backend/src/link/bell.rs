@@ -1,6 +1,5 @@
 //! The device's event channels as one thing that rings: what came is masked until it was worked on.
 
-use super::Link;
 use crate::pace::Storm;
 use libgnt::event::Events;
 use libgnt::{EvtchnPort, Result};
@@ -39,25 +38,25 @@ impl Bell {
         &self.events
     }
 
-    /// Reads which ports' events came; they are masked now. True if the link's may have.
+    /// Reads which ports' events came; they are masked now. True if `ours` may be one.
     ///
     /// # Errors
     /// The device's.
-    pub fn take(&mut self, link: Option<&Link>) -> Result<bool> {
-        let mut ours = false;
+    pub fn take(&mut self, ours: Option<EvtchnPort>) -> Result<bool> {
+        let mut rang = false;
         loop {
             self.ports.clear();
             match self.events.read(&mut self.ports) {
-                Ok(0) => return Ok(ours),
+                Ok(0) => return Ok(rang),
                 Ok(_) => {}
                 Err(error) if error.errno() == Some(Errno::FBIG) => self.events.reset()?,
                 Err(error) => return Err(error),
             }
-            let Some(link) = link else { continue };
+            let Some(ours) = ours else { continue };
             // After an overflow nobody knows which ports came: ours may have.
-            if self.ports.is_empty() || self.ports.contains(&link.channel().port()) {
+            if self.ports.is_empty() || self.ports.contains(&ours) {
                 (self.masked, self.rang) = (true, true);
-                ours = true;
+                rang = true;
             }
         }
     }
@@ -79,7 +78,7 @@ impl Bell {
     ///
     /// # Errors
     /// The device's.
-    pub fn unmask(&mut self, link: &Link, now: Instant) -> Result<Option<Duration>> {
+    pub fn unmask(&mut self, port: EvtchnPort, now: Instant) -> Result<Option<Duration>> {
         if !self.masked {
             return Ok(None);
         }
@@ -87,7 +86,7 @@ impl Bell {
             return Ok(Some(pause));
         }
         self.masked = false;
-        self.events.unmask(&[link.channel().port()])?;
+        self.events.unmask(&[port])?;
         Ok(None)
     }
 

@@ -190,8 +190,9 @@ pub enum Action {
     Respond(Response),
 }
 
-/// The machine's bounds.
+/// The machine's bounds. Made by its `Default`, and changed by its fields.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Limits {
     /// The disk's size, in sectors of 512 bytes.
     pub sectors: u64,

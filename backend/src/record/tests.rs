@@ -61,7 +61,7 @@ struct Back {
     late: Option<Request>,
 }
 
-struct World {
+struct Run {
     file: File,
     ring: Arc<SharedPages>,
     front: FrontRing<X86_64>,
@@ -72,10 +72,10 @@ struct World {
     sabotage: Sabotage,
 }
 
-impl World {
-    fn new(sabotage: Sabotage) -> World {
+impl Run {
+    fn new(sabotage: Sabotage) -> Run {
         let ring = Arc::new(SharedPages::anonymous(1).expect("memory"));
-        World {
+        Run {
             file: file(),
             front: FrontRing::new(Arc::clone(&ring), X86_64),
             ring,
@@ -184,12 +184,12 @@ impl World {
 
     fn play(sabotage: Sabotage, seed: u64) -> Result<u64, String> {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut world = World::new(sabotage);
-        let mut back = world.back();
+        let mut run = Run::new(sabotage);
+        let mut back = run.back();
         let mut kills = 0;
         for _ in 0..4000 {
-            world.front_moves(&mut random)?;
-            let killed = match world.back_moves(&mut back, &mut random) {
+            run.front_moves(&mut random)?;
+            let killed = match run.back_moves(&mut back, &mut random) {
                 Err(how) if how == "killed" => true,
                 other => {
                     other?;
@@ -198,7 +198,7 @@ impl World {
             };
             if killed {
                 kills += 1;
-                back = world.back();
+                back = run.back();
             }
         }
         // Everything is answered in the end.
@@ -213,12 +213,12 @@ impl World {
             }
             let _ = back.ring.publish();
             back.record.published();
-            world.front_moves(&mut random)?;
-            if world.asked.is_empty() && kills > 0 {
-                return Ok(world.answered);
+            run.front_moves(&mut random)?;
+            if run.asked.is_empty() && kills > 0 {
+                return Ok(run.answered);
             }
         }
-        Err(format!("{} requests are forgotten", world.asked.len()))
+        Err(format!("{} requests are forgotten", run.asked.len()))
     }
 }
 
@@ -227,7 +227,7 @@ const SEEDS: std::ops::Range<u64> = 0..60;
 #[test]
 fn killed_between_any_two_steps_nothing_is_forgotten_and_nothing_answered_twice() {
     for seed in SEEDS {
-        match World::play(Sabotage::None, seed) {
+        match Run::play(Sabotage::None, seed) {
             Ok(answered) => assert!(answered > 100, "seed {seed}: only {answered} answers"),
             Err(what) => panic!("seed {seed}: {what}"),
         }
@@ -241,7 +241,7 @@ fn a_record_that_is_kept_wrong_is_noticed() {
         Sabotage::RecordLate,
         Sabotage::NoRecord,
     ] {
-        let noticed = SEEDS.filter(|&seed| World::play(sabotage, seed).is_err());
+        let noticed = SEEDS.filter(|&seed| Run::play(sabotage, seed).is_err());
         assert!(noticed.count() > 0, "{sabotage:?} went unnoticed");
     }
 }

@@ -22,7 +22,6 @@ use pv_xenstore::toolstack::DeviceKey;
 use rustix::io::Errno;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use turn::Sleep;
 
 const EVENTS: Token = Token(0);
 const XENSTORE: Token = Token(1);
@@ -268,6 +267,14 @@ impl Backend {
             }
         }
     }
+}
+
+/// What [`Backend::before_sleep`] found.
+enum Sleep {
+    /// There is work after all.
+    NotYet,
+    /// For ever, if nothing happens.
+    AtMost(Option<Duration>),
 }
 
 fn system(what: &'static str) -> impl Fn(std::io::Error) -> BackError {

@@ -1,6 +1,6 @@
 //! A turn of the loop: requests and responses, a short busy wait, and what must wake us from sleep.
 
-use super::Backend;
+use super::{Backend, Sleep};
 use crate::error::BackError;
 use crate::life::Lifecycle;
 use crate::link::{DIED, Nobody};
@@ -126,7 +126,7 @@ impl Backend {
                 }
             }
         }
-        if let Some(pause) = self.life.bell.unmask(link, now)? {
+        if let Some(pause) = self.life.bell.unmask(link.channel().port(), now)? {
             sooner(&mut timeout, pause);
         }
         Ok(Sleep::AtMost(timeout))
@@ -134,7 +134,8 @@ impl Backend {
 
     pub(super) fn take_events(&mut self) -> Result<(), BackError> {
         let Lifecycle { bell, link, .. } = &mut self.life;
-        if bell.take(link.as_ref())? && link.as_ref().is_some_and(|link| !link.front_is_alive()) {
+        let port = link.as_ref().map(|link| link.channel().port());
+        if bell.take(port)? && link.as_ref().is_some_and(|link| !link.front_is_alive()) {
             self.life.front_died(DIED);
         }
         Ok(())
@@ -152,12 +153,4 @@ impl Backend {
             }
         }
     }
-}
-
-/// What [`Backend::before_sleep`] found.
-pub(super) enum Sleep {
-    /// There is work after all.
-    NotYet,
-    /// For ever, if nothing happens.
-    AtMost(Option<Duration>),
 }

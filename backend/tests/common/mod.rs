@@ -50,7 +50,7 @@ impl Services for Glue {
 }
 
 /// A Xen with dom0, a front end's domain, and a device between them.
-pub struct World {
+pub struct Stage {
     // Fields are dropped in this order: the toolstack's connection before the host it needs.
     pub dom0: SimPlatform,
     pub store: Client,
@@ -70,12 +70,12 @@ impl Drop for Stopped {
     }
 }
 
-impl World {
-    pub fn new() -> World {
+impl Stage {
+    pub fn new() -> Stage {
         Self::with(Config::default())
     }
 
-    pub fn with(config: Config) -> World {
+    pub fn with(config: Config) -> Stage {
         let dir = tempfile::tempdir().expect("dir");
         let server = ServerHandle::start(Default::default()).expect("xenstore");
         let gate = Gate::default();
@@ -87,7 +87,7 @@ impl World {
         let dom0 = dom0.expect("dom0");
         dom0.create_domain(FRONT, "front").expect("domain");
         let store = Client::connect(&dom0).expect("xenstore");
-        let world = World {
+        let stage = Stage {
             dom0,
             store,
             gate,
@@ -95,8 +95,8 @@ impl World {
             server,
             dir,
         };
-        world.attach();
-        world
+        stage.attach();
+        stage
     }
 
     pub fn attach(&self) {
@@ -170,15 +170,15 @@ pub struct Running {
 }
 
 impl Running {
-    pub fn start(world: &World, tweak: impl FnOnce(&mut BackConfig)) -> Running {
-        Self::try_start(world, tweak).expect("backend")
+    pub fn start(stage: &Stage, tweak: impl FnOnce(&mut BackConfig)) -> Running {
+        Self::try_start(stage, tweak).expect("backend")
     }
 
     pub fn try_start(
-        world: &World,
+        stage: &Stage,
         tweak: impl FnOnce(&mut BackConfig),
     ) -> Result<Running, BackError> {
-        Self::try_start_on(world.platform(DomId::DOM0, "backend"), tweak)
+        Self::try_start_on(stage.platform(DomId::DOM0, "backend"), tweak)
     }
 
     /// On a platform that somebody else uses too.
@@ -308,8 +308,8 @@ pub struct Front {
 pub const DATA_PAGES: usize = 40;
 
 impl Front {
-    pub fn new(world: &World) -> Front {
-        Self::on(world.platform(FRONT, "front"), world.front_dir())
+    pub fn new(stage: &Stage) -> Front {
+        Self::on(stage.platform(FRONT, "front"), stage.front_dir())
     }
 
     fn on(platform: Arc<dyn Platform>, dir: String) -> Front {
@@ -358,11 +358,11 @@ impl Front {
     }
 
     /// The whole way to Connected.
-    pub fn connect(&self, world: &World) {
-        world.wait_back(XenbusState::InitWait);
+    pub fn connect(&self, stage: &Stage) {
+        stage.wait_back(XenbusState::InitWait);
         self.announce();
         self.state(XenbusState::Initialised);
-        world.wait_back(XenbusState::Connected);
+        stage.wait_back(XenbusState::Connected);
         self.state(XenbusState::Connected);
     }
 

@@ -1,6 +1,6 @@
 //! The program as a process.
 
-use super::{PATIENCE, World};
+use super::{PATIENCE, Stage};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -12,16 +12,16 @@ pub fn pv_backend(args: &[&str]) -> Command {
     command
 }
 
-pub fn sim(world: &World) -> String {
-    format!("sim:{}", world.dir().display())
+pub fn sim(stage: &Stage) -> String {
+    format!("sim:{}", stage.dir().display())
 }
 
 /// Killed, if a test ends before it does.
 pub struct Serving(Child);
 
 impl Serving {
-    pub fn start(world: &World, more: &[&str]) -> Serving {
-        let sim = sim(world);
+    pub fn start(stage: &Stage, more: &[&str]) -> Serving {
+        let sim = sim(stage);
         let mut args = vec!["serve", "--platform", &sim];
         if !more.contains(&"--front") {
             args.extend(["--front", "1"]);

@@ -4,7 +4,7 @@
 use super::find::{Found, find};
 use super::words::{BusEvent, Report, Situation};
 use crate::config::{FrontConfig, name};
-use crate::error::FrontError;
+use crate::error::{FrontError, system};
 use libgnt::DomId;
 use libgnt::machine::{Machine, monotonic};
 use libgnt::proto::blkif::nodes::{self, BackNodes, FrontNodes, NodeError, size_of_disk};
@@ -90,7 +90,7 @@ impl Side {
         let platform = Arc::clone(&config.platform);
         let open = Box::new(move || Client::connect(&*platform));
         Keeper::start("xenstore", side, Steady::new(client, open))
-            .map_err(|e| FrontError::System("thread for xenstore", e))
+            .map_err(system("thread for xenstore"))
     }
 
     fn asks(&self) {

@@ -5,7 +5,7 @@ mod worker;
 
 use crate::config::FrontConfig;
 use crate::counters::Counters;
-use crate::error::FrontError;
+use crate::error::{FrontError, system};
 use crate::io::{Completion, Io, Refused};
 use crate::machine::{DeviceError, DiskInfo, IoError};
 use crate::run::Frontend;
@@ -60,7 +60,7 @@ impl Disk {
                 // Nobody may wait any more.
                 let _ = sender.try_send(result);
             })
-            .map_err(|e| FrontError::System("thread for the front end", e))?;
+            .map_err(system("thread for the front end"))?;
         Ok(Disk {
             mailbox,
             device,

@@ -3,7 +3,7 @@
 use super::Frontend;
 use crate::config::name;
 use crate::counters::Counters;
-use crate::error::FrontError;
+use crate::error::{FrontError, system};
 use crate::life::{Service, State};
 use crate::machine::DeviceError;
 use crate::observe::FrontEventKind;
@@ -57,7 +57,7 @@ impl Frontend {
         std::thread::Builder::new()
             .name(format!("close {}", name(device)))
             .spawn(move || sender.send(self.close_by(until)))
-            .map_err(|e| FrontError::System("thread for the close", e))?;
+            .map_err(system("thread for the close"))?;
         wait(&closing, device, until)
     }
 
@@ -127,7 +127,7 @@ impl Frontend {
             }
             match self.poll.poll(&mut self.happened, Some(left)) {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                other => other.map_err(|e| FrontError::System("epoll", e))?,
+                other => other.map_err(system("epoll"))?,
             }
             self.take_events()?;
         }

@@ -8,7 +8,7 @@ use crate::bus::Bus;
 use crate::config::{FrontConfig, name};
 use crate::counters::Counters;
 use crate::data::DataPath;
-use crate::error::FrontError;
+use crate::error::{FrontError, system};
 use crate::io::{Completion, Io, Refused};
 use crate::life::{Lifecycle, State};
 use crate::link::Bell;
@@ -47,9 +47,8 @@ impl Frontend {
     /// No such platform or device, no grants, or no back end within [`FrontConfig::reconnect`].
     pub fn open(config: FrontConfig) -> Result<Self, FrontError> {
         let mut config = config.with_times_in_bounds();
-        let poll = Poll::new().map_err(|e| FrontError::System("epoll", e))?;
-        let waker =
-            Waker::new(poll.registry(), WAKER).map_err(|e| FrontError::System("eventfd", e))?;
+        let poll = Poll::new().map_err(system("epoll"))?;
+        let waker = Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?;
         let waker = Arc::new(waker);
         config.stop.wakes(&waker);
         let mut bell = Bell::new(Events::open(&*config.platform)?);
@@ -57,7 +56,7 @@ impl Frontend {
         let mut bus = Bus::open(&config)?;
         let register = |source: &mut dyn mio::event::Source, token, what| {
             let done = poll.registry().register(source, token, Interest::READABLE);
-            done.map_err(|e| FrontError::System(what, e))
+            done.map_err(system(what))
         };
         register(bell.source(), EVENTS, "epoll on the event channels")?;
         register(bus.source(), XENSTORE, "epoll on xenstore's news")?;

@@ -2,7 +2,7 @@
 
 use super::{EVENTS, Frontend, WAKER};
 use crate::config::name;
-use crate::error::FrontError;
+use crate::error::{FrontError, system};
 use crate::life::{Service, State};
 use crate::machine::DeviceError;
 use crate::observe::FrontEventKind;
@@ -163,7 +163,7 @@ impl Frontend {
                 self.woken = true;
                 return Ok(());
             }
-            other => other.map_err(|e| FrontError::System("epoll", e))?,
+            other => other.map_err(system("epoll"))?,
         }
         let mut housekeeping = self.happened.is_empty();
         let mut read = false;

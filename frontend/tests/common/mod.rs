@@ -16,7 +16,7 @@ use libgnt::ring::BackRing;
 use libgnt::sim::client::{SimPlatform, join};
 use libgnt::sim::host::{HostThread, Services};
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef};
-use pv_frontend::{DeviceId, FrontConfig};
+use pv_frontend::{DeviceError, DeviceId, FrontConfig, FrontError, IoError, ProtocolError};
 use pv_xenstore::toolstack::{BlockDevice, read_error};
 use pv_xenstore::xenbus::XenbusState;
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
@@ -398,7 +398,10 @@ impl Back {
                 self.kept.clear();
                 Some(Input::Freed)
             }
-            Action::ReportError(_) | Action::RemoveDevice | Action::Refuse(_) => None,
+            Action::PeerGone
+            | Action::ReportError(_)
+            | Action::RemoveDevice
+            | Action::Refuse(_) => None,
         }
     }
 
@@ -523,5 +526,13 @@ impl Back {
 
     pub fn notify(&mut self) {
         self.link().channel.notify().expect("notify");
+    }
+}
+
+/// What the back end did wrong.
+pub fn protocol_error(error: FrontError) -> ProtocolError {
+    match error {
+        FrontError::Io(IoError::Device(DeviceError::Protocol(error))) => error,
+        other => panic!("{other:?}"),
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Cells: `.` nothing to do, `!` refused with a reason, a digit a switch to that state (a
 //! following `c` says: on condition), `f` features, `p` prepare a ring, `r` read the peer and
-//! connect, `t` the same for a ring that is in service, `s` stop requests, `-` free resources, `e` report an error, `x` the end. Each switch
-//! without a condition is followed by a fresh look at the peer.
+//! connect, `t` the same for a ring that is in service, `s` stop requests, `g` say that the peer is
+//! gone, `-` free resources, `e` report an error, `x` the end. Each switch without a condition is
+//! followed by a fresh look at the peer.
 
 use super::{SwitchState, XenbusState, back, front};
 use crate::testing::step;
@@ -72,6 +73,7 @@ fn back_cell(actions: Vec<back::Action>) -> String {
         ReadPeerAndConnect { take_over: true } => "t".into(),
         SwitchState(s) => switch(*s),
         ReadPeer => "?".into(),
+        PeerGone => "g".into(),
         FreeResources => "-".into(),
         ReportError(_) => "e".into(),
         RemoveDevice => "x".into(),
@@ -248,12 +250,12 @@ fn back_end() {
         place                   gone 0    1    2    3    4    5    6    7    8
         init-wait               6    !    .    !    r    r    5    6    !    !
         inherited               f2   !    f2   f2   t    t    5    f2   !    !
-        taking over             .    !    .    !    .    .    .    .    !    !
+        taking over             g    !    .    !    .    .    .    .    !    !
         left closing            6    !    6    6    .    .    .    6    !    !
         left closed             .    !    f2   !    !    !    .    .    !    !
-        connecting              .    !    .    !    .    .    .    .    !    !
-        connected               5    !    5    5    .    .    5    5    !    !
-        closing, holding        -    !    -    -    .    .    .    -    !    !
+        connecting              g    !    .    !    .    .    .    .    !    !
+        connected               g5   !    5    5    .    .    5    5    !    !
+        closing, holding        g-   !    -    -    .    .    .    -    !    !
         closing                 6    !    6    6    .    .    .    6    !    !
         closed                  .    !    f2   !    !    !    .    .    !    !";
     compare("back end", found, expected);

@@ -3,7 +3,8 @@
 mod model;
 
 use super::*;
-use libgnt::proto::blkif::{Operation, Response, Status};
+use libgnt::proto::blkif::{self, Operation, Response, Status};
+use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 

@@ -3,8 +3,10 @@
 //! must make one of them speak.
 
 use super::super::*;
-use libgnt::proto::blkif::{Operation, Response, Status};
+use libgnt::proto::blkif::{self, Operation, Response, Status};
+use libgnt::ring::RingError;
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 const SECTORS: u64 = 4096;
 const DEADLINE: Duration = Duration::from_secs(5);

@@ -6,18 +6,20 @@
 
 mod claim;
 mod connection;
+mod control;
+mod services;
 mod stock;
 mod thread;
 
+pub use control::{Stats, StopHandle};
+pub use services::{NoServices, Services};
 pub use thread::HostThread;
 
 use super::core::{Action, Config, ConnId, Input, Xen};
 use super::memory::raise_file_limit;
 use super::wire::{HOST_SOCKET, ReplyFrame, SimError};
 use crate::error::{Error, Result};
-use crate::inspect::Deadlock;
 use crate::machine::{Machine, Now};
-use crate::types::DomId;
 use claim::Claim;
 use connection::{Connection, Incoming};
 use mio::event::Event;
@@ -25,10 +27,9 @@ use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustix::io::Errno;
 use std::collections::{HashMap, VecDeque};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use stock::Stock;
 
@@ -45,66 +46,6 @@ const DRAIN_RETRY: Duration = Duration::from_millis(1);
 const MAX_CONNECTIONS: usize = 1024;
 /// How long new connections wait when the host cannot accept them (no descriptor left).
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-/// What stands beside the hypervisor on dom0, outside this crate: xenstore, and who reads the log.
-/// Called on the host's thread, so it must not block.
-pub trait Services: Send {
-    /// A process of this domain opened xenstore; the other end of the stream is its.
-    fn xenstore_connection(&mut self, domid: DomId, stream: UnixStream) {
-        let _ = (domid, stream);
-    }
-    /// A domain began (`@introduceDomain`).
-    fn domain_created(&mut self, domid: DomId, name: &str) {
-        let _ = (domid, name);
-    }
-    /// A domain ended (`@releaseDomain`).
-    fn domain_released(&mut self, domid: DomId) {
-        let _ = domid;
-    }
-    /// A wait-for cycle was found, and broken.
-    fn deadlock(&mut self, deadlock: &Deadlock) {
-        let _ = deadlock;
-    }
-    /// A line that a kernel or hypervisor would print.
-    fn log(&mut self, line: &str) {
-        tracing::info!(target: "sim", "{line}");
-    }
-}
-
-/// No xenstore (its streams end at once); the log goes to `tracing`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoServices;
-
-impl Services for NoServices {}
-
-/// Counters of a running host, for tests and reports.
-#[derive(Debug, Default)]
-pub struct Stats {
-    requests: AtomicU64,
-}
-
-impl Stats {
-    /// Requests that clients have made since the host started. An event or a copy on the data path adds none.
-    pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
-    }
-}
-
-/// Ends a host's [`Host::run`], from any thread or from a signal handler.
-#[derive(Clone, Debug)]
-pub struct StopHandle {
-    stop: Arc<AtomicBool>,
-    waker: Arc<Waker>,
-}
-
-impl StopHandle {
-    /// Asks the host to stop. One store and one `write`: safe in a signal handler.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-        // An eventfd whose counter is full is readable, which is all that is wanted.
-        let _ = self.waker.wake();
-    }
-}
 
 /// A host, ready to run. Its socket and its lock file go when it is dropped.
 pub struct Host {

@@ -79,7 +79,7 @@ impl Handshake {
     }
 
     /// Is anything of the front end's mapped, or about to be?
-    pub fn is_holding(&self) -> bool {
+    fn is_holding(&self) -> bool {
         self.held || self.task == Some(Task::Connect)
     }
 
@@ -119,7 +119,12 @@ impl Handshake {
                     }
                 }
             }
-            Input::Peer(peer) => self.see(peer),
+            Input::Peer(peer) => {
+                if peer.is_none() && self.is_holding() {
+                    actions.push(Action::PeerGone);
+                }
+                self.see(peer);
+            }
             Input::PeerDied => self.force |= self.held || self.task == Some(Task::Connect),
             Input::Own(None) => {
                 self.own_gone = true;

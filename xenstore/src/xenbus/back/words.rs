@@ -56,6 +56,9 @@ pub enum Action {
     SwitchState(SwitchState),
     /// Read the front end's state, after the actions before this one; then say [`Input::Peer`].
     ReadPeer,
+    /// The front end's directory is gone, and pages of it are mapped or about to be. What follows
+    /// from that comes with the same step; this says why.
+    PeerGone,
     /// Take no more requests, unmap everything, unbind; then say [`Input::Freed`].
     FreeResources,
     /// Write the error node.

@@ -139,6 +139,10 @@ impl Explorer {
                     Self::back_ends(pair);
                 }
                 back::Action::ReadPeer => pair.back_sees_peer = true,
+                back::Action::PeerGone => self.check(
+                    pair.ring_mapped || pair.back_task == Some(BackTask::Connect),
+                    "the back end misses a front end of which it holds nothing",
+                ),
                 back::Action::PublishFeatures
                 | back::Action::ReportError(_)
                 | back::Action::Refuse(_) => {}

@@ -123,6 +123,7 @@ impl Meeting {
                     self.back = None;
                 }
                 back::Action::PublishFeatures
+                | back::Action::PeerGone
                 | back::Action::ReportError(_)
                 | back::Action::Refuse(_) => {}
             }

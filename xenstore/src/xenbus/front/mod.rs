@@ -78,11 +78,6 @@ impl Handshake {
         self.own == Connected
     }
 
-    /// Is a ring granted, or about to be?
-    pub fn is_holding(&self) -> bool {
-        self.held || self.task == Some(Task::Prepare)
-    }
-
     /// The peer's state as last told.
     pub fn peer(&self) -> Option<XenbusState> {
         self.peer

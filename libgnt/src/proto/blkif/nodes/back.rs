@@ -8,7 +8,8 @@ use crate::PAGE_SIZE;
 use crate::proto::blkif;
 
 /// The disk as the back end announces it ([`SECTORS`], [`SECTOR_SIZE`], [`INFO`], `feature-*`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct DiskInfo {
     /// Size in units of 512 bytes, whatever `sector_size` says.
     pub sectors: u64,
