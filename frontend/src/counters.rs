@@ -1,9 +1,8 @@
 //! What the front end itself did, counted: how many system calls a request costs.
 
-use serde::Serialize;
-
 /// Totals since the front end was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Counters {
     /// Requests put on a ring.
     pub requests: u64,

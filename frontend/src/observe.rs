@@ -2,11 +2,11 @@
 
 use libgnt::machine::monotonic;
 use libgnt::{DomId, GrantRef};
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// One thing that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct FrontEvent {
     /// `CLOCK_MONOTONIC`: comparable between the processes of one machine.
     pub at: Duration,
@@ -15,7 +15,8 @@ pub struct FrontEvent {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum FrontEventKind {
     /// A back end is connected.

@@ -5,18 +5,19 @@
 //! Each module uses only what is above it in this list, and its own parts:
 //!
 //! 1. [`machine`]: how every state machine is driven, and the clock.
-//! 2. [`types`]: the field's numbers.
-//! 3. [`error`]: the library's error.
-//! 4. [`shm`]: the only code that touches shared memory.
-//! 5. [`platform`]: the seam, traits for what is below it.
-//! 6. [`inspect`]: what can be seen of a Xen from outside.
-//! 7. [`linux`]: a real Xen. It does not use `sim`.
-//! 8. `sim`: a simulated Xen, with the feature `sim`. It does not use `linux`.
-//! 9. [`open`](mod@open): chooses one of the two, at run time.
-//! 10. [`event`]: event channels, over the seam.
-//! 11. [`grant`]: share, map, copy, unmap and the ledger, over the seam.
-//! 12. [`ring`]: shared rings, over shared memory.
-//! 13. [`proto`]: what protocols put into rings.
+//! 2. [`stop`]: how somebody else ends a loop.
+//! 3. [`types`]: the field's numbers.
+//! 4. [`error`]: the library's error.
+//! 5. [`shm`]: the only code that touches shared memory.
+//! 6. [`platform`]: the seam, traits for what is below it.
+//! 7. [`inspect`]: what can be seen of a Xen from outside.
+//! 8. [`linux`]: a real Xen. It does not use `sim`.
+//! 9. `sim`: a simulated Xen, with the feature `sim`. It does not use `linux`.
+//! 10. [`open`](mod@open): chooses one of the two, at run time.
+//! 11. [`event`]: event channels, over the seam.
+//! 12. [`grant`]: share, map, copy, unmap and the ledger, over the seam.
+//! 13. [`ring`]: shared rings, over shared memory.
+//! 14. [`proto`]: what protocols put into rings.
 
 pub mod error;
 pub mod event;

@@ -4,15 +4,24 @@
 use super::Tag;
 use slab::Slab;
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 
 /// A place in the cache. Reused only after the page's mapping was released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(u32);
+pub struct Slot(
+    /// One more than the index, so that an `Option` of it is no larger.
+    NonZeroU32,
+);
 
 impl Slot {
     /// Small: below the cache's size plus the unmaps outstanding.
     pub fn index(self) -> usize {
-        self.0 as usize
+        (self.0.get() - 1) as usize
+    }
+
+    fn from_index(index: usize) -> Slot {
+        // An index counts pages of a ring and of the cache: it never comes near.
+        Slot(NonZeroU32::MIN.saturating_add(u32::try_from(index).unwrap_or(u32::MAX)))
     }
 }
 
@@ -86,7 +95,7 @@ impl Cache {
             page.waiting.push(tag);
             return (slot, Found::Coming);
         }
-        let slot = Slot(u32::try_from(self.pages.vacant_key()).unwrap_or(u32::MAX));
+        let slot = Slot::from_index(self.pages.vacant_key());
         self.pages.insert(Page {
             gref,
             state: State::Mapping,
@@ -141,7 +150,7 @@ impl Cache {
             .iter()
             .filter(|(_, p)| p.state == State::Mapped && p.users == 0);
         let (oldest, _) = idle.min_by_key(|(_, page)| page.last_use)?;
-        let slot = Slot(u32::try_from(oldest).unwrap_or(u32::MAX));
+        let slot = Slot::from_index(oldest);
         self.evict(slot).then_some(slot)
     }
 

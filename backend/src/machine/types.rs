@@ -190,6 +190,9 @@ pub enum Action {
     Respond(Response),
 }
 
+// Four of them belong to a request: what they weigh is paid each time.
+const _: () = assert!(size_of::<Action>() <= 160);
+
 /// The machine's bounds. Made by its `Default`, and changed by its fields.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

@@ -17,7 +17,8 @@ use std::time::Duration;
 
 #[derive(Debug, Args)]
 pub(super) struct Common {
-    /// `linux` for the real devices, or `sim:DIR` for the simulated Xen that serves DIR.
+    /// `linux` for the real devices, or `sim:DIR` for the simulated Xen that serves DIR
+    /// (`pv-stress sim --dir DIR` starts one).
     #[arg(long, global = true, default_value = "linux")]
     pub platform: PlatformChoice,
     /// The domain to be, on a simulated Xen; the lowest free one if not given.
@@ -92,8 +93,8 @@ impl From<FrontError> for Failure {
         match error {
             FrontError::Xen(libgnt::Error::NotAvailable { .. })
             | FrontError::KernelDriver(_)
-            | FrontError::NoDevice { .. } => Failure::Environment(cure::with_cure(&error)),
-            other => Failure::Failed(cure::with_cure(&other)),
+            | FrontError::NoDevice { .. } => Failure::Environment(cure::of(&error)),
+            other => Failure::Failed(cure::of(&other)),
         }
     }
 }

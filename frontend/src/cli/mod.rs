@@ -107,7 +107,7 @@ fn run(cli: Cli) -> Outcome {
 fn perform(command: Command, common: Common, close: Duration, stop: Stop) -> Outcome {
     let domain = common.domain.map(DomId);
     let platform = libgnt::open(&common.platform, domain, "pv-frontend")
-        .map_err(|error| Failure::Environment(format!("{error}{}", cure::NO_PLATFORM)))?;
+        .map_err(|error| error.with_cure(cure::NO_PLATFORM))?;
     let context = Context {
         platform,
         json: common.json,

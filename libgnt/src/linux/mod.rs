@@ -47,7 +47,7 @@ impl LinuxPlatform {
     /// Makes sure that this kernel runs on Xen. Each device is opened when it is asked for.
     ///
     /// # Errors
-    /// [`Error::NotAvailable`](crate::Error::NotAvailable) saying what is missing, and what to do.
+    /// [`Error::NotAvailable`] saying what is missing, and what to do.
     pub fn open() -> Result<Self> {
         Self::open_at("/".into(), std::env::var_os("XENSTORED_PATH"))
     }
@@ -77,7 +77,7 @@ impl LinuxPlatform {
     /// ([`bind_static`](evtchn::LinuxEvtchn::bind_static)); otherwise as [`Platform::open_evtchn`].
     ///
     /// # Errors
-    /// [`Error::NotAvailable`](crate::Error::NotAvailable).
+    /// [`Error::NotAvailable`].
     pub fn evtchn(&self) -> Result<evtchn::LinuxEvtchn> {
         evtchn::LinuxEvtchn::open(&self.root)
     }
@@ -128,7 +128,7 @@ impl Platform for LinuxPlatform {
     }
 
     /// # Errors
-    /// [`Error::NotAvailable`](crate::Error::NotAvailable) before Linux 4.13, or where sysfs has no `hypervisor`.
+    /// [`Error::NotAvailable`] before Linux 4.13, or where sysfs has no `hypervisor`.
     fn guest_type(&self) -> Result<GuestType> {
         let unknown = |cause: String| {
             let cure = "use Linux 4.13 or later with CONFIG_XEN_SYS_HYPERVISOR, and a mounted /sys";

@@ -1,5 +1,7 @@
 //! A real Xen on any machine: Debian's hypervisor, kernel and toolstack, in QEMU without hardware
-//! virtualisation, with two or more domains for the agents.
+//! virtualisation, with two or more domains for front and back ends.
+//!
+//! # Layers
 //!
 //! The rooms are the steps of a run. Each module uses only what is above it in this list, and its own
 //! parts:

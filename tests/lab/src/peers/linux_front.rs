@@ -1,6 +1,7 @@
 //! Linux' own front end, with an ext4 file system, on our back end; which may be killed meanwhile.
 
-use super::stage::{DIR, Linux, Server, Side, Stage, Step};
+use super::stage::device::Server;
+use super::stage::{DIR, Linux, Side, Stage, Step};
 use crate::build::ext4;
 use pv_xenstore::toolstack::DeviceId;
 

@@ -1,9 +1,7 @@
 //! What the cases have in common: two domains with Linux' own drivers loaded, a device between them,
 //! and steps that are checks. The first step that fails ends the case; what it leaves is removed.
 
-mod device;
-
-pub use device::Server;
+pub mod device;
 
 use crate::ask::suite::PEERS_MODULES;
 use libgnt::DomId;

@@ -1,8 +1,10 @@
 //! Histories as sequence diagrams: a column for each actor, time downwards.
 
-mod html;
-mod svg;
 mod text;
+
+mod svg;
+
+mod html;
 
 pub use html::html;
 pub use svg::svg;

@@ -5,8 +5,10 @@
 //!   granter.
 //! - `variants`: which of them meet, and what must come of it.
 
-mod actors;
 mod state;
+
+mod actors;
+
 mod variants;
 
 pub use variants::system;
