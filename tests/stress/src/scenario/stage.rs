@@ -1,5 +1,7 @@
 //! What scenarios have in common: the host, its domains, a device, the processes around them.
 
+mod finish;
+
 use super::pair::Device;
 use crate::role::{Assignment, HandTask, Home, HostTask, Part, Role};
 use crate::settings::Settings;
@@ -7,22 +9,22 @@ use libgnt::DomId;
 use libgnt::inspect::Inspection;
 use libgnt::sim::client::SimPlatform;
 use pv_harness::digest::digest;
-use pv_harness::error::Error;
 use pv_harness::hand::RemoteHand;
 use pv_harness::player::RunLink;
-use pv_harness::processes::{ChildId, Elsewhere, News, Processes, Stopped};
+use pv_harness::processes::ChildId;
+use pv_harness::processes::News;
+use pv_harness::processes::Processes;
+use pv_harness::processes::Stopped;
 use pv_harness::settings::Unmap;
 use pv_harness::timeline::{Event, Record, Timeline, now_ns, read_file};
-use pv_judges::checks::Evidence;
 use pv_judges::verdict::Figure;
-use pv_remote::xen::{KernelLog, Xen};
+use pv_remote::xen::Xen;
 use pv_xenstore::Client;
-use pv_xenstore::toolstack::{BlockDevice, remove_nodes};
+use pv_xenstore::toolstack::BlockDevice;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// The front end's domain on the simulated Xen. The back end and the consumer are in dom0 there.
 pub const FRONT: DomId = DomId(1);
@@ -268,19 +270,6 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// A real xenstore outlives the scenario.
-    fn remove_devices(&self, xen: &Xen) -> Result<(), Error> {
-        let client = xen.xenstore()?;
-        for device in &self.devices {
-            let paths = device.paths();
-            remove_nodes(&client, &device.key(), &paths).map_err(|error| {
-                let what = format!("{} and {}", paths.front, paths.back);
-                Error::environment(&what, error, "remove them by hand")
-            })?;
-        }
-        Ok(())
-    }
-
     /// Everything alive on the host, now.
     ///
     /// # Errors
@@ -334,99 +323,4 @@ impl<'a> Stage<'a> {
             value: value.to_string(),
         });
     }
-
-    /// Ends every process but the host, asks that what is left, and then ends it too.
-    pub(super) fn finish(mut self) -> (Evidence, Vec<Figure>) {
-        for id in self
-            .processes
-            .children()
-            .filter(|id| Some(*id) != self.host)
-            .collect::<Vec<_>>()
-        {
-            self.processes.end(id);
-        }
-        let mut left_over = Vec::new();
-        if let Some(xen) = &self.xen {
-            left_over = xen.settle();
-        }
-        let inspection = self.settled();
-        let mut kernels = Vec::new();
-        if let Some(xen) = self.xen.clone() {
-            if let Err(error) = self.remove_devices(&xen) {
-                left_over.push(error.to_string());
-            }
-            left_over.extend(xen.end(self.processes.dir()));
-            kernels = self.kernel_logs(&xen, &mut left_over);
-        }
-        self.toolstack = None;
-        let mut aftermath = self.processes.finish();
-        aftermath.left_over.extend(left_over);
-        let mut evidence = Evidence::new(aftermath, inspection, self.ledgers);
-        evidence.kernels = self.xen.as_ref().map(|_| kernels);
-        evidence.clock_uncertainty_ns = self.xen.as_ref().map_or(0, |xen| {
-            u64::try_from(xen.clock_uncertainty().as_nanos()).unwrap_or(u64::MAX)
-        });
-        (evidence, self.figures)
-    }
-
-    /// What the kernels said, into the logs; the trouble in it.
-    fn kernel_logs(&self, xen: &Xen, left_over: &mut Vec<String>) -> Vec<(String, Vec<String>)> {
-        let logs = match xen.kernel_logs() {
-            Ok(logs) => logs,
-            Err(error) => {
-                left_over.push(error.to_string());
-                return Vec::new();
-            }
-        };
-        logs.into_iter()
-            .map(
-                |KernelLog {
-                     domain,
-                     lines,
-                     trouble,
-                 }| {
-                    let path = self
-                        .processes
-                        .timeline_path(&domain)
-                        .with_extension("kernel.log");
-                    if let Err(error) = std::fs::write(&path, lines.join("\n") + "\n") {
-                        left_over.push(format!("{}: {error}", path.display()));
-                    }
-                    (domain, trouble)
-                },
-            )
-            .collect()
-    }
-
-    /// The host's state once what is deferred had the time it may take: an unmap is retried less
-    /// and less often, about sqrt(10 ms · T) apart after a hold of T; an end of access that the peer
-    /// was in the way of, once a second, ten entries at a time.
-    fn settled(&mut self) -> Option<Inspection> {
-        const STEP: Duration = Duration::from_millis(10);
-        if self.toolstack.is_none() && self.xen.is_none() {
-            return None;
-        }
-        let first = self.inspect().ok()?;
-        let ending = first.grants.iter().filter(|grant| grant.ending).count();
-        let gap = (0.010 * self.settings.hold_for.as_secs_f64()).sqrt();
-        let patience = 2.0 + 2.0 * gap + ending as f64 / 10.0;
-        let until = Instant::now() + Duration::from_secs_f64(patience);
-        let mut state = first;
-        while !is_settled(&state)
-            && Instant::now() < until
-            && self.processes.interrupted().is_none()
-        {
-            self.processes.idle(STEP);
-            state = self.inspect().ok()?;
-        }
-        Some(state)
-    }
-}
-
-fn is_settled(state: &Inspection) -> bool {
-    state.grants.is_empty()
-        && state.unmapping.is_empty()
-        && state.holders.is_empty()
-        && state.gntalloc_pages == 0
-        && state.event_channels == 0
 }
