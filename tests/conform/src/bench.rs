@@ -224,8 +224,7 @@ impl Bench {
     /// As [`Bench::hold`].
     pub fn give_hold(&self, to: &Partner, pages: &SharedPages) -> Outcome {
         let export = holder(self.hold_name(), &self.platform, false)?.hold(pages, 0, 1)?;
-        to.hand.borrow_mut().attach(Loan::of(&export))?;
-        Ok(())
+        Ok(to.hand.borrow_mut().attach(Loan::of(&export)).map(drop)?)
     }
 
     fn hold_name(&self) -> HoldName {
