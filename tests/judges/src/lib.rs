@@ -1,7 +1,13 @@
 //! What becomes of a run's evidence: judges, verdicts, and reports for people and for CI.
 //!
-//! Layers, each using only what is above it: [`waits`] (a monitor of who waits for what); [`checks`]
-//! (judges, as pure functions over the evidence); [`verdict`]; [`report`].
+//! # Layers
+//!
+//! Each module uses only what is above it in this list, and its own parts:
+//!
+//! 1. [`waits`]: a monitor of who waits for what.
+//! 2. [`checks`]: judges, as pure functions over the evidence.
+//! 3. [`verdict`]: what they amount to.
+//! 4. [`report`]: for people and for CI.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 

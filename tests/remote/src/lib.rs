@@ -5,11 +5,28 @@
 //! network is needed, and it works when the devices under test do not. In dom0 each of these processes
 //! has a proxy, a process that stands for it (`proxy`), so that [`pv_harness::processes`] treats it as
 //! any other child.
+//!
+//! # Layers
+//!
+//! Each module uses only what is above it in this list, and its own parts:
+//!
+//! 1. `clock`: how far another domain's clock is from ours.
+//! 2. `kmsg`: the lines of a kernel's log.
+//! 3. `terminal`: a console as a byte stream.
+//! 4. `link`: frames on it.
+//! 5. `message`: what is said in frames.
+//! 6. `shared`: what is known of a domain.
+//! 7. `proxy`: the process that stands for another domain's.
+//! 8. `relay`: the run's end of a console.
+//! 9. `domain`: a domain, as the run sees it.
+//! 10. `supervisor`: the domain's end of its console.
+//! 11. [`xen`]: a real Xen around a run.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
 mod clock;
 mod domain;
+mod kmsg;
 mod link;
 mod message;
 mod proxy;
@@ -23,30 +40,3 @@ pub use domain::{Domain, RemoteError};
 pub use message::{About, End};
 pub use proxy::stand_for;
 pub use supervisor::supervise;
-
-/// The lines of one record of `/dev/kmsg`, with their time.
-fn kernel_line(record: &str) -> Option<String> {
-    let (header, text) = record.split_once(';')?;
-    let micros: u64 = header.split(',').nth(2)?.parse().ok()?;
-    let text = text.lines().next()?;
-    Some(format!(
-        "[{:>5}.{:06}] {text}",
-        micros / 1_000_000,
-        micros % 1_000_000
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kernel_records_become_lines() {
-        let record = "4,802,97123456,-;WARNING: CPU: 0 PID: 1 at x.c:1\n SUBSYSTEM=cpu\n";
-        assert_eq!(
-            kernel_line(record).unwrap(),
-            "[   97.123456] WARNING: CPU: 0 PID: 1 at x.c:1"
-        );
-        assert_eq!(kernel_line("nonsense"), None);
-    }
-}

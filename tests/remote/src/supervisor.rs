@@ -353,7 +353,9 @@ impl KernelLog {
         while let Some(file) = &mut self.file {
             match file.read(&mut record) {
                 Ok(n) if n > 0 => {
-                    lines.extend(super::kernel_line(&String::from_utf8_lossy(&record[..n])));
+                    lines.extend(super::kmsg::kernel_line(&String::from_utf8_lossy(
+                        &record[..n],
+                    )));
                 }
                 // Overwritten before we read it: the next read goes on after the gap.
                 Err(error)

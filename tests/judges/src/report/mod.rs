@@ -6,12 +6,12 @@ mod dir;
 mod html;
 mod junit;
 mod table;
+mod write;
 
 pub use dir::ReportDir;
 pub use table::{print_listing, print_table};
 
 use crate::verdict::Verdict;
-use pv_harness::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// The whole run.
@@ -33,20 +33,6 @@ pub struct Report {
     pub duration_ms: u64,
     /// One a scenario.
     pub verdicts: Vec<Verdict>,
-}
-
-impl Report {
-    /// Writes all three files.
-    ///
-    /// # Errors
-    /// If the disk is full, say.
-    pub fn write(&self, dir: &ReportDir) -> Result<()> {
-        let json = serde_json::to_string_pretty(self)
-            .map_err(|error| Error::environment("report.json", error, "report this as a bug"))?;
-        dir.write("report.json", &json)?;
-        dir.write("junit.xml", &junit::render(self)?)?;
-        dir.write("report.html", &html::render(self))
-    }
 }
 
 /// Milliseconds as people read them.
