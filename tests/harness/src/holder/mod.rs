@@ -9,6 +9,7 @@
 //! hold gntdev's pages as they hold any others, on PVH and HVM guests. On a PV guest a held page
 //! damages the kernel that unmaps it, so they are refused there unless somebody insists.
 
+mod choose;
 mod direct;
 mod fork;
 mod pipe;
@@ -17,15 +18,13 @@ mod uring;
 mod xdp;
 
 pub use crate::settings::HoldName;
+pub use choose::{holder, kernel_holder};
 
-use libgnt::platform::GuestType;
-use libgnt::sim::client::SimPlatform;
-use libgnt::{PAGE_SIZE, Platform, SharedPages};
+use libgnt::{PAGE_SIZE, SharedPages};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a holder that depends on a device or another process may take to answer.
@@ -162,82 +161,6 @@ pub trait Holder: Send {
         let _ = words;
         Ok(())
     }
-}
-
-/// The holder of a name.
-///
-/// # Errors
-/// [`HoldError::NotHere`]: of another platform; or without `allow_damage` on a PV guest, or on a
-/// kernel that does not say what it is.
-pub fn holder(
-    name: HoldName,
-    platform: &Arc<dyn Platform>,
-    allow_damage: bool,
-) -> Result<Box<dyn Holder>, HoldError> {
-    let simulated = SimPlatform::of(&**platform).is_some();
-    let not_here = |cause: &str, cure: &str| {
-        Err(HoldError::NotHere {
-            kind: name,
-            cause: cause.into(),
-            cure: cure.into(),
-        })
-    };
-    match (name.is_simulated(), simulated) {
-        (true, true) => return Ok(Box::new(sim::Sim::new(name, Arc::clone(platform)))),
-        (true, false) => {
-            return not_here(
-                "is the simulated Xen's",
-                "on a real one use pipe, fork, uring, direct or xdp",
-            );
-        }
-        (false, true) => {
-            return not_here(
-                "holds pages in a real kernel, where the simulated Xen cannot see it",
-                "use pin or i915, or --platform xen",
-            );
-        }
-        (false, false) => {}
-    }
-    if !allow_damage {
-        let cure = "use a PVH or HVM guest, or say --allow-kernel-damage";
-        match platform.guest_type() {
-            Ok(GuestType::Pv) => {
-                return not_here(
-                    "would damage this kernel: on a PV guest a held page that is unmapped corrupts its page tables",
-                    cure,
-                );
-            }
-            Ok(_) => {}
-            Err(error) => {
-                let cause = format!(
-                    "would damage this kernel if it is a PV guest's, and it does not say: {error}"
-                );
-                return not_here(&cause, cure);
-            }
-        }
-    }
-    kernel_holder(name)
-}
-
-/// A holder made of system calls, whatever the pages are.
-///
-/// # Errors
-/// [`HoldError::NotHere`] for the simulated Xen's; [`HoldError::Call`].
-pub fn kernel_holder(name: HoldName) -> Result<Box<dyn Holder>, HoldError> {
-    Ok(match name {
-        HoldName::Pipe => Box::new(pipe::Pipe),
-        HoldName::Fork => Box::new(fork::Fork),
-        HoldName::Uring => Box::new(uring::Uring::default()),
-        HoldName::Direct => Box::new(direct::Direct::new(&std::env::temp_dir())?),
-        HoldName::Xdp => Box::new(xdp::Xdp),
-        HoldName::Pin | HoldName::I915 => {
-            return Err(HoldError::NotHere {
-                kind: name,
-                cause: "is the simulated Xen's".into(),
-                cure: "use pipe, fork, uring, direct or xdp".into(),
-            });
-        }
-    })
 }
 
 /// SHA-256 in hexadecimal.

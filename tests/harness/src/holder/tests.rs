@@ -7,9 +7,12 @@
 
 use super::*;
 use libgnt::Access;
+use libgnt::Platform;
+use libgnt::platform::GuestType;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::time::Instant;
 
 const PAGES: usize = 3;

@@ -1,15 +1,17 @@
 //! The command line.
 
+mod log;
 mod run;
 mod sim;
 
+use log::log_to_stderr;
+use run::RunArgs;
+
 use crate::role;
 use crate::scenario;
-use crate::settings::Sabotage;
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};
-use pv_harness::holder::HoldName;
-use pv_harness::settings::{PlatformKind, Unmap};
+use pv_harness::settings::PlatformKind;
 use pv_judges::report::print_listing;
 use pv_lab::{LabCommand, LabError};
 use pv_remote::supervise;
@@ -103,62 +105,6 @@ enum Command {
     },
 }
 
-/// The options of `run`.
-#[derive(Debug, Args)]
-pub struct RunArgs {
-    /// Only these scenarios (default: all)
-    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
-    scenario: Vec<String>,
-    /// Where to run
-    #[arg(long, default_value = "sim")]
-    platform: PlatformKind,
-    /// The domain of the front end, on a real Xen: its name or number
-    #[arg(long, value_name = "DOMAIN")]
-    front: Option<String>,
-    /// The domain of the back end and the third consumer, on a real Xen
-    #[arg(long, value_name = "DOMAIN")]
-    back: Option<String>,
-    /// What starts a domain anew, given its name, should one be lost
-    #[arg(long, value_name = "PROGRAM", hide = true)]
-    restart_domain: Option<PathBuf>,
-    /// The command that made this machine, for replays
-    #[arg(long, value_name = "COMMAND", hide = true)]
-    machine: Option<String>,
-    /// When the simulated kernels unmap: async as Linux since 5.19, sync as before
-    #[arg(long, default_value = "async")]
-    unmap: Unmap,
-    /// How the third consumer holds pages (default: as the scenario prefers)
-    #[arg(long, value_name = "NAME")]
-    hold: Option<HoldName>,
-    /// For how long the third consumer holds pages
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
-    hold_for: Duration,
-    /// How long a scenario may take
-    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = humantime::parse_duration)]
-    deadline: Duration,
-    /// Seed of everything random (default: another one each time)
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// The file that goes through the pair (default: pv-stress's own executable)
-    #[arg(long, value_name = "FILE")]
-    input: Option<PathBuf>,
-    /// Where the report goes
-    #[arg(long, value_name = "DIR", default_value = "pv-stress-report")]
-    report: PathBuf,
-    /// Print the report as JSON on standard output instead of the table
-    #[arg(long)]
-    json: bool,
-    /// Hold pages even on a PV guest, whose kernel that damages
-    #[arg(long)]
-    allow_kernel_damage: bool,
-    /// Make the run wrong on purpose, to see that it is noticed
-    #[arg(long, value_name = "NAME", hide = true)]
-    sabotage: Option<Sabotage>,
-    /// How much to log: error, warn, info, debug, trace
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
-    log: tracing_subscriber::filter::LevelFilter,
-}
-
 /// The whole program.
 pub fn main() -> ExitCode {
     // The agents' own command lines, for who has only this executable: `pv-stress pv-backend ...`.
@@ -250,19 +196,6 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
 
 fn count_scenarios(names: &[String]) -> Result<usize> {
     scenario::chosen(names, PlatformKind::Xen).map(|chosen| chosen.len())
-}
-
-/// Logs go to standard error; `RUST_LOG` says more than an option can.
-fn log_to_stderr(level: tracing_subscriber::filter::LevelFilter) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::builder()
-        .with_default_directive(level.into())
-        .from_env_lossy();
-    let _already_set = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .try_init();
 }
 
 fn list(json: bool) -> Result<ExitCode> {

@@ -1,22 +1,78 @@
 //! `pv-stress run`.
 
-use super::{RunArgs, log_to_stderr};
+use super::log::log_to_stderr;
 use crate::scenario::{self, Scenario};
-use crate::settings::Settings;
+use crate::settings::{Sabotage, Settings};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};
 use pv_harness::holder::HoldName;
-use pv_harness::settings::{PlatformKind, quote};
+use pv_harness::settings::{PlatformKind, Unmap, quote};
 use pv_judges::checks::no_kernel_complained;
 use pv_judges::report::{Report, ReportDir, print_table};
 use pv_judges::verdict::{Figure, exit_status};
 use pv_remote::xen::Xen;
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
+
+/// The options of `run`.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// Only these scenarios (default: all)
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub(super) scenario: Vec<String>,
+    /// Where to run
+    #[arg(long, default_value = "sim")]
+    platform: PlatformKind,
+    /// The domain of the front end, on a real Xen: its name or number
+    #[arg(long, value_name = "DOMAIN")]
+    front: Option<String>,
+    /// The domain of the back end and the third consumer, on a real Xen
+    #[arg(long, value_name = "DOMAIN")]
+    back: Option<String>,
+    /// What starts a domain anew, given its name, should one be lost
+    #[arg(long, value_name = "PROGRAM", hide = true)]
+    restart_domain: Option<PathBuf>,
+    /// The command that made this machine, for replays
+    #[arg(long, value_name = "COMMAND", hide = true)]
+    machine: Option<String>,
+    /// When the simulated kernels unmap: async as Linux since 5.19, sync as before
+    #[arg(long, default_value = "async")]
+    unmap: Unmap,
+    /// How the third consumer holds pages (default: as the scenario prefers)
+    #[arg(long, value_name = "NAME")]
+    hold: Option<HoldName>,
+    /// For how long the third consumer holds pages
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    hold_for: Duration,
+    /// How long a scenario may take
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = humantime::parse_duration)]
+    deadline: Duration,
+    /// Seed of everything random (default: another one each time)
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
+    /// The file that goes through the pair (default: pv-stress's own executable)
+    #[arg(long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Where the report goes
+    #[arg(long, value_name = "DIR", default_value = "pv-stress-report")]
+    report: PathBuf,
+    /// Print the report as JSON on standard output instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Hold pages even on a PV guest, whose kernel that damages
+    #[arg(long)]
+    allow_kernel_damage: bool,
+    /// Make the run wrong on purpose, to see that it is noticed
+    #[arg(long, value_name = "NAME", hide = true)]
+    sabotage: Option<Sabotage>,
+    /// How much to log: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    log: tracing_subscriber::filter::LevelFilter,
+}
 
 pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     log_to_stderr(args.log);

@@ -1,6 +1,6 @@
 //! `pv-stress sim`: the host alone, for agents started by hand.
 
-use super::log_to_stderr;
+use super::log::log_to_stderr;
 use libgnt::DomId;
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;

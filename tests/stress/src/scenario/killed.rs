@@ -1,8 +1,8 @@
 //! SIGKILL in mid-I/O: the others notice, recover or close cleanly; nothing acknowledged is lost;
 //! nothing stays granted.
 
-use super::pair::{Device, moment, place};
-use super::stage::Stage;
+use super::pair::{moment, place};
+use super::stage::{Device, Stage};
 use super::{Judge, Scenario};
 use crate::role::{Carriage, Freeze, Lending, Transfer};
 use pv_harness::processes::{ChildId, Point, Stopped};

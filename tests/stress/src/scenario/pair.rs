@@ -1,6 +1,6 @@
 //! The pair on the stage: an image, a device, a back end, a front end, a consumer.
 
-use super::stage::{Stage, failed};
+use super::stage::{Device, Stage, failed};
 use crate::role::{
     BackEndTask, CHUNK, Carriage, ConsumerTask, DEVICE_CLASS, Freeze, FrontEndTask, Lend, Lending,
     Role, Transfer,
@@ -13,15 +13,6 @@ use std::time::Duration;
 
 /// xvda.
 const FIRST_DEVICE: u32 = 51712;
-
-/// A device, and what it is kept on.
-#[derive(Clone, Debug)]
-pub struct Device {
-    /// Its number.
-    pub number: u32,
-    /// Its image, in the directory of the run's processes.
-    pub image: PathBuf,
-}
 
 impl Stage<'_> {
     /// How many bytes a front end carries that is told to carry at least so many.

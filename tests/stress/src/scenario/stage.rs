@@ -2,7 +2,6 @@
 
 mod finish;
 
-use super::pair::Device;
 use crate::role::{Assignment, HandTask, Home, HostTask, Part, Role};
 use crate::settings::Settings;
 use libgnt::DomId;
@@ -28,6 +27,15 @@ use std::sync::Arc;
 
 /// The front end's domain on the simulated Xen. The back end and the consumer are in dom0 there.
 pub const FRONT: DomId = DomId(1);
+
+/// A device, and what it is kept on.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its number.
+    pub number: u32,
+    /// Its image, in the directory of the run's processes.
+    pub image: PathBuf,
+}
 
 /// The processes of a scenario, with a simulated Xen among them, or on a real one.
 pub struct Stage<'a> {

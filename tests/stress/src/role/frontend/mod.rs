@@ -9,7 +9,7 @@ use pv_frontend::{Completion, DeviceId, Disk, FrontConfig, FrontEvent, Io, IoQue
 use pv_harness::holder::{sha256, spell_digest};
 use pv_harness::processes::{Control, Fact, News, Order};
 use pv_harness::timeline::IoKind;
-use recorder::{Job, Recorder};
+use recorder::{Job, Recorder, SECTOR};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
@@ -21,7 +21,6 @@ use std::time::Duration;
 
 /// A request's most: 11 segments of a page.
 pub const CHUNK: usize = 11 * 4096;
-const SECTOR: usize = 512;
 /// Requests at once.
 const DEPTH: usize = 24;
 /// Progress is told once in so many requests.

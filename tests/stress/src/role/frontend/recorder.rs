@@ -1,6 +1,5 @@
 //! Turns what the front end tells into the timeline's events.
 
-use super::SECTOR;
 use crate::role::{Freeze, pass};
 use libgnt::Platform;
 use libgnt::proto::blkif::Operation;
@@ -9,6 +8,9 @@ use pv_harness::processes::{Control, Fact, News, Point};
 use pv_harness::timeline::{Event, IoKind, Timeline};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes of a sector.
+pub(super) const SECTOR: usize = 512;
 
 /// An I/O that the carrier asked for.
 #[derive(Clone, Debug)]
