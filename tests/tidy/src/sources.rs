@@ -25,6 +25,8 @@ pub struct File {
     pub path: PathBuf,
     /// What it uses of the crate's other files, tests left out.
     pub uses: BTreeSet<Use>,
+    /// Its texts, with their lines; tests and documentation left out.
+    pub texts: Vec<(usize, String)>,
     /// What comes from where, of what the module itself gives on: `pub use`, `use`.
     given_on: BTreeMap<String, Module>,
 }
@@ -53,9 +55,10 @@ impl Sources {
                 sources: &sources,
                 here: module.clone(),
                 found: Vec::new(),
+                texts: Vec::new(),
             };
             visitor.visit_file(&file);
-            let found = visitor.found;
+            let Visitor { found, texts, .. } = visitor;
             let resolved: BTreeSet<Use> = found
                 .into_iter()
                 .filter_map(|(path, line)| {
@@ -65,6 +68,7 @@ impl Sources {
                 .collect();
             if let Some(file) = sources.files.get_mut(&module) {
                 file.uses = resolved;
+                file.texts = texts;
             }
         }
         Ok(sources)
@@ -234,6 +238,7 @@ struct Visitor<'a> {
     here: Module,
     /// Absolute paths.
     found: Vec<(Vec<String>, usize)>,
+    texts: Vec<(usize, String)>,
 }
 
 impl Visitor<'_> {
@@ -282,6 +287,44 @@ impl<'ast> Visit<'ast> for Visitor<'_> {
             self.note(words, path.span());
         }
         syn::visit::visit_path(self, path);
+    }
+
+    fn visit_lit_str(&mut self, text: &'ast syn::LitStr) {
+        self.texts.push((text.span().start().line, text.value()));
+    }
+
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        // What it expands to is not known here; its texts are.
+        let mut todo = vec![call.tokens.clone()];
+        while let Some(tokens) = todo.pop() {
+            for token in tokens {
+                match token {
+                    proc_macro2::TokenTree::Group(group) => todo.push(group.stream()),
+                    proc_macro2::TokenTree::Literal(literal) => {
+                        if let syn::Lit::Str(text) = syn::Lit::new(literal) {
+                            self.visit_lit_str(&text);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        syn::visit::visit_macro(self, call);
+    }
+
+    fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
+        // A text of `#[error("…")]` is a message; one of `#[doc = "…"]` is none.
+        if attribute.path().is_ident("error")
+            && let syn::Meta::List(list) = &attribute.meta
+        {
+            for token in list.tokens.clone() {
+                if let proc_macro2::TokenTree::Literal(literal) = token
+                    && let syn::Lit::Str(text) = syn::Lit::new(literal)
+                {
+                    self.visit_lit_str(&text);
+                }
+            }
+        }
     }
 
     fn visit_visibility(&mut self, _: &'ast syn::Visibility) {}
