@@ -27,6 +27,7 @@ test:
 check:
     cargo fmt --all --check
     cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --package libgnt --all-targets --no-default-features -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
 # the lock-free parts, every interleaving
@@ -41,6 +42,7 @@ miri:
 bench:
     cargo bench --package libgnt --bench ring
     cargo bench --package pv-stress
+    cargo bench --package pv-models
 
 # what CI runs
 ci:
