@@ -10,7 +10,10 @@ use std::process::Command;
 
 /// Folders in which one machine, or one model, is spread over the files of its parts: to be read
 /// as a whole. Everywhere else no file uses a file that uses it.
-const ONE_MACHINE: &[(&str, &str)] = &[];
+const ONE_MACHINE: &[(&str, &str)] = &[(
+    "libgnt:sim::core",
+    "the simulated Xen: one machine, with an impl for each part of the kernel",
+)];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
