@@ -106,6 +106,19 @@ impl fmt::Display for ForeignGrant {
     }
 }
 
+/// Several grants, in a message: the first, and how many more.
+pub(crate) struct Grants<'a>(pub &'a [ForeignGrant]);
+
+impl fmt::Display for Grants<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("no grants"),
+            [one] => write!(f, "{one}"),
+            [first, rest @ ..] => write!(f, "{first} and {} more", rest.len()),
+        }
+    }
+}
+
 /// What a mapping, or the peer of a grant, may do with a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

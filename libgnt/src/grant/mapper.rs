@@ -1,21 +1,22 @@
 //! The device, opened: what maps, and what hears when unmaps are over.
 
 use super::ledger::{EntryKind, Ledger, LedgerEntry};
-use super::map::{Map, Mapping};
+use super::map::Map;
+use super::mapping::Mapping;
 use super::probe::name_bad_grants;
-use super::releases::Releases;
+use super::releases::UnmapId;
 use super::retry::Retry;
-use super::unmapping::{Grants, UnmapId};
+use super::shared::Shared;
 use crate::error::{Error, Result};
-use crate::platform::{Gntdev, GuestType, Platform};
+use crate::platform::{GuestType, Platform};
 use crate::shm::SharedPages;
-use crate::types::{Access, DomId, ForeignGrant};
+use crate::types::{Access, DomId, ForeignGrant, Grants};
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::Arc;
 
 /// One open `/dev/xen/gntdev`, with the event channels that tell when unmaps are over.
 ///
@@ -24,19 +25,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 #[derive(Clone, Debug)]
 pub struct Mapper {
     pub(super) shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub platform: Arc<dyn Platform>,
-    pub gntdev: Box<dyn Gntdev>,
-    pub retry: Retry,
-    pub releases: Arc<Releases>,
-    pub ledger: Ledger,
-    /// Dropped maps that could have no pair of event channels, and so are mapped still.
-    waiting: Mutex<Vec<(Mapping, Arc<[ForeignGrant]>)>>,
-    /// This process's domain, whose grants are refused.
-    own: OnceLock<DomId>,
 }
 
 impl Mapper {
@@ -54,19 +42,8 @@ impl Mapper {
     /// # Errors
     /// As [`Mapper::open`].
     pub fn with_retry(platform: Arc<dyn Platform>, ledger: Ledger, retry: Retry) -> Result<Self> {
-        let gntdev = platform.open_gntdev()?;
-        let releases = Arc::new(Releases::open(&*platform, ledger.clone())?);
-        Ok(Mapper {
-            shared: Arc::new(Shared {
-                platform,
-                gntdev,
-                retry,
-                releases,
-                ledger,
-                waiting: Mutex::default(),
-                own: OnceLock::new(),
-            }),
-        })
+        let shared = Arc::new(Shared::open(platform, ledger, retry)?);
+        Ok(Mapper { shared })
     }
 
     /// Tells the mapper which domain it runs in: that domain's grants are refused from then on.
@@ -81,8 +58,7 @@ impl Mapper {
             // In a container, say. The guess that crashes nobody.
             Err(error) => tracing::debug!(%error, "this domain's own grants are refused"),
         }
-        // A domain's number stays while the process lives: the first answer is as good.
-        self.shared.own.get_or_init(|| own);
+        self.shared.refuse_grants_of(own);
     }
 
     /// The ledger that this mapper writes.
@@ -109,6 +85,7 @@ impl Mapper {
     /// for no grants, or more than the driver's limit. [`Error::Invalid`] for a grant of this domain
     /// itself, after [`Mapper::refuse_grants_of`].
     pub fn map(&self, grants: &[ForeignGrant], access: Access) -> Result<Map> {
+        // Whoever only maps and drops has nobody who processes releases.
         self.let_go_of_dropped();
         let what = || format!("map {}", Grants(grants));
         // EAGAIN: Linux 5.19 to 6.0.3 while an earlier unmap of the same range is deferred.
@@ -140,10 +117,17 @@ impl Mapper {
         name_bad_grants(&self.shared, grants, access, error)
     }
 
-    /// Whoever only maps and drops has nobody who processes releases.
+    /// Begins the unmaps of dropped maps, as far as there are pairs for them.
     fn let_go_of_dropped(&self) {
-        if !self.shared.dropped().is_empty() {
-            self.shared.let_go_of_dropped();
+        let mut waiting = std::mem::take(&mut *self.shared.dropped()).into_iter();
+        while let Some(mapping) = waiting.next() {
+            // Its drop begins the unmap, or takes it back to those that wait.
+            drop(Map::new(mapping, Arc::clone(&self.shared)));
+            let mut still = self.shared.dropped();
+            if !still.is_empty() {
+                still.extend(waiting);
+                return;
+            }
         }
     }
 
@@ -153,8 +137,8 @@ impl Mapper {
             .shared
             .ledger
             .add(EntryKind::Mapped, Arc::clone(&grants));
-        let mapping = Mapping::new(pages, index, entry);
-        Map::new(mapping, grants, Arc::clone(&self.shared))
+        let mapping = Mapping::new(pages, index, grants, entry);
+        Map::new(mapping, Arc::clone(&self.shared))
     }
 
     /// Takes in release events, and says which unmaps are over. Never waits.
@@ -163,7 +147,7 @@ impl Mapper {
     /// What the event channel's device says.
     pub fn process_releases(&self) -> Result<Vec<UnmapId>> {
         let finished = self.shared.releases.finished()?;
-        self.shared.let_go_of_dropped();
+        self.let_go_of_dropped();
         Ok(finished)
     }
 
@@ -178,74 +162,6 @@ impl Mapper {
     /// How many unmaps are in progress and will be told.
     pub fn unmapping(&self) -> usize {
         self.shared.releases.in_progress()
-    }
-}
-
-impl Shared {
-    /// `MAP_GRANT_REF` and mmap, undone on error.
-    fn map_pages(&self, grants: &[ForeignGrant], access: Access) -> Result<(u64, SharedPages)> {
-        if let Some(own) = self.own.get()
-            && let Some(grant) = grants
-                .iter()
-                .find(|grant| [*own, DomId::SELF].contains(&grant.domid))
-        {
-            return Err(Error::Invalid(format!(
-                "{grant} is a grant of this domain, {own}, itself: to map it crashes the kernel of a PVH or HVM guest; map it in another domain, or copy it"
-            )));
-        }
-        let index = self.gntdev.map_grant_ref(grants)?;
-        match self.gntdev.mmap(index, grants.len(), access) {
-            Ok(pages) => Ok((index, pages)),
-            Err(error) => {
-                self.gntdev.unmap_grant_ref(index, grants.len())?;
-                Err(error)
-            }
-        }
-    }
-
-    /// A map was dropped, and its unmap cannot begin yet.
-    pub fn wait_for_a_pair(&self, mapping: Mapping, grants: Arc<[ForeignGrant]>) {
-        self.dropped().push((mapping, grants));
-    }
-
-    fn dropped(&self) -> std::sync::MutexGuard<'_, Vec<(Mapping, Arc<[ForeignGrant]>)>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Begins the unmaps of dropped maps, as far as there are pairs for them.
-    pub fn let_go_of_dropped(self: &Arc<Self>) {
-        let mut waiting = std::mem::take(&mut *self.dropped()).into_iter();
-        while let Some((mapping, grants)) = waiting.next() {
-            // Its drop begins the unmap, or comes back here.
-            drop(Map::new(mapping, grants, Arc::clone(self)));
-            let mut still = self.dropped();
-            if !still.is_empty() {
-                still.extend(waiting);
-                return;
-            }
-        }
-    }
-
-    /// Maps for a moment, to see whether it can be done. `Ok(false)`: a grant is bad.
-    pub fn can_map(&self, grants: &[ForeignGrant], access: Access) -> Result<bool> {
-        let index = self.gntdev.map_grant_ref(grants)?;
-        let mapped = self.gntdev.mmap(index, grants.len(), access);
-        let result = match mapped {
-            Ok(pages) => pages.unmap().map(|()| true),
-            Err(error) if error.errno() == Some(Errno::INVAL) => Ok(false),
-            Err(error) => Err(error),
-        };
-        self.gntdev.unmap_grant_ref(index, grants.len())?;
-        result
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        // The file closes, and the unmaps begin; nobody is left to hear when they end.
-        for (mapping, _) in std::mem::take(&mut *self.dropped()) {
-            self.ledger.change(mapping.entry, EntryKind::Untold);
-        }
     }
 }
 

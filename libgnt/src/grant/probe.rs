@@ -1,6 +1,6 @@
 //! Which grants of a batch are bad? The kernel's mmap fails as a whole and does not say.
 
-use super::mapper::Shared;
+use super::shared::Shared;
 use crate::error::{BadGrant, Error, Result};
 use crate::platform::{CopySegment, CopySide};
 use crate::shm::SharedPages;

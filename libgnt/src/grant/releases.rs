@@ -4,16 +4,27 @@
 use super::ledger::{EntryId, Ledger};
 use super::pairs::{Pair, Pairs};
 use super::unmap::{Action, Input, UnmapMachine};
-use super::unmapping::{NO_TIME, UnmapId, lock_machine};
 use crate::error::Result;
 use crate::event::Events;
-use crate::machine::Machine;
+use crate::machine::{Machine, Now};
 use crate::platform::Platform;
 use crate::types::EvtchnPort;
 use rustix::io::Errno;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Names one unmap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnmapId(u64);
+
+/// An unmap's machine, which its owner and its release share.
+pub(super) fn lock_machine(machine: &Mutex<UnmapMachine>) -> MutexGuard<'_, UnmapMachine> {
+    machine.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An unmap waits for nothing but events: its machine knows no time.
+pub(super) const NO_TIME: Now = Now::ZERO;
 
 /// Releases that are kept for a collector who never came.
 const UNCOLLECTED: usize = 1024;

@@ -1,13 +1,13 @@
 //! Sharing pages of our own, and ending the peer's access honestly.
 
 use super::ledger::{EntryId, EntryKind, Ledger};
-use super::refusal::EndAccessError;
 use super::retry::Retry;
-use super::unmapping::Grants;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::platform::{Gntalloc, Platform};
 use crate::shm::SharedPages;
-use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, PAGE_SIZE, UnmapNotify};
+use crate::types::{
+    Access, DomId, EvtchnPort, ForeignGrant, GrantRef, Grants, PAGE_SIZE, UnmapNotify,
+};
 use rustix::io::Errno;
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Granter {
     /// Opens the device.
     ///
     /// # Errors
-    /// [`Error::NotAvailable`](crate::Error::NotAvailable).
+    /// [`Error::NotAvailable`].
     pub fn open(platform: Arc<dyn Platform>, ledger: Ledger) -> Result<Self> {
         let gntalloc = platform.open_gntalloc()?;
         Ok(Granter {
@@ -53,7 +53,7 @@ impl Granter {
     /// The same, retried while the quota is used up by somebody else.
     ///
     /// # Errors
-    /// [`Error::Timeout`](crate::Error::Timeout) when it stayed so.
+    /// [`Error::Timeout`] when it stayed so.
     pub fn share_patiently(
         &self,
         peer: DomId,
@@ -212,4 +212,32 @@ pub enum EndAccess {
     /// keeps pages and references aside until it lets go (gntalloc's deferred list), so nothing is
     /// reused early; only nobody can say when.
     Unobservable,
+}
+
+/// [`Share::end_access`] did not end it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndAccessError {
+    /// The peer still has the pages: nothing was ended, nothing may be reused. Try again when the peer
+    /// has said that it let go.
+    #[error("{share:?}: the peer still maps {} of its pages; try again when it has let go", .grefs.len())]
+    InUse {
+        /// The share, untouched.
+        share: Share,
+        /// What the peer still maps.
+        grefs: Vec<GrantRef>,
+    },
+    /// The device failed.
+    #[error(transparent)]
+    Failed(#[from] Error),
+}
+
+impl EndAccessError {
+    /// The share, if nothing was ended.
+    pub fn into_share(self) -> Option<Share> {
+        match self {
+            EndAccessError::InUse { share, .. } => Some(share),
+            EndAccessError::Failed(_) => None,
+        }
+    }
 }

@@ -1,14 +1,13 @@
 //! A mapping on its way out, as its owner sees it.
 
-use super::releases::Releases;
+use super::releases::{Releases, UnmapId, lock_machine};
 use super::unmap::{UnmapMachine, UnmapState};
 use crate::error::{Error, Result};
 use crate::event::wait_readable;
-use crate::machine::Now;
-use crate::types::ForeignGrant;
+use crate::types::{ForeignGrant, Grants};
 use std::fmt;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A mapping that is on its way out. Dropping it changes nothing: the unmap goes on, and the
@@ -99,29 +98,5 @@ impl fmt::Debug for Unmapping {
             Grants(&self.grants),
             self.state()
         )
-    }
-}
-
-/// Names one unmap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UnmapId(pub(super) u64);
-
-pub(super) fn lock_machine(machine: &Mutex<UnmapMachine>) -> MutexGuard<'_, UnmapMachine> {
-    machine.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An unmap waits for nothing but events: its machine knows no time.
-pub(super) const NO_TIME: Now = Now::ZERO;
-
-/// A few of them, for a message.
-pub(super) struct Grants<'a>(pub &'a [ForeignGrant]);
-
-impl fmt::Display for Grants<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            [] => f.write_str("no grants"),
-            [one] => write!(f, "{one}"),
-            [first, rest @ ..] => write!(f, "{first} and {} more", rest.len()),
-        }
     }
 }
