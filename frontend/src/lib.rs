@@ -1,19 +1,24 @@
 //! A Xen block front end in userspace.
 //!
-//! The rooms, each using only what is above it:
+//! # Layers
 //!
-//! | module | contents |
-//! |---|---|
-//! | [`machine`] | the block protocol of this end, a state machine without I/O |
-//! | `io`, `counters`, `error`, `observe`, `config` | what callers give and get: [`Io`], [`Counters`], [`FrontError`], [`FrontEvent`], [`FrontConfig`] |
-//! | `pace` | how long the loop waits, and how soon it tries again |
-//! | `link` | one connection: ring page, event channel, data pages |
-//! | `data` | performs the machine's actions on a link |
-//! | `bus` | this end's side of xenstore, on a thread of its own |
-//! | `life` | how connections begin and end |
-//! | `run` | the loop, and [`Frontend`], which its caller drives |
-//! | `disk` | [`Disk`], a thread around that |
-//! | `cli` | the command line of the program, with the feature `cli` |
+//! Each module uses only what is above it in this list, and its own parts. The back end's modules
+//! have the same names.
+//!
+//! 1. [`machine`]: the block protocol of this end, a state machine without I/O.
+//! 2. `counters`: what is counted: [`Counters`].
+//! 3. `error`: why there is no disk: [`FrontError`].
+//! 4. `io`: what callers ask for and get back: [`Io`], [`Completion`].
+//! 5. `observe`: who is told what happens: [`FrontEvent`], [`Observer`].
+//! 6. `config`: how a front end is set up: [`FrontConfig`].
+//! 7. `pace`: how long the loop waits, and how soon it tries again.
+//! 8. `link`: one connection: ring page, event channel, data pages.
+//! 9. `data`: performs the machine's actions on a link.
+//! 10. `bus`: this end's side of xenstore, on a thread of its own.
+//! 11. `life`: how connections begin and end.
+//! 12. `run`: the loop, and [`Frontend`], which its caller drives.
+//! 13. `disk`: [`Disk`], a thread around that.
+//! 14. `cli`: the command line of the program, with the feature `cli`.
 //!
 //! ```no_run
 //! use libgnt::DomId;

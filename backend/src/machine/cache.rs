@@ -1,29 +1,9 @@
 //! The persistent grants of one front: one mapped page for each reference, the least recently
 //! used given up first.
 
-use super::Tag;
+use super::names::{Slot, Tag};
 use slab::Slab;
 use std::collections::HashMap;
-use std::num::NonZeroU32;
-
-/// A place in the cache. Reused only after the page's mapping was released.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Slot(
-    /// One more than the index, so that an `Option` of it is no larger.
-    NonZeroU32,
-);
-
-impl Slot {
-    /// Small: below the cache's size plus the unmaps outstanding.
-    pub fn index(self) -> usize {
-        (self.0.get() - 1) as usize
-    }
-
-    fn from_index(index: usize) -> Slot {
-        // An index counts pages of a ring and of the cache: it never comes near.
-        Slot(NonZeroU32::MIN.saturating_add(u32::try_from(index).unwrap_or(u32::MAX)))
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {

@@ -19,9 +19,12 @@
 
 mod sabotage;
 
+mod names;
+
 mod types;
 
 mod cache;
+mod job;
 
 // One machine, in the files of its parts.
 #[cfg(test)]
@@ -31,18 +34,18 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-pub use cache::Slot;
+pub use names::{MapKey, Slot, Tag};
 #[doc(hidden)]
 pub use sabotage::Sabotage;
 pub use types::{
-    Action, DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES, DataMode, Direction, DiskOp, Input, Limits, MapKey,
-    Pages, RING_SIZE, RequestInfo, Tag,
+    Action, DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES, DataMode, Direction, DiskOp, Input, Limits, Pages,
+    RING_SIZE, RequestInfo,
 };
 
 use cache::Cache;
+use job::Job;
 use libgnt::machine::{Machine, Now};
 use libgnt::proto::blkif::MAX_SEGMENTS;
-use request::Job;
 use slab::Slab;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

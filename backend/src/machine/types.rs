@@ -1,6 +1,7 @@
 //! What goes into the machine and what comes out of it.
 
-use super::{Sabotage, Slot};
+use super::names::{MapKey, Slot, Tag};
+use super::sabotage::Sabotage;
 use libgnt::Access;
 use libgnt::proto::blkif::{MAX_SEGMENTS, Operation, Request, Response, Segments};
 
@@ -13,41 +14,6 @@ pub enum DataMode {
     Copy,
     /// Maps are kept, by grant reference (`feature-persistent`).
     Persistent,
-}
-
-/// Our own name for a request. Reused, but never while anything of the request is outstanding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Tag(u32);
-
-impl Tag {
-    /// Small: below the ring's size plus the zombies of earlier connections.
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-
-    pub(super) fn from_index(index: usize) -> Tag {
-        // An index counts requests of a ring: it never comes near.
-        Tag(u32::try_from(index).unwrap_or(u32::MAX))
-    }
-
-    /// To be carried through something that knows no tags.
-    pub fn token(self) -> u64 {
-        self.0.into()
-    }
-
-    /// Back from [`Tag::token`].
-    pub fn from_token(token: u64) -> Option<Tag> {
-        u32::try_from(token).ok().map(Tag)
-    }
-}
-
-/// Names a mapping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum MapKey {
-    /// All pages of one request, in the segments' order.
-    Request(Tag),
-    /// One page in the cache of persistent grants.
-    Cached(Slot),
 }
 
 /// What the disk has to do.

@@ -1,10 +1,10 @@
-//! What the three device files share: opening one, mapping it, and saying what went wrong.
+//! What the device files share: opening one, mapping it, its unmap notify, and saying what went wrong.
 #![allow(unsafe_code, reason = "vouches for what the drivers map")]
 
 use super::ioctl::{Call, Kernel, Syscalls};
 use crate::error::{Error, Result};
 use crate::shm::{SharedPages, errno_of};
-use crate::types::{Access, PAGE_SIZE};
+use crate::types::{Access, PAGE_SIZE, UnmapNotify};
 use memmap2::MmapOptions;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -85,6 +85,42 @@ impl<K: Kernel> Device<K> {
 
     pub fn error(&self, operation: &'static str, errno: Errno, detail: impl Into<String>) -> Error {
         Error::device(self.name, operation, errno, detail)
+    }
+
+    /// A page count as the drivers take it.
+    ///
+    /// # Errors
+    /// EINVAL: more than [`MAX_PAGES`].
+    pub fn page_count(&self, operation: &'static str, pages: usize) -> Result<u32> {
+        match u32::try_from(pages) {
+            Ok(count) if pages <= MAX_PAGES => Ok(count),
+            _ => Err(self.error(
+                operation,
+                Errno::INVAL,
+                format!("{pages} pages in one call"),
+            )),
+        }
+    }
+
+    /// gntdev's and gntalloc's: the same number and argument.
+    pub fn set_unmap_notify(
+        &self,
+        operation: &'static str,
+        offset: u64,
+        notify: UnmapNotify,
+    ) -> Result<()> {
+        let port = notify.send_event.map_or(0, |port| port.0);
+        let mut call = Call::set_unmap_notify(operation, offset, notify.action_bits(), port);
+        let detail = |errno| {
+            let why = match errno {
+                Errno::INVAL => {
+                    ": the port must be open on an evtchn file, and the byte in a writable mapping"
+                }
+                _ => "",
+            };
+            format!("offset {offset:#x}, {notify:?}{why}")
+        };
+        self.call(&mut call, detail).map(drop)
     }
 
     /// `mmap(2)`, always `MAP_SHARED`: gntdev asks for it with `PROT_WRITE`, gntalloc always.

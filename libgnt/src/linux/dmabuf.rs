@@ -10,7 +10,6 @@
 
 use super::abi;
 use super::device::{Device, MAX_PAGES};
-use super::gntdev::page_count;
 use super::ioctl::{Call, Kernel};
 use crate::error::Result;
 use crate::types::{DomId, GrantRef};
@@ -78,7 +77,7 @@ pub(super) fn import<K: Kernel>(
     dmabuf: BorrowedFd<'_>,
     pages: usize,
 ) -> Result<Vec<GrantRef>> {
-    let count = page_count(device, "IOCTL_GNTDEV_DMABUF_IMP_TO_REFS", pages)?;
+    let count = device.page_count("IOCTL_GNTDEV_DMABUF_IMP_TO_REFS", pages)?;
     let mut call = Call::dmabuf_imp_to_refs(number(dmabuf), domid.0, count);
     device.call(&mut call, |errno| {
         explain(

@@ -4,7 +4,6 @@
 
 use super::abi;
 use super::device::Device;
-use super::gntdev::{page_count, set_unmap_notify};
 use super::ioctl::{Call, Kernel, Syscalls};
 use crate::error::Result;
 use crate::platform::{AllocatedGrants, Gntalloc};
@@ -45,7 +44,7 @@ impl<K: Kernel> Gntalloc for LinuxGntalloc<K> {
     fn alloc_gref(&self, peer: DomId, pages: usize, access: Access) -> Result<AllocatedGrants> {
         type Arg = abi::GntallocAllocGref;
         const OPERATION: &str = "IOCTL_GNTALLOC_ALLOC_GREF";
-        let count = page_count(&self.device, OPERATION, pages)?;
+        let count = self.device.page_count(OPERATION, pages)?;
         if count == 0 {
             return Err(self
                 .device
@@ -93,7 +92,9 @@ impl<K: Kernel> Gntalloc for LinuxGntalloc<K> {
     /// # Errors
     /// EINVAL: no such run in this file.
     fn dealloc_gref(&self, index: u64, pages: usize) -> Result<()> {
-        let count = page_count(&self.device, "IOCTL_GNTALLOC_DEALLOC_GREF", pages)?;
+        let count = self
+            .device
+            .page_count("IOCTL_GNTALLOC_DEALLOC_GREF", pages)?;
         self.device
             .call(&mut Call::dealloc_gref(index, count), |_| {
                 format!("{pages} pages at index {index:#x}")
@@ -108,11 +109,7 @@ impl<K: Kernel> Gntalloc for LinuxGntalloc<K> {
     /// # Errors
     /// ENOENT: no such page. EINVAL: a port that is not open through an evtchn file.
     fn set_unmap_notify(&self, offset: u64, notify: UnmapNotify) -> Result<()> {
-        set_unmap_notify(
-            &self.device,
-            "IOCTL_GNTALLOC_SET_UNMAP_NOTIFY",
-            offset,
-            notify,
-        )
+        self.device
+            .set_unmap_notify("IOCTL_GNTALLOC_SET_UNMAP_NOTIFY", offset, notify)
     }
 }

@@ -94,7 +94,9 @@ impl<K: Kernel> Gntdev for LinuxGntdev<K> {
     /// # Errors
     /// ENOENT: no such range, or not its whole length.
     fn unmap_grant_ref(&self, index: u64, pages: usize) -> Result<()> {
-        let count = self.count("IOCTL_GNTDEV_UNMAP_GRANT_REF", pages)?;
+        let count = self
+            .device
+            .page_count("IOCTL_GNTDEV_UNMAP_GRANT_REF", pages)?;
         self.device
             .call(&mut Call::unmap_grant_ref(index, count), |_| {
                 format!("{pages} pages at index {index:#x}")
@@ -126,12 +128,8 @@ impl<K: Kernel> Gntdev for LinuxGntdev<K> {
     /// through an evtchn file. Before the range is mapped, the driver does not know that it will
     /// be read-only: arm it after mmap.
     fn set_unmap_notify(&self, offset: u64, notify: UnmapNotify) -> Result<()> {
-        set_unmap_notify(
-            &self.device,
-            "IOCTL_GNTDEV_SET_UNMAP_NOTIFY",
-            offset,
-            notify,
-        )
+        self.device
+            .set_unmap_notify("IOCTL_GNTDEV_SET_UNMAP_NOTIFY", offset, notify)
     }
 
     /// `ioctl(fd, IOCTL_GNTDEV_SET_MAX_GRANTS, struct ioctl_gntdev_set_max_grants *)`. In the
@@ -179,49 +177,6 @@ impl<K: Kernel> Gntdev for LinuxGntdev<K> {
     fn dmabuf_import_release(&self, dmabuf: BorrowedFd<'_>) -> Result<()> {
         dmabuf::import_release(&self.device, dmabuf)
     }
-}
-
-impl<K: Kernel> LinuxGntdev<K> {
-    fn count(&self, operation: &'static str, pages: usize) -> Result<u32> {
-        page_count(&self.device, operation, pages)
-    }
-}
-
-/// A page count as the drivers take it.
-pub(super) fn page_count<K: Kernel>(
-    device: &Device<K>,
-    operation: &'static str,
-    pages: usize,
-) -> Result<u32> {
-    match u32::try_from(pages) {
-        Ok(count) if pages <= MAX_PAGES => Ok(count),
-        _ => Err(device.error(
-            operation,
-            Errno::INVAL,
-            format!("{pages} pages in one call"),
-        )),
-    }
-}
-
-/// gntdev's and gntalloc's: the same number and argument.
-pub(super) fn set_unmap_notify<K: Kernel>(
-    device: &Device<K>,
-    operation: &'static str,
-    offset: u64,
-    notify: UnmapNotify,
-) -> Result<()> {
-    let port = notify.send_event.map_or(0, |port| port.0);
-    let mut call = Call::set_unmap_notify(operation, offset, notify.action_bits(), port);
-    let detail = |errno| {
-        let why = match errno {
-            Errno::INVAL => {
-                ": the port must be open on an evtchn file, and the byte in a writable mapping"
-            }
-            _ => "",
-        };
-        format!("offset {offset:#x}, {notify:?}{why}")
-    };
-    device.call(&mut call, detail).map(drop)
 }
 
 fn describe(grants: &[ForeignGrant]) -> String {

@@ -1,39 +1,65 @@
 //! What a rule gets to work with: its own domain's platform, a partner in another domain, and
 //! further processes in its own.
 
-use super::actor::{Answer, Order, Place, Thing};
-use super::process::{ActorChild, Member};
+use super::member::{Member, StartHand, broken};
+use super::outcome::{Outcome, Stop};
 use super::relay::Relayed;
-use super::things::{PATIENCE, copy_status, must};
-use super::{Outcome, Stop};
+use super::things::{PATIENCE, must};
 use libgnt::platform::GuestType;
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
 use libgnt::types::GrantStatus;
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, Platform, SharedPages};
-use pv_harness::holder::{Export, Held, HoldError, HoldName, holder};
-use std::cell::OnceCell;
-use std::os::fd::{AsRawFd, OwnedFd};
+use pv_harness::hand::device::copy_status;
+use pv_harness::hand::{Answer, DeviceOrder, Link, Loan, MapId, Order, Pages, RemoteHand, ShareId};
+use pv_harness::holder::{Held, holder};
+use pv_harness::player::HandProcess;
+use pv_harness::settings::HoldName;
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often state that announces itself to nobody is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Who answers orders.
+/// A process in another domain, or another one here, that does what a rule tells it.
 #[derive(Debug)]
-pub enum Partner {
+pub struct Partner {
+    hand: RefCell<RemoteHand<PartnerLink>>,
+}
+
+/// How a partner is reached.
+#[derive(Debug)]
+enum PartnerLink {
     /// A process started here.
-    Child(ActorChild),
+    Child(HandProcess),
     /// A process of another domain, through xenstore.
     Relayed(Relayed),
+}
+
+impl Link for PartnerLink {
+    type Lost = Stop;
+
+    fn send(&mut self, order: &Order) -> Outcome {
+        match self {
+            PartnerLink::Child(child) => child.send(order).map_err(broken),
+            PartnerLink::Relayed(relayed) => relayed.send(order),
+        }
+    }
+
+    fn receive(&mut self) -> Outcome<Answer> {
+        match self {
+            PartnerLink::Child(child) => child.receive().map_err(broken),
+            PartnerLink::Relayed(relayed) => relayed.receive(),
+        }
+    }
 }
 
 /// Pages that the partner granted to this domain.
 #[derive(Clone, Debug)]
 pub struct Granted {
     /// The partner's name for them.
-    pub share: usize,
+    pub share: ShareId,
     /// What to map.
     pub grants: Vec<ForeignGrant>,
 }
@@ -43,6 +69,7 @@ pub struct Granted {
 pub struct Bench {
     platform: Arc<dyn Platform>,
     member: Member,
+    start: StartHand,
     own: DomId,
     peer: DomId,
     partner: OnceCell<Partner>,
@@ -52,12 +79,14 @@ impl Bench {
     pub(super) fn new(
         platform: Arc<dyn Platform>,
         member: Member,
+        start: StartHand,
         own: DomId,
         peer: DomId,
     ) -> Bench {
         Bench {
             platform,
             member,
+            start,
             own,
             peer,
             partner: OnceCell::new(),
@@ -93,9 +122,10 @@ impl Bench {
             return Ok(partner);
         }
         let partner = if self.simulated() {
-            Partner::Child(ActorChild::start(&self.member.of(self.peer))?)
+            Partner::started(self.member.of(self.peer).start_hand(self.start)?)
         } else {
-            Partner::Relayed(Relayed::begin(&*self.platform, self.own, self.peer)?)
+            let relayed = Relayed::begin(&*self.platform, self.own, self.peer)?;
+            Partner::over(PartnerLink::Relayed(relayed))
         };
         Ok(self.partner.get_or_init(|| partner))
     }
@@ -105,7 +135,7 @@ impl Bench {
     /// # Errors
     /// [`Stop::Broken`].
     pub fn neighbour(&self) -> Outcome<Partner> {
-        Ok(Partner::Child(ActorChild::start(&self.member)?))
+        Ok(Partner::started(self.member.start_hand(self.start)?))
     }
 
     /// The partner grants zeroed pages to this domain.
@@ -122,7 +152,7 @@ impl Bench {
     ///
     /// # Errors
     /// The platform's.
-    pub fn granted_page(&self) -> Outcome<(usize, ForeignGrant)> {
+    pub fn granted_page(&self) -> Outcome<(ShareId, ForeignGrant)> {
         let granted = self.granted(1, Access::ReadWrite)?;
         Ok((granted.share, granted.grants[0]))
     }
@@ -174,19 +204,17 @@ impl Bench {
     /// # Errors
     /// [`Stop::NotHere`] on a PV guest, whose kernel that damages.
     pub fn hold(&self, pages: &SharedPages, first: usize, count: usize) -> Outcome<Box<dyn Held>> {
-        let export = export_hold(&self.platform, pages, first, count)?;
-        Ok(holder(export.kind, &self.platform, false)?.import(export)?)
+        let holder = holder(self.hold_name(), &self.platform, false)?;
+        Ok(holder.import(holder.hold(pages, first, count)?)?)
     }
 
     /// Takes over a hold of a neighbour's first page of a mapping.
     ///
     /// # Errors
     /// As [`Bench::hold`].
-    pub fn take_hold(&self, from: &Partner, map: usize) -> Outcome<Box<dyn Held>> {
-        let Answer::Held(words, paths) = from.tell(&Order::Hold(map))? else {
-            return Err(Stop::Broken("the neighbour holds nothing".into()));
-        };
-        take_hold(&self.platform, words, &paths)
+    pub fn take_hold(&self, from: &Partner, map: MapId) -> Outcome<Box<dyn Held>> {
+        let loan = from.hand.borrow_mut().lend(map, self.hold_name())?;
+        Ok(loan.take(&self.platform)?)
     }
 
     /// A neighbour takes over a hold of the first page of a mapping here, and is the only one to
@@ -195,9 +223,16 @@ impl Bench {
     /// # Errors
     /// As [`Bench::hold`].
     pub fn give_hold(&self, to: &Partner, pages: &SharedPages) -> Outcome {
-        let export = export_hold(&self.platform, pages, 0, 1)?;
-        let (words, paths) = hold_to_take(&export);
-        to.tell(&Order::TakeHold(words, paths)).map(drop)
+        let export = holder(self.hold_name(), &self.platform, false)?.hold(pages, 0, 1)?;
+        Ok(to.hand.borrow_mut().attach(Loan::of(&export)).map(drop)?)
+    }
+
+    fn hold_name(&self) -> HoldName {
+        if self.simulated() {
+            HoldName::Pin
+        } else {
+            HoldName::Pipe
+        }
     }
 
     /// True on a PV guest.
@@ -232,15 +267,22 @@ impl Bench {
 }
 
 impl Partner {
+    fn over(link: PartnerLink) -> Partner {
+        Partner {
+            hand: RefCell::new(RemoteHand::over(link)),
+        }
+    }
+
+    fn started(process: HandProcess) -> Partner {
+        Partner::over(PartnerLink::Child(process))
+    }
+
     /// Gives an order. What the platform refused is an answer, too.
     ///
     /// # Errors
     /// [`Stop::Broken`]: the partner is not there.
     pub fn ask(&self, order: &Order) -> Outcome<Answer> {
-        match self {
-            Partner::Child(child) => child.ask(order),
-            Partner::Relayed(relayed) => relayed.ask(order),
-        }
+        self.hand.borrow_mut().ask(order)
     }
 
     /// Kills the process, and waits until it is gone.
@@ -248,9 +290,9 @@ impl Partner {
     /// # Errors
     /// [`Stop::Broken`].
     pub fn kill(&self) -> Outcome {
-        match self {
-            Partner::Child(child) => child.kill(),
-            Partner::Relayed(relayed) => relayed.kill(),
+        match self.hand.borrow_mut().link() {
+            PartnerLink::Child(child) => child.kill().map_err(broken),
+            PartnerLink::Relayed(relayed) => relayed.kill(),
         }
     }
 
@@ -259,7 +301,12 @@ impl Partner {
     /// # Errors
     /// [`Stop::Differs`]: the platform refused.
     pub fn tell(&self, order: &Order) -> Outcome<Answer> {
-        self.ask(order)?.accepted()
+        Ok(self.hand.borrow_mut().tell(order)?)
+    }
+
+    /// A system call that must be carried out, and has nothing to answer.
+    fn call(&self, call: DeviceOrder) -> Outcome {
+        Ok(self.hand.borrow_mut().done(&Order::Device(call))?)
     }
 
     /// Shares pages with a domain.
@@ -271,59 +318,67 @@ impl Partner {
         to: DomId,
         pages: usize,
         access: Access,
-    ) -> Outcome<(usize, Vec<GrantRef>)> {
-        match self.tell(&Order::Share { to, pages, access })? {
-            Answer::Made(share, grefs) => Ok((share, grefs)),
-            other => Err(nonsense(&other)),
-        }
+    ) -> Outcome<(ShareId, Vec<GrantRef>)> {
+        let alloc = Order::Device(DeviceOrder::Alloc { to, pages, access });
+        Ok(self.hand.borrow_mut().shared(&alloc)?)
     }
 
     /// Maps grants.
     ///
     /// # Errors
     /// As [`Partner::tell`].
-    pub fn map(&self, grants: Vec<ForeignGrant>, access: Access) -> Outcome<usize> {
-        match self.tell(&Order::Map { grants, access })? {
-            Answer::Made(map, _) => Ok(map),
-            other => Err(nonsense(&other)),
-        }
+    pub fn map(&self, grants: Vec<ForeignGrant>, access: Access) -> Outcome<MapId> {
+        let map = Order::Device(DeviceOrder::Map { grants, access });
+        Ok(self.hand.borrow_mut().mapped(&map)?)
     }
 
     /// Reads bytes.
     ///
     /// # Errors
     /// As [`Partner::tell`].
-    pub fn peek(&self, thing: Thing, offset: usize, len: usize) -> Outcome<Vec<u8>> {
-        match self.tell(&Order::Peek(Place { thing, offset }, len))? {
-            Answer::Bytes(bytes) => Ok(bytes),
-            other => Err(nonsense(&other)),
-        }
+    pub fn peek(&self, pages: Pages, offset: usize, len: usize) -> Outcome<Vec<u8>> {
+        Ok(self.hand.borrow_mut().read(pages.at(offset), len)?)
     }
 
     /// Writes bytes.
     ///
     /// # Errors
     /// As [`Partner::tell`].
-    pub fn poke(&self, thing: Thing, offset: usize, bytes: &[u8]) -> Outcome {
-        self.tell(&Order::Poke(Place { thing, offset }, bytes.to_vec()))
-            .map(drop)
+    pub fn poke(&self, pages: Pages, offset: usize, bytes: &[u8]) -> Outcome {
+        Ok(self.hand.borrow_mut().write(pages.at(offset), bytes)?)
     }
 
     /// `DEALLOC_GREF` of a whole share.
     ///
     /// # Errors
     /// As [`Partner::tell`].
-    pub fn dealloc(&self, share: usize) -> Outcome {
-        self.tell(&Order::Dealloc(share)).map(drop)
+    pub fn dealloc(&self, share: ShareId) -> Outcome {
+        self.call(DeviceOrder::Dealloc(share))
+    }
+
+    /// munmap of a share or a mapping.
+    ///
+    /// # Errors
+    /// As [`Partner::tell`].
+    pub fn munmap(&self, pages: Pages) -> Outcome {
+        self.call(DeviceOrder::Munmap(pages))
+    }
+
+    /// `UNMAP_GRANT_REF` of a whole mapping.
+    ///
+    /// # Errors
+    /// As [`Partner::tell`].
+    pub fn give_back(&self, map: MapId) -> Outcome {
+        self.call(DeviceOrder::Unmap(map))
     }
 
     /// Deallocates and unmaps a share: from here on only the peer's use keeps its grants.
     ///
     /// # Errors
     /// As [`Partner::tell`].
-    pub fn let_go(&self, share: usize) -> Outcome {
+    pub fn let_go(&self, share: ShareId) -> Outcome {
         self.dealloc(share)?;
-        self.tell(&Order::Munmap(Thing::Share(share))).map(drop)
+        self.munmap(Pages::Share(share))
     }
 
     /// Binds a port.
@@ -331,10 +386,7 @@ impl Partner {
     /// # Errors
     /// As [`Partner::tell`].
     pub fn bind(&self, order: &Order) -> Outcome<EvtchnPort> {
-        match self.tell(order)? {
-            Answer::Port(port) => Ok(port),
-            other => Err(nonsense(&other)),
-        }
+        Ok(self.hand.borrow_mut().bind(order)?)
     }
 
     /// Waits for events.
@@ -342,68 +394,6 @@ impl Partner {
     /// # Errors
     /// As [`Partner::tell`].
     pub fn hear(&self, wait: Duration) -> Outcome<Vec<EvtchnPort>> {
-        let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        match self.tell(&Order::Hear(ms))? {
-            Answer::Ports(ports) => Ok(ports),
-            other => Err(nonsense(&other)),
-        }
+        Ok(self.hand.borrow_mut().hear(wait.min(PATIENCE))?)
     }
-}
-
-fn hold_name(platform: &Arc<dyn Platform>) -> HoldName {
-    if SimPlatform::of(&**platform).is_some() {
-        HoldName::Pin
-    } else {
-        HoldName::Pipe
-    }
-}
-
-/// Holds pages for somebody to take over.
-///
-/// # Errors
-/// The holder's.
-pub(super) fn export_hold(
-    platform: &Arc<dyn Platform>,
-    pages: &SharedPages,
-    first: usize,
-    count: usize,
-) -> Result<Export, HoldError> {
-    holder(hold_name(platform), platform, false)?.hold(pages, first, count)
-}
-
-/// What another process of the same domain needs to take a hold over: the kind's words, and where
-/// its descriptors can be opened.
-pub(super) fn hold_to_take(export: &Export) -> (Vec<u64>, Vec<String>) {
-    let here = std::process::id();
-    let path = |fd: &OwnedFd| format!("/proc/{here}/fd/{}", fd.as_raw_fd());
-    let paths = export.fds.iter().map(path).collect();
-    (export.words.clone(), paths)
-}
-
-/// Takes over another process's hold of one page.
-///
-/// # Errors
-/// [`Stop::Broken`]: it cannot be opened. The holder's.
-pub(super) fn take_hold(
-    platform: &Arc<dyn Platform>,
-    words: Vec<u64>,
-    paths: &[String],
-) -> Outcome<Box<dyn Held>> {
-    let open = |path: &String| {
-        let file = std::fs::File::open(path);
-        file.map(OwnedFd::from)
-            .map_err(|error| Stop::Broken(format!("{path}: {error}")))
-    };
-    let export = Export {
-        kind: hold_name(platform),
-        pages: 1,
-        words,
-        fds: paths.iter().map(open).collect::<Outcome<Vec<_>>>()?,
-    };
-    Ok(holder(export.kind, platform, false)?.import(export)?)
-}
-
-/// An answer to another question.
-pub(super) fn nonsense(answer: &Answer) -> Stop {
-    Stop::Broken(format!("the partner answered {answer:?}"))
 }

@@ -1,10 +1,11 @@
 //! `pv-stress conform`.
 
-use super::process::Member;
+use super::member::{Member, StartHand};
 use super::relay::{self, Relayed};
+use super::rule::Rule;
+use super::rules;
 use super::run::{Plan, try_rule};
 use super::table::{Report, print_rule, side_by_side};
-use super::{Rule, rules};
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::{Config, KernelSabotage};
 use libgnt::{DomId, PlatformChoice};
@@ -78,7 +79,7 @@ fn parse_sabotage(name: &str) -> Result<Fault, String> {
 ///
 /// # Errors
 /// [`Error::Usage`], [`Error::Environment`]: exit status 2.
-pub fn run(args: &ConformArgs) -> Result<ExitCode> {
+pub fn run(args: &ConformArgs, start: StartHand) -> Result<ExitCode> {
     let rules = chosen(&args.rule)?;
     if args.list {
         list(&rules, args.json)?;
@@ -86,7 +87,7 @@ pub fn run(args: &ConformArgs) -> Result<ExitCode> {
     }
     match args.platform {
         PlatformKind::Sim => on_sim(args, &rules),
-        PlatformKind::Xen => on_xen(args, &rules),
+        PlatformKind::Xen => on_xen(args, &rules, start),
     }
 }
 
@@ -138,7 +139,7 @@ fn on_sim(args: &ConformArgs, rules: &[&Rule]) -> Result<ExitCode> {
     Ok(status)
 }
 
-fn on_xen(args: &ConformArgs, rules: &[&Rule]) -> Result<ExitCode> {
+fn on_xen(args: &ConformArgs, rules: &[&Rule], start: StartHand) -> Result<ExitCode> {
     let member = Member {
         platform: PlatformChoice::Linux,
         domain: None,
@@ -147,7 +148,7 @@ fn on_xen(args: &ConformArgs, rules: &[&Rule]) -> Result<ExitCode> {
         .join("conform")
         .map_err(|error| Error::Usage(format!("--platform xen: {error}")))?;
     if let Some(asker) = args.as_peer_of {
-        relay::serve(&member, &*platform, DomId(asker))?;
+        relay::serve(start, &member, &*platform, DomId(asker))?;
         return Ok(ExitCode::SUCCESS);
     }
     let Some(peer) = args.peer.map(DomId) else {

@@ -1,9 +1,9 @@
 //! A connection to xenstore as rules need it: one message at a time, and every event as it came.
 
 use super::bench::Bench;
+use super::outcome::{Outcome, Stop};
 use super::store::{Reply, Scratch, says_yes};
 use super::things::PATIENCE;
-use super::{Outcome, Stop};
 use pv_xenstore::wire::{Decoder, Kind, Packet, error_from_name, strings};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;

@@ -2,114 +2,44 @@
 //! a small test. The same tests run on the simulated platform and on a real one, so the simulator
 //! is tested against the kernel and the hypervisor and not against itself.
 //!
-//! A rule runs in a process of its own in one domain. Its partner ([`actor`]) runs in another, as
-//! on a real Xen it must: a PVH or HVM domain that maps its own grant loses the page, because the
+//! A rule runs in a process of its own in one domain. Its partner is a [`hand`](pv_harness::hand) in
+//! another, as on a real Xen it must be: a PVH or HVM domain that maps its own grant loses the page, because the
 //! hypervisor moves the frame to the mapping's place in the physmap
 //! (`guest_physmap_add_entry`, `xen/arch/x86/mm/p2m.c`).
+//!
+//! # Layers
+//!
+//! Each module uses only what is above it in this list:
+//!
+//! 1. [`outcome`]: how a check can end.
+//! 2. [`things`]: what rules are made of.
+//! 3. [`member`]: which domain a process of the suite belongs to.
+//! 4. `relay`: orders to another domain.
+//! 5. [`bench`]: what a rule works with.
+//! 6. [`store`]: the same for rules about xenstore.
+//! 7. [`conn`]: a connection to xenstore without a client around it.
+//! 8. [`rule`]: what a rule is.
+//! 9. [`rules`]: all of them.
+//! 10. [`process`]: one rule, in a process of its own.
+//! 11. [`run`]: starts those processes, and judges what comes of them.
+//! 12. [`table`]: the report.
+//! 13. [`cli`]: `pv-stress conform`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
-pub mod actor;
 pub mod bench;
 pub mod cli;
 pub mod conn;
-mod memory;
+pub mod member;
+pub mod outcome;
 pub mod process;
 mod relay;
+pub mod rule;
 pub mod rules;
 pub mod run;
 pub mod store;
 pub mod table;
 pub mod things;
 
-use bench::Bench;
-use pv_harness::holder::HoldError;
-use serde::{Deserialize, Serialize};
-
-/// One rule.
-#[derive(Clone, Copy, Debug)]
-pub struct Rule {
-    /// Stable, in kebab case.
-    pub name: &'static str,
-    /// What holds, in one sentence.
-    pub says: &'static str,
-    /// Where that is written: a function of the kernel's or the hypervisor's.
-    pub source: &'static str,
-    /// Tries it.
-    pub check: fn(&Bench) -> Outcome,
-    /// Why the simulator differs and stays so (`docs/fidelity.md` says more).
-    pub differs_on_sim: Option<&'static str>,
-}
-
-impl Rule {
-    const fn new(
-        name: &'static str,
-        says: &'static str,
-        source: &'static str,
-        check: fn(&Bench) -> Outcome,
-    ) -> Rule {
-        Rule {
-            name,
-            says,
-            source,
-            check,
-            differs_on_sim: None,
-        }
-    }
-
-    const fn but_the_sim(mut self, why: &'static str) -> Rule {
-        self.differs_on_sim = Some(why);
-        self
-    }
-}
-
-/// What a check ends with.
-pub type Outcome<T = ()> = Result<T, Stop>;
-
-/// Why a check ended early.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Stop {
-    /// The platform does something else.
-    #[error("{0}")]
-    Differs(String),
-    /// The rule is about something that this machine has not.
-    #[error("{0}")]
-    NotHere(String),
-    /// Nothing could be found out.
-    #[error("{0}")]
-    Broken(String),
-}
-
-impl Stop {
-    /// [`Stop::Differs`]
-    pub fn differs(what: impl Into<String>) -> Stop {
-        Stop::Differs(what.into())
-    }
-}
-
-impl From<libgnt::Error> for Stop {
-    /// A call failed that the rule says succeeds, unless there is no platform at all.
-    fn from(error: libgnt::Error) -> Stop {
-        use libgnt::Error;
-        match error {
-            Error::NotAvailable { .. } | Error::HostGone { .. } => Stop::Broken(error.to_string()),
-            _ => Stop::Differs(error.to_string()),
-        }
-    }
-}
-
-impl From<HoldError> for Stop {
-    fn from(error: HoldError) -> Stop {
-        match error {
-            HoldError::NotHere { .. } => Stop::NotHere(error.to_string()),
-            _ => Stop::Broken(error.to_string()),
-        }
-    }
-}
-
-impl From<rustix::io::Errno> for Stop {
-    /// A system call of the check's own.
-    fn from(errno: rustix::io::Errno) -> Stop {
-        Stop::Broken(errno.to_string())
-    }
-}
+pub use outcome::{Outcome, Stop};
+pub use rule::Rule;

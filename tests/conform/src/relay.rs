@@ -3,17 +3,17 @@
 //!
 //! Used on a real Xen only. The simulator's partner is a child on a pipe.
 
-use super::actor::{Answer, Order};
-use super::process::{ActorChild, Member};
+use super::member::{Member, StartHand, broken as no_hand};
+use super::outcome::{Outcome, Stop};
 use super::things::PATIENCE;
-use super::{Outcome, Stop};
 use libgnt::{DomId, Platform};
 use pv_harness::error::{Error, Result};
+use pv_harness::hand::{Answer, Link, Order, Refusal, RemoteHand};
+use pv_harness::player::HandProcess;
 use pv_xenstore::Client;
 use pv_xenstore::perms::{Permission, Rights};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// In each domain's own, writable directory.
@@ -32,10 +32,10 @@ struct Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum What {
-    /// An actor that has nothing, whatever was before.
+    /// A hand that has nothing, whatever was before.
     Begin,
     Tell(Order),
-    /// Kill the actor.
+    /// Kill the hand's process.
     Kill,
     /// No more sessions.
     End,
@@ -96,13 +96,26 @@ impl Mail {
     }
 }
 
-/// The actor of another domain.
+/// The link to the hand of another domain.
 #[derive(Debug)]
 pub struct Relayed {
     mail: Mail,
     peer: DomId,
     session: u64,
-    number: Cell<u64>,
+    number: u64,
+}
+
+impl Link for Relayed {
+    type Lost = Stop;
+
+    fn send(&mut self, order: &Order) -> Outcome {
+        self.post(What::Tell(order.clone()))
+    }
+
+    fn receive(&mut self) -> Outcome<Answer> {
+        // A hand may wait for as long as we have patience, and then has to answer.
+        self.answer(2 * PATIENCE)
+    }
 }
 
 fn broken(error: impl std::fmt::Display) -> Stop {
@@ -110,19 +123,19 @@ fn broken(error: impl std::fmt::Display) -> Stop {
 }
 
 impl Relayed {
-    /// A new actor in the other domain.
+    /// A new hand in the other domain.
     pub(super) fn begin(platform: &dyn Platform, own: DomId, peer: DomId) -> Outcome<Relayed> {
-        let relayed = Relayed {
+        let mut relayed = Relayed {
             mail: Mail::open(platform, own, peer).map_err(broken)?,
             peer,
             session: fastrand::u64(..),
-            number: Cell::new(0),
+            number: 0,
         };
         match relayed.request(What::Begin, START)? {
             Answer::Done => {}
             other => {
                 return Err(broken(format!(
-                    "the other domain starts no actor: {other:?}"
+                    "the other domain starts no hand: {other:?}"
                 )));
             }
         }
@@ -131,34 +144,36 @@ impl Relayed {
 
     /// Tells the other domain that nothing more will come.
     pub(super) fn end(platform: &dyn Platform, own: DomId, peer: DomId) -> Outcome {
-        let relayed = Relayed::begin(platform, own, peer)?;
+        let mut relayed = Relayed::begin(platform, own, peer)?;
         relayed.request(What::End, PATIENCE).map(drop)
     }
 
-    pub(super) fn ask(&self, order: &Order) -> Outcome<Answer> {
-        // An actor may wait for as long as we have patience, and then has to answer.
-        self.request(What::Tell(order.clone()), 2 * PATIENCE)
-    }
-
-    pub(super) fn kill(&self) -> Outcome {
+    pub(super) fn kill(&mut self) -> Outcome {
         self.request(What::Kill, PATIENCE).map(drop)
     }
 
-    fn request(&self, what: What, patience: Duration) -> Outcome<Answer> {
-        let number = self.number.get() + 1;
-        self.number.set(number);
+    fn request(&mut self, what: What, patience: Duration) -> Outcome<Answer> {
+        self.post(what)?;
+        self.answer(patience)
+    }
+
+    fn post(&mut self, what: What) -> Outcome {
+        self.number += 1;
         let request = Request {
             session: self.session,
-            number,
+            number: self.number,
             what,
         };
+        self.mail.post(&request).map_err(broken)
+    }
+
+    fn answer(&self, patience: Duration) -> Outcome<Answer> {
         let until = Instant::now() + patience;
-        self.mail.post(&request).map_err(broken)?;
         loop {
             // Every look is a message to xenstore and back, so not before there is news.
             self.mail.wait().map_err(broken)?;
             if let Some(reply) = self.mail.look::<Reply>()
-                && (reply.session, reply.number) == (self.session, number)
+                && (reply.session, reply.number) == (self.session, self.number)
             {
                 return Ok(reply.answer);
             }
@@ -176,11 +191,18 @@ impl Relayed {
 ///
 /// # Errors
 /// [`Error::Environment`]: xenstore.
-pub(super) fn serve(member: &Member, platform: &dyn Platform, asker: DomId) -> Result<()> {
-    serve_with(&ActorChild::start, member, platform, asker)
+pub(super) fn serve(
+    start: StartHand,
+    member: &Member,
+    platform: &dyn Platform,
+    asker: DomId,
+) -> Result<()> {
+    serve_with(&|member| member.start_hand(start), member, platform, asker)
 }
 
-type Start<'a> = &'a dyn Fn(&Member) -> Outcome<ActorChild>;
+/// The hand of the session of this number.
+type Session = Option<(u64, RemoteHand<HandProcess>)>;
+type Start<'a> = &'a dyn Fn(&Member) -> Outcome<HandProcess>;
 
 fn serve_with(
     start: Start<'_>,
@@ -199,7 +221,7 @@ fn serve_with(
     let mail = Mail::open(platform, own, asker).map_err(cannot)?;
     // What was answered before this began is not asked again; what was not, still waits.
     let mut last = mail.last_reply().map(|r| (r.session, r.number));
-    let mut actor: Option<(u64, ActorChild)> = None;
+    let mut hand: Session = None;
     loop {
         mail.wait().map_err(cannot)?;
         let request = mail.look::<Request>();
@@ -208,8 +230,8 @@ fn serve_with(
         };
         last = Some((request.session, request.number));
         let end = matches!(request.what, What::End);
-        let answer = perform(start, member, &mut actor, request.session, request.what);
-        let answer = answer.unwrap_or_else(|stop| Answer::Refused(None, stop.to_string()));
+        let answer = perform(start, member, &mut hand, request.session, request.what);
+        let answer = answer.unwrap_or_else(|stop| Answer::Refused(Refusal::because(stop)));
         let reply = Reply {
             session: request.session,
             number: request.number,
@@ -225,28 +247,30 @@ fn serve_with(
 fn perform(
     start: Start<'_>,
     member: &Member,
-    actor: &mut Option<(u64, ActorChild)>,
+    hand: &mut Session,
     session: u64,
     what: What,
 ) -> Outcome<Answer> {
-    match (what, actor.as_ref()) {
+    match (what, hand.as_mut()) {
         (What::Begin, _) => {
-            let old = actor.take().map(|(_, old)| old);
+            let old = hand.take().map(|(_, old)| old);
             // One that was killed, or is stuck in an answer, is of no more use.
-            let clean = old.filter(|old| old.ask(&Order::Forget) == Ok(Answer::Done));
-            *actor = Some(match clean {
+            let clean = old.and_then(|mut old| old.done(&Order::Forget).ok().map(|()| old));
+            *hand = Some(match clean {
                 Some(old) => (session, old),
-                None => (session, start(member)?),
+                None => (session, RemoteHand::over(start(member)?)),
             });
             Ok(Answer::Done)
         }
         (What::End, _) => {
-            *actor = None;
+            *hand = None;
             Ok(Answer::Done)
         }
-        (What::Tell(order), Some((of, actor))) if *of == session => actor.ask(&order),
-        (What::Kill, Some((of, actor))) if *of == session => {
-            actor.kill()?;
+        (What::Tell(order), Some((of, hand))) if *of == session => {
+            hand.ask(&order).map_err(no_hand)
+        }
+        (What::Kill, Some((of, hand))) if *of == session => {
+            hand.link().kill().map_err(no_hand)?;
             Ok(Answer::Done)
         }
         _ => Err(broken("no such session")),
@@ -279,9 +303,9 @@ mod tests {
             what: What::Kill,
         };
         mail.post(&early).unwrap();
-        let no_actor = |_: &Member| Err(Stop::Broken("no actor in this test".into()));
+        let no_hand = |_: &Member| Err(Stop::Broken("no hand in this test".into()));
         std::thread::scope(|scope| {
-            let serving = scope.spawn(|| serve_with(&no_actor, &member(2), &*other, DomId(1)));
+            let serving = scope.spawn(|| serve_with(&no_hand, &member(2), &*other, DomId(1)));
             let answered = || mail.look::<Reply>().filter(|reply| reply.session == 7);
             let begun = Instant::now();
             while answered().is_none() {
@@ -291,7 +315,7 @@ mod tests {
             // What a refusal says arrives, and the end ends it.
             let refused = Relayed::begin(&*asker, DomId(1), DomId(2)).unwrap_err();
             assert!(
-                refused.to_string().contains("no actor in this test"),
+                refused.to_string().contains("no hand in this test"),
                 "{refused}"
             );
             let end = Request {

@@ -1,8 +1,10 @@
 //! Runs rules, each in a process of its own with a deadline: one that crashes or hangs, even in
 //! the kernel, takes no other with it.
 
-use super::process::{Member, Said};
-use super::{Rule, Stop};
+use super::member::Member;
+use super::outcome::{Outcome, Stop};
+use super::process::Said;
+use super::rule::Rule;
 use libgnt::DomId;
 use pv_harness::processes::describe;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -101,7 +103,7 @@ pub(super) fn try_rule(rule: &Rule, plan: &Plan) -> Judged {
     }
 }
 
-fn judge(rule: &Rule, simulated: bool, outcome: super::Outcome) -> (Verdict, String) {
+fn judge(rule: &Rule, simulated: bool, outcome: Outcome) -> (Verdict, String) {
     let known = rule.differs_on_sim.filter(|_| simulated);
     match (outcome, known) {
         (Ok(()), None) => (Verdict::Agrees, String::new()),
@@ -117,7 +119,7 @@ fn judge(rule: &Rule, simulated: bool, outcome: super::Outcome) -> (Verdict, Str
 }
 
 enum End {
-    Said(super::Outcome),
+    Said(Outcome),
     Died(String),
     Hung(String),
 }

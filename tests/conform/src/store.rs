@@ -1,13 +1,11 @@
 //! xenstore as its rules need it: what requests must end with, a place of one's own to write to,
-//! and the partner's hand in the store.
+//! and the partner in the store.
 
-use super::actor::{Answer, Order};
 use super::bench::{Bench, Partner};
-use super::{Outcome, Stop};
-use libgnt::Platform;
-use pv_xenstore::{Client, Error, Permission};
+use super::outcome::{Outcome, Stop, nonsense};
+use pv_harness::hand::{Answer, Order, Refusal, StoreOrder};
+use pv_xenstore::{Client, Error};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
 /// What the store says to a request.
 pub type Reply = Result<Vec<u8>, Errno>;
@@ -120,19 +118,6 @@ pub fn unique() -> String {
     format!("data/conform-{:08x}", fastrand::u32(..))
 }
 
-/// What the partner can be told to do in the store.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum StoreOrder {
-    /// Read a node.
-    Read(String),
-    /// Write one; what it made is removed when it forgets.
-    Write(String, String),
-    /// Remove a tree.
-    Rm(String),
-    /// Replace a node's permissions.
-    SetPerms(String, Vec<String>),
-}
-
 impl Partner {
     /// Has the partner do something in the store.
     ///
@@ -141,52 +126,10 @@ impl Partner {
     pub fn store(&self, order: StoreOrder) -> Outcome<Reply> {
         match self.ask(&Order::Store(order))? {
             Answer::Bytes(bytes) => Ok(Ok(bytes)),
-            Answer::Refused(Some(errno), _) => Ok(Err(Errno::from_raw_os_error(errno))),
-            other => Err(Stop::Broken(format!(
-                "an answer of the partner's: {other:?}"
-            ))),
-        }
-    }
-}
-
-/// An actor's connection, and what it has made.
-#[derive(Debug)]
-pub struct StoreHand {
-    client: Client,
-    made: Vec<String>,
-}
-
-impl StoreHand {
-    pub(super) fn new(platform: &dyn Platform) -> pv_xenstore::Result<StoreHand> {
-        Ok(StoreHand {
-            client: Client::connect(platform)?,
-            made: Vec::new(),
-        })
-    }
-
-    pub(super) fn perform(&mut self, order: StoreOrder) -> pv_xenstore::Result<Vec<u8>> {
-        match order {
-            StoreOrder::Read(path) => return self.client.read(&path),
-            StoreOrder::Write(path, value) => {
-                self.client.write(&path, value)?;
-                self.made.push(path);
-            }
-            StoreOrder::Rm(path) => self.client.rm(&path)?,
-            StoreOrder::SetPerms(path, perms) => {
-                let parsed: Result<Vec<Permission>, _> = perms.iter().map(|p| p.parse()).collect();
-                let perms = parsed.map_err(|error| Error::Invalid(error.to_string()))?;
-                self.client.set_perms(&path, &perms)?;
-            }
-        }
-        Ok(Vec::new())
-    }
-}
-
-impl Drop for StoreHand {
-    fn drop(&mut self) {
-        for path in &self.made {
-            // Gone with a parent, or with its owner: as good.
-            let _ = self.client.rm(path);
+            Answer::Refused(Refusal {
+                errno: Some(errno), ..
+            }) => Ok(Err(Errno::from_raw_os_error(errno))),
+            other => Err(nonsense(&other)),
         }
     }
 }

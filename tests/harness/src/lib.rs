@@ -2,17 +2,20 @@
 //!
 //! # Layers
 //!
-//! Each module uses only what is above it in this list, and its own parts:
+//! Each module uses only what is above it in this list:
 //!
 //! 1. [`error`]: what stops a run before it has a verdict.
 //! 2. [`settings`]: words of the command line that several suites share.
 //! 3. [`any_path`]: paths in JSON.
-//! 4. [`cycle`]: cycles in an order.
+//! 4. [`cycle`]: searches for cycles.
 //! 5. [`timeline`]: what each process did and when.
-//! 6. [`processes`]: start, listen, kill, reap.
+//! 6. [`memory`]: what a program can do to its own mappings.
 //! 7. [`holder`]: ways to hold pages.
-//! 8. [`digest`](mod@digest): SHA-256 of files.
-//! 9. [`host`]: the simulated Xen with its xenstore.
+//! 8. [`hand`]: shares, maps, holds and unmaps on command.
+//! 9. [`processes`]: start, listen, kill, reap.
+//! 10. [`player`]: the processes that play a hand.
+//! 11. [`host`]: the simulated Xen with its xenstore.
+//! 12. [`digest`]: digests of files.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -20,8 +23,11 @@ pub mod any_path;
 pub mod cycle;
 pub mod digest;
 pub mod error;
+pub mod hand;
 pub mod holder;
 pub mod host;
+pub mod memory;
+pub mod player;
 pub mod processes;
 pub mod settings;
 pub mod timeline;

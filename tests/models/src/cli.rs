@@ -63,9 +63,6 @@ pub enum ModelCommand {
         #[command(flatten)]
         bounds: BoundArgs,
     },
-    /// One process of a replay; told by lines what to do
-    #[command(hide = true)]
-    Actor(super::actor::ActorArgs),
     /// Walk through a variant's states in a browser
     Explore {
         /// SYSTEM/VARIANT
@@ -160,7 +157,6 @@ pub fn run(command: ModelCommand) -> Result<ExitCode> {
             show(&explained.text(width.unwrap_or_else(terminal_width)))?;
             Ok(ExitCode::SUCCESS)
         }
-        ModelCommand::Actor(args) => super::actor::run(&args),
         ModelCommand::Explore {
             name,
             listen,

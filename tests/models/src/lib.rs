@@ -20,9 +20,8 @@
 //! 13. [`catalogue`]: finds variants by name.
 //! 14. [`verdict`]: what was found, against what was expected.
 //! 15. [`table`]: the table of verdicts.
-//! 16. [`actor`]: a process that follows a history on the simulated platform.
-//! 17. [`cli`]: `pv-stress model`.
-//! 18. [`docs`]: the drawings and tables of `docs/unmap.md`.
+//! 16. [`cli`]: `pv-stress model`.
+//! 17. [`docs`]: the drawings and tables of `docs/unmap.md`.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -55,8 +54,6 @@ pub mod catalogue;
 pub mod verdict;
 
 pub mod table;
-
-pub mod actor;
 
 pub mod cli;
 

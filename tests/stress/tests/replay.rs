@@ -6,114 +6,137 @@
 mod common;
 
 use common::Place;
-use libgnt::DomId;
 use libgnt::inspect::Inspection;
 use libgnt::sim::client::SimPlatform;
-use pv_harness::settings::Unmap;
+use libgnt::{Access, DomId, ForeignGrant};
+use pv_harness::hand::{Answer, Ending, HeldId, Link, MapId, Order, RemoteHand, ShareId};
+use pv_harness::player::HandProcess;
+use pv_harness::processes::Start;
+use pv_harness::settings::{HoldName, Unmap};
 use pv_harness::timeline::{Record, merge, read_file};
 use pv_judges::waits::Monitor;
 use pv_models::cli::{BoundArgs, explain};
 use pv_models::systems;
-use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use pv_stress::role::{Assignment, HandTask, Home, Part, Role};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process that does what it is told.
-struct Actor {
-    child: Child,
-    stdin: Option<ChildStdin>,
-    said: Receiver<String>,
+struct Process {
+    hand: RemoteHand<HandProcess>,
     timeline: PathBuf,
 }
 
-impl Actor {
-    fn start(place: &Place, name: &str, domain: &str) -> Actor {
+impl Process {
+    fn start(place: &Place, name: &str, domain: u16) -> Process {
         let timeline = place.path(&format!("{name}.jsonl"));
-        let sim = place.path("sim");
-        let args = [
-            "model",
-            "actor",
-            "--sim",
-            sim.to_str().unwrap(),
-            "--domain",
-            domain,
-            "--name",
-            name,
-            "--timeline",
-            timeline.to_str().unwrap(),
-        ];
-        let mut command: Command = place.command(&args);
-        command.stdin(Stdio::piped()).stderr(Stdio::inherit());
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (tell, said) = channel();
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                if tell.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        let stdin = child.stdin.take();
-        Actor {
-            child,
-            stdin,
-            said,
-            timeline,
-        }
-    }
-
-    fn tell(&mut self, line: &str) {
-        writeln!(self.stdin.as_mut().unwrap(), "{line}").unwrap();
-    }
-
-    fn hear(&mut self) -> String {
-        self.said.recv_timeout(PATIENCE).unwrap()
-    }
-
-    /// Tells, and hears `ok` and something.
-    fn ok(&mut self, line: &str) -> String {
-        self.tell(line);
-        let said = self.hear();
-        said.strip_prefix("ok")
-            .unwrap_or_else(|| panic!("{line}: {said}"))
-            .trim()
-            .to_owned()
+        let dir = place.path("sim");
+        let start = Start {
+            name: name.into(),
+            parent: std::process::id(),
+            timeline: timeline.clone(),
+            assignment: Assignment::Play(Part {
+                home: Some(Home::Sim {
+                    dir,
+                    domid: DomId(domain),
+                }),
+                sabotage: None,
+                role: Role::Hand(HandTask { record: true }),
+            }),
+        };
+        let program = Path::new(env!("CARGO_BIN_EXE_pv-stress"));
+        let mut process = HandProcess::start(program, &start).unwrap();
+        process.set_patience(PATIENCE);
+        let hand = RemoteHand::over(process);
+        Process { hand, timeline }
     }
 
     fn end(mut self) -> Vec<Record> {
-        drop(self.stdin.take());
-        assert!(self.child.wait().unwrap().success());
+        self.hand.link().end().unwrap();
         read_file(&self.timeline).unwrap()
     }
 }
 
-impl Drop for Actor {
+impl Drop for Process {
     fn drop(&mut self) {
         // Does nothing to one that has ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.hand.link().kill();
+    }
+}
+
+/// Granter, mapper and pinner; the mapper has mapped, and the pinner holds.
+struct Cast {
+    granter: Process,
+    mapper: Process,
+    pinner: Process,
+    share: ShareId,
+    map: MapId,
+    held: HeldId,
+}
+
+impl Cast {
+    fn new(place: &Place) -> Cast {
+        let mut granter = Process::start(place, "granter", 1);
+        let mut mapper = Process::start(place, "mapper", 2);
+        let mut pinner = Process::start(place, "pinner", 2);
+        let (share, grefs) = granter.hand.share(DomId(2), 1, Access::ReadWrite).unwrap();
+        let grants = grefs.into_iter().map(|gref| ForeignGrant {
+            domid: DomId(1),
+            gref,
+        });
+        let map = mapper
+            .hand
+            .map(grants.collect(), Access::ReadWrite)
+            .unwrap();
+        let loan = mapper.hand.lend(map, HoldName::I915).unwrap();
+        let held = pinner.hand.attach(loan).unwrap();
+        Cast {
+            granter,
+            mapper,
+            pinner,
+            share,
+            map,
+            held,
+        }
+    }
+
+    fn end_access(&mut self) -> Ending {
+        self.granter.hand.end_access(self.share).unwrap()
+    }
+
+    fn release(&mut self) {
+        self.pinner.hand.release(self.held).unwrap();
+    }
+
+    fn unmap(&mut self) {
+        self.mapper.hand.unmap(self.map).unwrap();
+    }
+
+    fn await_release(&mut self) {
+        self.mapper.hand.await_release(self.map, PATIENCE).unwrap();
+    }
+
+    fn end(self) -> Vec<Record> {
+        merge(vec![
+            self.pinner.end(),
+            self.mapper.end(),
+            self.granter.end(),
+        ])
+    }
+}
+
+/// An answer in words: what was done, or why not.
+fn words(answer: &Answer) -> String {
+    match answer {
+        Answer::Refused(refusal) => refusal.to_string(),
+        other => format!("{other:?}"),
     }
 }
 
 fn host(place: &Place, unmap: &str) -> common::Sim {
     common::Sim::start_with(place, &["--domains", "2", "--unmap", unmap])
-}
-
-/// Granter, mapper and pinner; the mapper has mapped, and the pinner holds.
-fn cast(place: &Place) -> (Actor, Actor, Actor) {
-    let mut granter = Actor::start(place, "granter", "1");
-    let mut mapper = Actor::start(place, "mapper", "2");
-    let mut pinner = Actor::start(place, "pinner", "2");
-    let gref = granter.ok("share 2");
-    mapper.ok(&format!("map 1 {gref}"));
-    let hold = mapper.ok("lend i915");
-    pinner.ok(&format!("hold {hold} i915"));
-    (granter, mapper, pinner)
 }
 
 /// Until the host is seen in a state. Each look is a round trip to it.
@@ -141,27 +164,37 @@ fn the_models_history_is_the_platforms() {
 
     let place = Place::new();
     let sim = host(&place, "sync");
-    let (mut granter, mut mapper, mut pinner) = cast(&place);
+    let mut cast = Cast::new(&place);
     // The round begins, and the callback waits: the unmap does not return.
-    mapper.tell("unmap");
+    let (map, held) = (cast.map, cast.held);
+    let unmap = Order::Unmap { map, told: true };
+    cast.mapper.hand.link().send(&unmap).unwrap();
     await_host(&place, "no unmap waits", |host| !host.unmapping.is_empty());
     // The granter's page is in use for as long.
-    assert_eq!(granter.ok("end"), "in-use");
+    assert!(matches!(cast.end_access(), Ending::InUse(_)));
     // The last step: the pinner lets go, which needs the end of the round. The cycle is closed;
     // the simulated kernel breaks it where a real one hangs.
-    pinner.tell("release");
-    let (unmap, release) = (mapper.hear(), pinner.hear());
-    let said = format!("{unmap}\n{release}");
+    cast.pinner.hand.link().send(&Order::Release(held)).unwrap();
+    let unmap = cast.mapper.hand.link().receive().unwrap();
+    let release = cast.pinner.hand.link().receive().unwrap();
+    let said = format!("{}\n{}", words(&unmap), words(&release));
     assert!(said.contains("deadlock: "), "{said}");
     for edge in ["mapper", "pinner", "munmap", "invalidation"] {
         assert!(said.contains(edge), "no {edge} in {said}");
     }
+    let Cast {
+        mut granter,
+        mapper,
+        pinner,
+        share,
+        ..
+    } = cast;
     drop(pinner);
     drop(mapper);
     await_host(&place, "the page is still mapped", |host| {
         host.grants.iter().all(|grant| grant.maps == 0)
     });
-    assert_eq!(granter.ok("end"), "ended");
+    assert_eq!(granter.hand.end_access(share).unwrap(), Ending::Ended);
     granter.end();
     sim.end();
 }
@@ -170,13 +203,13 @@ fn the_models_history_is_the_platforms() {
 fn asynchronous_the_same_history_goes_on() {
     let place = Place::new();
     let sim = host(&place, "async");
-    let (mut granter, mut mapper, mut pinner) = cast(&place);
-    mapper.ok("unmap");
-    assert_eq!(granter.ok("end"), "in-use");
-    pinner.ok("release");
-    mapper.ok("released");
-    assert_eq!(granter.ok("end"), "ended");
-    let records = merge(vec![pinner.end(), mapper.end(), granter.end()]);
+    let mut cast = Cast::new(&place);
+    cast.unmap();
+    assert!(matches!(cast.end_access(), Ending::InUse(_)));
+    cast.release();
+    cast.await_release();
+    assert_eq!(cast.end_access(), Ending::Ended);
+    let records = cast.end();
     sim.end();
     let mut monitor = Monitor::default();
     monitor.learn(&records, Unmap::Async);
@@ -187,12 +220,12 @@ fn asynchronous_the_same_history_goes_on() {
 fn a_holder_that_lets_go_in_time_is_reported_all_the_same() {
     let place = Place::new();
     let sim = host(&place, "sync");
-    let (mut granter, mut mapper, mut pinner) = cast(&place);
-    pinner.ok("release");
-    mapper.ok("unmap");
-    mapper.ok("released");
-    assert_eq!(granter.ok("end"), "ended");
-    let records = merge(vec![pinner.end(), mapper.end(), granter.end()]);
+    let mut cast = Cast::new(&place);
+    cast.release();
+    cast.unmap();
+    cast.await_release();
+    assert_eq!(cast.end_access(), Ending::Ended);
+    let records = cast.end();
     sim.end();
     // Nothing hung. The order of the waits says that it could have.
     let mut monitor = Monitor::default();

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 /// Options that documents mention and that belong to other programs.
 const FOREIGN: &[&str] = &["no-default-features", "release", "workspace"];
-/// The top level's folders, by which a path is known to be one of ours.
+/// Folders by which a path is known to be one of ours: from the top level, or beside a README.
 const FOLDERS: &[&str] = &[
-    "libgnt", "xenstore", "frontend", "backend", "tests", "docs", ".ci",
+    "libgnt", "xenstore", "frontend", "backend", "tests", "docs", ".ci", "src",
 ];
 
 fn root() -> PathBuf {
@@ -135,7 +135,8 @@ fn files_and_links_that_documents_mention_exist() {
     assert_nothing(&wrong(|document, text| {
         let beside = document.parent().unwrap();
         let paths = words::paths(text, FOLDERS).into_iter();
-        let paths = paths.filter(|(_, path)| !root().join(path).exists());
+        let there = |path: &str| root().join(path).exists() || beside.join(path).exists();
+        let paths = paths.filter(|(_, path)| !there(path));
         let paths = paths.filter(|(_, path)| !variants.contains(path));
         let links = words::links(text).into_iter();
         let links = links.filter(|(_, target)| !beside.join(target).exists());
@@ -211,4 +212,54 @@ fn tables_of_names_have_every_name() {
             .collect::<BTreeSet<_>>(),
         lab_options["case"]
     );
+}
+
+/// How many crates a package and all that it needs are, with these features.
+fn crates(package: &str, features: &[&str]) -> u64 {
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args([
+            "tree",
+            "--offline",
+            "--package",
+            package,
+            "--edges",
+            "normal",
+        ])
+        .args(["--prefix", "none", "--no-dedupe", "--no-default-features"])
+        .args(features)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{tree:?}");
+    let lines = String::from_utf8(tree.stdout).unwrap();
+    lines.lines().collect::<BTreeSet<_>>().len() as u64
+}
+
+#[test]
+fn readmes_say_how_many_crates_their_features_bring() {
+    let all: &[&str] = &["--all-features"];
+    let sim: &[&str] = &["--features", "sim"];
+    let server: &[&str] = &["--features", "server"];
+    for (folder, package, features) in [
+        ("libgnt", "libgnt", vec![&[][..]]),
+        ("xenstore", "pv-xenstore", vec![&[], server]),
+        ("frontend", "pv-frontend", vec![&[], sim, all]),
+        ("backend", "pv-backend", vec![&[], sim, all]),
+    ] {
+        let readme = document(&format!("{folder}/README.md"));
+        let section = readme.split("\n## Features\n").nth(1).unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let said: BTreeSet<u64> = section
+            .split(|c: char| !c.is_ascii_digit())
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        for features in features {
+            let count = crates(package, features);
+            assert!(
+                said.contains(&count),
+                "{package} {features:?}: {count} crates, and its README says {said:?}"
+            );
+        }
+    }
+    assert!(crates("libgnt", &[]) < 25);
 }

@@ -6,16 +6,15 @@
 //! process has open: news without a reply is only ever about something that a reply gave, and
 //! every other request is waited for by its caller.
 
+use super::answer::{Answer, Delivery};
 use super::mappings::Mappings;
-use super::{SIM, no_host};
+use super::names::SIM;
 use crate::error::{Error, Result};
 use crate::sim::events::EventPage;
 use crate::sim::frame::{Filled, FrameReader, MAX_DESCRIPTORS, Outgoing, decode};
 use crate::sim::hazard::{HAZARD_PAGES, HazardPage};
 use crate::sim::memory;
-use crate::sim::wire::{
-    HOST_SOCKET, Reply, ReplyFrame, Request, RequestFrame, SimError, UnmapMode,
-};
+use crate::sim::wire::{HOST_SOCKET, Reply, ReplyFrame, Request, RequestFrame, UnmapMode};
 use crate::types::{Access, DomId};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -37,47 +36,6 @@ const REPLY_DEADLINE: Duration = Duration::from_secs(30);
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// A good reply and what came with it.
-#[derive(Debug)]
-pub struct Answer {
-    /// The reply.
-    pub reply: Reply,
-    fds: VecDeque<OwnedFd>,
-    operation: &'static str,
-}
-
-impl Answer {
-    /// The next descriptor.
-    ///
-    /// # Errors
-    /// [`Error::HostGone`]: the host forgot it.
-    pub fn take_fd(&mut self) -> Result<OwnedFd> {
-        self.fds.pop_front().ok_or_else(|| Error::HostGone {
-            what: format!("answered {} without its descriptor", self.operation),
-        })
-    }
-
-    /// For requests with nothing more to say.
-    ///
-    /// # Errors
-    /// [`Error::HostGone`]: the host said something else.
-    pub fn done(self) -> Result<()> {
-        match self.reply {
-            Reply::Done => Ok(()),
-            _ => Err(self.unexpected()),
-        }
-    }
-
-    /// The error for a reply of the wrong kind.
-    pub fn unexpected(&self) -> Error {
-        Error::HostGone {
-            what: format!("answered {} with {:?}", self.operation, self.reply),
-        }
-    }
-}
-
-type Delivery = (Result<Reply, SimError>, Vec<OwnedFd>);
 
 #[derive(Debug, Default)]
 struct Waiting {
@@ -112,7 +70,7 @@ impl Link {
     ) -> Result<Answer> {
         let (tag, reply) = self.ask(operation, request)?;
         match reply.recv_timeout(self.deadline) {
-            Ok(delivery) => answer(device, operation, delivery),
+            Ok(delivery) => Answer::to(device, operation, delivery),
             Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
             Err(RecvTimeoutError::Timeout) => {
                 // Whatever the late reply gives would be nobody's: end it here.
@@ -139,7 +97,7 @@ impl Link {
     ) -> Result<Answer> {
         let (_, reply) = self.ask(operation, request)?;
         match reply.recv() {
-            Ok(delivery) => answer(device, operation, delivery),
+            Ok(delivery) => Answer::to(device, operation, delivery),
             Err(_) => Err(self.gone()),
         }
     }
@@ -279,27 +237,6 @@ impl Link {
     }
 }
 
-fn answer(
-    device: &'static str,
-    operation: &'static str,
-    (result, fds): Delivery,
-) -> Result<Answer> {
-    match result {
-        Ok(reply) => Ok(Answer {
-            reply,
-            fds: fds.into(),
-            operation,
-        }),
-        Err(error) if error.errno == Errno::DEADLK.raw_os_error() => {
-            Err(Error::Deadlock { cycle: error.cycle })
-        }
-        Err(error) => {
-            let errno = Errno::from_raw_os_error(error.errno);
-            Err(Error::device(device, operation, errno, error.detail))
-        }
-    }
-}
-
 /// Ends the connection, and with it the reading thread.
 #[derive(Debug)]
 struct Leave(Arc<Link>);
@@ -394,6 +331,18 @@ impl std::ops::Deref for Client {
     fn deref(&self) -> &Link {
         &self.link.0
     }
+}
+
+/// Nobody serves the directory.
+fn no_host(dir: &Path, cause: impl std::fmt::Display) -> Error {
+    Error::not_available(
+        "the simulated Xen",
+        format!("no host serves {}: {cause}", dir.display()),
+        &format!(
+            "start the simulated Xen's host that serves {}",
+            dir.display()
+        ),
+    )
 }
 
 #[cfg(test)]

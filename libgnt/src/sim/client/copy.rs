@@ -2,7 +2,7 @@
 //! granter's generation word for the reference stands (see [`crate::sim::hazard`]).
 
 use super::connection::{Client, lock};
-use super::gntdev::DEVICE;
+use super::names::GNTDEV;
 use crate::error::{Error, Result};
 use crate::platform::{CopySegment, CopySide};
 use crate::shm::SharedPages;
@@ -167,7 +167,7 @@ impl CopyPages {
         write: bool,
     ) -> Result<Result<Arc<CopyPage>, GrantStatus>> {
         let request = Request::CopyAttach { file, grant, write };
-        let mut answer = client.call(DEVICE, OPERATION, request)?;
+        let mut answer = client.call(GNTDEV, OPERATION, request)?;
         let Reply::CopyPage {
             status,
             page,
@@ -255,7 +255,7 @@ fn memory_of<'a>(side: &CopySide<'a>, page: Option<&'a CopyPage>) -> (&'a Shared
 
 /// What the driver checks before the hypervisor sees a segment, and what the page tables check.
 fn check(segment: &CopySegment<'_>) -> Result<()> {
-    let refuse = |errno, detail: String| Err(Error::device(DEVICE, OPERATION, errno, detail));
+    let refuse = |errno, detail: String| Err(Error::device(GNTDEV, OPERATION, errno, detail));
     let len = usize::from(segment.len);
     if let (CopySide::Local { .. }, CopySide::Local { .. }) = (&segment.source, &segment.dest) {
         return refuse(Errno::INVAL, "both sides are local".into());

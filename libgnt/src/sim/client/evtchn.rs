@@ -1,6 +1,8 @@
 //! `/dev/xen/evtchn`, simulated: the receiver's page is shared with whoever may raise its ports.
 
-use super::connection::{Answer, Client, lock};
+use super::answer::Answer;
+use super::connection::{Client, lock};
+use super::names::EVTCHN;
 use crate::error::{Error, Result};
 use crate::platform::Evtchn;
 use crate::sim::events::{EVENT_PAGES, EventPage};
@@ -11,8 +13,6 @@ use rustix::io::Errno;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
-
-pub const DEVICE: &str = "/dev/xen/evtchn (simulated)";
 
 /// Where a port leads, as the host last said.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl SimEvtchn {
     fn bind(&self, operation: &'static str, request: Request) -> Result<EvtchnPort> {
         // Before the call: the new port's first event may be read before it returns.
         lock(&self.queue).make_room();
-        let bound = self.client.call(DEVICE, operation, request);
+        let bound = self.client.call(EVTCHN, operation, request);
         let bound = bound.and_then(|answer| match answer.reply {
             Reply::Port { port } => Ok(port),
             _ => Err(answer.unexpected()),
@@ -111,7 +111,7 @@ impl SimEvtchn {
 
     fn not_bound(operation: &'static str, port: EvtchnPort) -> Error {
         Error::device(
-            DEVICE,
+            EVTCHN,
             operation,
             Errno::NOTCONN,
             format!("{port} is not of this file"),
@@ -127,7 +127,7 @@ impl SimEvtchn {
             self.page.signal();
             let detail =
                 "the queue of events has overflowed; reset it, then unmask and serve every port";
-            return Err(Error::device(DEVICE, "read", Errno::FBIG, detail));
+            return Err(Error::device(EVTCHN, "read", Errno::FBIG, detail));
         }
         queue.drained = true;
         let count = queue.ports.len();
@@ -141,7 +141,7 @@ impl SimEvtchn {
             file: self.file,
             port,
         };
-        let mut answer = self.client.call(DEVICE, "NOTIFY", request)?;
+        let mut answer = self.client.call(EVTCHN, "NOTIFY", request)?;
         let Reply::Peer { generation, remote } = answer.reply else {
             return Err(answer.unexpected());
         };
@@ -221,7 +221,7 @@ impl Evtchn for SimEvtchn {
             file: self.file,
             port,
         };
-        self.client.call(DEVICE, "UNBIND", request)?.done()?;
+        self.client.call(EVTCHN, "UNBIND", request)?.done()?;
         lock(&self.queue).bound -= 1;
         Ok(())
     }
@@ -299,7 +299,7 @@ impl Evtchn for SimEvtchn {
             file: self.file,
             remote,
         };
-        self.client.call(DEVICE, "RESTRICT_DOMID", request)?.done()
+        self.client.call(EVTCHN, "RESTRICT_DOMID", request)?.done()
     }
 }
 

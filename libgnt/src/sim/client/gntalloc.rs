@@ -1,15 +1,14 @@
 //! `/dev/xen/gntalloc`, simulated.
 
 use super::connection::Client;
-use super::mappings::{map, page_count};
+use super::mmap::{map, page_count};
+use super::names::GNTALLOC;
 use crate::error::Result;
 use crate::platform::{AllocatedGrants, Gntalloc};
 use crate::shm::SharedPages;
 use crate::sim::wire::{FileId, Reply, Request};
 use crate::types::{Access, DomId, UnmapNotify};
 use std::sync::Arc;
-
-pub const DEVICE: &str = "/dev/xen/gntalloc (simulated)";
 
 /// An open file. Closed on drop, which never blocks.
 #[derive(Debug)]
@@ -27,14 +26,14 @@ impl SimGntalloc {
 impl Gntalloc for SimGntalloc {
     fn alloc_gref(&self, peer: DomId, pages: usize, access: Access) -> Result<AllocatedGrants> {
         const OPERATION: &str = "ALLOC_GREF";
-        let pages = page_count(DEVICE, OPERATION, pages)?;
+        let pages = page_count(GNTALLOC, OPERATION, pages)?;
         let request = Request::AllocGref {
             file: self.file,
             peer,
             access,
             pages,
         };
-        let answer = self.client.call(DEVICE, OPERATION, request)?;
+        let answer = self.client.call(GNTALLOC, OPERATION, request)?;
         match answer.reply {
             Reply::Allocated { index, grefs } => Ok(AllocatedGrants { index, grefs }),
             _ => Err(answer.unexpected()),
@@ -44,7 +43,7 @@ impl Gntalloc for SimGntalloc {
     fn mmap(&self, index: u64, pages: usize) -> Result<SharedPages> {
         map(
             &self.client,
-            DEVICE,
+            GNTALLOC,
             self.file,
             index,
             pages,
@@ -54,13 +53,13 @@ impl Gntalloc for SimGntalloc {
 
     fn dealloc_gref(&self, index: u64, pages: usize) -> Result<()> {
         const OPERATION: &str = "DEALLOC_GREF";
-        let pages = page_count(DEVICE, OPERATION, pages)?;
+        let pages = page_count(GNTALLOC, OPERATION, pages)?;
         let request = Request::DeallocGref {
             file: self.file,
             index,
             pages,
         };
-        self.client.call(DEVICE, OPERATION, request)?.done()
+        self.client.call(GNTALLOC, OPERATION, request)?.done()
     }
 
     fn set_unmap_notify(&self, offset: u64, notify: UnmapNotify) -> Result<()> {
@@ -70,7 +69,7 @@ impl Gntalloc for SimGntalloc {
             notify,
         };
         self.client
-            .call(DEVICE, "SET_UNMAP_NOTIFY", request)?
+            .call(GNTALLOC, "SET_UNMAP_NOTIFY", request)?
             .done()
     }
 }

@@ -2,7 +2,8 @@
 
 use super::connection::{Client, lock};
 use super::copy::CopyPages;
-use super::mappings::{map, page_count};
+use super::mmap::{map, page_count};
+use super::names::GNTDEV;
 use crate::error::{Error, Result};
 use crate::platform::{CopySegment, Gntdev};
 use crate::shm::SharedPages;
@@ -12,8 +13,6 @@ use rustix::io::Errno;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
-
-pub const DEVICE: &str = "/dev/xen/gntdev (simulated)";
 
 /// An open file. Closed on drop, which never blocks.
 #[derive(Debug)]
@@ -35,7 +34,7 @@ impl SimGntdev {
     /// As a kernel without CONFIG_XEN_GNTDEV_DMABUF.
     fn no_dmabuf<T>(operation: &'static str) -> Result<T> {
         let detail = "the simulated Xen has no dma-buf";
-        Err(Error::device(DEVICE, operation, Errno::NOTTY, detail))
+        Err(Error::device(GNTDEV, operation, Errno::NOTTY, detail))
     }
 }
 
@@ -45,7 +44,7 @@ impl Gntdev for SimGntdev {
             file: self.file,
             grants: grants.to_vec(),
         };
-        let answer = self.client.call(DEVICE, "MAP_GRANT_REF", request)?;
+        let answer = self.client.call(GNTDEV, "MAP_GRANT_REF", request)?;
         match answer.reply {
             Reply::Index { index } => Ok(index),
             _ => Err(answer.unexpected()),
@@ -53,18 +52,18 @@ impl Gntdev for SimGntdev {
     }
 
     fn mmap(&self, index: u64, pages: usize, access: Access) -> Result<SharedPages> {
-        map(&self.client, DEVICE, self.file, index, pages, access)
+        map(&self.client, GNTDEV, self.file, index, pages, access)
     }
 
     fn unmap_grant_ref(&self, index: u64, pages: usize) -> Result<()> {
         const OPERATION: &str = "UNMAP_GRANT_REF";
-        let pages = page_count(DEVICE, OPERATION, pages)?;
+        let pages = page_count(GNTDEV, OPERATION, pages)?;
         let request = Request::UnmapGrantRef {
             file: self.file,
             index,
             pages,
         };
-        self.client.call(DEVICE, OPERATION, request)?.done()
+        self.client.call(GNTDEV, OPERATION, request)?.done()
     }
 
     fn offset_for_vaddr(&self, address: usize) -> Result<(u64, usize)> {
@@ -73,7 +72,7 @@ impl Gntdev for SimGntdev {
             _ => {
                 let detail = format!("{address:#x} is in no mapping of gntdev");
                 Err(Error::device(
-                    DEVICE,
+                    GNTDEV,
                     "GET_OFFSET_FOR_VADDR",
                     Errno::INVAL,
                     detail,
@@ -89,14 +88,14 @@ impl Gntdev for SimGntdev {
             notify,
         };
         self.client
-            .call(DEVICE, "SET_UNMAP_NOTIFY", request)?
+            .call(GNTDEV, "SET_UNMAP_NOTIFY", request)?
             .done()
     }
 
     fn set_max_grants(&self, count: u32) -> Result<()> {
         let detail = format!("{count} grants: current kernels have a module parameter instead");
         Err(Error::device(
-            DEVICE,
+            GNTDEV,
             "SET_MAX_GRANTS",
             Errno::NOTTY,
             detail,

@@ -1,16 +1,15 @@
 //! Holders: what is a GPU driver on a real kernel. The simulated memory manager lets anybody hold
 //! references to pages of another process's mapping.
 
-use super::SimPlatform;
 use super::connection::lock;
-use super::mappings::{map_pieces, pieces};
+use super::mmap::{map_pieces, pieces};
+use super::names::MEMORY_MANAGER;
+use super::platform::SimPlatform;
 use crate::error::{Error, Result};
 use crate::shm::SharedPages;
 use crate::sim::wire::{HoldId, HoldKind, Reply, Request};
 use crate::types::{Access, PAGE_SIZE};
 use rustix::io::Errno;
-
-const DEVICE: &str = "memory manager (simulated)";
 
 impl SimPlatform {
     /// Takes a reference to each of these pages of the caller's mapping (get_user_pages), for
@@ -27,7 +26,7 @@ impl SimPlatform {
     ) -> Result<HoldId> {
         let refuse = |errno, detail: &str| {
             Err(Error::device(
-                DEVICE,
+                MEMORY_MANAGER,
                 "pin",
                 errno,
                 format!("{count} pages: {detail}"),
@@ -44,7 +43,7 @@ impl SimPlatform {
             return refuse(Errno::FAULT, "not mapped from gntdev");
         };
         let place = |page: usize| {
-            u32::try_from(page).map_err(|_| Error::device(DEVICE, "pin", Errno::FAULT, ""))
+            u32::try_from(page).map_err(|_| Error::device(MEMORY_MANAGER, "pin", Errno::FAULT, ""))
         };
         let request = Request::Pin {
             vma: mapping.vma,
@@ -52,7 +51,7 @@ impl SimPlatform {
             pages: place(count)?,
             kind,
         };
-        let answer = self.client.call(DEVICE, "pin", request)?;
+        let answer = self.client.call(MEMORY_MANAGER, "pin", request)?;
         match answer.reply {
             Reply::Hold { hold } => Ok(hold),
             _ => Err(answer.unexpected()),
@@ -64,9 +63,9 @@ impl SimPlatform {
     /// # Errors
     /// ENOENT: no such hold. EBUSY: somebody has it already.
     pub fn attach(&self, hold: HoldId) -> Result<SharedPages> {
-        let mut answer = self
-            .client
-            .call(DEVICE, "attach", Request::HoldAttach { hold })?;
+        let mut answer =
+            self.client
+                .call(MEMORY_MANAGER, "attach", Request::HoldAttach { hold })?;
         let (_, pieces) = pieces(&mut answer)?;
         map_pieces(&mut answer, &pieces, Access::ReadOnly)
     }
@@ -78,7 +77,7 @@ impl SimPlatform {
     pub fn release(&self, hold: HoldId) -> Result<()> {
         let request = Request::HoldRelease { hold };
         self.client
-            .call_memory_manager(DEVICE, "release", request)?
+            .call_memory_manager(MEMORY_MANAGER, "release", request)?
             .done()
     }
 }

@@ -1,10 +1,11 @@
 //! gntalloc: allocation, indexes, limits, and mmap of what was allocated.
-
-use crate::actor::{Order, Thing};
 use crate::bench::Bench;
-use crate::things::{Share, peek, refused, same};
-use crate::{Outcome, Rule};
+use crate::outcome::Outcome;
+use crate::rule::Rule;
+use crate::things::{peek, refused, same};
 use libgnt::{Access, PAGE_SIZE};
+use pv_harness::hand::Pages;
+use pv_harness::hand::device::Share;
 use rustix::io::Errno;
 
 const ALLOC: &str = "drivers/xen/gntalloc.c: gntalloc_ioctl_alloc";
@@ -106,7 +107,7 @@ fn zeroed(bench: &Bench) -> Outcome {
     )?;
     share.pages()?.write(PAGE_SIZE, b"at once");
     let map = peer.map(grants(bench, &share), RW)?;
-    let there = peer.peek(Thing::Map(map), PAGE_SIZE, 7)?;
+    let there = peer.peek(Pages::Map(map), PAGE_SIZE, 7)?;
     same("what the peer sees", there, b"at once".to_vec())
 }
 
@@ -174,13 +175,7 @@ fn credited(bench: &Bench) -> Outcome {
     let file = bench.platform().open_gntalloc()?;
     file.alloc_gref(bench.peer_id(), limit, RW)?;
     // The peer has its pages all the while.
-    peer.tell(&Order::Peek(
-        crate::actor::Place {
-            thing: Thing::Map(map),
-            offset: 0,
-        },
-        1,
-    ))?;
+    peer.peek(Pages::Map(map), 0, 1)?;
     Ok(())
 }
 

@@ -1,11 +1,12 @@
 //! gntalloc: how grants end, at once or when the peer lets go.
-
-use crate::actor::{Order, Thing};
 use crate::bench::{Bench, Partner};
-use crate::things::{PATIENCE, Share, must, peek, refused, same};
-use crate::{Outcome, Rule, Stop};
+use crate::outcome::{Outcome, Stop};
+use crate::rule::Rule;
+use crate::things::{PATIENCE, must, peek, refused, same};
 use libgnt::types::GrantStatus;
 use libgnt::{Access, ForeignGrant, PAGE_SIZE};
+use pv_harness::hand::device::Share;
+use pv_harness::hand::{Answer, DeviceOrder, MapId, Order, Pages};
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
@@ -104,7 +105,7 @@ fn all(bench: &Bench, share: &Share) -> Vec<ForeignGrant> {
 /// Whether the peer can still use a grant of ours.
 fn status(peer: &Partner, grant: ForeignGrant) -> Outcome<GrantStatus> {
     match peer.tell(&Order::CopyStatus(grant))? {
-        crate::actor::Answer::Status(status) => Ok(GrantStatus(status)),
+        Answer::Status(status) => Ok(status),
         other => Err(Stop::Broken(format!("{other:?}"))),
     }
 }
@@ -209,11 +210,11 @@ fn own_mapping(bench: &Bench) -> Outcome {
     share.pages()?.write(0, b"live");
     same(
         "the peer's bytes",
-        peer.peek(Thing::Map(map), 0, 4)?,
+        peer.peek(Pages::Map(map), 0, 4)?,
         b"live".to_vec(),
     )?;
-    peer.tell(&Order::Munmap(Thing::Map(map)))?;
-    peer.tell(&Order::GiveBack(map))?;
+    peer.munmap(Pages::Map(map))?;
+    peer.give_back(map)?;
     // The peer's unmap is asynchronous.
     std::thread::sleep(Duration::from_millis(200));
     serves(peer, grant(bench, &share, 0), "the granter has it mapped")?;
@@ -222,7 +223,7 @@ fn own_mapping(bench: &Bench) -> Outcome {
 }
 
 /// A share whose peer has it mapped, and which is deallocated and unmapped here.
-fn mapped_by_the_peer(bench: &Bench, pages: usize) -> Outcome<(Share, usize)> {
+fn mapped_by_the_peer(bench: &Bench, pages: usize) -> Outcome<(Share, MapId)> {
     let mut share = Share::new(bench.platform(), bench.peer_id(), pages, RW)?;
     share.pages()?.write(0, b"kept");
     let map = bench.peer()?.map(all(bench, &share), RW)?;
@@ -239,7 +240,7 @@ fn while_the_peer_maps(bench: &Bench) -> Outcome {
     more.pages()?.fill(0, 64 * PAGE_SIZE, 0xaa);
     same(
         "the peer's bytes",
-        peer.peek(Thing::Map(map), 0, 4)?,
+        peer.peek(Pages::Map(map), 0, 4)?,
         b"kept".to_vec(),
     )
 }
@@ -248,10 +249,10 @@ fn still_serves(bench: &Bench) -> Outcome {
     let peer = bench.peer()?;
     let (share, first) = mapped_by_the_peer(bench, 1)?;
     let second = peer.map(all(bench, &share), RW)?;
-    peer.tell(&Order::Munmap(Thing::Map(first)))?;
-    peer.tell(&Order::GiveBack(first))?;
+    peer.munmap(Pages::Map(first))?;
+    peer.give_back(first)?;
     std::thread::sleep(Duration::from_millis(1500));
-    let bytes = peer.peek(Thing::Map(second), 0, 4)?;
+    let bytes = peer.peek(Pages::Map(second), 0, 4)?;
     same("through the second mapping", bytes, b"kept".to_vec())?;
     serves(peer, grant(bench, &share, 0), "the second mapping is there")
 }
@@ -260,17 +261,15 @@ fn goes_when_let_go(bench: &Bench) -> Outcome {
     let peer = bench.peer()?;
     let (share, map) = mapped_by_the_peer(bench, 1)?;
     serves(peer, grant(bench, &share, 0), "the peer maps it")?;
-    peer.tell(&Order::Munmap(Thing::Map(map)))?;
-    peer.tell(&Order::GiveBack(map))?;
+    peer.munmap(Pages::Map(map))?;
+    peer.give_back(map)?;
     ends(peer, grant(bench, &share, 0), "the peer let go")?;
-    let again = peer.ask(&Order::Map {
+    let again = peer.ask(&Order::Device(DeviceOrder::Map {
         grants: all(bench, &share),
         access: RW,
-    })?;
+    }))?;
     match again {
-        crate::actor::Answer::Refused(Some(errno), _) if errno == Errno::INVAL.raw_os_error() => {
-            Ok(())
-        }
+        Answer::Refused(refusal) if refusal.errno() == Some(Errno::INVAL) => Ok(()),
         other => Err(Stop::differs(format!("mapping it again: {other:?}"))),
     }
 }

@@ -1,11 +1,12 @@
 //! gntalloc's unmap notify: it acts when this side's use of a page ends, whatever the peer does.
-
-use crate::actor::{Order, Thing};
 use crate::bench::Bench;
-use crate::things::{Bell, Share, refused, same};
-use crate::{Outcome, Rule};
+use crate::outcome::Outcome;
+use crate::rule::Rule;
+use crate::things::{Bell, refused, same};
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, EvtchnPort, ForeignGrant, PAGE_SIZE};
+use pv_harness::hand::device::Share;
+use pv_harness::hand::{MapId, Pages};
 use rustix::io::Errno;
 
 const NOTIFY: &str = "drivers/xen/gntalloc.c: gntalloc_ioctl_unmap_notify";
@@ -78,7 +79,7 @@ fn grants(bench: &Bench, share: &Share) -> Vec<ForeignGrant> {
 }
 
 /// A page whose first byte is 1, mapped by the peer; the byte and the bell are its notify.
-fn mapped_and_armed(bench: &Bench, bell: &Bell) -> Outcome<(Share, usize)> {
+fn mapped_and_armed(bench: &Bench, bell: &Bell) -> Outcome<(Share, MapId)> {
     let share = Share::new(bench.platform(), bench.peer_id(), 1, RW)?;
     share.pages()?.write(0, &[1]);
     let map = bench.peer()?.map(grants(bench, &share), RW)?;
@@ -115,7 +116,7 @@ fn not_for_the_peer(bench: &Bench) -> Outcome {
     bell.silent("the file has the page")?;
     share.dealloc()?;
     bell.expect("the granter let go")?;
-    let bytes = peer.peek(Thing::Map(map), 2, 3)?;
+    let bytes = peer.peek(Pages::Map(map), 2, 3)?;
     same(
         "bytes 2 to 4, as the peer sees them",
         bytes,
@@ -129,10 +130,10 @@ fn waits_for_own_mapping(bench: &Bench) -> Outcome {
     let (mut share, map) = mapped_and_armed(bench, &bell)?;
     share.dealloc()?;
     bell.silent("the granter has the page mapped")?;
-    same("the byte", peer.peek(Thing::Map(map), 0, 1)?, vec![1])?;
+    same("the byte", peer.peek(Pages::Map(map), 0, 1)?, vec![1])?;
     share.munmap()?;
     bell.expect("the granter's mapping went")?;
-    same("the byte", peer.peek(Thing::Map(map), 0, 1)?, vec![0])
+    same("the byte", peer.peek(Pages::Map(map), 0, 1)?, vec![0])
 }
 
 fn each_pages_own(bench: &Bench) -> Outcome {
@@ -166,7 +167,7 @@ fn replaced(bench: &Bench) -> Outcome {
     share.dealloc()?;
     second.expect("armed last")?;
     first.silent("its notify was replaced")?;
-    same("the bytes", peer.peek(Thing::Map(map), 0, 2)?, vec![1, 0])
+    same("the bytes", peer.peek(Pages::Map(map), 0, 2)?, vec![1, 0])
 }
 
 fn with_close(bench: &Bench) -> Outcome {
@@ -176,7 +177,7 @@ fn with_close(bench: &Bench) -> Outcome {
     share.munmap()?;
     share.file = None;
     bell.expect("the file was closed")?;
-    same("the byte", peer.peek(Thing::Map(map), 0, 1)?, vec![0])?;
-    peer.tell(&Order::Munmap(Thing::Map(map)))?;
+    same("the byte", peer.peek(Pages::Map(map), 0, 1)?, vec![0])?;
+    peer.munmap(Pages::Map(map))?;
     Ok(())
 }

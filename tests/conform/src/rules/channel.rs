@@ -1,9 +1,11 @@
 //! evtchn: delivery, masking, and the driver's queue.
 
 use crate::bench::Bench;
-use crate::things::{Bell, PATIENCE, QUIET, heard, must, polled, readable, refused, same};
-use crate::{Outcome, Rule};
+use crate::outcome::Outcome;
+use crate::rule::Rule;
+use crate::things::{Bell, PATIENCE, QUIET, must, refused, same};
 use libgnt::EvtchnPort;
+use pv_harness::hand::channel::{heard, polled, readable};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use std::time::Duration;

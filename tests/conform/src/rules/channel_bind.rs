@@ -1,10 +1,11 @@
 //! evtchn: binding, unbinding, and who may.
-
-use crate::actor::Order;
 use crate::bench::Bench;
-use crate::things::{PATIENCE, QUIET, heard, must, refused, same};
-use crate::{Outcome, Rule};
+use crate::outcome::Outcome;
+use crate::rule::Rule;
+use crate::things::{PATIENCE, QUIET, must, refused, same};
 use libgnt::{DomId, EvtchnPort};
+use pv_harness::hand::Order;
+use pv_harness::hand::channel::heard;
 use rustix::io::Errno;
 
 const INTER: &str = "xen/common/event_channel.c: evtchn_bind_interdomain";

@@ -1,12 +1,13 @@
 //! Grant copy: what it moves, and what it refuses.
-
-use crate::actor::Thing;
 use crate::bench::Bench;
-use crate::things::{Mapping, Share, peek, refused, same};
-use crate::{Outcome, Rule};
+use crate::outcome::Outcome;
+use crate::rule::Rule;
+use crate::things::{peek, refused, same};
 use libgnt::platform::{CopySegment, CopySide};
 use libgnt::types::GrantStatus;
 use libgnt::{Access, ForeignGrant, PAGE_SIZE, SharedPages};
+use pv_harness::hand::Pages;
+use pv_harness::hand::device::{Mapping, Share};
 use rustix::io::Errno;
 
 const SEGMENT: &str = "drivers/xen/gntdev.c: gntdev_grant_copy_seg";
@@ -102,7 +103,7 @@ pub(super) fn copy(
 
 fn both_ways(bench: &Bench) -> Outcome {
     let (share, grant) = bench.granted_page()?;
-    let theirs = Thing::Share(share);
+    let theirs = Pages::Share(share);
     let here = SharedPages::anonymous(1)?;
     bench.peer()?.poke(theirs, 4000, b"from there")?;
     here.write(33, b"from here");
@@ -119,7 +120,7 @@ fn both_ways(bench: &Bench) -> Outcome {
 
 fn grant_to_grant(bench: &Bench) -> Outcome {
     let granted = bench.granted(2, Access::ReadWrite)?;
-    let theirs = Thing::Share(granted.share);
+    let theirs = Pages::Share(granted.share);
     bench.peer()?.poke(theirs, 0, b"across")?;
     let mut segments = [segment(
         from(granted.grants[0], 0),
@@ -165,8 +166,8 @@ fn beyond_the_page(bench: &Bench) -> Outcome {
 fn across_pages(bench: &Bench) -> Outcome {
     let (share, grant) = bench.granted_page()?;
     let here = SharedPages::anonymous(3)?;
-    bench.peer()?.poke(Thing::Share(share), 0, b"begin")?;
-    bench.peer()?.poke(Thing::Share(share), 4091, b"- end")?;
+    bench.peer()?.poke(Pages::Share(share), 0, b"begin")?;
+    bench.peer()?.poke(Pages::Share(share), 4091, b"- end")?;
     let mut segments = [segment(from(grant, 0), local(&here, 3000), 4096)];
     same(
         "the status",
@@ -192,7 +193,7 @@ fn into_read_only(bench: &Bench) -> Outcome {
 fn many_segments(bench: &Bench) -> Outcome {
     let (share, grant) = bench.granted_page()?;
     let bytes: Vec<u8> = (1..=100).collect();
-    bench.peer()?.poke(Thing::Share(share), 0, &bytes)?;
+    bench.peer()?.poke(Pages::Share(share), 0, &bytes)?;
     let here = SharedPages::anonymous(1)?;
     let one = |n: u16| segment(from(grant, n), local(&here, 200 - usize::from(n)), 1);
     let mut segments: Vec<_> = (0..100).map(one).collect();
@@ -218,7 +219,7 @@ fn beside_a_mapping(bench: &Bench) -> Outcome {
 
 fn from_read_only(bench: &Bench) -> Outcome {
     let granted = bench.granted(1, Access::ReadOnly)?;
-    bench.peer()?.poke(Thing::Share(granted.share), 0, b"r/o")?;
+    bench.peer()?.poke(Pages::Share(granted.share), 0, b"r/o")?;
     let here = SharedPages::anonymous(1)?;
     let mut segments = [segment(from(granted.grants[0], 0), local(&here, 0), 3)];
     same(

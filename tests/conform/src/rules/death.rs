@@ -1,12 +1,14 @@
 //! A process is killed. Its kernel tidies up as for any exit: the address space first, then the
 //! files.
-
-use crate::actor::{Order, Place, Thing};
 use crate::bench::{Bench, Partner};
-use crate::things::{Bell, Mapping, PATIENCE, QUIET, Share, heard, must, peek, same};
-use crate::{Outcome, Rule};
+use crate::outcome::Outcome;
+use crate::rule::Rule;
+use crate::things::{Bell, PATIENCE, QUIET, must, peek, same};
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, ForeignGrant};
+use pv_harness::hand::channel::heard;
+use pv_harness::hand::device::{Mapping, Share};
+use pv_harness::hand::{Order, Pages, ShareId};
 
 const EXIT: &str = "drivers/xen/gntdev.c: gntdev_vma_close, gntdev_release";
 const RW: Access = Access::ReadWrite;
@@ -68,10 +70,6 @@ pub(super) const RULES: &[Rule] = &[
     ),
 ];
 
-fn place(thing: Thing, offset: usize) -> Place {
-    Place { thing, offset }
-}
-
 /// A channel from a partner to a file of ours; its first event is taken.
 fn channel_from(
     bench: &Bench,
@@ -101,22 +99,22 @@ fn mapper_notifies(bench: &Bench) -> Outcome {
     let mapper = bench.neighbour()?;
     let (far, near) = channel_from(bench, &mapper, bench.own(), &*ear)?;
     let map = mapper.map(vec![grant], RW)?;
-    mapper.poke(Thing::Map(map), 62, &[1])?;
+    mapper.poke(Pages::Map(map), 62, &[1])?;
     mapper.tell(&Order::Arm {
-        at: place(Thing::Map(map), 62),
+        at: Pages::Map(map).at(62),
         clear_byte: true,
-        port: Some(near),
+        event: Some(near),
     })?;
     same(
         "the byte",
-        bench.peer()?.peek(Thing::Share(share), 62, 1)?,
+        bench.peer()?.peek(Pages::Share(share), 62, 1)?,
         vec![1],
     )?;
     mapper.kill()?;
     same("the event", heard(&*ear, PATIENCE)?, vec![far])?;
     same(
         "the byte",
-        bench.peer()?.peek(Thing::Share(share), 62, 1)?,
+        bench.peer()?.peek(Pages::Share(share), 62, 1)?,
         vec![0],
     )
 }
@@ -150,7 +148,7 @@ fn holder_lets_go(bench: &Bench) -> Outcome {
 }
 
 /// A mapping here of pages that the partner granted.
-fn mapped(bench: &Bench, pages: usize) -> Outcome<(usize, Vec<ForeignGrant>, Mapping)> {
+fn mapped(bench: &Bench, pages: usize) -> Outcome<(ShareId, Vec<ForeignGrant>, Mapping)> {
     let granted = bench.granted(pages, RW)?;
     let map = Mapping::new(bench.platform(), &granted.grants, RW)?;
     Ok((granted.share, granted.grants, map))
@@ -160,7 +158,7 @@ fn granter_leaves(bench: &Bench) -> Outcome {
     let (share, grants, mut map) = mapped(bench, 2)?;
     bench
         .peer()?
-        .poke(Thing::Share(share), 100, b"last words")?;
+        .poke(Pages::Share(share), 100, b"last words")?;
     bench.peer()?.kill()?;
     let bytes = peek(map.pages()?, 100, 10);
     same("the page", bytes, b"last words".to_vec())?;
@@ -183,9 +181,9 @@ fn granter_notifies(bench: &Bench) -> Outcome {
     let (share, _, map) = mapped(bench, 1)?;
     map.pages()?.write(63, &[1]);
     peer.tell(&Order::Arm {
-        at: place(Thing::Share(share), 63),
+        at: Pages::Share(share).at(63),
         clear_byte: true,
-        port: Some(near),
+        event: Some(near),
     })?;
     peer.kill()?;
     same("the event", heard(&*ear, PATIENCE)?, vec![far])?;

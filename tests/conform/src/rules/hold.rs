@@ -1,12 +1,13 @@
 //! A third consumer holds pages: on a real kernel a pipe (vmsplice), on the simulator its memory
 //! manager's pin. The unmap is asynchronous and waits for it.
-
-use crate::actor::Thing;
 use crate::bench::{Bench, Granted};
-use crate::things::{Bell, Mapping, same};
-use crate::{Outcome, Rule, Stop};
+use crate::outcome::{Outcome, Stop};
+use crate::rule::Rule;
+use crate::things::{Bell, same};
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, PAGE_SIZE};
+use pv_harness::hand::Pages;
+use pv_harness::hand::device::Mapping;
 use pv_harness::holder::{Held, HoldName, kernel_holder, sha256};
 use std::time::{Duration, Instant};
 
@@ -108,13 +109,13 @@ fn held(bench: &Bench, pages: usize) -> Outcome<Case> {
 }
 
 impl Case {
-    fn theirs(&self) -> Thing {
-        Thing::Share(self.granted.share)
+    fn theirs(&self) -> Pages {
+        Pages::Share(self.granted.share)
     }
 
     fn unmap(&mut self) -> Outcome {
         self.map.munmap()?;
-        self.map.give_back()
+        Ok(self.map.give_back()?)
     }
 }
 
@@ -244,7 +245,7 @@ fn fork_holds(bench: &Bench) -> Outcome {
     }
     let bell = Bell::new(bench.platform(), bench.own())?;
     let granted = bench.granted(1, Access::ReadWrite)?;
-    let theirs = Thing::Share(granted.share);
+    let theirs = Pages::Share(granted.share);
     let mut map = Mapping::new(bench.platform(), &granted.grants, Access::ReadWrite)?;
     map.pages()?.write(9, &[1]);
     let both = UnmapNotify {

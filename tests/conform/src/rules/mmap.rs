@@ -1,11 +1,12 @@
 //! gntdev's mmap, and what the mapping then shows.
-
-use crate::actor::Thing;
 use crate::bench::Bench;
-use crate::memory::read_into;
-use crate::things::{Mapping, Share, must, peek, refused, same};
-use crate::{Outcome, Rule};
+use crate::outcome::Outcome;
+use crate::rule::Rule;
+use crate::things::{must, peek, refused, same};
 use libgnt::{Access, DomId, ForeignGrant, GrantRef, PAGE_SIZE, SharedPages};
+use pv_harness::hand::device::{Mapping, Share};
+use pv_harness::hand::{Order, Pages};
+use pv_harness::memory::read_into;
 use rustix::io::Errno;
 
 const MMAP: &str = "drivers/xen/gntdev.c: gntdev_mmap";
@@ -119,7 +120,7 @@ pub(super) const RULES: &[Rule] = &[
 
 fn live_pages(bench: &Bench) -> Outcome {
     let granted = bench.granted(3, Access::ReadWrite)?;
-    let theirs = Thing::Share(granted.share);
+    let theirs = Pages::Share(granted.share);
     // Backwards: the order is the references', not the run's.
     let grants: Vec<_> = granted.grants.iter().rev().copied().collect();
     let map = Mapping::new(bench.platform(), &grants, Access::ReadWrite)?;
@@ -202,7 +203,7 @@ fn read_only_grant(bench: &Bench) -> Outcome {
     let result = try_map(bench, grant, Access::ReadWrite);
     refused("a writable mapping", result, Errno::INVAL)?;
     let map = try_map(bench, grant, Access::ReadOnly)?;
-    let theirs = Thing::Share(granted.share);
+    let theirs = Pages::Share(granted.share);
     bench.peer()?.poke(theirs, 9, b"x")?;
     same("the byte", peek(map.pages()?, 9, 1), b"x".to_vec())
 }
@@ -210,7 +211,7 @@ fn read_only_grant(bench: &Bench) -> Outcome {
 fn read_only_map(bench: &Bench) -> Outcome {
     let (share, grant) = bench.granted_page()?;
     let map = try_map(bench, grant, Access::ReadOnly)?;
-    let theirs = Thing::Share(share);
+    let theirs = Pages::Share(share);
     bench.peer()?.poke(theirs, 9, b"y")?;
     same("the byte", peek(map.pages()?, 9, 1), b"y".to_vec())?;
     // The kernel's own copy to it finds the page read-only, too.
@@ -269,9 +270,8 @@ fn given_back(bench: &Bench) -> Outcome {
 }
 
 fn trespass(bench: &Bench) -> Outcome {
-    use crate::actor::Order;
     let (share, grant) = bench.granted_page()?;
-    let theirs = Thing::Share(share);
+    let theirs = Pages::Share(share);
     bench.peer()?.poke(theirs, 0, b"safe")?;
     let victim = bench.neighbour()?;
     let map = victim.map(vec![grant], Access::ReadOnly)?;

@@ -19,7 +19,7 @@ mod store_transaction;
 mod store_watch;
 mod xenbus;
 
-use super::Rule;
+use crate::rule::Rule;
 
 /// The rules about gntdev, gntalloc and evtchn, in the order in which they are tried.
 pub fn of_the_devices() -> impl Iterator<Item = &'static Rule> {

@@ -1,11 +1,13 @@
 //! gntdev's unmap notify.
-
-use crate::actor::{Order, Thing};
 use crate::bench::{Bench, Partner};
-use crate::things::{Bell, Mapping, heard, refused, same};
-use crate::{Outcome, Rule, Stop};
+use crate::outcome::{Outcome, Stop};
+use crate::rule::Rule;
+use crate::things::{Bell, refused, same};
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, EvtchnPort, GrantRef, PAGE_SIZE};
+use pv_harness::hand::channel::heard;
+use pv_harness::hand::device::Mapping;
+use pv_harness::hand::{Order, Pages};
 use rustix::io::Errno;
 
 const NOTIFY: &str = "drivers/xen/gntdev.c: gntdev_ioctl_notify";
@@ -194,7 +196,7 @@ fn given_back(bench: &Bench) -> Outcome {
 
 fn release(map: &mut Mapping) -> Outcome {
     map.munmap()?;
-    map.give_back()
+    Ok(map.give_back()?)
 }
 
 fn other_file(bench: &Bench) -> Outcome {
@@ -230,7 +232,7 @@ fn quiet_start(partner: &Partner, near: EvtchnPort) -> Outcome {
 
 fn exactly_its_byte(bench: &Bench) -> Outcome {
     let granted = bench.granted(2, Access::ReadWrite)?;
-    let theirs = Thing::Share(granted.share);
+    let theirs = Pages::Share(granted.share);
     let bell = Bell::new(bench.platform(), bench.own())?;
     let mut map = Mapping::new(bench.platform(), &granted.grants, Access::ReadWrite)?;
     map.pages()?.fill(0, 2 * PAGE_SIZE, 0xff);
@@ -249,7 +251,7 @@ fn exactly_its_byte(bench: &Bench) -> Outcome {
 
 fn not_before(bench: &Bench) -> Outcome {
     let (share, grant) = bench.granted_page()?;
-    let theirs = Thing::Share(share);
+    let theirs = Pages::Share(share);
     let bell = Bell::new(bench.platform(), bench.own())?;
     let mut map = Mapping::new(bench.platform(), &[grant], Access::ReadWrite)?;
     map.pages()?.write(5, &[1]);
@@ -282,7 +284,7 @@ fn replaced(bench: &Bench) -> Outcome {
     release(&mut map)?;
     second.expect("armed last")?;
     first.silent("its notify was replaced")?;
-    let bytes = bench.peer()?.peek(Thing::Share(share), 10, 2)?;
+    let bytes = bench.peer()?.peek(Pages::Share(share), 10, 2)?;
     same("the two bytes", bytes, vec![1, 0])
 }
 
@@ -300,7 +302,7 @@ fn disarmed(bench: &Bench) -> Outcome {
     bench.peer()?.dealloc(share)?;
     release(&mut map)?;
     bell.silent("it was disarmed")?;
-    let byte = bench.peer()?.peek(Thing::Share(share), 0, 1)?;
+    let byte = bench.peer()?.peek(Pages::Share(share), 0, 1)?;
     same("the byte", byte, vec![1])
 }
 

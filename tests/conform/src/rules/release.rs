@@ -1,12 +1,13 @@
 //! When a mapping lets its grants go. The granter has deallocated them and waits: as long as they
 //! still serve a copy, the hypervisor has them mapped here.
-
-use crate::actor::Thing;
 use crate::bench::Bench;
-use crate::memory::{cut_first_page, drop_first_page, protect, write_from};
-use crate::things::{Bell, Mapping, peek, refused, same};
-use crate::{Outcome, Rule};
+use crate::outcome::Outcome;
+use crate::rule::Rule;
+use crate::things::{Bell, peek, refused, same};
 use libgnt::{Access, GrantRef, PAGE_SIZE};
+use pv_harness::hand::device::Mapping;
+use pv_harness::hand::{Pages, ShareId};
+use pv_harness::memory::{cut_first_page, drop_first_page, protect, write_from};
 use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
 use std::os::fd::AsFd;
@@ -74,7 +75,7 @@ pub(super) const RULES: &[Rule] = &[
 
 struct Case<'a> {
     bench: &'a Bench,
-    share: usize,
+    share: ShareId,
     grant: libgnt::ForeignGrant,
     map: Mapping,
     bell: Bell,
@@ -102,7 +103,7 @@ impl Case<'_> {
         let word = fastrand::u32(..).to_le_bytes();
         self.bench
             .peer()?
-            .poke(Thing::Share(self.share), 100, &word)?;
+            .poke(Pages::Share(self.share), 100, &word)?;
         same(
             "what the granter wrote just now",
             peek(self.map.pages()?, 100, 4),
@@ -117,9 +118,7 @@ impl Case<'_> {
 
     fn released(&self, why: &str) -> Outcome {
         self.bell.expect(why)?;
-        self.bench
-            .peer()?
-            .tell(&crate::actor::Order::Munmap(Thing::Share(self.share)))?;
+        self.bench.peer()?.munmap(Pages::Share(self.share))?;
         self.bench.ends(self.grant, why)
     }
 }
@@ -170,21 +169,19 @@ fn partial_munmap(bench: &Bench) -> Outcome {
     bench.serves(granted.grants[0], "its map is not gone")?;
     bench
         .peer()?
-        .poke(Thing::Share(granted.share), PAGE_SIZE, b"live")?;
+        .poke(Pages::Share(granted.share), PAGE_SIZE, b"live")?;
     let second = peek(map.pages()?, PAGE_SIZE, 4);
     same("the second page", second, b"live".to_vec())?;
     map.munmap()?;
     bell.expect("all pages are unmapped")?;
-    bench
-        .peer()?
-        .tell(&crate::actor::Order::Munmap(Thing::Share(granted.share)))?;
+    bench.peer()?.munmap(Pages::Share(granted.share))?;
     bench.ends(granted.grants[0], "all pages are unmapped")
 }
 
 fn mprotect(bench: &Bench) -> Outcome {
     let bell = Bell::new(bench.platform(), bench.own())?;
     let granted = bench.granted(3, Access::ReadWrite)?;
-    let theirs = Thing::Share(granted.share);
+    let theirs = Pages::Share(granted.share);
     let mut map = Mapping::new(bench.platform(), &granted.grants, Access::ReadWrite)?;
     map.arm(0, bell.event())?;
     map.give_back()?;
@@ -240,6 +237,6 @@ fn never_mapped(bench: &Bench) -> Outcome {
     file.unmap_grant_ref(index, 1)?;
     let map = Mapping::new(bench.platform(), &[grant], Access::ReadWrite)?;
     map.pages()?.write(0, b"ok");
-    let there = bench.peer()?.peek(Thing::Share(share), 0, 2)?;
+    let there = bench.peer()?.peek(Pages::Share(share), 0, 2)?;
     same("what the granter sees", there, b"ok".to_vec())
 }

@@ -1,8 +1,9 @@
 //! gntdev before mmap: reservations and their indexes.
 
 use crate::bench::Bench;
+use crate::outcome::{Outcome, Stop};
+use crate::rule::Rule;
 use crate::things::{refused, same};
-use crate::{Outcome, Rule, Stop};
 use libgnt::{DomId, ForeignGrant, GrantRef, PAGE_SIZE};
 use rustix::io::Errno;
 use std::time::Duration;

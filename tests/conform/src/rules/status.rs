@@ -1,12 +1,14 @@
 //! Grant copy's statuses: the call succeeds, and each segment has the hypervisor's own verdict.
 
 use super::copy::{copy, from, local, segment};
-use crate::actor::Thing;
 use crate::bench::Bench;
-use crate::things::{Mapping, peek, refused, same};
-use crate::{Outcome, Rule};
+use crate::outcome::Outcome;
+use crate::rule::Rule;
+use crate::things::{peek, refused, same};
 use libgnt::types::GrantStatus;
 use libgnt::{Access, DomId, ForeignGrant, GrantRef, SharedPages};
+use pv_harness::hand::Pages;
+use pv_harness::hand::device::Mapping;
 use rustix::io::Errno;
 
 const CLAIM: &str = "xen/common/grant_table.c: acquire_grant_for_copy, _set_status_v1";
@@ -116,13 +118,13 @@ fn read_only(bench: &Bench) -> Outcome {
     let mut segments = [segment(local(&here, 0), from(granted.grants[0], 0), 2)];
     let status = copy(bench, &mut segments)?[0];
     same("the status", status, GrantStatus::GENERAL_ERROR)?;
-    let there = bench.peer()?.peek(Thing::Share(granted.share), 0, 2)?;
+    let there = bench.peer()?.peek(Pages::Share(granted.share), 0, 2)?;
     same("the page", there, vec![0, 0])
 }
 
 fn each_its_own(bench: &Bench) -> Outcome {
     let (share, grant) = bench.granted_page()?;
-    bench.peer()?.poke(Thing::Share(share), 0, b"abc")?;
+    bench.peer()?.poke(Pages::Share(share), 0, b"abc")?;
     let bad = bench.of_peer(GrantRef(1 << 24));
     let here = SharedPages::anonymous(1)?;
     let mut segments = [

@@ -2,9 +2,10 @@
 
 use crate::bench::Bench;
 use crate::conn::Conn;
+use crate::outcome::Outcome;
+use crate::rule::Rule;
 use crate::store::{Scratch, denied, says_no, unique};
 use crate::things::same;
-use crate::{Outcome, Rule};
 use pv_xenstore::Client;
 use pv_xenstore::wire::Kind;
 use rustix::io::Errno;

@@ -1,9 +1,11 @@
 //! xenstore's permissions: whose a node is, and who else may read and write it.
 
 use crate::bench::{Bench, Partner};
-use crate::store::{Scratch, StoreOrder, denied, says_no, says_yes, unique};
+use crate::outcome::Outcome;
+use crate::rule::Rule;
+use crate::store::{Scratch, denied, says_no, says_yes, unique};
 use crate::things::same;
-use crate::{Outcome, Rule};
+use pv_harness::hand::StoreOrder;
 use pv_xenstore::{Client, Permission, Rights};
 use rustix::io::Errno;
 

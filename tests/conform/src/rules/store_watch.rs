@@ -2,9 +2,11 @@
 
 use crate::bench::Bench;
 use crate::conn::{Conn, Event};
-use crate::store::{Scratch, StoreOrder, says_no, says_yes, unique};
+use crate::outcome::Outcome;
+use crate::rule::Rule;
+use crate::store::{Scratch, says_no, says_yes, unique};
 use crate::things::same;
-use crate::{Outcome, Rule};
+use pv_harness::hand::StoreOrder;
 use pv_xenstore::wire::Kind;
 use pv_xenstore::{Permission, Rights};
 use rustix::io::Errno;

@@ -3,9 +3,10 @@
 
 use crate::bench::Bench;
 use crate::conn::Conn;
+use crate::outcome::{Outcome, Stop};
+use crate::rule::Rule;
 use crate::store::{Scratch, says_no, says_yes};
 use crate::things::{PATIENCE, must, same};
-use crate::{Outcome, Rule, Stop};
 use pv_xenstore::Client;
 use pv_xenstore::wire::Kind;
 use rustix::io::Errno;

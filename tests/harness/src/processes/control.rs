@@ -3,6 +3,7 @@
 //! run's end for it, so a child never outlives a run that vanished.
 
 use super::Fact;
+use crate::hand::{self, Answer};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
@@ -30,28 +31,23 @@ pub enum News {
     },
     /// Something a scenario waits for, or judges by.
     Fact(Fact),
-    /// The same, from a granter or a mapper.
-    Said {
-        /// What it is about.
-        name: String,
-        /// What it is.
-        value: String,
-    },
     /// What the child still has mapped, unmapping or granted, by its own ledger.
     Ledger {
         /// One sentence an entry, for people; empty when nothing is left.
         entries: Vec<String>,
     },
+    /// A hand's answer to an order.
+    Answer(Answer),
 }
 
 /// To a child.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// Go on with the next step.
-    Go,
     /// Finish cleanly.
     Stop,
+    /// For a process that plays a hand.
+    Hand(hand::Order),
 }
 
 /// One end.
@@ -96,17 +92,6 @@ impl Control {
     pub fn try_clone(&self) -> io::Result<Control> {
         Ok(Control {
             fd: self.fd.try_clone()?,
-        })
-    }
-
-    /// Sends [`News::Said`].
-    ///
-    /// # Errors
-    /// As [`Control::send`].
-    pub fn tell(&self, name: &str, value: impl ToString) -> io::Result<()> {
-        self.send(&News::Said {
-            name: name.into(),
-            value: value.to_string(),
         })
     }
 

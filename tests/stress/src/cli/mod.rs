@@ -172,9 +172,9 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
             Ok(code) => Ok(code),
         },
         Some(Command::Model { command }) => pv_models::cli::run(command),
-        Some(Command::Conform(args)) => pv_conform::cli::run(&args),
+        Some(Command::Conform(args)) => pv_conform::cli::run(&args, role::start_hand),
         Some(Command::ConformProcess { process }) => {
-            pv_conform::process::run(process)?;
+            pv_conform::process::run(process, role::start_hand)?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Peers(args)) => {

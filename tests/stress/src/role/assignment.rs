@@ -1,8 +1,8 @@
 //! What a process of a run is told to do, and the doing of it.
 
 use super::{
-    BackEndTask, ConsumerTask, FrontEndTask, GranterTask, Home, HostTask, MapperTask, RoleProcess,
-    backend, by_hand, consumer, frontend, granter, host, mapper,
+    BackEndTask, ConsumerTask, FrontEndTask, HandTask, Home, HostTask, RoleProcess, backend,
+    by_hand, consumer, frontend, hand, host,
 };
 use crate::settings::Sabotage;
 use pv_harness::error::Result;
@@ -52,10 +52,8 @@ pub enum Role {
     FrontEnd(FrontEndTask),
     /// The third consumer.
     Consumer(ConsumerTask),
-    /// Shares pages.
-    Granter(GranterTask),
-    /// Maps pages.
-    Mapper(MapperTask),
+    /// Shares, maps, holds and unmaps on command.
+    Hand(HandTask),
 }
 
 impl Role {
@@ -66,8 +64,7 @@ impl Role {
             Role::BackEnd(_) => "back end",
             Role::FrontEnd(_) => "front end",
             Role::Consumer(_) => "consumer",
-            Role::Granter(_) => "granter",
-            Role::Mapper(_) => "mapper",
+            Role::Hand(_) => "hand",
         }
     }
 }
@@ -103,8 +100,7 @@ pub fn run(args: &[OsString]) -> Result<()> {
         Role::BackEnd(task) => backend::run(&process, task),
         Role::FrontEnd(task) => frontend::run(&process, task),
         Role::Consumer(task) => consumer::run(&process, task),
-        Role::Granter(task) => granter::run(&process, task),
-        Role::Mapper(task) => mapper::run(&process, task),
+        Role::Hand(task) => hand::run(&process, task),
     };
     process.end(outcome)
 }

@@ -5,17 +5,17 @@ mod assignment;
 mod backend;
 mod consumer;
 mod frontend;
-mod granter;
+mod hand;
 mod host;
-mod mapper;
+mod outside;
 
 pub use assignment::{Assignment, Part, Role, run};
 pub use backend::{BackEndTask, Lend, Lending, Transfer};
 pub use consumer::ConsumerTask;
 pub use frontend::{CHUNK, Carriage, FrontEndTask};
-pub use granter::GranterTask;
+pub use hand::HandTask;
 pub use host::HostTask;
-pub use mapper::MapperTask;
+pub use outside::start_hand;
 
 use crate::settings::Sabotage;
 use libgnt::grant::Ledger;

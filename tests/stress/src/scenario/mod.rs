@@ -18,7 +18,6 @@ pub use catalogue::{all, chosen, find};
 pub use run::run;
 pub use stage::Stage;
 
-use libgnt::types::{DomId, ForeignGrant, GrantRef};
 use pv_harness::processes::Stopped;
 use pv_judges::checks::{Check, Evidence};
 
@@ -58,15 +57,4 @@ pub trait Scenario: Sync {
     /// # Errors
     /// [`Stopped`], if it did not come to its end.
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped>;
-}
-
-/// What a granter in a domain told of its references.
-fn grants(domid: DomId, told: &str) -> Vec<ForeignGrant> {
-    let grefs = told.split(',').filter_map(|gref| gref.parse().ok());
-    grefs
-        .map(|gref| ForeignGrant {
-            domid,
-            gref: GrantRef(gref),
-        })
-        .collect()
 }

@@ -2,16 +2,18 @@
 //! it stays mapped, and the good ones can be mapped afterwards.
 
 use super::stage::Stage;
-use super::{Judge, Scenario, grants};
-use crate::role::{GranterTask, MapperTask, Role};
-use libgnt::DomId;
+use super::{Judge, Scenario};
 use libgnt::inspect::Inspection;
-use libgnt::types::{ForeignGrant, GrantRef};
-use pv_harness::processes::{Order, Stopped};
+use libgnt::{Access, DomId, ForeignGrant, GrantRef};
+use pv_harness::hand::{Answer, Order};
+use pv_harness::processes::Stopped;
 use pv_judges::checks::{Check, Evidence, ledgers_are_empty};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 const PAGES: usize = 24;
+/// How long the release of the good ones may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct PartialMap;
 
@@ -30,71 +32,74 @@ impl Scenario for PartialMap {
 
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
         stage.start_host()?;
-        let front = stage.front();
-        let task = GranterTask {
-            peer: stage.back().0,
-            other: stage.other().0,
-            pages: PAGES,
-            read_only: 2,
-            elsewhere: 2,
-            ..GranterTask::default()
+        let (front, back, other) = (stage.front(), stage.back(), stage.other());
+        let granter = stage.spawn_hand("granter", front)?;
+        let mut share = |to, pages, access| -> Result<Vec<ForeignGrant>, Stopped> {
+            let mut hand = stage.hand(granter);
+            let (share, grefs) = hand.share(to, pages, access)?;
+            hand.stamp(share)?;
+            Ok(grefs.into_iter().map(|gref| grant(front, gref)).collect())
         };
-        let granter = stage.spawn("granter", front, Role::Granter(task))?;
-        let good = grants(front, &stage.await_fact(granter, "good")?);
+        let good = share(back, PAGES, Access::ReadWrite)?;
         // Never granted, granted to somebody else, granted read-only, of a domain that is not.
-        let mut bad = grants(front, &stage.await_fact(granter, "read-only")?);
-        bad.extend(grants(front, &stage.await_fact(granter, "elsewhere")?));
+        let mut bad = share(back, 2, Access::ReadOnly)?;
+        bad.extend(share(other, 2, Access::ReadWrite)?);
         let mut rng = fastrand::Rng::with_seed(stage.settings.seed);
-        let grant = |domid, gref| ForeignGrant {
-            domid,
-            gref: GrantRef(gref),
+        bad.push(grant(front, GrantRef(rng.u32(20_000..30_000))));
+        bad.push(grant(DomId(rng.u16(100..1000)), GrantRef(rng.u32(8..100))));
+
+        let mapper = stage.spawn_hand("mapper", back)?;
+        let mut mixed = [&good[..], &bad].concat();
+        fastrand::Rng::with_seed(stage.settings.seed).shuffle(&mut mixed);
+        let all = Order::Map {
+            grants: mixed,
+            access: Access::ReadWrite,
         };
-        bad.push(grant(front, rng.u32(20_000..30_000)));
-        bad.push(grant(DomId(rng.u16(100..1000)), rng.u32(8..100)));
-        let task = MapperTask {
-            good: good.clone(),
-            bad: bad.clone(),
-            seed: stage.settings.seed,
-            ..MapperTask::default()
-        };
-        let mapper = stage.spawn("mapper", stage.back(), Role::Mapper(task))?;
-        let bad: Vec<String> = bad
-            .iter()
-            .map(|grant| format!("{}:{}", grant.domid.0, grant.gref.0))
-            .collect();
-        let named = stage.await_fact(mapper, "named")?;
-        let in_ledger = stage.await_fact(mapper, "left in the ledger")?;
+        let mapped_all = stage.hand(mapper).ask(&all)?;
+        let in_ledger = stage.hand(mapper).ledger()?;
         let state = stage.inspect()?;
-        stage.processes.order(mapper, &Order::Go)?;
-        let usable = stage.await_fact(mapper, "pages as granted")?;
+        let map = stage.hand(mapper).map(good.clone(), Access::ReadWrite)?;
+        let usable = stage.hand(mapper).count_stamped(map)?;
         let mapped = stage.inspect()?;
-        stage.processes.order(mapper, &Order::Go)?;
-        stage.await_end(mapper)?;
+        stage.hand(mapper).unmap(map)?;
+        stage.hand(mapper).await_release(map, PATIENCE)?;
+        stage.stop(mapper)?;
         stage.stop(granter)?;
         stage.figure("grants", format!("{} good, {} bad", good.len(), bad.len()));
         Ok(Box::new(move |evidence: &Evidence| {
             vec![
-                all_are_named(&bad, &named),
-                nothing_stays_mapped(&in_ledger, &state),
-                good_ones_work(&usable, &mapped),
+                all_are_named(&bad, &mapped_all),
+                nothing_stays_mapped(in_ledger.len(), &state),
+                good_ones_work(usable, &mapped),
                 ledgers_are_empty(evidence),
             ]
         }))
     }
 }
 
-fn all_are_named(bad: &[String], named: &str) -> Check {
+fn grant(domid: DomId, gref: GrantRef) -> ForeignGrant {
+    ForeignGrant { domid, gref }
+}
+
+fn all_are_named(bad: &[ForeignGrant], answer: &Answer) -> Check {
     const NAME: &str = "the bad references, and only they, are named";
-    let bad: BTreeSet<&str> = bad.iter().map(String::as_str).collect();
-    let named: BTreeSet<&str> = named.split(',').collect();
+    let refusal = match answer {
+        Answer::Refused(refusal) => refusal,
+        other => return Check::fail(NAME, format!("the answer is {other:?}")),
+    };
+    let bad: BTreeSet<ForeignGrant> = bad.iter().copied().collect();
+    let named: BTreeSet<ForeignGrant> = refusal.bad.iter().map(|bad| bad.grant).collect();
     if bad == named {
         Check::pass(NAME, format!("{} of them", bad.len()))
     } else {
-        Check::fail(NAME, format!("named {named:?}, bad are {bad:?}"))
+        Check::fail(
+            NAME,
+            format!("named {named:?}, bad are {bad:?} ({refusal})"),
+        )
     }
 }
 
-fn nothing_stays_mapped(in_ledger: &str, state: &Inspection) -> Check {
+fn nothing_stays_mapped(in_ledger: usize, state: &Inspection) -> Check {
     const NAME: &str = "nothing of the refused batch stays mapped";
     let mut left: Vec<String> = state
         .grants
@@ -102,7 +107,7 @@ fn nothing_stays_mapped(in_ledger: &str, state: &Inspection) -> Check {
         .filter(|grant| grant.maps > 0)
         .map(|grant| format!("the host shows {} mapped", grant.grant))
         .collect();
-    if in_ledger != "0" {
+    if in_ledger > 0 {
         left.push(format!("{in_ledger} entries in the mapper's ledger"));
     }
     Check::none(
@@ -112,10 +117,10 @@ fn nothing_stays_mapped(in_ledger: &str, state: &Inspection) -> Check {
     )
 }
 
-fn good_ones_work(usable: &str, state: &Inspection) -> Check {
+fn good_ones_work(usable: usize, state: &Inspection) -> Check {
     const NAME: &str = "the good references can be mapped afterwards";
     let mapped = state.grants.iter().filter(|grant| grant.maps > 0).count();
-    if usable == PAGES.to_string() && mapped == PAGES {
+    if usable == PAGES && mapped == PAGES {
         Check::pass(NAME, format!("{PAGES} pages, with the granter's data"))
     } else {
         Check::fail(
@@ -130,7 +135,7 @@ mod tests {
     use super::*;
     use crate::scenario::stage::FRONT;
     use libgnt::inspect::GrantState;
-    use libgnt::types::Access;
+    use pv_harness::hand::{Bad, MapId, Refusal};
 
     fn with(maps: &[u32]) -> Inspection {
         let grant = |maps: &u32| GrantState {
@@ -151,24 +156,35 @@ mod tests {
 
     #[test]
     fn a_reference_named_wrongly_or_not_at_all_is_seen() {
-        let bad = ["1:7".to_owned(), "1:8".to_owned()];
-        assert!(all_are_named(&bad, "1:8,1:7").passed);
-        assert!(!all_are_named(&bad, "1:7").passed);
-        assert!(!all_are_named(&bad, "1:7,1:8,1:9").passed);
-        assert!(!all_are_named(&bad, "mapped").passed);
+        let of = |gref: &u32| grant(FRONT, GrantRef(*gref));
+        let naming = |grefs: &[u32]| {
+            let bad = grefs.iter().map(|gref| Bad {
+                grant: of(gref),
+                status: None,
+            });
+            Answer::Refused(Refusal {
+                bad: bad.collect(),
+                ..Refusal::because("cannot map")
+            })
+        };
+        let bad = [of(&7), of(&8)];
+        assert!(all_are_named(&bad, &naming(&[8, 7])).passed);
+        assert!(!all_are_named(&bad, &naming(&[7])).passed);
+        assert!(!all_are_named(&bad, &naming(&[7, 8, 9])).passed);
+        assert!(!all_are_named(&bad, &Answer::Mapped(MapId::from(0))).passed);
     }
 
     #[test]
     fn a_page_left_mapped_is_seen() {
-        assert!(nothing_stays_mapped("0", &with(&[0, 0])).passed);
-        assert!(!nothing_stays_mapped("0", &with(&[0, 1])).passed);
-        assert!(!nothing_stays_mapped("1", &with(&[0])).passed);
+        assert!(nothing_stays_mapped(0, &with(&[0, 0])).passed);
+        assert!(!nothing_stays_mapped(0, &with(&[0, 1])).passed);
+        assert!(!nothing_stays_mapped(1, &with(&[0])).passed);
     }
 
     #[test]
     fn good_ones_that_do_not_map_or_hold_other_data_are_seen() {
-        assert!(good_ones_work("24", &with(&[1; PAGES])).passed);
-        assert!(!good_ones_work("24", &with(&[1; PAGES - 1])).passed);
-        assert!(!good_ones_work("23", &with(&[1; PAGES])).passed);
+        assert!(good_ones_work(24, &with(&[1; PAGES])).passed);
+        assert!(!good_ones_work(24, &with(&[1; PAGES - 1])).passed);
+        assert!(!good_ones_work(23, &with(&[1; PAGES])).passed);
     }
 }

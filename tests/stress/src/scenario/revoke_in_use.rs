@@ -1,25 +1,30 @@
 //! The granter ends access while its peer maps: refused, nothing reused, and freed when the peer's
 //! event says that it has let go.
 
-use super::stage::{FRONT, Stage};
-use super::{Judge, Scenario, grants};
-use crate::role::{GranterTask, MapperTask, Role};
-use libgnt::PAGE_SIZE;
-use pv_harness::processes::{Order, Stopped};
+use super::stage::{FRONT, Stage, failed};
+use super::{Judge, Scenario};
+use libgnt::{Access, DomId, ForeignGrant, GrantRef, PAGE_SIZE};
+use pv_harness::hand::{Ending, Order, Pages};
+use pv_harness::processes::Stopped;
 use pv_judges::checks::{Check, Evidence, ledgers_are_empty};
+use std::time::Duration;
 
 const PAGES: usize = 8;
+/// Of the pages that are to be revoked.
+const LAST_BYTE: usize = PAGES * PAGE_SIZE - 1;
+/// How long the peer's release may take to be told.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct RevokeInUse;
 
-/// What the two processes told.
+/// What the two processes saw.
 struct Facts {
-    granted: String,
-    refused: String,
-    reused: String,
-    data_after: String,
-    notify_byte: String,
-    ended: String,
+    granted: Vec<GrantRef>,
+    first_end: Ending,
+    reused: usize,
+    data_after: usize,
+    notify_byte: u8,
+    second_end: Ending,
 }
 
 impl Scenario for RevokeInUse {
@@ -41,41 +46,68 @@ impl Scenario for RevokeInUse {
 
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
         stage.start_host()?;
-        let task = GranterTask {
-            pages: PAGES,
-            abandoned: PAGES,
-            revoke: true,
-            ..GranterTask::default()
-        };
-        let granter = stage.spawn("granter", FRONT, Role::Granter(task))?;
-        let granted = stage.await_fact(granter, "good")?;
-        let abandoned = stage.await_fact(granter, "abandoned")?;
-        let port = stage.await_fact(granter, "port")?;
-        let task = MapperTask {
-            good: [grants(FRONT, &granted), grants(FRONT, &abandoned)].concat(),
-            port: port.parse().ok(),
-            // The last byte of the pages that are to be revoked.
-            notify_byte: PAGES * PAGE_SIZE - 1,
-            ..MapperTask::default()
-        };
-        let mapper = stage.spawn("mapper", stage.back(), Role::Mapper(task))?;
-        stage.await_fact(mapper, "pages as granted")?;
-        stage.processes.order(granter, &Order::Go)?;
-        let refused = stage.await_fact(granter, "refused")?;
-        let reused = stage.await_fact(granter, "reused references")?;
-        stage.processes.order(mapper, &Order::Go)?;
-        let data_after = stage.await_fact(mapper, "pages as granted")?;
-        let notify_byte = stage.await_fact(granter, "notify byte")?;
-        let ended = stage.await_fact(granter, "ended")?;
-        stage.processes.await_exit(mapper)?;
+        let back = stage.back();
+        let granter = stage.spawn_hand("granter", FRONT)?;
+        let mut hand = stage.hand(granter);
+        let port = hand.bind(&Order::BindUnbound(back))?;
+        let (share, granted) = hand.share(back, PAGES, Access::ReadWrite)?;
+        hand.stamp(share)?;
+        let (abandoned, others) = hand.share(back, PAGES, Access::ReadWrite)?;
+        hand.stamp(abandoned)?;
+        let mine = [&granted[..], &others].concat();
+
+        let mapper = stage.spawn_hand("mapper", back)?;
+        let mut hand = stage.hand(mapper);
+        let event = hand.bind(&Order::BindInterdomain(FRONT, port))?;
+        let domid = FRONT;
+        let grants = mine.iter().map(|&gref| ForeignGrant { domid, gref });
+        let map = hand.map(grants.collect(), Access::ReadWrite)?;
+        hand.done(&Order::Arm {
+            at: Pages::Map(map).at(LAST_BYTE),
+            clear_byte: true,
+            event: Some(event),
+        })?;
+
+        // While the peer maps the pages, ending access must be refused.
+        let mut hand = stage.hand(granter);
+        let first_end = hand.end_access(share)?;
+        // Dropping never fails, whoever maps: what is still mapped waits in the kernel.
+        hand.drop_pages(Pages::Share(abandoned))?;
+        // Other pages meanwhile must be others.
+        let (other, fresh) = hand.share(DomId::DOM0, mine.len(), Access::ReadWrite)?;
+        hand.done(&Order::Fill(Pages::Share(other), 0xee))?;
+        let reused = fresh.iter().filter(|gref| mine.contains(gref)).count();
+
+        let mut hand = stage.hand(mapper);
+        let data_after = hand.count_stamped(map)?;
+        hand.unmap(map)?;
+
+        // After the peer's event access ends for good.
+        let mut hand = stage.hand(granter);
+        if hand.hear(PATIENCE)?.is_empty() {
+            return Err(failed("waiting for the peer's event")("none came"));
+        }
+        let notify_byte = hand.read(Pages::Share(share).at(LAST_BYTE), 1)?;
+        let second_end = hand.end_access(share)?;
+        match hand.end_access(other)? {
+            Ending::Ended => {}
+            end => {
+                return Err(failed("ending access to what nobody mapped")(format!(
+                    "{end:?}"
+                )));
+            }
+        }
+        // With the granter's channel armed, the granter is who got the event: the mapper's own ledger
+        // does not learn of its release.
+        stage.processes.stop(mapper)?;
         stage.stop(granter)?;
         let facts = Facts {
             granted,
-            refused,
+            first_end,
             reused,
             data_after,
-            notify_byte,
-            ended,
+            notify_byte: notify_byte.first().copied().unwrap_or(u8::MAX),
+            second_end,
         };
         Ok(Box::new(move |evidence: &Evidence| {
             let mut checks = judge(&facts);
@@ -85,43 +117,44 @@ impl Scenario for RevokeInUse {
     }
 }
 
+fn expect<T: PartialEq + std::fmt::Debug>(name: &str, found: &T, wanted: &T, held: &str) -> Check {
+    if found == wanted {
+        Check::pass(name, held)
+    } else {
+        Check::fail(name, format!("found {found:?}, wanted {wanted:?}"))
+    }
+}
+
 fn judge(facts: &Facts) -> Vec<Check> {
-    let expect = |name: &str, found: &str, wanted: &str, held: &str| {
-        if found == wanted {
-            Check::pass(name, held)
-        } else {
-            Check::fail(name, format!("found {found:?}, wanted {wanted:?}"))
-        }
-    };
     vec![
         expect(
             "ending access is refused while the peer maps, naming what it maps",
-            &facts.refused,
-            &facts.granted,
+            &facts.first_end,
+            &Ending::InUse(facts.granted.clone()),
             &format!("{PAGES} references"),
         ),
         expect(
             "no reference is given out again meanwhile",
             &facts.reused,
-            "0",
+            &0,
             "other pages got other references",
         ),
         expect(
             "the peer's pages keep their data",
             &facts.data_after,
-            &(2 * PAGES).to_string(),
+            &(2 * PAGES),
             "although it dropped some of them and filled others",
         ),
         expect(
             "the notify byte says that the unmap began",
             &facts.notify_byte,
-            "0",
+            &0,
             "cleared",
         ),
         expect(
             "after the peer's event access ends for good",
-            &facts.ended,
-            "ended",
+            &facts.second_end,
+            &Ending::Ended,
             "pages and references are free",
         ),
     ]
@@ -133,12 +166,12 @@ mod tests {
 
     fn good() -> Facts {
         Facts {
-            granted: "8,9".into(),
-            refused: "8,9".into(),
-            reused: "0".into(),
-            data_after: (2 * PAGES).to_string(),
-            notify_byte: "0".into(),
-            ended: "ended".into(),
+            granted: vec![GrantRef(8), GrantRef(9)],
+            first_end: Ending::InUse(vec![GrantRef(8), GrantRef(9)]),
+            reused: 0,
+            data_after: 2 * PAGES,
+            notify_byte: 0,
+            second_end: Ending::Ended,
         }
     }
 
@@ -146,11 +179,11 @@ mod tests {
     fn each_fact_has_its_judge() {
         assert!(judge(&good()).iter().all(|check| check.passed));
         let spoil: [fn(&mut Facts); 5] = [
-            |f| f.refused = "no: Ended".into(),
-            |f| f.reused = "1".into(),
-            |f| f.data_after = "7".into(),
-            |f| f.notify_byte = "31".into(),
-            |f| f.ended = "InUse".into(),
+            |f| f.first_end = Ending::Ended,
+            |f| f.reused = 1,
+            |f| f.data_after = 7,
+            |f| f.notify_byte = 31,
+            |f| f.second_end = Ending::InUse(vec![GrantRef(8)]),
         ];
         for (at, spoil) in spoil.into_iter().enumerate() {
             let mut facts = good();

@@ -2,13 +2,18 @@
 
 mod finish;
 
-use crate::role::{Assignment, Home, HostTask, Part, Role};
+use crate::role::{Assignment, HandTask, Home, HostTask, Part, Role};
 use crate::settings::Settings;
 use libgnt::DomId;
 use libgnt::inspect::Inspection;
 use libgnt::sim::client::SimPlatform;
 use pv_harness::digest::digest;
-use pv_harness::processes::{ChildId, News, Processes, Stopped};
+use pv_harness::hand::RemoteHand;
+use pv_harness::player::RunLink;
+use pv_harness::processes::ChildId;
+use pv_harness::processes::News;
+use pv_harness::processes::Processes;
+use pv_harness::processes::Stopped;
 use pv_harness::settings::Unmap;
 use pv_harness::timeline::{Event, Record, Timeline, now_ns, read_file};
 use pv_judges::verdict::Figure;
@@ -166,6 +171,22 @@ impl<'a> Stage<'a> {
         self.processes.spawn(name, assignment)
     }
 
+    /// Starts a process of a domain that does what the scenario orders.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn spawn_hand(&mut self, name: &str, domid: DomId) -> Result<ChildId, Stopped> {
+        self.spawn(name, domid, Role::Hand(HandTask::default()))
+    }
+
+    /// Gives orders to such a process.
+    pub fn hand(&mut self, id: ChildId) -> RemoteHand<RunLink<'_>> {
+        RemoteHand::over(RunLink {
+            processes: &mut self.processes,
+            id,
+        })
+    }
+
     /// The front end's domain.
     pub fn front(&self) -> DomId {
         self.xen.as_ref().map_or(FRONT, |xen| xen.front.domid)
@@ -270,33 +291,12 @@ impl<'a> Stage<'a> {
             .map_err(failed("inspecting the host"))
     }
 
-    /// Waits for what a granter or a mapper tells.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub fn await_fact(&mut self, id: ChildId, name: &str) -> Result<String, Stopped> {
-        let what = format!("{} to tell {name:?}", self.processes.child(id).name);
-        self.processes.await_news(id, &what, |news| match news {
-            News::Said { name: told, value } if told == name => Some(value.clone()),
-            _ => None,
-        })
-    }
-
     /// Stops a child, and takes the ledger it shows at its end.
     ///
     /// # Errors
     /// [`Stopped`].
     pub fn stop(&mut self, id: ChildId) -> Result<(), Stopped> {
         self.processes.stop(id)?;
-        self.take_ledger(id)
-    }
-
-    /// Waits for a child to end by itself, and takes its ledger.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub fn await_end(&mut self, id: ChildId) -> Result<(), Stopped> {
-        self.processes.await_exit(id)?;
         self.take_ledger(id)
     }
 

@@ -1,4 +1,6 @@
 //! What any program can do to a mapping, whatever the device thinks of it.
+//!
+//! For mappings that nobody else looks at: what follows a call here may be a fault.
 #![allow(
     unsafe_code,
     reason = "mprotect, madvise and mmap over mappings, and accesses that are meant to fail"
@@ -13,7 +15,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 ///
 /// # Errors
 /// mprotect's; EINVAL outside the mapping.
-pub(super) fn protect(
+pub fn protect(
     pages: &SharedPages,
     first: usize,
     count: usize,
@@ -35,7 +37,7 @@ pub(super) fn protect(
 ///
 /// # Errors
 /// mprotect's.
-pub(super) fn trespass(pages: &SharedPages) -> Result<(), Errno> {
+pub fn trespass(pages: &SharedPages) -> Result<(), Errno> {
     protect(pages, 0, 1, MprotectFlags::READ | MprotectFlags::WRITE)?;
     // SAFETY: the page is mapped, and mprotect said that it is writable; if something below
     // thinks otherwise the process dies of it, and is there for that.
@@ -48,7 +50,7 @@ pub(super) fn trespass(pages: &SharedPages) -> Result<(), Errno> {
 ///
 /// # Errors
 /// mmap's.
-pub(super) fn cut_first_page(pages: &SharedPages) -> Result<(), Errno> {
+pub fn cut_first_page(pages: &SharedPages) -> Result<(), Errno> {
     let flags = MapFlags::PRIVATE | MapFlags::FIXED;
     let address = pages.address() as *mut _;
     // SAFETY: the page is in a living mapping of ours that no reference points into; the caller
@@ -60,7 +62,7 @@ pub(super) fn cut_first_page(pages: &SharedPages) -> Result<(), Errno> {
 ///
 /// # Errors
 /// madvise's.
-pub(super) fn drop_first_page(pages: &SharedPages) -> Result<(), Errno> {
+pub fn drop_first_page(pages: &SharedPages) -> Result<(), Errno> {
     // SAFETY: a living mapping of ours; the caller lets only the kernel look at the page again.
     unsafe { rustix::mm::madvise(pages.address() as *mut _, PAGE_SIZE, Advice::LinuxDontNeed) }
 }
@@ -69,7 +71,7 @@ pub(super) fn drop_first_page(pages: &SharedPages) -> Result<(), Errno> {
 ///
 /// # Errors
 /// EFAULT where the kernel may not write there.
-pub(super) fn read_into(pages: &SharedPages, from: BorrowedFd<'_>) -> Result<usize, Errno> {
+pub fn read_into(pages: &SharedPages, from: BorrowedFd<'_>) -> Result<usize, Errno> {
     // SAFETY: one byte inside a living mapping; the kernel checks whether it may write there.
     let n = unsafe { libc::read(from.as_raw_fd(), pages.address() as *mut libc::c_void, 1) };
     usize::try_from(n).map_err(|_| last_errno())
@@ -79,7 +81,7 @@ pub(super) fn read_into(pages: &SharedPages, from: BorrowedFd<'_>) -> Result<usi
 ///
 /// # Errors
 /// EFAULT where the kernel cannot read there.
-pub(super) fn write_from(pages: &SharedPages, to: BorrowedFd<'_>) -> Result<usize, Errno> {
+pub fn write_from(pages: &SharedPages, to: BorrowedFd<'_>) -> Result<usize, Errno> {
     let from = pages.address() as *const libc::c_void;
     // SAFETY: one byte inside a living mapping; the kernel checks whether it can read there.
     let n = unsafe { libc::write(to.as_raw_fd(), from, 1) };

@@ -1,0 +1,211 @@
+//! The hand itself: performs each order with what owns the things it is about.
+
+use super::answer::Answer;
+use super::channel::heard;
+use super::device::copy_status;
+use super::failure::Failure;
+use super::grants::Grants;
+use super::hold::{Loan, lend};
+use super::order::{DeviceOrder, HeldId, MapId, Order, Pages, StoreOrder, UNTIL_IT_COMES};
+use super::store::StoreHand;
+use super::table::Table;
+use crate::holder::{Export, Held};
+use crate::settings::HoldName;
+use crate::timeline::{Event, Timeline};
+use libgnt::Platform;
+use libgnt::grant::Ledger;
+use libgnt::platform::Evtchn;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Performs orders, and owns what it makes. Dropping it gives everything up.
+pub struct Hand {
+    platform: Arc<dyn Platform>,
+    ledger: Ledger,
+    timeline: Timeline,
+    grants: Grants,
+    evtchn: Option<Box<dyn Evtchn>>,
+    lent: Table<u32, Export>,
+    held: Table<HeldId, Holding>,
+    store: Option<StoreHand>,
+}
+
+/// A hold taken over.
+struct Holding {
+    held: Box<dyn Held>,
+    /// Its number in timelines.
+    number: Option<u64>,
+}
+
+impl Hand {
+    /// A hand that has nothing yet. What it maps, holds and unmaps with the library goes to the
+    /// timeline, with the numbers of maps as those of requests.
+    pub fn new(platform: Arc<dyn Platform>, timeline: Timeline) -> Hand {
+        let ledger = Ledger::new();
+        let grants = Grants::new(Arc::clone(&platform), ledger.clone(), timeline.clone());
+        Hand {
+            platform,
+            ledger,
+            timeline,
+            grants,
+            evtchn: None,
+            lent: Table::new("loan"),
+            held: Table::new("hold"),
+            store: None,
+        }
+    }
+
+    /// Does what it is told. An order that cannot be carried out is answered, too.
+    pub fn perform(&mut self, order: Order) -> Answer {
+        self.do_it(order)
+            .unwrap_or_else(|failure| Answer::Refused(failure.into()))
+    }
+
+    /// What it still has granted, mapped or unmapping: one line an entry.
+    pub fn ledger(&self) -> Vec<String> {
+        let entries = self.ledger.snapshot();
+        entries.iter().map(ToString::to_string).collect()
+    }
+
+    /// Gives everything up.
+    pub fn forget(&mut self) {
+        self.store = None;
+        self.held.clear();
+        self.lent.clear();
+        self.grants.clear();
+        self.evtchn = None;
+    }
+
+    fn do_it(&mut self, order: Order) -> Result<Answer, Failure> {
+        match order {
+            Order::Share { to, pages, access } => self.grants.share(to, pages, access),
+            Order::EndAccess(share) => self.grants.end_access(share),
+            Order::Map { grants, access } => self.grants.map(&grants, access),
+            Order::Unmap { map, told } => self.grants.unmap(map, told),
+            Order::AwaitRelease { map, ms } => self.grants.await_release(map, patience(ms)),
+            Order::Drop(pages) => self.grants.drop_pages(pages),
+            Order::Read(at, len) => self.grants.read(at, len),
+            Order::Write(at, bytes) => self.grants.write(at, &bytes),
+            Order::Fill(pages, byte) => self.grants.fill(pages, byte),
+            Order::Stamp(share) => self.grants.stamp(share),
+            Order::CountStamped(map) => self.grants.count_stamped(map),
+            Order::Arm {
+                at,
+                clear_byte,
+                event,
+            } => self.grants.arm(at, clear_byte, event),
+            Order::Trespass(map) => self.grants.trespass(map),
+            Order::Lend { map, kind } => self.lend(map, kind),
+            Order::Attach(loan) => self.attach(loan),
+            Order::Release(held) => self.release(held),
+            Order::BindUnbound(remote) => Ok(Answer::Port(self.evtchn()?.bind_unbound(remote)?)),
+            Order::BindInterdomain(remote, port) => {
+                Ok(Answer::Port(self.evtchn()?.bind_interdomain(remote, port)?))
+            }
+            Order::Notify(port) => {
+                self.evtchn()?.notify(port)?;
+                Ok(Answer::Done)
+            }
+            Order::Unbind(port) => {
+                self.evtchn()?.unbind(port)?;
+                Ok(Answer::Done)
+            }
+            Order::Hear(ms) => {
+                let evtchn = self.evtchn()?;
+                let ports = heard(evtchn, patience(ms))?;
+                evtchn.unmask(&ports)?;
+                Ok(Answer::Ports(ports))
+            }
+            Order::CopyStatus(grant) => Ok(Answer::Status(copy_status(&*self.platform, grant)?)),
+            Order::Device(order) => self.device(order),
+            Order::Store(order) => self.store(order),
+            Order::Ledger => Ok(Answer::Ledger(self.ledger())),
+            Order::Forget => {
+                self.forget();
+                Ok(Answer::Done)
+            }
+            Order::Ping => Ok(Answer::Done),
+        }
+    }
+
+    fn device(&mut self, order: DeviceOrder) -> Result<Answer, Failure> {
+        match order {
+            DeviceOrder::Alloc { to, pages, access } => {
+                return self.grants.alloc(to, pages, access);
+            }
+            DeviceOrder::Map { grants, access } => {
+                return self.grants.map_device(&grants, access);
+            }
+            DeviceOrder::Dealloc(share) => self.grants.device_share(share)?.dealloc()?,
+            DeviceOrder::Unmap(map) => self.grants.device_map(map)?.give_back()?,
+            DeviceOrder::Munmap(which) => {
+                let pages = match which {
+                    Pages::Share(id) => self.grants.device_share(id)?.pages.take(),
+                    Pages::Map(id) => self.grants.device_map(id)?.pages.take(),
+                };
+                let pages = pages.ok_or_else(|| Failure::Gone("the mapping".into()))?;
+                pages.unmap()?;
+            }
+            DeviceOrder::Close(Pages::Share(id)) => self.grants.device_share(id)?.file = None,
+            DeviceOrder::Close(Pages::Map(id)) => self.grants.device_map(id)?.file = None,
+        }
+        Ok(Answer::Done)
+    }
+
+    fn lend(&mut self, map: MapId, kind: HoldName) -> Result<Answer, Failure> {
+        self.lent.has_room()?;
+        let export = lend(&self.platform, self.grants.pages(Pages::Map(map))?, kind)?;
+        let loan = Loan::of(&export);
+        self.lent.add(export);
+        if let Some(hold) = loan.number() {
+            self.grants.note_lent(map, hold);
+        }
+        Ok(Answer::Lent(loan))
+    }
+
+    fn attach(&mut self, loan: Loan) -> Result<Answer, Failure> {
+        self.held.has_room()?;
+        let (number, kind, pages) = (loan.number(), loan.kind, loan.pages);
+        let held = loan.take(&self.platform)?;
+        if let Some(hold) = number {
+            self.timeline.log(Event::Held { hold, kind, pages });
+        }
+        Ok(Answer::Holding(self.held.add(Holding { held, number })))
+    }
+
+    fn release(&mut self, id: HeldId) -> Result<Answer, Failure> {
+        let Holding { held, number } = self.held.take(id)?;
+        if let Some(hold) = number {
+            self.timeline.log(Event::HoldReleasing { hold });
+        }
+        let released = held.release();
+        if let Some(hold) = number {
+            self.timeline.log(Event::HoldReleased {
+                hold,
+                error: released.as_ref().err().map(ToString::to_string),
+            });
+        }
+        released?;
+        Ok(Answer::Done)
+    }
+
+    fn store(&mut self, order: StoreOrder) -> Result<Answer, Failure> {
+        let store = match &mut self.store {
+            Some(store) => store,
+            none => none.insert(StoreHand::new(&*self.platform)?),
+        };
+        Ok(Answer::Bytes(store.perform(order)?))
+    }
+
+    fn evtchn(&mut self) -> Result<&dyn Evtchn, Failure> {
+        let evtchn = match self.evtchn.take() {
+            Some(evtchn) => evtchn,
+            None => self.platform.open_evtchn()?,
+        };
+        Ok(&**self.evtchn.insert(evtchn))
+    }
+}
+
+fn patience(ms: u64) -> Duration {
+    Duration::from_millis(ms.min(UNTIL_IT_COMES))
+}

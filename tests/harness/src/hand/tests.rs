@@ -1,0 +1,230 @@
+//! Two hands of two domains of a simulated Xen, and what they answer.
+
+use super::*;
+use crate::host;
+use crate::settings::HoldName;
+use crate::timeline::{Event, Timeline, read_file};
+use libgnt::sim::client::SimPlatform;
+use libgnt::sim::core::Config;
+use libgnt::{Access, DomId, ForeignGrant, GrantRef, PAGE_SIZE, PlatformChoice};
+use rustix::io::Errno;
+use std::convert::Infallible;
+use std::path::Path;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A hand in this process. Orders and answers pass through JSON, as on every other link.
+struct Near {
+    hand: Hand,
+    answer: Option<String>,
+}
+
+impl Link for Near {
+    type Lost = Infallible;
+
+    fn send(&mut self, order: &Order) -> Result<(), Infallible> {
+        let order = serde_json::from_str(&serde_json::to_string(order).unwrap()).unwrap();
+        let answer = self.hand.perform(order);
+        self.answer = Some(serde_json::to_string(&answer).unwrap());
+        Ok(())
+    }
+
+    fn receive(&mut self) -> Result<Answer, Infallible> {
+        let answer = self.answer.take().unwrap();
+        Ok(serde_json::from_str(&answer).unwrap())
+    }
+}
+
+struct Xen {
+    dir: tempfile::TempDir,
+    host: Option<host::RunningHost>,
+}
+
+impl Xen {
+    fn new() -> Xen {
+        let dir = tempfile::tempdir().unwrap();
+        let started = host::start(dir.path(), Config::default(), None, Timeline::none()).unwrap();
+        let dom0 = SimPlatform::connect(dir.path(), Some(DomId::DOM0), "dom0", true).unwrap();
+        for domid in [1, 2] {
+            dom0.create_domain(DomId(domid), "domain").unwrap();
+        }
+        Xen {
+            dir,
+            host: Some(started),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn hand(&self, domid: u16, timeline: Timeline) -> RemoteHand<Near> {
+        let choice = PlatformChoice::Sim(self.path().to_owned());
+        let platform = libgnt::open(&choice, Some(DomId(domid)), "hand").unwrap();
+        RemoteHand::over(Near {
+            hand: Hand::new(platform, timeline),
+            answer: None,
+        })
+    }
+
+    fn pair(&self) -> (RemoteHand<Near>, RemoteHand<Near>) {
+        (
+            self.hand(1, Timeline::none()),
+            self.hand(2, Timeline::none()),
+        )
+    }
+}
+
+impl Drop for Xen {
+    fn drop(&mut self) {
+        self.host.take().unwrap().stop().unwrap();
+    }
+}
+
+fn of_the_first(grefs: &[GrantRef]) -> Vec<ForeignGrant> {
+    let domid = DomId(1);
+    grefs
+        .iter()
+        .map(|&gref| ForeignGrant { domid, gref })
+        .collect()
+}
+
+fn refusal<T: std::fmt::Debug>(told: Result<T, Unanswered<Infallible>>) -> Refusal {
+    match told {
+        Err(Unanswered::Refused(refusal)) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn pages_go_from_hand_to_hand_and_come_back() {
+    let xen = Xen::new();
+    let (mut granter, mut mapper) = xen.pair();
+    let (share, grefs) = granter.share(DomId(2), 2, Access::ReadWrite).unwrap();
+    granter.stamp(share).unwrap();
+    let map = mapper.map(of_the_first(&grefs), Access::ReadWrite).unwrap();
+    assert_eq!(mapper.count_stamped(map).unwrap(), 2);
+    let there = Pages::Map(map).at(PAGE_SIZE + 1);
+    mapper.write(there, b"hello").unwrap();
+    assert_eq!(mapper.count_stamped(map).unwrap(), 1);
+    let here = Pages::Share(share).at(PAGE_SIZE + 1);
+    assert_eq!(granter.read(here, 5).unwrap(), b"hello");
+    assert_eq!(granter.end_access(share).unwrap(), Ending::InUse(grefs));
+    mapper.unmap(map).unwrap();
+    mapper.await_release(map, PATIENCE).unwrap();
+    assert_eq!(granter.end_access(share).unwrap(), Ending::Ended);
+    assert_eq!(granter.ledger().unwrap(), Vec::<String>::new());
+    assert_eq!(mapper.ledger().unwrap(), Vec::<String>::new());
+    // Handles of what is gone name nothing any more.
+    assert!(refusal(granter.end_access(share)).why.contains("share 0"));
+    assert!(refusal(mapper.unmap(map)).why.contains("map 0"));
+}
+
+#[test]
+fn a_refusal_names_the_bad_grants_with_their_status_or_the_errno() {
+    let xen = Xen::new();
+    let (mut granter, mut mapper) = xen.pair();
+    let (_, mut grefs) = granter.share(DomId(2), 1, Access::ReadWrite).unwrap();
+    grefs.push(GrantRef(29_999));
+    let grants = of_the_first(&grefs);
+    let refused = refusal(mapper.map(grants.clone(), Access::ReadWrite));
+    let bad: Vec<ForeignGrant> = refused.bad.iter().map(|bad| bad.grant).collect();
+    assert_eq!(bad, grants[1..], "{refused}");
+    assert!(
+        refused.bad[0]
+            .status
+            .is_some_and(|status| !status.is_okay())
+    );
+    // One system call has an errno, and no more.
+    let map = Order::Device(DeviceOrder::Map {
+        grants,
+        access: Access::ReadWrite,
+    });
+    assert_eq!(refusal(mapper.mapped(&map)).errno(), Some(Errno::INVAL));
+}
+
+#[test]
+fn orders_that_make_no_sense_are_refused_and_harm_nobody() {
+    let xen = Xen::new();
+    let (mut granter, mut mapper) = xen.pair();
+    let (share, grefs) = granter.share(DomId(2), 1, Access::ReadOnly).unwrap();
+    let map = mapper.map(of_the_first(&grefs), Access::ReadOnly).unwrap();
+    let (pages, shared) = (Pages::Map(map), Pages::Share(share));
+    refusal(mapper.write(pages.at(0), b"x"));
+    refusal(mapper.read(pages.at(PAGE_SIZE - 1), 2));
+    refusal(mapper.read(pages.at(usize::MAX), 2));
+    refusal(mapper.await_release(map, PATIENCE));
+    // What the library made is not ended behind its back.
+    for order in [
+        DeviceOrder::Munmap(pages),
+        DeviceOrder::Close(pages),
+        DeviceOrder::Unmap(map),
+    ] {
+        refusal(mapper.done(&Order::Device(order)));
+    }
+    refusal(granter.done(&Order::Device(DeviceOrder::Dealloc(share))));
+    granter.write(shared.at(0), b"still").unwrap();
+    assert_eq!(mapper.read(pages.at(0), 5).unwrap(), b"still");
+}
+
+#[test]
+fn what_a_hand_has_goes_when_it_forgets() {
+    let xen = Xen::new();
+    let (mut granter, mut mapper) = xen.pair();
+    let (share, grefs) = granter.share(DomId(2), 1, Access::ReadWrite).unwrap();
+    let map = mapper.map(of_the_first(&grefs), Access::ReadWrite).unwrap();
+    mapper.lend(map, HoldName::Pin).unwrap();
+    mapper.link().hand.forget();
+    refusal(mapper.unmap(map));
+    granter.done(&Order::Ping).unwrap();
+    drop(mapper);
+    let begun = std::time::Instant::now();
+    while granter.end_access(share).unwrap() != Ending::Ended {
+        assert!(begun.elapsed() < PATIENCE, "the grant stays in use");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_timeline_has_the_life_of_a_map_and_of_a_hold() {
+    let xen = Xen::new();
+    let path = xen.path().join("mapper.jsonl");
+    let mut granter = xen.hand(1, Timeline::none());
+    let mut mapper = xen.hand(2, Timeline::create(&path, "mapper").unwrap());
+    let (_, grefs) = granter.share(DomId(2), 1, Access::ReadWrite).unwrap();
+    let map = mapper.map(of_the_first(&grefs), Access::ReadWrite).unwrap();
+    let loan = mapper.lend(map, HoldName::Pin).unwrap();
+    let held = mapper.attach(loan).unwrap();
+    mapper.unmap(map).unwrap();
+    mapper.release(held).unwrap();
+    mapper.await_release(map, PATIENCE).unwrap();
+    let events: Vec<&str> = read_file(&path)
+        .unwrap()
+        .iter()
+        .map(|record| match record.event {
+            Event::Mapped { .. } => "mapped",
+            Event::Lent { .. } => "lent",
+            Event::Held { .. } => "held",
+            Event::UnmapBegan { .. } => "unmap began",
+            Event::UnmapReturned { .. } => "unmap returned",
+            Event::HoldReleasing { .. } => "releasing",
+            Event::HoldReleased { .. } => "hold released",
+            Event::Released { .. } => "released",
+            _ => "something else",
+        })
+        .collect();
+    assert_eq!(
+        events,
+        [
+            "mapped",
+            "lent",
+            "held",
+            "unmap began",
+            "unmap returned",
+            "releasing",
+            "hold released",
+            "released"
+        ]
+    );
+}
