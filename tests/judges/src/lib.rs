@@ -4,10 +4,10 @@
 //!
 //! Each module uses only what is above it in this list, and its own parts:
 //!
-//! 1. [`waits`]: a monitor of who waits for what.
+//! 1. [`waits`]: a monitor of who waits for what while holding what.
 //! 2. [`checks`]: judges, as pure functions over the evidence.
-//! 3. [`verdict`]: what they amount to.
-//! 4. [`report`]: for people and for CI.
+//! 3. [`verdict`]: what a scenario came to.
+//! 4. [`report`]: what a run leaves for people and for CI.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 

@@ -1,7 +1,7 @@
-//! The kernel's own messages, as `/dev/kmsg` gives them.
+//! Records of `/dev/kmsg`.
 
 /// The lines of one record of `/dev/kmsg`, with their time.
-pub(super) fn kernel_line(record: &str) -> Option<String> {
+pub(crate) fn kernel_line(record: &str) -> Option<String> {
     let (header, text) = record.split_once(';')?;
     let micros: u64 = header.split(',').nth(2)?.parse().ok()?;
     let text = text.lines().next()?;

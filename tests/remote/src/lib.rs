@@ -10,16 +10,16 @@
 //!
 //! Each module uses only what is above it in this list, and its own parts:
 //!
-//! 1. `clock`: how far another domain's clock is from ours.
-//! 2. `kmsg`: the lines of a kernel's log.
-//! 3. `terminal`: a console as a byte stream.
-//! 4. `link`: frames on it.
-//! 5. `message`: what is said in frames.
-//! 6. `shared`: what is known of a domain.
-//! 7. `proxy`: the process that stands for another domain's.
-//! 8. `relay`: the run's end of a console.
-//! 9. `domain`: a domain, as the run sees it.
-//! 10. `supervisor`: the domain's end of its console.
+//! 1. `clock`: how the clocks of two domains stand to each other.
+//! 2. `kmsg`: what a kernel says.
+//! 3. `link`: messages over a console that may lose some.
+//! 4. `message`: what the run and a domain say to each other.
+//! 5. `terminal`: a console as a wire.
+//! 6. `proxy`: the process that stands for one in another domain.
+//! 7. `shared`: what a relay's thread shares with the run.
+//! 8. `relay`: dom0's side of a console.
+//! 9. `domain`: a domain, to the run.
+//! 10. `supervisor`: a domain's side.
 //! 11. [`xen`]: a real Xen around a run.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]

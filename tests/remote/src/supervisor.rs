@@ -353,7 +353,7 @@ impl KernelLog {
         while let Some(file) = &mut self.file {
             match file.read(&mut record) {
                 Ok(n) if n > 0 => {
-                    lines.extend(super::kmsg::kernel_line(&String::from_utf8_lossy(
+                    lines.extend(crate::kmsg::kernel_line(&String::from_utf8_lossy(
                         &record[..n],
                     )));
                 }

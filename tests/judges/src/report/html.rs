@@ -1,7 +1,7 @@
 //! `report.html`: one file, no script, nothing loaded from anywhere.
 
 use super::chart::{self, escape, push};
-use super::{Report, spell_ms};
+use super::content::{Report, spell_ms};
 use crate::verdict::{Outcome, Verdict};
 
 pub(super) fn render(report: &Report) -> String {

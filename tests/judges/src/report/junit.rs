@@ -1,6 +1,6 @@
 //! `junit.xml`: a test suite for each scenario, a test case for each check.
 
-use super::Report;
+use super::content::Report;
 use crate::verdict::{Outcome, Verdict};
 use pv_harness::error::{Error, Result};
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};

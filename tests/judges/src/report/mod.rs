@@ -2,45 +2,29 @@
 //! `report.html`, and below `runs/` each scenario's logs and timelines.
 
 mod chart;
+mod content;
 mod dir;
 mod html;
 mod junit;
 mod table;
-mod write;
 
+pub use content::Report;
 pub use dir::ReportDir;
 pub use table::{print_listing, print_table};
 
-use crate::verdict::Verdict;
-use serde::{Deserialize, Serialize};
+use pv_harness::error::{Error, Result};
 
-/// The whole run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
-    /// `pv-stress` and its version.
-    pub tool: String,
-    /// When it began, UTC, RFC 3339.
-    pub started: String,
-    /// As it was called.
-    pub command: String,
-    /// `sim` or `xen`.
-    pub platform: String,
-    /// The seed of everything random in it.
-    pub seed: u64,
-    /// The exit status.
-    pub exit_status: u8,
-    /// Wall-clock time.
-    pub duration_ms: u64,
-    /// One a scenario.
-    pub verdicts: Vec<Verdict>,
-}
-
-/// Milliseconds as people read them.
-fn spell_ms(ms: u64) -> String {
-    if ms < 1000 {
-        format!("{ms} ms")
-    } else {
-        format!("{:.1} s", ms as f64 / 1000.0)
+impl Report {
+    /// Writes all three files.
+    ///
+    /// # Errors
+    /// If the disk is full, say.
+    pub fn write(&self, dir: &ReportDir) -> Result<()> {
+        let json = serde_json::to_string_pretty(self)
+            .map_err(|error| Error::environment("report.json", error, "report this as a bug"))?;
+        dir.write("report.json", &json)?;
+        dir.write("junit.xml", &junit::render(self)?)?;
+        dir.write("report.html", &html::render(self))
     }
 }
 

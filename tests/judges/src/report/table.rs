@@ -1,7 +1,7 @@
 //! The tables on the terminal. Colours go through `anstream`, which leaves them out where there is
 //! no terminal or `NO_COLOR` is set.
 
-use super::{Report, spell_ms};
+use super::content::{Report, spell_ms};
 use crate::verdict::{Outcome, Verdict};
 use anstyle::{AnsiColor, Style};
 use std::io::{self, Write};

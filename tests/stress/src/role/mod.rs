@@ -7,7 +7,7 @@ mod consumer;
 mod frontend;
 mod hand;
 mod host;
-mod start_hand;
+mod outside;
 
 pub use assignment::{Assignment, Part, Role, run};
 pub use backend::{BackEndTask, Lend, Lending, Transfer};
@@ -15,7 +15,7 @@ pub use consumer::ConsumerTask;
 pub use frontend::{CHUNK, Carriage, FrontEndTask};
 pub use hand::HandTask;
 pub use host::HostTask;
-pub use start_hand::start_hand;
+pub use outside::start_hand;
 
 use crate::settings::Sabotage;
 use libgnt::grant::Ledger;

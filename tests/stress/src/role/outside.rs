@@ -1,4 +1,4 @@
-//! Starts a hand that is no child of a run, for suites that order one directly.
+//! Roles outside of a run.
 
 use super::{Assignment, HandTask, Home, Part, Role};
 use libgnt::{DomId, PlatformChoice};
