@@ -3,8 +3,9 @@
 
 use super::*;
 use fastrand::Rng;
-use libgnt::proto::blkif::{Operation, Request, Response, Status};
-use libgnt::proto::blkif::{SECTORS_PER_PAGE, Segment, Segments};
+use libgnt::proto::blkif::{
+    Operation, Request, Response, SECTORS_PER_PAGE, Segment, Segments, Status,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) const SECTORS: u64 = 1000;

@@ -1,11 +1,8 @@
 //! The granted pages that data passes through. Fresh for each connection: a page that an earlier
 //! back end may still map is in no pool.
 
-use crate::machine::PageList;
-use crate::machine::PageNo;
-use libgnt::grant::EndAccessError;
-use libgnt::grant::Granter;
-use libgnt::grant::Share;
+use crate::machine::{PageList, PageNo};
+use libgnt::grant::{EndAccessError, Granter, Share};
 use libgnt::proto::blkif::MAX_SEGMENTS;
 use libgnt::{Access, DomId, GrantRef, PAGE_SIZE, Result};
 use rustix::io::Errno;

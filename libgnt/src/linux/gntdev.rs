@@ -3,10 +3,9 @@
 //! The driver answers ENOTTY to an ioctl it does not know and EFAULT to an address it cannot use;
 //! the rest is with each call. `grant_copy` is in `copy`, the dma-buf calls are in `dmabuf`.
 
-use super::abi;
 use super::device::{Device, MAX_PAGES};
 use super::ioctl::{Call, Kernel, Syscalls};
-use super::{copy, dmabuf};
+use super::{abi, copy, dmabuf};
 use crate::error::Result;
 use crate::platform::{CopySegment, Gntdev};
 use crate::shm::SharedPages;

@@ -1,8 +1,7 @@
 //! The consuming half that front and back have in common: the peer's producer index, checked.
 
-use super::RingError;
 use super::memory::RingMemory;
-use super::notify;
+use super::{RingError, notify};
 
 /// How many slots ahead lines of cache are asked for: as many as a processor fetches at once.
 /// Measured with `benches/ring.rs`.

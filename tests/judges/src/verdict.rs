@@ -1,7 +1,6 @@
 //! What a scenario came to, and what that means for the exit status.
 
-use crate::checks::Check;
-use crate::checks::RequestLife;
+use crate::checks::{Check, RequestLife};
 use libgnt::inspect::WaitEdge;
 use pv_harness::processes::Autopsy;
 use serde::{Deserialize, Serialize};

@@ -1,14 +1,13 @@
 //! `pv-stress model`.
 
 use super::catalogue::{pick, pick_one};
-use super::diagram;
 use super::graph::Recorder;
 use super::history::History;
 use super::search::Limits;
 use super::systems::{self, System};
-use super::table;
 use super::variant::{Bounds, Expected, Variant};
 use super::verdict::{Verdict, check};
+use super::{diagram, table};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};

@@ -18,6 +18,8 @@ const WINDOW: usize = 16;
 const AGAIN: Duration = Duration::from_millis(700);
 /// A payload's most; console buffers are a few KiB.
 pub const MAX_PAYLOAD: usize = 1800;
+/// Who sends frames by himself waits while so many are not acknowledged: about 7 MB.
+pub const MAX_BACKLOG: usize = 4096;
 /// A line that does not end is cut here.
 const MAX_LINE: usize = 4096;
 
@@ -83,7 +85,8 @@ impl Link {
         self.waiting.push_back(payload.to_vec());
     }
 
-    /// Messages not yet acknowledged.
+    /// Messages not yet acknowledged. A sender looks at it, and sends nothing of its own accord while
+    /// there are [`MAX_BACKLOG`]; an answer, and what an ended process leaves, may go beyond.
     pub fn backlog(&self) -> usize {
         self.window.len() + self.waiting.len()
     }

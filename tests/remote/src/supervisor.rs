@@ -1,6 +1,6 @@
 //! What runs in a domain: starts processes for a run in dom0, over the domain's console.
 
-use super::link::{Input, Link};
+use super::link::{Input, Link, MAX_BACKLOG};
 use super::message::{
     About, Answer, Assembler, End, FileKind, FromDomain, Packed, Question, ToDomain, encode,
 };
@@ -10,7 +10,7 @@ use mio::{Events, Interest, Poll, Token};
 use pv_harness::processes::{Autopsy, Child, Files, Start};
 use pv_harness::timeline::now_ns;
 use rustix::process::Signal;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read};
@@ -53,6 +53,8 @@ pub fn supervise(console: &Path) -> io::Result<()> {
         kernel_log: KernelLog::open(),
     };
     let mut events = Events::with_capacity(64);
+    // Two of each child at most.
+    let mut heard = BTreeSet::new();
     loop {
         let output = domain.link.output(Instant::now());
         terminal.write(&output)?;
@@ -71,10 +73,13 @@ pub fn supervise(console: &Path) -> io::Result<()> {
         }
         // Asked whatever woke us: a console driver's wake-ups are not to be relied on.
         domain.input(&terminal.read()?);
-        for event in &events {
-            if event.token() != CONSOLE {
-                domain.child_event(event.token());
-            }
+        let children = events.iter().map(|event| event.token());
+        heard.extend(children.filter(|token| *token != CONSOLE));
+        // The others' news wait where they are; an acknowledgement wakes this loop.
+        while domain.link.backlog() < MAX_BACKLOG
+            && let Some(token) = heard.pop_first()
+        {
+            domain.child_event(token);
         }
     }
 }

@@ -6,9 +6,8 @@
 //! as a back end does, and then sees that they are still held.
 
 use super::*;
-use libgnt::Access;
-use libgnt::Platform;
 use libgnt::platform::GuestType;
+use libgnt::{Access, Platform};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use std::fs::File;
 use std::os::unix::fs::FileExt;

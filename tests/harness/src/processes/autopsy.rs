@@ -2,9 +2,8 @@
 
 use crate::timeline::{self, Event};
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::fs;
 use std::path::Path;
+use std::{fmt, fs};
 
 /// A hung process, described.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,8 +2,7 @@
 
 use super::Autopsy;
 use crate::timeline::Record;
-use std::fmt;
-use std::io;
+use std::{fmt, io};
 
 /// Why a wait ended without what it waited for.
 #[derive(Debug)]

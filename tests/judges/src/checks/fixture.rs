@@ -1,7 +1,6 @@
 //! A small good run, for the judges' tests to spoil.
 
-use super::Evidence;
-use super::RequestLife;
+use super::{Evidence, RequestLife};
 use libgnt::inspect::Inspection;
 use libgnt::types::{DomId, ForeignGrant, GrantRef};
 use pv_harness::processes::{Aftermath, Exit};

@@ -24,11 +24,9 @@ pub use loss::{
 };
 pub use request_life::{RequestLife, lives};
 
-use libgnt::inspect::Deadlock;
-use libgnt::inspect::Inspection;
+use libgnt::inspect::{Deadlock, Inspection};
 use pv_harness::processes::Aftermath;
-use pv_harness::timeline::Event;
-use pv_harness::timeline::Record;
+use pv_harness::timeline::{Event, Record};
 use serde::{Deserialize, Serialize};
 
 /// One thing that had to hold, and whether it did.

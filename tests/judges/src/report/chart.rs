@@ -1,8 +1,7 @@
 //! The pictures of the HTML report, as inline SVG: the lives of pages over time, and a deadlock.
 //! Colours are the page's CSS classes, so that they follow its light or dark theme.
 
-use crate::checks::RequestLife;
-use crate::checks::spell;
+use crate::checks::{RequestLife, spell};
 use libgnt::inspect::WaitEdge;
 use std::fmt::Write;
 

@@ -10,10 +10,9 @@ use crate::process::cannot_run;
 use crate::progress::Progress;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::{fs, io};
 
 /// What a set is to consist of.
 pub struct Choice {

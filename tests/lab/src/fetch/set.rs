@@ -6,9 +6,8 @@ use super::cache::Cache;
 use super::tree::Sum;
 use crate::error::{LabError, Result};
 use serde::{Deserialize, Serialize};
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// Packages that belong together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,9 +3,8 @@
 
 use super::{Entry, System};
 use crate::machine::Driven;
-use crate::variant::Expected;
 use crate::variant::Expected::Holds;
-use crate::variant::Variant;
+use crate::variant::{Expected, Variant};
 use ::libgnt::sim::core::{Config, KernelSabotage};
 use ::libgnt::sim::wire::UnmapMode;
 

@@ -7,15 +7,13 @@ mod sim;
 use log::log_to_stderr;
 use run::RunArgs;
 
-use crate::role;
-use crate::scenario;
+use crate::{role, scenario};
 use clap::{Parser, Subcommand};
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};
 use pv_harness::settings::PlatformKind;
 use pv_judges::report::print_listing;
 use pv_lab::{LabCommand, LabError};
-use pv_remote::supervise;
-use pv_remote::xen;
+use pv_remote::{supervise, xen};
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;

@@ -6,16 +6,10 @@ use crate::settings::Sabotage;
 use libgnt::grant::{Map, UnmapId};
 use libgnt::proto::blkif::Status;
 use libgnt::types::DomId;
-use pv_backend::BackConfig;
-use pv_backend::BackEvent;
-use pv_backend::BackEventKind;
-use pv_backend::Backend;
-use pv_backend::Mode;
-use pv_backend::Observer;
-use pv_backend::PageLender;
-use pv_backend::RequestInfo;
-use pv_backend::Stop;
 use pv_backend::disk::Backing;
+use pv_backend::{
+    BackConfig, BackEvent, BackEventKind, Backend, Mode, Observer, PageLender, RequestInfo, Stop,
+};
 use pv_harness::holder::holder;
 use pv_harness::processes::{Control, Fact, News, Order, Point};
 use pv_harness::settings::HoldName;
