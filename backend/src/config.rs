@@ -2,7 +2,7 @@
 
 use crate::disk::{Backing, pool};
 use crate::lend::PageLender;
-use crate::machine::{DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES, Sabotage};
+use crate::machine::{BackSabotage, DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES};
 use crate::observe::Observer;
 use libgnt::stop::Stop;
 use libgnt::{DomId, Platform};
@@ -78,7 +78,7 @@ pub struct BackConfig {
     /// Who is lent pages.
     pub lender: Option<Box<dyn PageLender>>,
     #[doc(hidden)]
-    pub sabotage: Sabotage,
+    pub sabotage: BackSabotage,
 }
 
 impl BackConfig {
@@ -108,7 +108,7 @@ impl BackConfig {
             stop: Stop::new(),
             observer: None,
             lender: None,
-            sabotage: Sabotage::None,
+            sabotage: BackSabotage::None,
         }
     }
 }

@@ -11,7 +11,7 @@ use libgnt::proto::blkif::{Operation, Status};
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::wire::{HoldId, HoldKind};
 use pv_backend::disk::Backing;
-use pv_backend::machine::{DataMode, Sabotage};
+use pv_backend::machine::{BackSabotage, DataMode};
 use pv_backend::{BackEventKind, Mode, PageLender, RequestInfo};
 use pv_xenstore::XenbusState;
 use std::sync::Arc;
@@ -162,10 +162,10 @@ impl PageLender for Pinner {
 }
 
 fn with_pinner(stage: &Stage, only: Option<u64>) -> (Running, Release) {
-    with_pinner_and(stage, only, Sabotage::None)
+    with_pinner_and(stage, only, BackSabotage::None)
 }
 
-fn with_pinner_and(stage: &Stage, only: Option<u64>, sabotage: Sabotage) -> (Running, Release) {
+fn with_pinner_and(stage: &Stage, only: Option<u64>, sabotage: BackSabotage) -> (Running, Release) {
     let (send, holds) = channel();
     let platform = stage.platform(libgnt::DomId::DOM0, "backend");
     let running = Running::start_on(Arc::clone(&platform), |config| {
@@ -279,7 +279,7 @@ fn closed_means_that_nothing_is_mapped_and_a_holder_is_told_of() {
 #[test]
 fn a_back_end_that_answers_before_the_release_is_seen_to() {
     let stage = Stage::new();
-    let sabotage = Sabotage::RespondBeforeRelease;
+    let sabotage = BackSabotage::RespondBeforeRelease;
     let (_running, consumer) = with_pinner_and(&stage, Some(7), sabotage);
     let mut front = Front::new(&stage);
     front.connect(&stage);

@@ -6,7 +6,7 @@
 //! | [`DataMode::Copy`] | disk, copy to the front, answer | copy from the front, disk, answer |
 //! | [`DataMode::Persistent`] | map what is not mapped yet, disk, answer | the same |
 //!
-//! Promises, each with a broken variant in [`Sabotage`] that a test catches:
+//! Promises, each with a broken variant in [`BackSabotage`] that a test catches:
 //!
 //! 1. A request is answered once, when its data is safe and its own mapping is *released*: the
 //!    front reuses or frees the pages on the answer (XSA-396). Where nobody can tell of the release,
@@ -36,7 +36,7 @@ mod tests;
 
 pub use names::{MapKey, Slot, Tag};
 #[doc(hidden)]
-pub use sabotage::Sabotage;
+pub use sabotage::BackSabotage;
 pub use types::{
     Action, DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES, DataMode, Direction, DiskOp, Input, Limits, Pages,
     RING_SIZE, RequestInfo,
@@ -133,7 +133,7 @@ impl BackMachine {
         self.phase == Phase::Open
             && self.in_flight < self.limits.ring_size
             && (self.zombies < self.limits.max_zombies
-                || self.limits.sabotage == Sabotage::NoZombieBound)
+                || self.limits.sabotage == BackSabotage::NoZombieBound)
     }
 
     /// True while zombies, and nothing else, keep requests on the ring.
@@ -201,7 +201,7 @@ impl BackMachine {
 
     fn drain(&mut self, out: &mut Vec<Action>) {
         self.phase = Phase::Draining;
-        if self.limits.sabotage == Sabotage::KeepCache {
+        if self.limits.sabotage == BackSabotage::KeepCache {
             return;
         }
         for slot in self.cache.evict_all_idle() {

@@ -23,7 +23,7 @@ pub(super) struct Policy {
     /// The front vanishes in the middle.
     pub vanish: bool,
     pub grefs: u32,
-    pub sabotage: Sabotage,
+    pub sabotage: BackSabotage,
 }
 
 /// What a run did, so that a test can tell that it tested something.

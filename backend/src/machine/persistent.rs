@@ -1,7 +1,7 @@
 //! Pages that stay mapped between requests: found, mapped, given up.
 
 use super::cache::Found;
-use super::{Action, BackMachine, MapKey, Phase, Sabotage, Slot, Tag};
+use super::{Action, BackMachine, BackSabotage, MapKey, Phase, Slot, Tag};
 use libgnt::Access;
 use libgnt::proto::blkif::{MAX_SEGMENTS, Request};
 
@@ -16,7 +16,7 @@ impl BackMachine {
                 awaited += 1;
             }
             if found == Found::New {
-                if self.limits.sabotage != Sabotage::KeepCache
+                if self.limits.sabotage != BackSabotage::KeepCache
                     && let Some(old) = self.cache.evict_surplus()
                 {
                     self.unmap_cached(old, out);
@@ -79,7 +79,7 @@ impl BackMachine {
 
     pub(super) fn evict_if_draining(&mut self, slot: Slot, out: &mut Vec<Action>) {
         if self.phase == Phase::Draining
-            && self.limits.sabotage != Sabotage::KeepCache
+            && self.limits.sabotage != BackSabotage::KeepCache
             && self.cache.evict(slot)
         {
             self.unmap_cached(slot, out);

@@ -1,7 +1,7 @@
 //! The way of one request: judged, mapped or copied, done by the disk, unmapped, answered.
 
 use super::job::{Job, Stage};
-use super::{Action, BackMachine, DataMode, Direction, DiskOp, MapKey, Pages, Sabotage, Tag};
+use super::{Action, BackMachine, BackSabotage, DataMode, Direction, DiskOp, MapKey, Pages, Tag};
 use libgnt::Access;
 use libgnt::proto::blkif::{MAX_SEGMENTS, Operation, Request, SECTOR_SIZE, Segments, Status};
 
@@ -26,7 +26,7 @@ impl BackMachine {
         let end = request.sector.checked_add(sectors);
         let inside = end.is_some_and(|end| end <= self.limits.sectors);
         if request.segments.is_empty()
-            || (!inside && self.limits.sabotage != Sabotage::NoRangeCheck)
+            || (!inside && self.limits.sabotage != BackSabotage::NoRangeCheck)
         {
             return Err(Status::Error);
         }
@@ -86,7 +86,7 @@ impl BackMachine {
 
     pub(super) fn mapped(&mut self, tag: Tag, out: &mut Vec<Action>) {
         self.start_disk(tag, out);
-        if self.limits.sabotage == Sabotage::UnmapDuringDisk
+        if self.limits.sabotage == BackSabotage::UnmapDuringDisk
             && let Some(job) = self.jobs.get_mut(tag.index())
             && job.stage == Stage::Disk
         {
@@ -145,7 +145,7 @@ impl BackMachine {
                 job.stage = Stage::Unmapping;
                 self.active -= 1;
                 self.zombies += 1;
-                if self.limits.sabotage == Sabotage::RespondBeforeRelease {
+                if self.limits.sabotage == BackSabotage::RespondBeforeRelease {
                     let status = if ok { Status::Okay } else { Status::Error };
                     out.push(Action::Respond(job.request.response(status)));
                     job.answerable = false;
@@ -181,7 +181,7 @@ impl BackMachine {
             self.in_flight -= 1;
             let status = if ok { Status::Okay } else { Status::Error };
             out.push(Action::Respond(job.request.response(status)));
-            if self.limits.sabotage == Sabotage::RespondTwice {
+            if self.limits.sabotage == BackSabotage::RespondTwice {
                 out.push(Action::Respond(job.request.response(status)));
             }
         }

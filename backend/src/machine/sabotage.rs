@@ -3,7 +3,7 @@
 /// What to break.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Sabotage {
+pub enum BackSabotage {
     /// Nothing.
     #[default]
     None,

@@ -14,7 +14,7 @@ fn policy(mode: DataMode) -> Policy {
         hold_one_in: 8,
         vanish: false,
         grefs: 600,
-        sabotage: Sabotage::None,
+        sabotage: BackSabotage::None,
     }
 }
 
@@ -96,12 +96,12 @@ fn a_read_only_disk_is_never_written() {
 #[test]
 fn every_sabotage_is_caught() {
     for (sabotage, mode) in [
-        (Sabotage::RespondBeforeRelease, DataMode::Map),
-        (Sabotage::RespondTwice, DataMode::Copy),
-        (Sabotage::UnmapDuringDisk, DataMode::Map),
-        (Sabotage::NoZombieBound, DataMode::Map),
-        (Sabotage::KeepCache, DataMode::Persistent),
-        (Sabotage::NoRangeCheck, DataMode::Map),
+        (BackSabotage::RespondBeforeRelease, DataMode::Map),
+        (BackSabotage::RespondTwice, DataMode::Copy),
+        (BackSabotage::UnmapDuringDisk, DataMode::Map),
+        (BackSabotage::NoZombieBound, DataMode::Map),
+        (BackSabotage::KeepCache, DataMode::Persistent),
+        (BackSabotage::NoRangeCheck, DataMode::Map),
     ] {
         let broken = Policy {
             sabotage,

@@ -1,7 +1,7 @@
 //! What goes into the machine and what comes out of it.
 
 use super::names::{MapKey, Slot, Tag};
-use super::sabotage::Sabotage;
+use super::sabotage::BackSabotage;
 use libgnt::Access;
 use libgnt::proto::blkif::{MAX_SEGMENTS, Operation, Request, Response, Segments};
 
@@ -172,7 +172,7 @@ pub struct Limits {
     /// Persistent grants to keep; at least as many as a full ring can name is used.
     pub cache: usize,
     #[doc(hidden)]
-    pub sabotage: Sabotage,
+    pub sabotage: BackSabotage,
 }
 
 /// Slots of a one-page ring, in both ABIs.
@@ -190,7 +190,7 @@ impl Default for Limits {
             ring_size: RING_SIZE,
             max_zombies: DEFAULT_MAX_ZOMBIES,
             cache: DEFAULT_CACHE,
-            sabotage: Sabotage::None,
+            sabotage: BackSabotage::None,
         }
     }
 }

@@ -43,7 +43,7 @@ fn file() -> File {
 
 /// Broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sabotage {
+enum RecordSabotage {
     None,
     /// A place is free as soon as its response is written.
     FreeBeforePublish,
@@ -69,11 +69,11 @@ struct Run {
     /// What was asked and not answered.
     asked: BTreeMap<u64, Request>,
     answered: u64,
-    sabotage: Sabotage,
+    sabotage: RecordSabotage,
 }
 
 impl Run {
-    fn new(sabotage: Sabotage) -> Run {
+    fn new(sabotage: RecordSabotage) -> Run {
         let ring = Arc::new(SharedPages::anonymous(1).expect("memory"));
         Run {
             file: file(),
@@ -90,7 +90,7 @@ impl Run {
     fn back(&self) -> Back {
         let mut record = Record::open(&self.file, FRONT, XVDA).expect("record");
         let mut at_work = Vec::new();
-        let known = record.knows(RING) && self.sabotage != Sabotage::NoRecord;
+        let known = record.knows(RING) && self.sabotage != RecordSabotage::NoRecord;
         let ring = BackRing::resume(Arc::clone(&self.ring), X86_64, |rsp_prod| {
             if known {
                 at_work = record.inherit(rsp_prod);
@@ -141,7 +141,7 @@ impl Run {
                 if self.asked.get(&request.id) != Some(&request) {
                     return Err(format!("{request:?} was not asked for"));
                 }
-                if self.sabotage == Sabotage::RecordLate {
+                if self.sabotage == RecordSabotage::RecordLate {
                     if let Some(late) = back.late.replace(request) {
                         back.record.take(&late);
                     }
@@ -166,7 +166,7 @@ impl Run {
                     return Err("killed".into());
                 }
                 back.ring.push(&done.response(Status::Okay));
-                if self.sabotage == Sabotage::FreeBeforePublish {
+                if self.sabotage == RecordSabotage::FreeBeforePublish {
                     back.record.published();
                 }
             }
@@ -182,7 +182,7 @@ impl Run {
         Ok(())
     }
 
-    fn play(sabotage: Sabotage, seed: u64) -> Result<u64, String> {
+    fn play(sabotage: RecordSabotage, seed: u64) -> Result<u64, String> {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut run = Run::new(sabotage);
         let mut back = run.back();
@@ -227,7 +227,7 @@ const SEEDS: std::ops::Range<u64> = 0..60;
 #[test]
 fn killed_between_any_two_steps_nothing_is_forgotten_and_nothing_answered_twice() {
     for seed in SEEDS {
-        match Run::play(Sabotage::None, seed) {
+        match Run::play(RecordSabotage::None, seed) {
             Ok(answered) => assert!(answered > 100, "seed {seed}: only {answered} answers"),
             Err(what) => panic!("seed {seed}: {what}"),
         }
@@ -237,9 +237,9 @@ fn killed_between_any_two_steps_nothing_is_forgotten_and_nothing_answered_twice(
 #[test]
 fn a_record_that_is_kept_wrong_is_noticed() {
     for sabotage in [
-        Sabotage::FreeBeforePublish,
-        Sabotage::RecordLate,
-        Sabotage::NoRecord,
+        RecordSabotage::FreeBeforePublish,
+        RecordSabotage::RecordLate,
+        RecordSabotage::NoRecord,
     ] {
         let noticed = SEEDS.filter(|&seed| Run::play(sabotage, seed).is_err());
         assert!(noticed.count() > 0, "{sabotage:?} went unnoticed");

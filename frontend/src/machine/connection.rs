@@ -1,8 +1,8 @@
 //! A back end comes, changes the disk's size, goes, or is given up.
 
 use super::{
-    Action, DeviceError, FrontMachine, IoError, IoKey, Pages, Part, Phase, ProtocolError, Sabotage,
-    Session, Up,
+    Action, DeviceError, FrontMachine, FrontSabotage, IoError, IoKey, Pages, Part, Phase,
+    ProtocolError, Session, Up,
 };
 use libgnt::machine::Now;
 
@@ -45,7 +45,7 @@ impl FrontMachine {
         up.disk.sectors = sectors;
         let disk = up.disk;
         let refused: Vec<(IoKey, IoError)> = (self.ios.iter())
-            .filter(|(_, io)| io.queued > 0 || self.sabotage == Sabotage::RefuseOnTheRing)
+            .filter(|(_, io)| io.queued > 0 || self.sabotage == FrontSabotage::RefuseOnTheRing)
             .filter_map(|(key, io)| Some((key, io.request.check(&disk).err()?)))
             .collect();
         for (key, error) in refused {
@@ -69,8 +69,8 @@ impl FrontMachine {
             };
             io.in_flight -= 1;
             match self.sabotage {
-                Sabotage::ForgetOnDeath => continue,
-                Sabotage::AcknowledgeOnDeath => {
+                FrontSabotage::ForgetOnDeath => continue,
+                FrontSabotage::AcknowledgeOnDeath => {
                     self.settle(key, out);
                     continue;
                 }
@@ -95,7 +95,7 @@ impl FrontMachine {
             parts.extend(self.ios.get(part.io).map(|io| (io.seq, part)));
         }
         parts.sort_unstable_by_key(|(seq, part)| (*seq, part.first));
-        if self.sabotage == Sabotage::ResendBackwards {
+        if self.sabotage == FrontSabotage::ResendBackwards {
             parts.reverse();
         }
         self.queue.extend(parts.into_iter().map(|(_, part)| part));

@@ -2,7 +2,8 @@
 
 use super::io::outcome;
 use super::{
-    Action, FrontMachine, IoError, IoKey, IoOp, Phase, ProtocolError, Sabotage, WaitsFor, bytes,
+    Action, FrontMachine, FrontSabotage, IoError, IoKey, IoOp, Phase, ProtocolError, WaitsFor,
+    bytes,
 };
 use libgnt::GrantRef;
 use libgnt::machine::Now;
@@ -25,7 +26,7 @@ impl FrontMachine {
             Err(error) => return self.protocol_error(error, out),
         };
         if let Some(grant) = still_mapped
-            && self.sabotage != Sabotage::IgnoreStillMapped
+            && self.sabotage != FrontSabotage::IgnoreStillMapped
         {
             return self.protocol_error(
                 ProtocolError::StillMapped {
@@ -35,7 +36,7 @@ impl FrontMachine {
                 out,
             );
         }
-        if self.sabotage != Sabotage::FreeAtPush {
+        if self.sabotage != FrontSabotage::FreeAtPush {
             up.pages.give(&flight.pages);
         }
         let io = flight.io.and_then(|key| self.ios.get_mut(key));
@@ -86,7 +87,7 @@ impl FrontMachine {
             return;
         };
         let done = io.in_flight == 0 && io.queued == 0;
-        if !done && self.sabotage == Sabotage::CompleteEarly {
+        if !done && self.sabotage == FrontSabotage::CompleteEarly {
             self.queue.retain(|part| part.io != key);
             self.table.orphan(key);
         } else if !done {

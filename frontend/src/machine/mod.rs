@@ -2,7 +2,7 @@
 //! end answers and what becomes of it go in as [`Input`]; requests to push, bytes to copy and
 //! results come out as [`Action`].
 //!
-//! Promises, each with a broken variant in [`Sabotage`] that a test catches:
+//! Promises, each with a broken variant in [`FrontSabotage`] that a test catches:
 //! - every I/O completes exactly once, whatever the back end does or dies of;
 //! - a page carries one request at a time, and is free only after that request's response;
 //! - a response is believed only if its id, generation and operation are those of a request in
@@ -31,7 +31,7 @@ mod tests;
 pub use io::{DeviceError, DiskInfo, IoError, IoKey, IoOp, IoRequest, ProtocolError, WaitsFor};
 pub use pages::{PageList, PageNo};
 #[doc(hidden)]
-pub use sabotage::Sabotage;
+pub use sabotage::FrontSabotage;
 pub use types::{Action, Input, Limits, Session};
 
 use ios::{Io, Ios};
@@ -75,18 +75,18 @@ pub struct FrontMachine {
     /// Oldest first; an entry whose I/O is over is skipped. The first one's is not.
     deadlines: VecDeque<(Now, IoKey, u64)>,
     next_seq: u64,
-    sabotage: Sabotage,
+    sabotage: FrontSabotage,
 }
 
 impl FrontMachine {
     /// A machine without a back end: it queues until [`Input::Connected`].
     pub fn new(limits: Limits) -> Self {
-        Self::sabotaged(limits, Sabotage::None)
+        Self::sabotaged(limits, FrontSabotage::None)
     }
 
     /// A machine that breaks one promise, for the tests that must notice.
     #[doc(hidden)]
-    pub fn sabotaged(limits: Limits, sabotage: Sabotage) -> Self {
+    pub fn sabotaged(limits: Limits, sabotage: FrontSabotage) -> Self {
         FrontMachine {
             limits,
             phase: Phase::Down,

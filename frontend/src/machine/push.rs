@@ -1,7 +1,7 @@
 //! From the queue to the ring: a part of an I/O becomes a request with pages.
 
 use super::table::InFlight;
-use super::{Action, FrontMachine, IoOp, PageList, Phase, Sabotage, bytes};
+use super::{Action, FrontMachine, FrontSabotage, IoOp, PageList, Phase, bytes};
 use libgnt::proto::blkif::{self, SECTORS_PER_PAGE, Segment, Segments};
 
 impl FrontMachine {
@@ -23,7 +23,7 @@ impl FrontMachine {
             let op = io.request.op;
             let (pages, sectors) = if op == IoOp::Flush {
                 let writes_before = self.table.writes() > 0 || starved[1];
-                if writes_before && self.sabotage != Sabotage::FlushOvertakes {
+                if writes_before && self.sabotage != FrontSabotage::FlushOvertakes {
                     return;
                 }
                 (PageList::default(), 0)
@@ -78,7 +78,7 @@ impl FrontMachine {
                 sectors,
                 pages,
             });
-            if self.sabotage == Sabotage::FreeAtPush {
+            if self.sabotage == FrontSabotage::FreeAtPush {
                 up.pages.give(&pages);
             }
             io.in_flight += 1;

@@ -4,7 +4,7 @@
 /// What to break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 #[doc(hidden)]
-pub enum Sabotage {
+pub enum FrontSabotage {
     /// Nothing.
     #[default]
     None,

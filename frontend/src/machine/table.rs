@@ -3,7 +3,7 @@
 
 use super::io::{IoKey, IoOp, ProtocolError};
 use super::pages::PageList;
-use super::sabotage::Sabotage;
+use super::sabotage::FrontSabotage;
 use libgnt::proto::blkif::Response;
 
 /// Bits of the id that number the slot.
@@ -32,11 +32,11 @@ pub(super) struct Table {
     in_flight: u32,
     writes: u32,
     pushed: u64,
-    sabotage: Sabotage,
+    sabotage: FrontSabotage,
 }
 
 impl Table {
-    pub(super) fn new(sabotage: Sabotage) -> Self {
+    pub(super) fn new(sabotage: FrontSabotage) -> Self {
         Table {
             slots: Vec::new(),
             generations: Vec::new(),
@@ -94,7 +94,7 @@ impl Table {
     fn slot_of(&self, id: u64) -> Option<usize> {
         let slot = usize::try_from(id & ((1 << SLOT_BITS) - 1)).ok()?;
         let flight = self.slots.get(slot)?.as_ref()?;
-        let matches = flight.id == id || self.sabotage == Sabotage::IgnoreGeneration;
+        let matches = flight.id == id || self.sabotage == FrontSabotage::IgnoreGeneration;
         matches.then_some(slot)
     }
 
@@ -107,7 +107,9 @@ impl Table {
         let unknown = ProtocolError::UnknownId { id: response.id };
         let slot = self.slot_of(response.id).ok_or(unknown)?;
         let flight = self.slots[slot].take().ok_or(unknown)?;
-        if flight.op.number() != response.operation && self.sabotage != Sabotage::IgnoreOperation {
+        if flight.op.number() != response.operation
+            && self.sabotage != FrontSabotage::IgnoreOperation
+        {
             let (id, asked) = (flight.id, flight.op.number());
             self.slots[slot] = Some(flight);
             return Err(ProtocolError::WrongOperation {

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Ways to make a run wrong on purpose, so that its judges can be seen to notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
-pub enum Sabotage {
+pub enum RunSabotage {
     /// The hypervisor unmaps although somebody holds the pages.
     UnmapUnderHolder,
     /// The unmap's event comes when the unmap begins, so the back end answers before the release.
@@ -25,7 +25,7 @@ pub enum Sabotage {
     ReuseWhileInUse,
 }
 
-impl fmt::Display for Sabotage {
+impl fmt::Display for RunSabotage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         use clap::ValueEnum;
         match self.to_possible_value() {
@@ -55,7 +55,7 @@ pub struct Settings {
     /// Holding pages on a PV guest is allowed.
     pub allow_kernel_damage: bool,
     /// What is to go wrong.
-    pub sabotage: Option<Sabotage>,
+    pub sabotage: Option<RunSabotage>,
     /// The domains of the front end and of the back end, on a real Xen.
     pub domains: Option<(String, String)>,
     /// The command that made the machine that this run is on: it runs a scenario again, given the
@@ -114,7 +114,7 @@ mod tests {
             seed: 7,
             input: "/tmp/it's here".into(),
             allow_kernel_damage: false,
-            sabotage: Some(Sabotage::FlipBit),
+            sabotage: Some(RunSabotage::FlipBit),
             domains: None,
             machine: None,
         };

@@ -3,7 +3,7 @@
 
 use clap::ValueEnum;
 use pv_harness::holder::HoldName;
-use pv_stress::settings::Sabotage;
+use pv_stress::settings::RunSabotage;
 use pv_tidy::words::{self, Command, Programs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -192,7 +192,9 @@ fn tables_of_names_have_every_name() {
         sorted(words::first_column(&stress, "--hold")),
         names(holders.collect())
     );
-    let sabotages = Sabotage::value_variants().iter().map(ToString::to_string);
+    let sabotages = RunSabotage::value_variants()
+        .iter()
+        .map(ToString::to_string);
     assert_eq!(
         sorted(words::first_column(&stress, "--sabotage")),
         names(sabotages.collect())

@@ -38,7 +38,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(limits: Limits, sabotage: Sabotage) -> Self {
+    fn new(limits: Limits, sabotage: FrontSabotage) -> Self {
         Bench {
             machine: FrontMachine::sabotaged(limits, sabotage),
             now: Duration::ZERO,
@@ -84,7 +84,7 @@ fn bench(pages: u32) -> Bench {
         queue: 64,
         deadline: DEADLINE,
     };
-    let mut bench = Bench::new(limits, Sabotage::None);
+    let mut bench = Bench::new(limits, FrontSabotage::None);
     bench.connect(small_disk(), pages);
     bench
 }
@@ -147,7 +147,7 @@ fn submit_checks_against_the_disk() {
         queue: 1,
         deadline: DEADLINE,
     };
-    let mut bench = Bench::new(limits, Sabotage::None);
+    let mut bench = Bench::new(limits, FrontSabotage::None);
     bench.connect(disk, 8);
     let mut refused = |request| bench.submit(request).expect_err("bad I/O");
     assert!(matches!(
@@ -167,7 +167,7 @@ fn a_full_queue_and_a_key_in_use_are_refused() {
         queue: 2,
         deadline: DEADLINE,
     };
-    let mut bench = Bench::new(limits, Sabotage::None);
+    let mut bench = Bench::new(limits, FrontSabotage::None);
     for key in [0, 0, 2, 1, 1] {
         let io = IoKey(key);
         let request = IoRequest::read(0, 1);
@@ -254,7 +254,7 @@ fn a_disk_that_comes_back_smaller_refuses_what_no_longer_fits() {
 
 /// Of three writes near the end of a disk that becomes smaller, one is on the ring, one is partly
 /// there, and one is not. How they end when the back end does what it has.
-fn shrink(sabotage: Sabotage) -> Vec<(IoKey, Result<(), IoError>)> {
+fn shrink(sabotage: FrontSabotage) -> Vec<(IoKey, Result<(), IoError>)> {
     let limits = Limits {
         queue: 64,
         deadline: DEADLINE,
@@ -292,7 +292,7 @@ fn shrink(sabotage: Sabotage) -> Vec<(IoKey, Result<(), IoError>)> {
 
 #[test]
 fn a_smaller_disk_fails_what_is_not_on_the_ring_and_nothing_else() {
-    let ends = shrink(Sabotage::None);
+    let ends = shrink(FrontSabotage::None);
     let [
         (third, Err(none_of_it)),
         (first, Ok(())),
@@ -305,7 +305,7 @@ fn a_smaller_disk_fails_what_is_not_on_the_ring_and_nothing_else() {
     for error in [none_of_it, a_part_of_it] {
         assert!(matches!(error, IoError::OutOfRange { sectors: 100, .. }));
     }
-    let harmed = shrink(Sabotage::RefuseOnTheRing);
+    let harmed = shrink(FrontSabotage::RefuseOnTheRing);
     assert!(
         harmed.iter().all(|(_, result)| result.is_err()),
         "{harmed:?}"

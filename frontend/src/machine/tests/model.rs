@@ -65,7 +65,7 @@ fn end(request: &IoRequest) -> u64 {
 }
 
 impl Model {
-    fn new(seed: u64, sabotage: Sabotage) -> Self {
+    fn new(seed: u64, sabotage: FrontSabotage) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let persistent = rng.bool();
         Model {
@@ -548,7 +548,7 @@ impl Model {
 fn every_promise_holds_whatever_the_back_end_does() {
     let mut completed = 0;
     for seed in 0..600 {
-        match Model::new(seed, Sabotage::None).run(seed % 3 == 0) {
+        match Model::new(seed, FrontSabotage::None).run(seed % 3 == 0) {
             Ok(n) => completed += n,
             Err(violation) => panic!("seed {seed}: {violation}"),
         }
@@ -559,7 +559,7 @@ fn every_promise_holds_whatever_the_back_end_does() {
     );
 }
 
-fn caught(sabotage: Sabotage, sign: &str) {
+fn caught(sabotage: FrontSabotage, sign: &str) {
     let verdict = |seed| Model::new(seed, sabotage).run(seed % 2 == 0).err();
     let found: Vec<String> = (0..200).filter_map(verdict).collect();
     assert!(
@@ -571,15 +571,15 @@ fn caught(sabotage: Sabotage, sign: &str) {
 
 #[test]
 fn broken_variants_are_caught() {
-    caught(Sabotage::FreeAtPush, "is in two requests");
-    caught(Sabotage::IgnoreGeneration, "nonsense was believed");
-    caught(Sabotage::IgnoreOperation, "nonsense was believed");
-    caught(Sabotage::IgnoreStillMapped, "nonsense was believed");
-    caught(Sabotage::AcknowledgeOnDeath, "was not answered");
+    caught(FrontSabotage::FreeAtPush, "is in two requests");
+    caught(FrontSabotage::IgnoreGeneration, "nonsense was believed");
+    caught(FrontSabotage::IgnoreOperation, "nonsense was believed");
+    caught(FrontSabotage::IgnoreStillMapped, "nonsense was believed");
+    caught(FrontSabotage::AcknowledgeOnDeath, "was not answered");
     // The forgotten write stays unanswered, and a later flush passes it.
-    caught(Sabotage::ForgetOnDeath, "a flush overtakes");
-    caught(Sabotage::ResendBackwards, "goes out after a newer one");
-    caught(Sabotage::FlushOvertakes, "a flush overtakes");
-    caught(Sabotage::CompleteEarly, "was not answered");
-    caught(Sabotage::RefuseOnTheRing, "was refused on the ring");
+    caught(FrontSabotage::ForgetOnDeath, "a flush overtakes");
+    caught(FrontSabotage::ResendBackwards, "goes out after a newer one");
+    caught(FrontSabotage::FlushOvertakes, "a flush overtakes");
+    caught(FrontSabotage::CompleteEarly, "was not answered");
+    caught(FrontSabotage::RefuseOnTheRing, "was refused on the ring");
 }

@@ -2,7 +2,7 @@
 
 use super::log::log_to_stderr;
 use crate::scenario::{self, Scenario};
-use crate::settings::{Sabotage, Settings};
+use crate::settings::{RunSabotage, Settings};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};
 use pv_harness::holder::HoldName;
@@ -68,7 +68,7 @@ pub struct RunArgs {
     allow_kernel_damage: bool,
     /// Make the run wrong on purpose, to see that it is noticed
     #[arg(long, value_name = "NAME", hide = true)]
-    sabotage: Option<Sabotage>,
+    sabotage: Option<RunSabotage>,
     /// How much to log: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     log: tracing_subscriber::filter::LevelFilter,

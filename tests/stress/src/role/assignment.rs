@@ -4,7 +4,7 @@ use super::{
     BackEndTask, ConsumerTask, FrontEndTask, HandTask, Home, HostTask, RoleProcess, backend,
     by_hand, consumer, frontend, hand, host,
 };
-use crate::settings::Sabotage;
+use crate::settings::RunSabotage;
 use pv_harness::error::Result;
 use pv_harness::processes::Start;
 use pv_remote::stand_for;
@@ -35,7 +35,7 @@ pub struct Part {
     /// Where it lives; `None` for a role that needs no Xen below it.
     pub home: Option<Home>,
     /// What is to go wrong in the run; each role does its part of that.
-    pub sabotage: Option<Sabotage>,
+    pub sabotage: Option<RunSabotage>,
     /// As what.
     pub role: Role,
 }
@@ -158,7 +158,7 @@ mod tests {
                     dir: odd.clone(),
                     domid: DomId(1),
                 }),
-                sabotage: Some(Sabotage::FlipBit),
+                sabotage: Some(RunSabotage::FlipBit),
                 role,
             };
             let start = Start {

@@ -2,7 +2,7 @@
 
 use super::{DEVICE_CLASS, Freeze, Outcome, RoleProcess, pass};
 use crate::consumer::{LendPolicy, Lender};
-use crate::settings::Sabotage;
+use crate::settings::RunSabotage;
 use libgnt::grant::{Map, UnmapId};
 use libgnt::proto::blkif::Status;
 use libgnt::types::DomId;
@@ -124,7 +124,7 @@ pub(super) fn run(process: &RoleProcess, task: BackEndTask) -> Outcome {
         stop.clone(),
     );
     let backing = match process.sabotage {
-        Some(Sabotage::VolatileDisk) => Backing::Memory {
+        Some(RunSabotage::VolatileDisk) => Backing::Memory {
             bytes: std::fs::metadata(&task.image)?.len(),
         },
         _ => Backing::File(task.image),

@@ -1,7 +1,7 @@
 //! The simulated Xen's host with an embedded xenstore, as a process.
 
 use super::{Outcome, RoleProcess};
-use crate::settings::Sabotage;
+use crate::settings::RunSabotage;
 use libgnt::sim::core::{self, Config};
 use pv_harness::host::start;
 use pv_harness::processes::{News, Order};
@@ -30,12 +30,12 @@ pub(super) fn run(process: &RoleProcess, task: HostTask) -> Outcome {
     host.stop()
 }
 
-fn of_the_host(sabotage: Sabotage) -> Option<core::KernelSabotage> {
+fn of_the_host(sabotage: RunSabotage) -> Option<core::KernelSabotage> {
     match sabotage {
-        Sabotage::UnmapUnderHolder => Some(core::KernelSabotage::UnmapIgnoresReferences),
-        Sabotage::EarlyEvent => Some(core::KernelSabotage::EventBeforeUnmap),
-        Sabotage::HoldOutlivesOwner => Some(core::KernelSabotage::HoldOutlivesOwner),
-        Sabotage::ReuseWhileInUse => Some(core::KernelSabotage::ReuseWhileInUse),
-        Sabotage::VolatileDisk | Sabotage::FlipBit => None,
+        RunSabotage::UnmapUnderHolder => Some(core::KernelSabotage::UnmapIgnoresReferences),
+        RunSabotage::EarlyEvent => Some(core::KernelSabotage::EventBeforeUnmap),
+        RunSabotage::HoldOutlivesOwner => Some(core::KernelSabotage::HoldOutlivesOwner),
+        RunSabotage::ReuseWhileInUse => Some(core::KernelSabotage::ReuseWhileInUse),
+        RunSabotage::VolatileDisk | RunSabotage::FlipBit => None,
     }
 }

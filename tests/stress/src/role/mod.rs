@@ -17,7 +17,7 @@ pub use hand::HandTask;
 pub use host::HostTask;
 pub use outside::start_hand;
 
-use crate::settings::Sabotage;
+use crate::settings::RunSabotage;
 use libgnt::grant::Ledger;
 use libgnt::{DomId, Platform, PlatformChoice};
 use pv_harness::error::{Error, Result};
@@ -94,7 +94,7 @@ struct RoleProcess {
     home: Option<Home>,
     control: Control,
     timeline: Timeline,
-    sabotage: Option<Sabotage>,
+    sabotage: Option<RunSabotage>,
 }
 
 /// What a role's work ends with; the message is for its log, and for whoever reads that.

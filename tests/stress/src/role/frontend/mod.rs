@@ -3,7 +3,7 @@
 mod recorder;
 
 use super::{DEVICE_CLASS, Freeze, Outcome, RoleProcess};
-use crate::settings::Sabotage;
+use crate::settings::RunSabotage;
 use libgnt::grant::Ledger;
 use pv_frontend::{Completion, DeviceId, Disk, FrontConfig, FrontEvent, Io, IoQueue};
 use pv_harness::holder::{sha256, spell_digest};
@@ -171,14 +171,14 @@ impl Carrier {
     fn write(
         &mut self,
         input: &Path,
-        sabotage: Option<Sabotage>,
+        sabotage: Option<RunSabotage>,
     ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
         let mut input = Endless {
             file: File::open(input)?,
         };
         let mut hash = Sha256::new();
         let mut offset = 0;
-        let mut flip = sabotage == Some(Sabotage::FlipBit);
+        let mut flip = sabotage == Some(RunSabotage::FlipBit);
         while offset < self.size {
             let bytes = usize::try_from(self.size - offset)
                 .unwrap_or(CHUNK)
