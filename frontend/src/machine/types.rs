@@ -9,11 +9,19 @@ use std::time::Duration;
 
 /// The machine's bounds.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Limits {
     /// I/Os accepted and not completed.
     pub queue: usize,
     /// How long an I/O may take while a back end is connected.
     pub deadline: Duration,
+}
+
+impl Limits {
+    /// These bounds.
+    pub fn new(queue: usize, deadline: Duration) -> Limits {
+        Limits { queue, deadline }
+    }
 }
 
 /// A connection to a back end: what was negotiated, and fresh pages.

@@ -15,7 +15,7 @@
 //! 2. [`things`]: what rules are made of.
 //! 3. [`member`]: which domain a process of the suite belongs to.
 //! 4. `relay`: orders to another domain.
-//! 5. [`bench`]: what a rule works with.
+//! 5. [`bench`](mod@bench): what a rule works with.
 //! 6. [`store`]: the same for rules about xenstore.
 //! 7. [`conn`]: a connection to xenstore without a client around it.
 //! 8. [`rule`]: what a rule is.
