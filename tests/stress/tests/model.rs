@@ -5,8 +5,9 @@
 mod common;
 
 use common::{Place, said};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -121,11 +122,24 @@ fn the_explorer_serves_the_model() {
     let run = said(place.command(&args).output().unwrap());
     run.assert_status(2).assert_stderr(&[&address, "--listen"]);
     drop(held);
-    let mut child = Killed(place.command(&args).spawn().unwrap());
+    // A port of its own choice: one that was free a moment ago may be anybody's now.
+    let args = ["model", "explore", "gntdev/sync", "--listen", "127.0.0.1:0"];
+    let mut command = place.command(&args);
+    let mut child = Killed(command.stdout(Stdio::piped()).spawn().unwrap());
+    let said = BufReader::new(child.0.stdout.take().unwrap());
+    let address = said.lines().find_map(|line| {
+        let line = line.unwrap();
+        let (_, rest) = line.split_once("http://")?;
+        Some(rest.split_once('/')?.0.to_owned())
+    });
+    let address = address.unwrap();
     let mut get = |path: &str| {
         let began = Instant::now();
         let mut stream = loop {
             match TcpStream::connect(&address) {
+                // Who connects to a port of the ephemeral range to which nobody listens may get that
+                // very port, and is connected to himself.
+                Ok(own) if own.local_addr().ok() == own.peer_addr().ok() => {}
                 Ok(stream) => break stream,
                 Err(error) => {
                     let ended = child.0.try_wait().unwrap();
