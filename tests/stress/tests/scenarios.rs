@@ -48,8 +48,25 @@ fn passes(scenario: &str, more: &[&str]) -> Verdict {
             .join("host.jsonl")
             .exists()
     );
+    readme_shows(verdict);
     place.assert_nothing_left();
     verdict.clone()
+}
+
+/// The README's table, if it has this scenario, has it with as many checks.
+fn readme_shows(verdict: &Verdict) {
+    let readme = include_str!("../../../README.md");
+    let row = readme.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let is_it = words.next() == Some(&verdict.scenario) && words.next() == Some("passed");
+        is_it.then(|| words.next().unwrap())
+    });
+    let checks = verdict.checks.len();
+    assert!(
+        row.is_none_or(|row| row == format!("{checks}/{checks}")),
+        "{}: {checks} checks, and README shows {row:?}",
+        verdict.scenario
+    );
 }
 
 #[test]
