@@ -3,7 +3,8 @@
 use crate::disk::{Backing, pool};
 use crate::lend::PageLender;
 use crate::machine::{BackSabotage, DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES};
-use crate::observe::Observer;
+use crate::observe::BackEventKind;
+use libgnt::observe::Observer;
 use libgnt::stop::Stop;
 use libgnt::{DomId, Platform};
 use pv_xenstore::toolstack::{DeviceClass, DeviceId};
@@ -74,7 +75,7 @@ pub struct BackConfig {
     /// returns.
     pub stop: Stop,
     /// Who is told what happens.
-    pub observer: Option<Box<dyn Observer>>,
+    pub observer: Option<Box<dyn Observer<BackEventKind>>>,
     /// Who is lent pages.
     pub lender: Option<Box<dyn PageLender>>,
     #[doc(hidden)]

@@ -2,35 +2,13 @@
 
 use crate::machine::DataMode;
 use libgnt::grant::UnmapId;
-use libgnt::machine::monotonic;
+use libgnt::observe::{self, Happened};
 use libgnt::proto::blkif::Status;
 use std::time::Duration;
 
-/// Gets every event, in order, on the back end's thread: be quick.
-pub trait Observer: Send {
-    /// One event.
-    fn event(&mut self, event: BackEvent);
-
-    /// False: only events for which [`BackEventKind::is_rare`] holds are wanted. Asked once.
-    fn each_request(&self) -> bool {
-        true
-    }
-}
-
-impl std::fmt::Debug for dyn Observer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Observer")
-    }
-}
-
 /// Something that happened.
-#[derive(Clone, Debug)]
-pub struct BackEvent {
-    /// `CLOCK_MONOTONIC`: comparable between the processes of one machine.
-    pub at: Duration,
-    /// What.
-    pub kind: BackEventKind,
-}
+pub type BackEvent = Happened<BackEventKind>;
+pub(crate) type Tell = observe::Tell<BackEventKind>;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -130,40 +108,5 @@ impl BackEventKind {
                 | BackEventKind::Responded { .. }
                 | BackEventKind::BackPressure { .. }
         )
-    }
-}
-
-/// The observer, if there is one.
-#[derive(Debug)]
-pub(crate) struct Tell {
-    observer: Option<Box<dyn Observer>>,
-    each_request: bool,
-}
-
-impl Tell {
-    pub(crate) fn new(observer: Option<Box<dyn Observer>>) -> Self {
-        let each_request = observer.as_ref().is_some_and(|o| o.each_request());
-        Tell {
-            observer,
-            each_request,
-        }
-    }
-
-    /// Tells what happens once in a connection. `kind` is built only if somebody listens.
-    pub(crate) fn tell(&mut self, kind: impl FnOnce() -> BackEventKind) {
-        if let Some(observer) = &mut self.observer {
-            observer.event(BackEvent {
-                at: monotonic(),
-                kind: kind(),
-            });
-        }
-    }
-
-    /// The same for what happens once in a request.
-    #[inline]
-    pub(crate) fn tell_each(&mut self, kind: impl FnOnce() -> BackEventKind) {
-        if self.each_request {
-            self.tell(kind);
-        }
     }
 }

@@ -111,7 +111,7 @@ struct AtClosed {
     refusals: usize,
 }
 
-impl Observer for AtClosed {
+impl Observer<BackEventKind> for AtClosed {
     fn event(&mut self, event: BackEvent) {
         match event.kind {
             BackEventKind::UnmapFailed { .. } => self.refusals += 1,

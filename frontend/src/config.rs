@@ -1,8 +1,9 @@
 //! How a front end is set up.
 
-use crate::observe::Observer;
+use crate::observe::FrontEventKind;
 use libgnt::Platform;
 use libgnt::grant::Ledger;
+use libgnt::observe::Observer;
 use libgnt::proto::blkif::MAX_SEGMENTS;
 use libgnt::stop::Stop;
 use pv_xenstore::toolstack::{DeviceClass, DeviceId};
@@ -56,7 +57,7 @@ pub struct FrontConfig {
     /// closes it.
     pub stop: Stop,
     /// Who is told what happens, on the front end's thread.
-    pub observer: Option<Box<dyn Observer>>,
+    pub observer: Option<Box<dyn Observer<FrontEventKind>>>,
     /// Where what is granted is counted. Clones count together.
     pub ledger: Ledger,
 }

@@ -66,9 +66,10 @@ pub use counters::Counters;
 pub use disk::{Disk, IoQueue, Ticket};
 pub use error::FrontError;
 pub use io::{Completion, Io, Refused};
+pub use libgnt::observe::Observer;
 pub use libgnt::stop::Stop;
 pub use machine::{DeviceError, DiskInfo, IoError, ProtocolError};
-pub use observe::{FrontEvent, FrontEventKind, Observer};
+pub use observe::{FrontEvent, FrontEventKind};
 pub use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 pub use run::Frontend;
 

@@ -1,18 +1,11 @@
 //! What a front end does, told as it happens: for tests, which judge it from outside.
 
-use libgnt::machine::monotonic;
+use libgnt::observe::{self, Happened};
 use libgnt::{DomId, GrantRef};
-use std::time::Duration;
 
-/// One thing that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct FrontEvent {
-    /// `CLOCK_MONOTONIC`: comparable between the processes of one machine.
-    pub at: Duration,
-    /// What.
-    pub kind: FrontEventKind,
-}
+/// Something that happened.
+pub type FrontEvent = Happened<FrontEventKind>;
+pub(crate) type Tell = observe::Tell<FrontEventKind>;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,67 +108,5 @@ impl FrontEventKind {
                 | FrontEventKind::Answered { .. }
                 | FrontEventKind::Completed { .. }
         )
-    }
-}
-
-/// Gets every event, in order, on the front end's thread: be quick.
-pub trait Observer: Send {
-    /// One event.
-    fn event(&mut self, event: FrontEvent);
-
-    /// False: only events for which [`FrontEventKind::is_rare`] holds are wanted. Asked once.
-    fn each_request(&self) -> bool {
-        true
-    }
-}
-
-impl<F: FnMut(FrontEvent) + Send> Observer for F {
-    fn event(&mut self, event: FrontEvent) {
-        self(event);
-    }
-}
-
-impl std::fmt::Debug for dyn Observer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Observer")
-    }
-}
-
-/// Tells the observer, if there is one.
-#[derive(Debug)]
-pub(crate) struct Tell {
-    observer: Option<Box<dyn Observer>>,
-    each_request: bool,
-}
-
-impl Tell {
-    pub(crate) fn new(observer: Option<Box<dyn Observer>>) -> Self {
-        let each_request = observer.as_ref().is_some_and(|o| o.each_request());
-        Tell {
-            observer,
-            each_request,
-        }
-    }
-
-    /// Does anybody want to hear of each request?
-    pub(crate) fn is_each_wanted(&self) -> bool {
-        self.each_request
-    }
-
-    /// Tells what happens once in a connection. `kind` is built only if somebody listens.
-    pub(crate) fn tell(&mut self, kind: impl FnOnce() -> FrontEventKind) {
-        if let Some(observer) = &mut self.observer {
-            observer.event(FrontEvent {
-                at: monotonic(),
-                kind: kind(),
-            });
-        }
-    }
-
-    /// The same for what happens once in a request.
-    pub(crate) fn tell_each(&mut self, kind: impl FnOnce() -> FrontEventKind) {
-        if self.each_request {
-            self.tell(kind);
-        }
     }
 }

@@ -5,19 +5,20 @@
 //! Each module uses only what is above it in this list, and its own parts:
 //!
 //! 1. [`machine`]: how every state machine is driven, and the clock.
-//! 2. [`stop`]: how somebody else ends a loop.
-//! 3. [`types`]: the field's numbers.
-//! 4. [`error`]: the library's error.
-//! 5. [`shm`]: the only code that touches shared memory.
-//! 6. [`platform`]: the seam, traits for what is below it.
-//! 7. [`inspect`]: what can be seen of a Xen from outside.
-//! 8. [`linux`]: a real Xen. It does not use `sim`.
-//! 9. `sim`: a simulated Xen, with the feature `sim`. It does not use `linux`.
-//! 10. [`open`](mod@open): chooses one of the two, at run time.
-//! 11. [`event`]: event channels, over the seam.
-//! 12. [`grant`]: share, map, copy, unmap and the ledger, over the seam.
-//! 13. [`ring`]: shared rings, over shared memory.
-//! 14. [`proto`]: what protocols put into rings.
+//! 2. [`observe`]: how somebody else hears what a loop does.
+//! 3. [`stop`]: how somebody else ends it.
+//! 4. [`types`]: the field's numbers.
+//! 5. [`error`]: the library's error.
+//! 6. [`shm`]: the only code that touches shared memory.
+//! 7. [`platform`]: the seam, traits for what is below it.
+//! 8. [`inspect`]: what can be seen of a Xen from outside.
+//! 9. [`linux`]: a real Xen. It does not use `sim`.
+//! 10. `sim`: a simulated Xen, with the feature `sim`. It does not use `linux`.
+//! 11. [`open`](mod@open): chooses one of the two, at run time.
+//! 12. [`event`]: event channels, over the seam.
+//! 13. [`grant`]: share, map, copy, unmap and the ledger, over the seam.
+//! 14. [`ring`]: shared rings, over shared memory.
+//! 15. [`proto`]: what protocols put into rings.
 
 pub mod error;
 pub mod event;
@@ -25,6 +26,7 @@ pub mod grant;
 pub mod inspect;
 pub mod linux;
 pub mod machine;
+pub mod observe;
 pub mod open;
 pub mod platform;
 pub mod proto;

@@ -17,12 +17,13 @@ pub use args::command;
 use crate::config::BackConfig;
 use crate::disk::Backing;
 use crate::lend::PageLender;
-use crate::observe::{BackEvent, Observer};
+use crate::observe::{BackEvent, BackEventKind};
 use crate::run::Backend;
 use args::{Cli, Command, ServeArgs};
 use clap::Parser;
 use failure::{ENVIRONMENT, FAILED, Failure};
 use libgnt::DomId;
+use libgnt::observe::Observer;
 use libgnt::stop::Stop;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -41,7 +42,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// The same, with an observer and a lender for `serve`. Without an observer, events go to the log.
 pub fn main_with(
     args: impl IntoIterator<Item = OsString>,
-    observer: Option<Box<dyn Observer>>,
+    observer: Option<Box<dyn Observer<BackEventKind>>>,
     lender: Option<Box<dyn PageLender>>,
 ) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
@@ -84,7 +85,7 @@ fn start_log(filter: &str) -> Result<(), Failure> {
 
 fn serve(
     args: ServeArgs,
-    observer: Option<Box<dyn Observer>>,
+    observer: Option<Box<dyn Observer<BackEventKind>>>,
     lender: Option<Box<dyn PageLender>>,
 ) -> Result<(), Failure> {
     let backing = match (args.backing.image, args.backing.memory) {
@@ -139,7 +140,7 @@ fn stop_on_signals(stop: Stop) -> Result<(), Failure> {
 /// Events in the log: each request's at trace, the rest at debug, for the loop logs what matters.
 struct LogObserver;
 
-impl Observer for LogObserver {
+impl Observer<BackEventKind> for LogObserver {
     fn event(&mut self, event: BackEvent) {
         if event.kind.is_rare() {
             tracing::debug!(event = ?event.kind);

@@ -152,7 +152,7 @@ impl Stage {
 
 struct Recorder(Sender<BackEvent>);
 
-impl Observer for Recorder {
+impl Observer<BackEventKind> for Recorder {
     fn event(&mut self, event: BackEvent) {
         // The test may have looked away.
         let _ = self.0.send(event);

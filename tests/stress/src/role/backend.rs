@@ -250,7 +250,7 @@ impl PageLender for Recorder {
     }
 }
 
-impl Observer for Recorder {
+impl Observer<BackEventKind> for Recorder {
     fn event(&mut self, event: BackEvent) {
         self.state().event(&event.kind);
     }
