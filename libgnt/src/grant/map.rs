@@ -32,6 +32,13 @@ impl Map {
             .expect("a map that was not unmapped has its pages")
     }
 
+    /// For the beginning of the unmap.
+    fn take(&mut self) -> Mapping {
+        let mapping = self.mapping.take();
+        // As in `mapping`.
+        mapping.expect("a map that was not unmapped has its pages")
+    }
+
     /// The pages. A clone of the `Arc` keeps them mapped: [`Map::unmap`] refuses meanwhile.
     pub fn pages(&self) -> &Arc<SharedPages> {
         &self.mapping().pages
@@ -79,9 +86,13 @@ impl Map {
     /// [`UnmapError`] gives the map back where nothing was done.
     pub fn unmap(self) -> Result<Unmapping, Box<UnmapError>> {
         let mut map = self.unless_in_use()?;
-        match begin(&mut map.mapping, &map.shared) {
+        match begin(map.take(), &map.shared) {
             Ok(begun) => followed(begun),
-            Err(reason) => Err(UnmapError::Refused { reason, map }.into()),
+            Err(refused) => {
+                let (reason, mapping) = *refused;
+                map.mapping = Some(mapping);
+                Err(UnmapError::Refused { reason, map }.into())
+            }
         }
     }
 
@@ -94,10 +105,7 @@ impl Map {
     /// [`UnmapError::Refused`] with [`Refusal::InUse`]; [`UnmapError::Failed`].
     pub fn unmap_untold(self) -> Result<Unmapping, Box<UnmapError>> {
         let mut map = self.unless_in_use()?;
-        let mapping = map.mapping.take();
-        // It was there a line ago.
-        let mapping = mapping.expect("a map that was not unmapped has its pages");
-        followed(begin_untold(mapping, &map.shared))
+        followed(begin_untold(map.take(), &map.shared))
     }
 
     fn unless_in_use(self) -> Result<Map, Box<UnmapError>> {
@@ -122,26 +130,19 @@ fn followed(begun: Begun) -> Result<Unmapping, Box<UnmapError>> {
 
 impl Drop for Map {
     fn drop(&mut self) {
-        if self.mapping.is_none() {
+        let Some(mapping) = self.mapping.take() else {
             return;
-        }
-        let result = match begin(&mut self.mapping, &self.shared) {
+        };
+        let result = match begin(mapping, &self.shared).map_err(|refused| *refused) {
             Ok(begun) => begun.result,
-            Err(refusal) => {
-                let Some(mapping) = self.mapping.take() else {
-                    return;
-                };
-                match refusal {
-                    // It stays mapped, and in the ledger, until a pair comes back.
-                    Refusal::TooMany => {
-                        self.shared.wait_for_a_pair(mapping);
-                        Ok(())
-                    }
-                    refusal => {
-                        tracing::debug!(%refusal, "unmap in drop, untold");
-                        begin_untold(mapping, &self.shared).result
-                    }
-                }
+            // It stays mapped, and in the ledger, until a pair comes back.
+            Err((Refusal::TooMany, mapping)) => {
+                self.shared.wait_for_a_pair(mapping);
+                Ok(())
+            }
+            Err((refusal, mapping)) => {
+                tracing::debug!(%refusal, "unmap in drop, untold");
+                begin_untold(mapping, &self.shared).result
             }
         };
         if let Err(error) = result {

@@ -10,7 +10,6 @@ use super::unmapping::Unmapping;
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::types::UnmapNotify;
-use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
 /// Why an unmap did not begin.
@@ -45,27 +44,18 @@ pub(super) struct Begun {
     pub result: Result<()>,
 }
 
-/// Takes the mapping away, all the way or not at all. `Err`: nothing was done, and the mapping stays
-/// where it is.
-pub(super) fn begin(held: &mut Option<Mapping>, shared: &Shared) -> Result<Begun, Refusal> {
-    let Some(mapping) = held.take() else {
-        return Err(Refusal::TooMany);
-    };
-    let mut machine = UnmapMachine::new();
-    with_actions(
-        |actions| match arm(&mapping, shared, &mut machine, actions) {
-            Ok(pair) => Ok(finish(mapping, shared, machine, pair, actions)),
-            Err(refusal) => {
-                *held = Some(mapping);
-                Err(refusal)
-            }
-        },
-    )
+/// Takes the mapping away, all the way or not at all. `Err`: nothing was done, and here is the mapping.
+pub(super) fn begin(mapping: Mapping, shared: &Shared) -> Result<Begun, Box<(Refusal, Mapping)>> {
+    let (mut machine, mut actions) = (UnmapMachine::new(), Vec::new());
+    match arm(&mapping, shared, &mut machine, &mut actions) {
+        Ok(pair) => Ok(finish(mapping, shared, machine, pair, actions)),
+        Err(refusal) => Err((refusal, mapping).into()),
+    }
 }
 
 /// The same without a notice of the end, so it always begins.
 pub(super) fn begin_untold(mapping: Mapping, shared: &Shared) -> Begun {
-    with_actions(|actions| finish(mapping, shared, UnmapMachine::new(), None, actions))
+    finish(mapping, shared, UnmapMachine::new(), None, Vec::new())
 }
 
 /// The first action, while nothing is done and all can be left as it is. `None`: somebody else
@@ -114,7 +104,7 @@ fn finish(
     shared: &Shared,
     machine: UnmapMachine,
     pair: Option<Pair>,
-    actions: &mut Vec<Action>,
+    actions: Vec<Action>,
 ) -> Begun {
     let releases = &shared.releases;
     let (entry, grants) = (mapping.entry, Arc::clone(&mapping.grants));
@@ -145,7 +135,7 @@ fn perform(
     mapping: Mapping,
     shared: &Shared,
     machine: &Mutex<UnmapMachine>,
-    actions: &mut Vec<Action>,
+    mut actions: Vec<Action>,
 ) -> (Result<()>, bool) {
     let Mapping {
         pages,
@@ -157,7 +147,7 @@ fn perform(
     let (mut result, mut forgotten) = (Ok(()), false);
     // Held throughout: the release event must find every action reported.
     let mut machine = lock_machine(machine);
-    machine.step(NO_TIME, Input::Begin { notice: false }, actions);
+    machine.step(NO_TIME, Input::Begin { notice: false }, &mut actions);
     while let Some(action) = actions.pop() {
         let outcome = match action {
             // The last owner of the pages unmaps them; in a drop, that may come later.
@@ -174,22 +164,8 @@ fn perform(
             Action::ArmNotice | Action::Released => continue,
         };
         let ok = outcome.is_ok();
-        machine.step(NO_TIME, Input::Done { action, ok }, actions);
+        machine.step(NO_TIME, Input::Done { action, ok }, &mut actions);
         result = result.and(outcome);
     }
     (result, forgotten)
-}
-
-thread_local! {
-    /// Kept, so that an unmap allocates nothing for its actions.
-    static ACTIONS: Cell<Vec<Action>> = const { Cell::new(Vec::new()) };
-}
-
-fn with_actions<T>(f: impl FnOnce(&mut Vec<Action>) -> T) -> T {
-    // Maps may be dropped when a thread's own variables are gone already.
-    let mut actions = ACTIONS.try_with(Cell::take).unwrap_or_default();
-    let result = f(&mut actions);
-    actions.clear();
-    let _ = ACTIONS.try_with(|kept| kept.set(actions));
-    result
 }
