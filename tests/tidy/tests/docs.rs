@@ -186,18 +186,17 @@ fn tables_of_names_have_every_name() {
         sorted(words::first_column(&stress, "scenario")),
         sorted(scenarios())
     );
-    let names = |all: Vec<String>| sorted(all);
     let holders = HoldName::value_variants().iter().map(ToString::to_string);
     assert_eq!(
         sorted(words::first_column(&stress, "--hold")),
-        names(holders.collect())
+        sorted(holders.collect())
     );
     let sabotages = RunSabotage::value_variants()
         .iter()
         .map(ToString::to_string);
     assert_eq!(
         sorted(words::first_column(&stress, "--sabotage")),
-        names(sabotages.collect())
+        sorted(sabotages.collect())
     );
     let lab = document("docs/lab.md");
     let programs = programs();

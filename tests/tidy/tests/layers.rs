@@ -5,8 +5,10 @@ use pv_tidy::circles::circles;
 use pv_tidy::crates::{Crates, declared, offenders};
 use pv_tidy::sources::Sources;
 use pv_tidy::{layers, messages};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 
 /// Folders in which one machine, or one model, is spread over the files of its parts: to be read
 /// as a whole. Everywhere else no file uses a file that uses it.
@@ -26,8 +28,16 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Each crate of the workspace: its name, its folder, and the workspace's crates that it uses.
-fn workspace() -> Vec<(String, PathBuf, Vec<String>)> {
+/// A crate of the workspace.
+struct Package {
+    name: String,
+    sources: Sources,
+    /// The workspace's crates that it uses.
+    uses: BTreeSet<String>,
+}
+
+/// All of them, read once for all tests.
+static WORKSPACE: LazyLock<Vec<Package>> = LazyLock::new(|| {
     let metadata = Command::new(env!("CARGO"))
         .args([
             "metadata",
@@ -51,18 +61,21 @@ fn workspace() -> Vec<(String, PathBuf, Vec<String>)> {
             let uses = uses
                 .filter(|d| !d["path"].is_null())
                 .map(|d| text(&d["name"]));
-            let folder = manifest.parent().unwrap().to_owned();
-            (text(&package["name"]), folder, uses.collect())
+            Package {
+                name: text(&package["name"]),
+                sources: Sources::read(&manifest.with_file_name("src/lib.rs")).unwrap(),
+                uses: uses.collect(),
+            }
         })
         .collect()
-}
+});
 
 #[test]
 fn crates_use_only_what_the_architecture_lets_them() {
     let document = std::fs::read_to_string(root().join("docs/architecture.md")).unwrap();
-    let used: Crates = workspace()
-        .into_iter()
-        .map(|(name, _, uses)| (name, uses.into_iter().collect()))
+    let used: Crates = WORKSPACE
+        .iter()
+        .map(|package| (package.name.clone(), package.uses.clone()))
         .collect();
     let wrong = offenders(&declared(&document), &used);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -71,9 +84,8 @@ fn crates_use_only_what_the_architecture_lets_them() {
 #[test]
 fn modules_use_only_the_layers_above_them() {
     let mut wrong = Vec::new();
-    for (name, folder, _) in workspace() {
-        let sources = Sources::read(&folder.join("src/lib.rs")).unwrap();
-        let found = layers::offenders(&sources);
+    for Package { name, sources, .. } in &*WORKSPACE {
+        let found = layers::offenders(sources);
         wrong.extend(found.into_iter().map(|line| format!("{name}: {line}")));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -82,13 +94,12 @@ fn modules_use_only_the_layers_above_them() {
 #[test]
 fn no_files_use_each_other_in_a_circle() {
     let mut wrong = Vec::new();
-    for (name, folder, _) in workspace() {
-        let sources = Sources::read(&folder.join("src/lib.rs")).unwrap();
+    for Package { name, sources, .. } in &*WORKSPACE {
         let mine = ONE_MACHINE
             .iter()
             .filter(|(place, _)| place.starts_with(&format!("{name}:")));
         let mine: Vec<&str> = mine.map(|(place, _)| &place[name.len() + 1..]).collect();
-        for circle in circles(&sources, &mine) {
+        for circle in circles(sources, &mine) {
             wrong.push(format!("{name}: {}", circle.join(", ")));
         }
     }
@@ -99,10 +110,9 @@ fn no_files_use_each_other_in_a_circle() {
 fn libraries_name_no_program_and_no_option() {
     let libraries = ["libgnt", "pv-xenstore", "pv-frontend", "pv-backend"];
     let mut wrong = Vec::new();
-    for (name, folder, _) in workspace() {
+    for Package { name, sources, .. } in &*WORKSPACE {
         if libraries.contains(&name.as_str()) {
-            let sources = Sources::read(&folder.join("src/lib.rs")).unwrap();
-            wrong.extend(messages::offenders(&sources, &["cli"], NAMES));
+            wrong.extend(messages::offenders(sources, &["cli"], NAMES));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
