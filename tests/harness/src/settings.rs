@@ -78,6 +78,20 @@ impl HoldName {
         matches!(self, HoldName::Pin | HoldName::I915)
     }
 
+    /// The kernel modules without which there is no such holder, by the names that `modprobe` takes.
+    pub fn modules(self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The first Linux on which it holds gntdev's pages, if not every one does.
+    pub fn since(self) -> Option<(u32, u32)> {
+        match self {
+            // Before, `io_pin_pages` (`io_uring/rsrc.c`) refuses memory of a file: 6.1 does.
+            HoldName::Uring => Some((6, 5)),
+            _ => None,
+        }
+    }
+
     /// True for those that take pages only where the mapper may write: their system calls pin with
     /// `FOLL_WRITE` (`io_pin_pages`, `io_uring/`; `xdp_umem_pin_pages`, `net/xdp/xdp_umem.c`),
     /// which a read-only mapping answers with EFAULT.

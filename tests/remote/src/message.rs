@@ -98,6 +98,8 @@ pub struct About {
     pub kernel: String,
     /// `/sys/hypervisor/guest_type`.
     pub guest_type: String,
+    /// Its gntdev waits for every page reference inside the unmap.
+    pub unmap_waits: bool,
     /// What its `CLOCK_MONOTONIC` counts.
     pub clocksource: String,
 }

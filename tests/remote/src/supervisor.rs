@@ -322,6 +322,7 @@ fn about() -> About {
     About {
         kernel: text("/proc/sys/kernel/osrelease"),
         guest_type: text("/sys/hypervisor/guest_type"),
+        unmap_waits: pv_harness::kernel::unmap_waits(),
         clocksource: text("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
     }
 }

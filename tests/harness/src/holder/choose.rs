@@ -1,6 +1,7 @@
 //! The holder of a name.
 
 use super::{HoldError, HoldName, Holder, direct, fork, pipe, sim, uring, xdp};
+use crate::kernel;
 use libgnt::Platform;
 use libgnt::platform::GuestType;
 use libgnt::sim::client::SimPlatform;
@@ -9,8 +10,8 @@ use std::sync::Arc;
 /// The holder of a name.
 ///
 /// # Errors
-/// [`HoldError::NotHere`]: of another platform; or without `allow_damage` on a PV guest, or on a
-/// kernel that does not say what it is.
+/// [`HoldError::NotHere`]: of another platform; or without `allow_damage` on a PV guest whose unmap
+/// does not wait, or on a kernel that does not say what it is.
 pub fn holder(
     name: HoldName,
     platform: &Arc<dyn Platform>,
@@ -40,7 +41,7 @@ pub fn holder(
         }
         (false, false) => {}
     }
-    if !allow_damage {
+    if !allow_damage && !kernel::unmap_waits() {
         let cure = "use a PVH or HVM guest, or say --allow-kernel-damage";
         match platform.guest_type() {
             Ok(GuestType::Pv) => {

@@ -21,6 +21,8 @@ pub struct Asked<'a> {
     pub suites: Vec<Suite>,
     /// The domains beside dom0.
     pub domains: Domains,
+    /// Ways to hold that may be used: the domains get what they need.
+    pub holders: Vec<HoldName>,
     /// Files of the user, for dom0 and the domains: content's place here, and its name in `/lab`.
     pub with: Vec<(PathBuf, String)>,
 }
@@ -51,6 +53,7 @@ impl Asked<'_> {
         Ok(Asked {
             args,
             xen,
+            holders: suite::holders(args),
             suites,
             domains,
             with,

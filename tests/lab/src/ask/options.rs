@@ -52,7 +52,7 @@ pub struct PruneArgs {
 }
 
 /// The options of `lab`.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct LabArgs {
     /// What to run, all in one boot, one after the other (default: scenarios)
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]

@@ -2,7 +2,9 @@
 
 use super::options::{DEADLINE, LabArgs};
 use super::words::{Case, SuiteName};
+use clap::ValueEnum;
 use pv_harness::error::Result;
+use pv_harness::holder::HoldName;
 use pv_harness::settings::quote;
 use std::fmt::Write;
 use std::time::Duration;
@@ -15,6 +17,13 @@ pub const REPORT: &str = "/results/report";
 pub const CONFORM_REPORT: &str = "conform.json";
 /// And the directory of the report of the suite `peers`, in it.
 pub const PEERS_REPORT: &str = "peers";
+/// And the directory of the suite `holds`, in it: each holder's report in a directory of its name, what
+/// the run said beside it.
+pub const HOLDS_REPORT: &str = "holds";
+/// The scenario that the suite `holds` plays.
+const HOLD_UNMAP: &str = "hold-unmap";
+/// The scenario that uses every holder that there is.
+const HOLDERS: &str = "holders";
 /// Beside each scenario's deadline: ending what hangs, and asking what is left.
 const BESIDE: Duration = Duration::from_secs(45);
 /// The conformance suite takes as long as so many scenarios.
@@ -81,6 +90,11 @@ pub fn asked(args: &LabArgs, count_scenarios: &CountScenarios) -> Result<Vec<Sui
                 let runs = u32::try_from(count).unwrap_or(u32::MAX);
                 suite(&name.to_string(), scenarios(args), runs)
             }
+            SuiteName::Holds => {
+                let runs = u32::try_from(holders(args).len()).unwrap_or(u32::MAX);
+                // Domains that were damaged or hang are started again.
+                suite(&name.to_string(), holds(args), runs.saturating_mul(2))
+            }
             SuiteName::Conform => suite(&name.to_string(), conform(), CONFORM_RUNS),
             SuiteName::Peers => {
                 let cases = match args.case.len() {
@@ -93,6 +107,61 @@ pub fn asked(args: &LabArgs, count_scenarios: &CountScenarios) -> Result<Vec<Sui
         });
     }
     Ok(all)
+}
+
+/// Ways to hold that these options may use.
+pub fn holders(args: &LabArgs) -> Vec<HoldName> {
+    let scenarios = &args.scenario;
+    let default = args.suite.is_empty() && args.case.is_empty() && args.run.is_none();
+    let all_scenarios =
+        scenarios.is_empty() && (default || args.suite.contains(&SuiteName::Scenarios));
+    let every = all_scenarios
+        || scenarios.iter().any(|name| name == HOLDERS)
+        || (args.suite.contains(&SuiteName::Holds) && args.hold.is_none());
+    let all = HoldName::value_variants().iter().copied();
+    match args.hold {
+        Some(hold) if !every => vec![hold],
+        None if !every => Vec::new(),
+        _ => all.filter(|hold| !hold.is_simulated()).collect(),
+    }
+}
+
+/// `hold-unmap` with one holder after the other. A run that did not pass may have left a kernel in a
+/// state, so the next one gets new domains. The status is the worst.
+fn holds(args: &LabArgs) -> String {
+    let names: Vec<String> = match args.hold {
+        Some(hold) => vec![hold.to_string()],
+        None => holders(args).iter().map(ToString::to_string).collect(),
+    };
+    let one = scenarios(&LabArgs {
+        suite: Vec::new(),
+        scenario: vec![HOLD_UNMAP.into()],
+        hold: None,
+        ..args.clone()
+    })
+    .replace(
+        &format!("--report {REPORT}"),
+        &format!("--report {REPORT}/{HOLDS_REPORT}/$hold --hold $hold"),
+    );
+    format!(
+        "\
+worst=0 status=0
+mkdir -p {REPORT}/{HOLDS_REPORT}
+for hold in {names}; do
+    if [ $status != 0 ]; then
+        for domain in front back; do start-domain $domain & done
+        wait
+    fi
+    echo \"hold-unmap, held by $hold\"
+    {one} 2>{REPORT}/{HOLDS_REPORT}/$hold.said
+    status=$?
+    [ $status = 0 ] || tail -n 3 {REPORT}/{HOLDS_REPORT}/$hold.said
+    [ $status -le $worst ] || worst=$status
+done
+[ $status = 0 ] || for domain in front back; do xl destroy $domain; done
+exit $worst",
+        names = names.join(" ")
+    )
 }
 
 /// The conformance suite in the domains; then on the simulated Xen, with both answers in one table.
@@ -256,6 +325,29 @@ pub(crate) mod tests {
         assert!(script.ends_with(end), "{script}");
         let all = &asked(&args(&["--suite", "peers"])).unwrap()[0];
         assert!(!all.script.contains("--case"), "{}", all.script);
+    }
+
+    #[test]
+    fn each_holder_is_played_by_itself_and_what_it_needs_is_known() {
+        let of = |words: &[&str]| holders(&args(words));
+        let script = &asked(&args(&["--suite", "holds"])).unwrap()[0].script;
+        assert!(script.contains("for hold in pipe fork uring"), "{script}");
+        assert!(
+            script.contains("--scenario hold-unmap") && script.contains("holds/$hold --hold $hold"),
+            "{script}"
+        );
+        let words = ["--suite", "holds", "--hold", "xdp"];
+        let script = &asked(&args(&words)).unwrap()[0].script;
+        assert!(script.contains("for hold in xdp;"), "{script}");
+        assert_eq!(of(&words), [HoldName::Xdp]);
+        assert!(of(&["--suite", "holds"]).len() > 4 && of(&[]).len() > 4);
+        assert!(of(&["--scenario", "copy"]).is_empty());
+        assert_eq!(
+            of(&["--scenario", "copy", "--hold", "uring"]),
+            [HoldName::Uring]
+        );
+        assert!(of(&["--scenario", "holders", "--hold", "uring"]).len() > 4);
+        assert!(of(&["--suite", "conform"]).is_empty());
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub enum SuiteName {
     /// The pair beside Linux' own drivers: our front end on xen-blkback; xen-blkfront, with an ext4
     /// file system, on our back end, which is killed meanwhile; a boot loader's front end on it
     Peers,
+    /// The scenario hold-unmap once with each holder that the kernel can have, or with the one of --hold;
+    /// in new domains after each that did not pass
+    Holds,
 }
 
 impl fmt::Display for SuiteName {
@@ -50,6 +53,7 @@ impl fmt::Display for SuiteName {
             SuiteName::Scenarios => "scenarios",
             SuiteName::Conform => "conform",
             SuiteName::Peers => "peers",
+            SuiteName::Holds => "holds",
         })
     }
 }

@@ -18,6 +18,8 @@ pub struct Built {
     pub parts: Parts,
     /// Kernel modules to bring along.
     pub modules: Vec<String>,
+    /// Those of them that the domains load at their start, because a holder needs them.
+    pub loaded: Vec<String>,
     /// Files for dom0 and the domains: content's place here, and its name in `/lab`.
     pub with: Vec<(PathBuf, String)>,
     /// What emulates the machine.
@@ -47,12 +49,11 @@ pub fn build(asked: &Asked<'_>, packages: &Packages<'_>, work: &Path) -> Result<
         modules.extend(brought.map(str::to_owned));
         with.extend(ext4::files(packages, asked.xen)?);
     }
-    if args.hold == Some(HoldName::Uring) && !parts.registers_grants_with_io_uring() {
-        return Err(LabError::Run(Error::Usage(format!(
-            "--hold uring needs a kernel that registers gntdev's pages with io_uring, and Linux {} refuses; add --kernel 6.12 or --kernel sid",
-            parts.kernel_release()
-        ))));
+    if let Some(hold) = args.hold {
+        check_hold(&parts, hold)?;
     }
+    let loaded = holders_modules(&parts, &asked.holders);
+    modules.extend(loaded.iter().cloned());
     let emulator = Emulator::find(&args.qemu, packages)?;
     let program = program::program(args.agent.as_deref(), packages.cache, packages.progress)?;
     let gntdev = match args.gntdev {
@@ -62,9 +63,35 @@ pub fn build(asked: &Asked<'_>, packages: &Packages<'_>, work: &Path) -> Result<
     Ok(Built {
         parts,
         modules,
+        loaded,
         with,
         emulator,
         program,
         gntdev,
     })
+}
+
+/// A holder that was named must be one that this kernel can have.
+fn check_hold(parts: &Parts, hold: HoldName) -> Result<()> {
+    if let Some((major, minor)) = hold.since().filter(|since| !parts.is_since(*since)) {
+        return Err(LabError::Run(Error::Usage(format!(
+            "--hold {hold} needs Linux {major}.{minor}, and this is {}; name a newer one with --kernel, such as 6.12 or sid",
+            parts.kernel_release()
+        ))));
+    }
+    let modules: Vec<String> = hold.modules().iter().map(ToString::to_string).collect();
+    parts.asked_modules(&modules).map(drop)
+}
+
+/// The modules of these holders that this kernel has. What lacks one is refused in the domain.
+fn holders_modules(parts: &Parts, holders: &[HoldName]) -> Vec<String> {
+    let can = |hold: &&HoldName| hold.since().is_none_or(|since| parts.is_since(since));
+    let mut all: Vec<String> = Vec::new();
+    for module in holders.iter().filter(can).flat_map(|hold| hold.modules()) {
+        let name = (*module).to_owned();
+        if parts.has_module(module) && !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
 }

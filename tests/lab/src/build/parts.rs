@@ -115,12 +115,11 @@ impl Parts {
         Ok(())
     }
 
-    /// Does this kernel take gntdev's pages as registered buffers of an io_uring? Before 6.5
-    /// `io_pin_pages` (`io_uring/rsrc.c`) refuses memory of a file (seen: 6.1 refuses, 6.12 does not).
-    pub fn registers_grants_with_io_uring(&self) -> bool {
+    /// Is this kernel as new as that one?
+    pub fn is_since(&self, version: (u32, u32)) -> bool {
         let mut numbers = self.kernel_release().split(['.', '-', '+']);
         let mut number = || numbers.next().and_then(|n| n.parse::<u32>().ok());
-        matches!((number(), number()), (Some(major), Some(minor)) if (major, minor) >= (6, 5))
+        matches!((number(), number()), (Some(major), Some(minor)) if (major, minor) >= version)
     }
 
     /// These modules and those that they need, each after what it needs. Without a file a module

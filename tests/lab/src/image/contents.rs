@@ -82,7 +82,10 @@ pub fn build(asked: &Asked<'_>, built: &Built) -> Result<Vec<u8>> {
 
 /// A domain's image.
 fn domain(built: &Built) -> Result<Vec<u8>> {
-    base(built, &GUEST_MODULES, DOMU_INIT)?.finish()
+    let mut image = base(built, &GUEST_MODULES, DOMU_INIT)?;
+    let loaded = built.loaded.join(" ");
+    image.file(Path::new("lib/modules/load"), loaded.as_bytes())?;
+    image.finish()
 }
 
 fn base(built: &Built, modules: &[&str], init: &str) -> Result<Image> {

@@ -86,6 +86,7 @@ impl Xen {
             let About {
                 kernel,
                 guest_type,
+                unmap_waits,
                 clocksource,
             } = domain.await_welcome().map_err(silent)?;
             let off = domain.clock_uncertainty();
@@ -93,6 +94,7 @@ impl Xen {
                 domain = domain.name,
                 kernel,
                 guest_type,
+                unmap_waits,
                 clocksource,
                 ?off,
                 "ready"

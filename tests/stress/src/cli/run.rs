@@ -219,21 +219,23 @@ fn connect(settings: &Settings) -> Result<Option<Arc<Xen>>> {
     Ok(Some(Arc::new(Xen::connect(front, back)?)))
 }
 
-/// On a PV guest a deferred unmap of a held page damages the kernel.
+/// On a PV guest a deferred unmap of a held page damages the kernel; one that waits does not.
 fn check_guest(xen: &Xen, scenarios: &[&dyn Scenario], settings: &Settings) -> Result<()> {
-    let is_pv = xen
+    let is_damaged = xen
         .back
         .about()
-        .is_some_and(|about| about.guest_type == "PV");
+        .is_some_and(|about| about.guest_type == "PV" && !about.unmap_waits);
     let holding = scenarios.iter().find(|scenario| scenario.holds());
     match holding {
-        Some(scenario) if is_pv && !settings.allow_kernel_damage => Err(Error::Usage(format!(
-            "{}: domain {} is a PV guest, whose kernel is damaged when held pages are unmapped \
+        Some(scenario) if is_damaged && !settings.allow_kernel_damage => {
+            Err(Error::Usage(format!(
+                "{}: domain {} is a PV guest, whose kernel is damaged when held pages are unmapped \
              (Bad page map, and a machine that cannot be trusted afterwards); hold pages in PVH or \
              HVM domains, choose other scenarios, or accept the damage with --allow-kernel-damage",
-            scenario.name(),
-            xen.back.name
-        ))),
+                scenario.name(),
+                xen.back.name
+            )))
+        }
         _ => Ok(()),
     }
 }

@@ -25,6 +25,8 @@ const WAITING: &str = "{ int waited = gnttab_unmap_refs_sync(&map->unmap_data); 
      map->unmap_data.data = map; COMPLETION(waited, &map->unmap_data); }";
 /// Before the call: the completion that the queue is told to run.
 const COMPLETION: &str = "map->unmap_data.done = ";
+/// At the source's end: the module says of itself what it does (`pv_harness::kernel::unmap_waits`).
+const TOLD: &str = "static bool unmap_waits = true;\nmodule_param(unmap_waits, bool, 0444);\n";
 const MODULE: &str = "xen-gntdev.ko";
 
 /// The changed module for a kernel, from the cache, or built now in `work`.
@@ -33,7 +35,7 @@ const MODULE: &str = "xen-gntdev.ko";
 /// A package or tool is missing, the source is not as expected, or the build fails.
 pub fn synchronous(packages: &Packages<'_>, parts: &Parts, work: &Path) -> Result<Vec<u8>> {
     let release = parts.kernel_release();
-    let change = &tree::Sum::of_bytes(WAITING.as_bytes()).sha256[..8];
+    let change = &tree::Sum::of_bytes([WAITING, TOLD].concat().as_bytes()).sha256[..8];
     let name = format!(
         "gntdev-sync-{release}-{}-{change}",
         parts.kernel_set.version
@@ -202,7 +204,7 @@ fn make_synchronous(source: &str) -> std::result::Result<String, String> {
         .and_then(|(_, rest)| rest.split_once(';'));
     let (completion, _) = completion.ok_or(format!("there is no `{COMPLETION}` before it"))?;
     Ok(format!(
-        "{before}{}{after}",
+        "{before}{}{after}{TOLD}",
         WAITING.replace("COMPLETION", completion)
     ))
 }
@@ -224,7 +226,7 @@ mod tests {
             "{changed}"
         );
         assert!(
-            changed.ends_with("\n}\n") && !changed.contains("_async"),
+            changed.ends_with(&format!("\n}}\n{TOLD}")) && !changed.contains("_async"),
             "{changed}"
         );
     }
