@@ -16,8 +16,9 @@
 //! 8. `machine`: it runs.
 //! 9. `results`: what it leaves.
 //! 10. `prune`: takes out of the cache what the next lab does not need.
-//! 11. `run`: all of it in order.
-//! 12. [`peers`]: the suite of that name, which a lab runs in dom0.
+//! 11. `table`: a lab for each row of a table.
+//! 12. `run`: all of it in order.
+//! 13. [`peers`]: the suite of that name, which a lab runs in dom0.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -40,6 +41,8 @@ mod machine;
 mod results;
 
 mod prune;
+
+mod table;
 
 mod run;
 

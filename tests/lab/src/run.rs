@@ -20,6 +20,7 @@ use crate::progress::Progress;
 use crate::prune;
 use crate::results::report::{LabReport, Machine};
 use crate::results::unpack;
+use crate::table;
 use pv_judges::report::ReportDir;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,12 +33,13 @@ use std::time::{Instant, SystemTime};
 /// [`LabError`]: what was missing, or what went wrong before there was a result.
 pub fn run(command: &LabCommand, count_scenarios: &CountScenarios) -> Result<ExitCode> {
     match &command.other {
+        Some(Other::Table(args)) => table::run(args, count_scenarios, &lab),
         Some(Other::Prune(args)) => prune::run(args).map(|()| ExitCode::SUCCESS),
         None => lab(&command.lab, count_scenarios),
     }
 }
 
-/// Checks what was asked for, fetches, builds, makes the images, and runs the machine.
+/// `pv-stress lab` alone: checks what was asked for, fetches, builds, makes the images, and runs the machine.
 fn lab(args: &LabArgs, count_scenarios: &CountScenarios) -> Result<ExitCode> {
     let progress = Progress::begin()?;
     let asked = Asked::check(args, count_scenarios)?;
@@ -228,6 +230,9 @@ impl Lab<'_> {
             duration_ms: u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
         report.write(self.report.path())?;
+        if args.quiet {
+            return Ok(());
+        }
         // With standard output gone nobody reads it.
         let _ = if args.json {
             report.print_json(self.report.path(), &mut anstream::stdout())

@@ -30,8 +30,55 @@ pub struct LabCommand {
 /// What else `pv-stress lab` can do.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Other {
+    /// Fill in the table of what happens to an unmap while somebody holds the pages: a lab for each kernel,
+    /// kind of domain and gntdev, in PV domains with damaged kernels
+    Table(TableArgs),
     /// Remove from the cache what the next lab does not need
     Prune(PruneArgs),
+}
+
+/// The options of `lab table`.
+#[derive(Debug, clap::Args)]
+pub struct TableArgs {
+    /// The kernels, as in `lab`
+    #[arg(long, value_name = "VERSION", num_args = 1.., value_delimiter = ',', default_values = ["5.10", "6.1", "6.12", "sid"])]
+    pub kernel: Vec<String>,
+    /// The domains' kinds
+    #[arg(long, value_name = "KIND", num_args = 1.., value_delimiter = ',', default_values = ["pvh", "pv"])]
+    pub guest: Vec<Kind>,
+    /// When their gntdev unmaps
+    #[arg(long, value_name = "WHEN", num_args = 1.., value_delimiter = ',', default_values = ["async", "sync"])]
+    pub gntdev: Vec<GntdevKind>,
+    /// The holders (default: all)
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    pub hold: Vec<HoldName>,
+    /// For how long each holds
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub hold_for: Duration,
+    /// How long each run may take; one that hangs takes all of it
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
+    pub deadline: Duration,
+    /// The hypervisor, as in `lab`
+    #[arg(long, value_name = "VERSION", default_value = BOOKWORM.xen)]
+    pub xen: String,
+    /// Where the labs' reports are; a row that is complete there is not run again
+    #[arg(long, value_name = "DIR", default_value = "pv-stress-table")]
+    pub report: PathBuf,
+    /// Print the table for a document
+    #[arg(long)]
+    pub markdown: bool,
+    /// Print everything as JSON
+    #[arg(long, conflicts_with = "markdown")]
+    pub json: bool,
+    /// As in `lab`
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// As in `lab`
+    #[arg(long, value_name = "FILE")]
+    pub agent: Option<PathBuf>,
+    /// As in `lab`
+    #[arg(long, value_name = "URL")]
+    pub mirror: Option<String>,
 }
 
 /// The options of `lab prune`.
@@ -154,6 +201,12 @@ pub struct LabArgs {
     /// Debian mirror (default: the one that apt is configured with)
     #[arg(long, value_name = "URL")]
     pub mirror: Option<String>,
+    /// For the suite holds: only these holders
+    #[arg(skip)]
+    pub holders: Vec<HoldName>,
+    /// Print no report
+    #[arg(skip)]
+    pub quiet: bool,
 }
 
 impl LabArgs {
@@ -224,6 +277,17 @@ pub(crate) mod tests {
     /// What these words after `pv-stress lab` come to.
     pub fn args(words: &[&str]) -> LabArgs {
         Cli::parse_from([&["lab"], words].concat()).args
+    }
+
+    #[derive(Parser)]
+    struct TableCli {
+        #[command(flatten)]
+        args: TableArgs,
+    }
+
+    /// What these words after `pv-stress lab table` come to.
+    pub fn table_args(words: &[&str]) -> TableArgs {
+        TableCli::parse_from([&["table"], words].concat()).args
     }
 
     #[test]

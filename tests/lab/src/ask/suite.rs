@@ -20,6 +20,8 @@ pub const PEERS_REPORT: &str = "peers";
 /// And the directory of the suite `holds`, in it: each holder's report in a directory of its name, what
 /// the run said beside it.
 pub const HOLDS_REPORT: &str = "holds";
+/// In the suite `holds`: the control, which is the scenario `copy`.
+pub const NO_HOLDER: &str = "none";
 /// The scenario that the suite `holds` plays.
 const HOLD_UNMAP: &str = "hold-unmap";
 /// The scenario that uses every holder that there is.
@@ -119,6 +121,9 @@ pub fn holders(args: &LabArgs) -> Vec<HoldName> {
         || scenarios.iter().any(|name| name == HOLDERS)
         || (args.suite.contains(&SuiteName::Holds) && args.hold.is_none());
     let all = HoldName::value_variants().iter().copied();
+    if !args.holders.is_empty() {
+        return args.holders.clone();
+    }
     match args.hold {
         Some(hold) if !every => vec![hold],
         None if !every => Vec::new(),
@@ -129,20 +134,21 @@ pub fn holders(args: &LabArgs) -> Vec<HoldName> {
 /// `hold-unmap` with one holder after the other. A run that did not pass may have left a kernel in a
 /// state, so the next one gets new domains. The status is the worst.
 fn holds(args: &LabArgs) -> String {
+    let of_all = holders(args).into_iter().map(|hold| hold.to_string());
     let names: Vec<String> = match args.hold {
         Some(hold) => vec![hold.to_string()],
-        None => holders(args).iter().map(ToString::to_string).collect(),
+        None => [NO_HOLDER.to_owned()].into_iter().chain(of_all).collect(),
     };
-    let one = scenarios(&LabArgs {
-        suite: Vec::new(),
-        scenario: vec![HOLD_UNMAP.into()],
-        hold: None,
-        ..args.clone()
-    })
-    .replace(
-        &format!("--report {REPORT}"),
-        &format!("--report {REPORT}/{HOLDS_REPORT}/$hold --hold $hold"),
-    );
+    let play = |scenario: &str, more: &str| {
+        let one = LabArgs {
+            scenario: vec![scenario.into()],
+            hold: None,
+            ..args.clone()
+        };
+        let report = format!("--report {REPORT}/{HOLDS_REPORT}/$hold{more}");
+        scenarios(&one).replace(&format!("--report {REPORT}"), &report)
+    };
+    let (held, none) = (play(HOLD_UNMAP, " --hold $hold"), play("copy", ""));
     format!(
         "\
 worst=0 status=0
@@ -152,8 +158,11 @@ for hold in {names}; do
         for domain in front back; do start-domain $domain & done
         wait
     fi
-    echo \"hold-unmap, held by $hold\"
-    {one} 2>{REPORT}/{HOLDS_REPORT}/$hold.said
+    echo \"held by $hold\"
+    case $hold in
+    {NO_HOLDER}) {none} ;;
+    *) {held} ;;
+    esac 2>{REPORT}/{HOLDS_REPORT}/$hold.said
     status=$?
     [ $status = 0 ] || tail -n 3 {REPORT}/{HOLDS_REPORT}/$hold.said
     [ $status -le $worst ] || worst=$status
@@ -331,7 +340,10 @@ pub(crate) mod tests {
     fn each_holder_is_played_by_itself_and_what_it_needs_is_known() {
         let of = |words: &[&str]| holders(&args(words));
         let script = &asked(&args(&["--suite", "holds"])).unwrap()[0].script;
-        assert!(script.contains("for hold in pipe fork uring"), "{script}");
+        assert!(
+            script.contains("for hold in none pipe fork uring"),
+            "{script}"
+        );
         assert!(
             script.contains("--scenario hold-unmap") && script.contains("holds/$hold --hold $hold"),
             "{script}"
