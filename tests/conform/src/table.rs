@@ -3,6 +3,7 @@
 use super::run::{Judged, Verdict};
 use anstyle::{AnsiColor, Style};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 /// Everything about one run of the suite.
@@ -56,6 +57,7 @@ impl Report {
             Verdict::Broken,
             Verdict::KnownDifference,
             Verdict::NotHere,
+            Verdict::Skipped,
         ];
         let counts = all.map(|verdict| (self.count(verdict), verdict.name()));
         let counts: Vec<String> = counts
@@ -99,6 +101,28 @@ pub fn side_by_side(reports: &[Report], out: &mut dyn Write) -> io::Result<()> {
         }
         writeln!(out)?;
     }
+    reasons(reports, out)
+}
+
+/// Why a rule does not just agree: each reason once, with its rules and the columns.
+fn reasons(reports: &[Report], out: &mut dyn Write) -> io::Result<()> {
+    let mut told: BTreeMap<_, BTreeMap<&str, Vec<String>>> = BTreeMap::new();
+    for (number, report) in reports.iter().enumerate() {
+        for rule in report.rules.iter().filter(|r| r.verdict != Verdict::Agrees) {
+            let why = (rule.verdict, rule.detail.as_str());
+            let columns = told.entry(why).or_default().entry(&rule.name);
+            columns.or_default().push((number + 1).to_string());
+        }
+    }
+    for ((verdict, why), rules) in told {
+        let style = colour(verdict);
+        writeln!(out, "\n{style}{}{style:#}: {why}", verdict.name())?;
+        let rules = rules.into_iter();
+        let rules: Vec<_> = rules
+            .map(|(name, columns)| format!("{name} ({})", columns.join(", ")))
+            .collect();
+        writeln!(out, "    {}", rules.join(", "))?;
+    }
     Ok(())
 }
 
@@ -117,7 +141,7 @@ fn colour(verdict: Verdict) -> Style {
     let colour = match verdict {
         Verdict::Agrees => AnsiColor::Green,
         Verdict::Differs | Verdict::Crashed | Verdict::Hung | Verdict::Broken => AnsiColor::Red,
-        Verdict::KnownDifference | Verdict::NotHere => AnsiColor::Yellow,
+        Verdict::KnownDifference | Verdict::NotHere | Verdict::Skipped => AnsiColor::Yellow,
     };
     Style::new().fg_color(Some(colour.into()))
 }
@@ -153,7 +177,7 @@ mod tests {
             says: "So it is.".into(),
             source: "somewhere.c".into(),
             verdict: *verdict,
-            detail: String::new(),
+            detail: format!("because of {name}"),
             ms: 1,
         };
         Report {
@@ -166,10 +190,15 @@ mod tests {
 
     #[test]
     fn the_worst_verdict_decides() {
-        use Verdict::{Agrees, Broken, Crashed, Differs, Hung, KnownDifference, NotHere};
+        use Verdict::{Agrees, Broken, Crashed, Differs, Hung, KnownDifference, NotHere, Skipped};
         let fine = report(
             "sim",
-            &[("a", Agrees), ("b", KnownDifference), ("c", NotHere)],
+            &[
+                ("a", Agrees),
+                ("b", KnownDifference),
+                ("c", NotHere),
+                ("d", Skipped),
+            ],
         );
         assert_eq!(fine.exit_status(), 0);
         for bad in [Differs, Crashed, Hung] {
@@ -207,6 +236,12 @@ mod tests {
                 "a agrees -",
                 "b known difference agrees",
                 "c - DIFFERS",
+                "",
+                "DIFFERS: because of c",
+                "c (2)",
+                "",
+                "known difference: because of b",
+                "b (1)",
             ]
         );
     }
