@@ -9,13 +9,14 @@
 //! 3. [`any_path`]: paths in JSON.
 //! 4. [`cycle`]: searches for cycles.
 //! 5. [`timeline`]: what each process did and when.
-//! 6. [`memory`]: what a program can do to its own mappings.
-//! 7. [`holder`]: ways to hold pages.
-//! 8. [`hand`]: shares, maps, holds and unmaps on command.
-//! 9. [`processes`]: start, listen, kill, reap.
-//! 10. [`player`]: the processes that play a hand.
-//! 11. [`host`]: the simulated Xen with its xenstore.
-//! 12. [`digest`]: digests of files.
+//! 6. [`trace`]: what a kernel does with grants, seen through its own tracing.
+//! 7. [`memory`]: what a program can do to its own mappings.
+//! 8. [`holder`]: ways to hold pages.
+//! 9. [`hand`]: shares, maps, holds and unmaps on command.
+//! 10. [`processes`]: start, listen, kill, reap.
+//! 11. [`player`]: the processes that play a hand.
+//! 12. [`host`]: the simulated Xen with its xenstore.
+//! 13. [`digest`]: digests of files.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -31,3 +32,4 @@ pub mod player;
 pub mod processes;
 pub mod settings;
 pub mod timeline;
+pub mod trace;

@@ -6,9 +6,11 @@
 //! refuse a timeline that ends that way.
 
 mod event;
+mod kernel;
 mod read;
 
 pub use event::{Event, IoKind};
+pub use kernel::{KernelCounts, KernelEvent};
 pub use read::{merge, read_file};
 
 use serde::{Deserialize, Serialize};
@@ -82,10 +84,19 @@ impl Timeline {
 
     /// Records an event, now.
     pub fn log(&self, event: Event) {
+        // Stamped under the lock, so that a file's lines are in order.
+        self.append(now_ns, event);
+    }
+
+    /// Records what happened at an earlier moment of the same clock.
+    pub fn log_at(&self, ns: u64, event: Event) {
+        self.append(|| ns, event);
+    }
+
+    fn append(&self, stamp: impl FnOnce() -> u64, event: Event) {
         let Some(inner) = &self.inner else { return };
         let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
-        // Stamped under the lock, so that a file's lines are in order.
-        let ns = now_ns();
+        let ns = stamp();
         if let Err(error) = inner.append(ns, event) {
             tracing::warn!(%error, "timeline: stops here");
             inner.full = true;
