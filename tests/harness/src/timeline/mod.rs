@@ -184,6 +184,35 @@ mod tests {
     }
 
     #[test]
+    fn what_a_kernel_did_is_recorded_at_the_kernels_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        let timeline = Timeline::create(&path, "observer").unwrap();
+        let first = libgnt::types::ForeignGrant {
+            domid: libgnt::DomId(1),
+            gref: libgnt::GrantRef(0x200),
+        };
+        let unmapped = KernelEvent::Unmapped {
+            first: Some(first),
+            pages: 11,
+            after_ns: 1_000_000_000,
+            put_off: 20,
+        };
+        let counts = KernelCounts {
+            late: vec![first.gref],
+            ..KernelCounts::default()
+        };
+        let events = [unmapped, KernelEvent::Counted(counts)].map(Event::Kernel);
+        for event in &events {
+            timeline.log_at(7, event.clone());
+        }
+        let read = read_file(&path).unwrap();
+        assert!(read.iter().all(|record| record.ns == 7));
+        let read: Vec<Event> = read.into_iter().map(|record| record.event).collect();
+        assert_eq!(read, events);
+    }
+
+    #[test]
     fn a_torn_last_line_is_dropped_and_garbage_in_the_middle_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.jsonl");
