@@ -100,6 +100,18 @@ impl Counts {
     }
 }
 
+/// What a ledger has seen since it was opened, in pages: what is over counts, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Totals {
+    /// Mapped, for a moment only to see whether it can be done, too.
+    pub mapped: u64,
+    /// Unmapped, with the news that the hypervisor has released them.
+    pub released: u64,
+    /// Unmapped without that news.
+    pub untold: u64,
+}
+
 struct Entry {
     kind: EntryKind,
     grants: Arc<[ForeignGrant]>,
@@ -112,6 +124,7 @@ struct Inner {
     entries: BTreeMap<u64, Entry>,
     /// Entries that nothing will ever remove, oldest first.
     untold: VecDeque<u64>,
+    totals: Totals,
 }
 
 /// Entries of [`EntryKind::Untold`] that are kept: the youngest.
@@ -142,6 +155,9 @@ impl Ledger {
         let mut inner = self.lock();
         let id = inner.next;
         inner.next += 1;
+        if kind == EntryKind::Mapped {
+            inner.totals.mapped += grants.len() as u64;
+        }
         inner.entries.insert(
             id,
             Entry {
@@ -158,9 +174,11 @@ impl Ledger {
         let Some(entry) = inner.entries.get_mut(&id.0) else {
             return;
         };
-        entry.kind = kind;
+        let pages = entry.grants.len() as u64;
+        let was = std::mem::replace(&mut entry.kind, kind);
         entry.since = Instant::now();
-        if kind == EntryKind::Untold {
+        if kind == EntryKind::Untold && was != EntryKind::Untold {
+            inner.totals.untold += pages;
             inner.untold.push_back(id.0);
             if inner.untold.len() > MAX_UNTOLD
                 && let Some(oldest) = inner.untold.pop_front()
@@ -171,7 +189,24 @@ impl Ledger {
     }
 
     pub(super) fn remove(&self, id: EntryId) {
-        self.lock().entries.remove(&id.0);
+        let mut inner = self.lock();
+        if let Some(entry) = inner.entries.remove(&id.0)
+            && entry.kind == EntryKind::Unmapping
+        {
+            inner.totals.released += entry.grants.len() as u64;
+        }
+    }
+
+    /// Pages that were mapped for a moment and unmapped at once, without a word of their release.
+    pub(super) fn count_probe(&self, pages: usize) {
+        let totals = &mut self.lock().totals;
+        totals.mapped += pages as u64;
+        totals.untold += pages as u64;
+    }
+
+    /// What was mapped and given back so far.
+    pub fn totals(&self) -> Totals {
+        self.lock().totals
     }
 
     /// Everything, oldest first.
@@ -253,6 +288,36 @@ mod tests {
         );
         ledger.remove(id);
         assert!(ledger.counts().is_empty());
+        let over = Totals {
+            mapped: 3,
+            released: 3,
+            untold: 0,
+        };
+        assert_eq!(ledger.totals(), over);
+    }
+
+    #[test]
+    fn totals_count_what_is_over() {
+        let ledger = Ledger::new();
+        let grants = |n| -> Arc<[ForeignGrant]> {
+            let grant = ForeignGrant {
+                domid: DomId(3),
+                gref: GrantRef(8),
+            };
+            vec![grant; n].into()
+        };
+        ledger.add(EntryKind::Granted, grants(7));
+        ledger.add(EntryKind::Mapped, grants(1));
+        let untold = ledger.add(EntryKind::Mapped, grants(2));
+        ledger.change(untold, EntryKind::Untold);
+        ledger.change(untold, EntryKind::Untold);
+        ledger.count_probe(4);
+        let totals = Totals {
+            mapped: 7,
+            released: 0,
+            untold: 6,
+        };
+        assert_eq!(ledger.totals(), totals);
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod shared;
 pub mod unmap;
 mod unmapping;
 
-pub use ledger::{Counts, EntryKind, Ledger, LedgerEntry};
+pub use ledger::{Counts, EntryKind, Ledger, LedgerEntry, Totals};
 pub use map::{Map, UnmapError};
 pub use mapper::Mapper;
 pub use pairs::{IDLE_PAIRS, MAX_UNMAPPING};

@@ -72,7 +72,10 @@ impl Shared {
         let index = self.gntdev.map_grant_ref(grants)?;
         let mapped = self.gntdev.mmap(index, grants.len(), access);
         let result = match mapped {
-            Ok(pages) => pages.unmap().map(|()| true),
+            Ok(pages) => {
+                self.ledger.count_probe(grants.len());
+                pages.unmap().map(|()| true)
+            }
             Err(error) if error.errno() == Some(Errno::INVAL) => Ok(false),
             Err(error) => Err(error),
         };

@@ -11,12 +11,13 @@
 //! 5. [`timeline`]: what each process did and when.
 //! 6. [`memory`]: what a program can do to its own mappings.
 //! 7. [`kernel`]: what the kernel below says of itself.
-//! 8. [`holder`]: ways to hold pages.
-//! 9. [`hand`]: shares, maps, holds and unmaps on command.
-//! 10. [`processes`]: start, listen, kill, reap.
-//! 11. [`player`]: the processes that play a hand.
-//! 12. [`host`]: the simulated Xen with its xenstore.
-//! 13. [`digest`]: digests of files.
+//! 8. [`trace`]: what a kernel does with grants, seen through its own tracing.
+//! 9. [`holder`]: ways to hold pages.
+//! 10. [`hand`]: shares, maps, holds and unmaps on command.
+//! 11. [`processes`]: start, listen, kill, reap.
+//! 12. [`player`]: the processes that play a hand.
+//! 13. [`host`]: the simulated Xen with its xenstore.
+//! 14. [`digest`]: digests of files.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -33,3 +34,4 @@ pub mod player;
 pub mod processes;
 pub mod settings;
 pub mod timeline;
+pub mod trace;

@@ -30,8 +30,8 @@ pub fn play(mut hand: Hand, control: &Control, timeline: &Timeline) -> io::Resul
             }
             Ok(Order::Stop) => {
                 hand.forget();
-                let entries = hand.ledger();
-                return control.send(&News::Ledger { entries });
+                let (entries, totals) = (hand.ledger(), hand.totals());
+                return control.send(&News::Ledger { entries, totals });
             }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 hand.forget();

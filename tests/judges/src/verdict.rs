@@ -55,6 +55,9 @@ pub struct Verdict {
     pub replay: String,
 }
 
+/// The name of the figure that says why only the ledgers were there to be believed.
+pub const ONE_ORACLE: &str = "one oracle";
+
 /// A figure that is no verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Figure {

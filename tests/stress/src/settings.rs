@@ -1,5 +1,6 @@
 //! What a run is asked to do.
 
+use pv_harness::error::{Error, Result};
 use pv_harness::holder::HoldName;
 use pv_harness::settings::{Guest, PlatformKind, Unmap, quote, spell};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,36 @@ pub enum RunSabotage {
     FlipBit,
     /// The granter gets pages back that its peer still maps.
     ReuseWhileInUse,
+    /// The back end maps and unmaps the pages of one request once more, behind its ledger's back.
+    MapBehindLedger,
+}
+
+impl RunSabotage {
+    /// Is it done to the simulated Xen, so that a real one goes on as if nothing was?
+    pub fn is_simulated(self) -> bool {
+        match self {
+            RunSabotage::UnmapUnderHolder
+            | RunSabotage::EarlyEvent
+            | RunSabotage::HoldOutlivesOwner
+            | RunSabotage::ReuseWhileInUse => true,
+            RunSabotage::VolatileDisk | RunSabotage::FlipBit | RunSabotage::MapBehindLedger => {
+                false
+            }
+        }
+    }
+
+    /// Refuses one that the platform does not know.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn check(self, platform: PlatformKind) -> Result<()> {
+        if platform == PlatformKind::Xen && self.is_simulated() {
+            return Err(Error::Usage(format!(
+                "--sabotage {self} is done to the simulated Xen, and not to a real one; use --platform sim"
+            )));
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Display for RunSabotage {
@@ -107,6 +138,16 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_real_xen_is_not_sabotaged_in_vain() {
+        let refused = RunSabotage::EarlyEvent.check(PlatformKind::Xen);
+        assert!(refused.unwrap_err().to_string().contains("early-event"));
+        for sabotage in [RunSabotage::FlipBit, RunSabotage::MapBehindLedger] {
+            assert!(sabotage.check(PlatformKind::Xen).is_ok());
+        }
+        assert!(RunSabotage::EarlyEvent.check(PlatformKind::Sim).is_ok());
+    }
 
     #[test]
     fn a_replay_says_everything() {

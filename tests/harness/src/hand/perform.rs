@@ -13,7 +13,7 @@ use crate::holder::{Export, Held};
 use crate::settings::HoldName;
 use crate::timeline::{Event, Timeline};
 use libgnt::Platform;
-use libgnt::grant::Ledger;
+use libgnt::grant::{Ledger, Totals};
 use libgnt::platform::Evtchn;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +65,11 @@ impl Hand {
     pub fn ledger(&self) -> Vec<String> {
         let entries = self.ledger.snapshot();
         entries.iter().map(ToString::to_string).collect()
+    }
+
+    /// What it has mapped and given back so far.
+    pub fn totals(&self) -> Totals {
+        self.ledger.totals()
     }
 
     /// Gives everything up.

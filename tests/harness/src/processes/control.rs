@@ -4,6 +4,7 @@
 
 use super::Fact;
 use crate::hand::{self, Answer};
+use libgnt::grant::Totals;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
@@ -35,6 +36,8 @@ pub enum News {
     Ledger {
         /// One sentence an entry, for people; empty when nothing is left.
         entries: Vec<String>,
+        /// What it has mapped and given back in all.
+        totals: Totals,
     },
     /// A hand's answer to an order.
     Answer(Answer),

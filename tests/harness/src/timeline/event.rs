@@ -1,5 +1,6 @@
 //! What can happen in a run.
 
+use super::kernel::KernelEvent;
 use crate::settings::HoldName;
 use libgnt::inspect::Deadlock;
 use libgnt::types::{ForeignGrant, GrantRef};
@@ -177,6 +178,9 @@ pub enum Event {
         /// Which.
         who: String,
     },
+
+    /// Observer: what the domain's kernel did.
+    Kernel(KernelEvent),
 
     /// Host: a wait-for cycle was found and broken.
     Deadlock {

@@ -6,9 +6,11 @@
 //! refuse a timeline that ends that way.
 
 mod event;
+mod kernel;
 mod read;
 
 pub use event::{Event, IoKind};
+pub use kernel::{KernelCounts, KernelEvent};
 pub use read::{merge, read_file};
 
 use serde::{Deserialize, Serialize};
@@ -82,10 +84,19 @@ impl Timeline {
 
     /// Records an event, now.
     pub fn log(&self, event: Event) {
+        // Stamped under the lock, so that a file's lines are in order.
+        self.append(now_ns, event);
+    }
+
+    /// Records what happened at an earlier moment of the same clock.
+    pub fn log_at(&self, ns: u64, event: Event) {
+        self.append(|| ns, event);
+    }
+
+    fn append(&self, stamp: impl FnOnce() -> u64, event: Event) {
         let Some(inner) = &self.inner else { return };
         let mut inner = inner.lock().unwrap_or_else(PoisonError::into_inner);
-        // Stamped under the lock, so that a file's lines are in order.
-        let ns = now_ns();
+        let ns = stamp();
         if let Err(error) = inner.append(ns, event) {
             tracing::warn!(%error, "timeline: stops here");
             inner.full = true;
@@ -170,6 +181,35 @@ mod tests {
             (read[1].process.as_str(), read[1].pid),
             ("back-end", std::process::id())
         );
+    }
+
+    #[test]
+    fn what_a_kernel_did_is_recorded_at_the_kernels_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        let timeline = Timeline::create(&path, "observer").unwrap();
+        let first = libgnt::types::ForeignGrant {
+            domid: libgnt::DomId(1),
+            gref: libgnt::GrantRef(0x200),
+        };
+        let unmapped = KernelEvent::Unmapped {
+            first: Some(first),
+            pages: 11,
+            after_ns: 1_000_000_000,
+            put_off: 20,
+        };
+        let counts = KernelCounts {
+            late: vec![first.gref],
+            ..KernelCounts::default()
+        };
+        let events = [unmapped, KernelEvent::Counted(counts)].map(Event::Kernel);
+        for event in &events {
+            timeline.log_at(7, event.clone());
+        }
+        let read = read_file(&path).unwrap();
+        assert!(read.iter().all(|record| record.ns == 7));
+        let read: Vec<Event> = read.into_iter().map(|record| record.event).collect();
+        assert_eq!(read, events);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod deadlock;
 mod hold;
 mod kernel;
 mod loss;
+mod oracle;
 mod request_life;
 
 pub use aftermath::{
@@ -22,8 +23,10 @@ pub use loss::{
     every_write_is_kept, released_by_death, same_data, was_killed_in_mid_io, was_noticed,
     work_went_on_after,
 };
+pub use oracle::{Watched, one_oracle, second_oracle};
 pub use request_life::{RequestLife, lives};
 
+use libgnt::grant::Totals;
 use libgnt::inspect::{Deadlock, Inspection};
 use pv_harness::processes::Aftermath;
 use pv_harness::timeline::{Event, Record};
@@ -80,6 +83,11 @@ pub struct Evidence {
     pub inspection: Option<Inspection>,
     /// What each role's own ledger still held when it had finished, by process.
     pub ledgers: Vec<(String, Vec<String>)>,
+    /// What each role's own ledger has counted from its beginning to its end, by process: not of those
+    /// that were killed.
+    pub totals: Vec<(String, Totals)>,
+    /// On a real Xen: whose kernel was watched, by whom.
+    pub watched: Vec<Watched>,
     /// How the processes ended, and what they left.
     pub aftermath: Aftermath,
     /// On a real Xen: what each domain's kernel said that is trouble.
@@ -101,6 +109,8 @@ impl Evidence {
             records,
             inspection,
             ledgers,
+            totals: Vec::new(),
+            watched: Vec::new(),
             aftermath,
             kernels: None,
             clock_uncertainty_ns: 0,
@@ -126,6 +136,7 @@ pub fn common(evidence: &Evidence) -> Vec<Check> {
         timelines_are_complete(evidence),
     ];
     checks.extend(kernels_are_well(evidence));
+    checks.extend(second_oracle(evidence));
     checks
 }
 

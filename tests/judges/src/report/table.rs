@@ -2,8 +2,9 @@
 //! no terminal or `NO_COLOR` is set.
 
 use super::content::{Report, spell_ms};
-use crate::verdict::{Outcome, Verdict};
+use crate::verdict::{ONE_ORACLE, Outcome, Verdict};
 use anstyle::{AnsiColor, Style};
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 fn style(outcome: Outcome) -> Style {
@@ -46,6 +47,14 @@ pub fn print_table(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             figures(verdict),
         )?;
     }
+    let ones = report.verdicts.iter().flat_map(|v| &v.figures);
+    let ones: BTreeSet<&str> = ones
+        .filter(|figure| figure.name == ONE_ORACLE)
+        .map(|figure| figure.value.as_str())
+        .collect();
+    for why in ones {
+        writeln!(out, "{ONE_ORACLE}: {why}")?;
+    }
     for verdict in report
         .verdicts
         .iter()
@@ -72,6 +81,7 @@ fn figures(verdict: &Verdict) -> String {
     let all: Vec<String> = verdict
         .figures
         .iter()
+        .filter(|figure| figure.name != ONE_ORACLE)
         .map(|f| format!("{} {}", f.name, f.value))
         .collect();
     all.join(", ")
@@ -126,6 +136,24 @@ pub fn print_listing(scenarios: &[(&str, &str)], out: &mut dyn Write) -> io::Res
 mod tests {
     use super::*;
     use crate::report::tests::report;
+    use crate::verdict::Figure;
+
+    #[test]
+    fn one_oracle_is_said_once() {
+        let mut report = report();
+        for verdict in &mut report.verdicts {
+            verdict.figures.push(Figure {
+                name: ONE_ORACLE.into(),
+                value: "domain back: no tracefs".into(),
+            });
+        }
+        let mut out = anstream::StripStream::new(Vec::new());
+        print_table(&report, &mut out).unwrap();
+        let text = String::from_utf8(out.into_inner()).unwrap();
+        let line = "\none oracle: domain back: no tracefs\n";
+        assert_eq!(text.matches(line).count(), 1, "{text}");
+        assert_eq!(text.matches("no tracefs").count(), 1, "{text}");
+    }
 
     #[test]
     fn the_table_says_what_failed_and_how_to_replay_it() {

@@ -27,6 +27,13 @@ pub struct LabCommand {
     pub(crate) lab: LabArgs,
 }
 
+impl LabCommand {
+    /// What is to go wrong in the scenarios: the lab passes it on, and does not know it.
+    pub fn sabotage(&self) -> Option<&str> {
+        self.lab.sabotage.as_deref()
+    }
+}
+
 /// What else `pv-stress lab` can do.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Other {
@@ -173,6 +180,9 @@ pub struct LabArgs {
     /// Hold pages even in PV domains, whose kernel that damages
     #[arg(long)]
     pub allow_kernel_damage: bool,
+    /// Make the scenarios wrong on purpose, to see that it is noticed
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub sabotage: Option<String>,
     /// Stay up, with a shell on dom0's console
     #[arg(long, conflicts_with_all = ["run", "scenario", "case", "suite"])]
     pub shell: bool,
@@ -255,6 +265,9 @@ impl LabArgs {
         }
         if let Some(input) = &self.input {
             add("--input", input.display().to_string());
+        }
+        if let Some(sabotage) = &self.sabotage {
+            add("--sabotage", sabotage.clone());
         }
         if self.allow_kernel_damage {
             command.push_str(" --allow-kernel-damage");

@@ -250,6 +250,9 @@ fn scenarios(args: &LabArgs) -> String {
     if let Some(seed) = args.seed {
         add("--seed", seed.to_string());
     }
+    if let Some(sabotage) = &args.sabotage {
+        add("--sabotage", sabotage.clone());
+    }
     let input = match args.input {
         Some(_) => format!("/lab/{INPUT}"),
         None => "/bin/busybox".into(),
@@ -332,10 +335,12 @@ pub(crate) mod tests {
             "fork",
             "--seed",
             "7",
+            "--sabotage",
+            "flip-bit",
         ];
         let script = &asked(&args(&words)).unwrap()[0].script;
         assert!(
-            script.contains("--scenario copy,hold-unmap --hold fork --seed 7"),
+            script.contains("--scenario copy,hold-unmap --hold fork --seed 7 --sabotage flip-bit"),
             "{script}"
         );
         assert!(script.contains("--deadline $((180 * slow))s"), "{script}");

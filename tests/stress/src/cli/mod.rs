@@ -7,6 +7,7 @@ mod sim;
 use log::log_to_stderr;
 use run::RunArgs;
 
+use crate::settings::RunSabotage;
 use crate::{role, scenario};
 use clap::{Parser, Subcommand};
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};
@@ -161,14 +162,17 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
             log_to_stderr(tracing_subscriber::filter::LevelFilter::WARN);
             xen::on(&domain, &command.join(" "), deadline)
         }
-        Some(Command::Lab(command)) => match pv_lab::run(&command, &count_scenarios) {
-            Err(LabError::Run(error)) => Err(error),
-            Err(error) => {
-                complain(&error.to_string());
-                Ok(ExitCode::from(error.status()))
+        Some(Command::Lab(command)) => {
+            check_sabotage(command.sabotage())?;
+            match pv_lab::run(&command, &count_scenarios) {
+                Err(LabError::Run(error)) => Err(error),
+                Err(error) => {
+                    complain(&error.to_string());
+                    Ok(ExitCode::from(error.status()))
+                }
+                Ok(code) => Ok(code),
             }
-            Ok(code) => Ok(code),
-        },
+        }
         Some(Command::Model { command }) => pv_models::cli::run(command),
         Some(Command::Conform(args)) => pv_conform::cli::run(&args, role::start_hand),
         Some(Command::ConformProcess { process }) => {
@@ -194,6 +198,14 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
 
 fn count_scenarios(names: &[String]) -> Result<usize> {
     scenario::chosen(names, PlatformKind::Xen).map(|chosen| chosen.len())
+}
+
+/// Before a machine is booted for it.
+fn check_sabotage(name: Option<&str>) -> Result<()> {
+    let Some(name) = name else { return Ok(()) };
+    let sabotage = <RunSabotage as clap::ValueEnum>::from_str(name, false);
+    let sabotage = sabotage.map_err(|_| Error::Usage(format!("there is no --sabotage {name}")))?;
+    sabotage.check(PlatformKind::Xen)
 }
 
 fn list(json: bool) -> Result<ExitCode> {
@@ -222,6 +234,15 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_lab_is_not_booted_for_a_sabotage_that_it_cannot_show() {
+        assert!(check_sabotage(None).is_ok());
+        assert!(check_sabotage(Some("map-behind-ledger")).is_ok());
+        let refused = |name| check_sabotage(Some(name)).unwrap_err().to_string();
+        assert!(refused("early-event").contains("simulated"));
+        assert!(refused("nonsense").contains("no --sabotage nonsense"));
     }
 
     #[test]

@@ -170,6 +170,9 @@ fn settings(args: &RunArgs) -> Result<Settings> {
             humantime::format_duration(args.deadline)
         )));
     }
+    if let Some(sabotage) = args.sabotage {
+        sabotage.check(args.platform)?;
+    }
     if args.platform == PlatformKind::Sim
         && let Some(hold) = args.hold
         && !hold.is_simulated()

@@ -2,7 +2,7 @@
 
 use super::{
     BackEndTask, ConsumerTask, FrontEndTask, HandTask, Home, HostTask, RoleProcess, backend,
-    by_hand, consumer, frontend, hand, host,
+    by_hand, consumer, frontend, hand, host, observer,
 };
 use crate::settings::RunSabotage;
 use pv_harness::error::Result;
@@ -54,6 +54,8 @@ pub enum Role {
     Consumer(ConsumerTask),
     /// Shares, maps, holds and unmaps on command.
     Hand(HandTask),
+    /// Watches what the kernel does with grants.
+    Observer,
 }
 
 impl Role {
@@ -65,7 +67,13 @@ impl Role {
             Role::FrontEnd(_) => "front end",
             Role::Consumer(_) => "consumer",
             Role::Hand(_) => "hand",
+            Role::Observer => "observer",
         }
+    }
+
+    /// Can it map grants of others?
+    pub fn maps(&self) -> bool {
+        matches!(self, Role::BackEnd(_) | Role::Hand(_))
     }
 }
 
@@ -101,6 +109,7 @@ pub fn run(args: &[OsString]) -> Result<()> {
         Role::FrontEnd(task) => frontend::run(&process, task),
         Role::Consumer(task) => consumer::run(&process, task),
         Role::Hand(task) => hand::run(&process, task),
+        Role::Observer => observer::run(&process),
     };
     process.end(outcome)
 }

@@ -3,9 +3,10 @@
 use super::{DEVICE_CLASS, Freeze, Outcome, RoleProcess, pass};
 use crate::consumer::{LendPolicy, Lender};
 use crate::settings::RunSabotage;
+use libgnt::Platform;
 use libgnt::grant::{Map, UnmapId};
 use libgnt::proto::blkif::Status;
-use libgnt::types::DomId;
+use libgnt::types::{Access, DomId, ForeignGrant};
 use pv_backend::disk::Backing;
 use pv_backend::{
     BackConfig, BackEvent, BackEventKind, Backend, Mode, Observer, PageLender, RequestInfo, Stop,
@@ -123,6 +124,9 @@ pub(super) fn run(process: &RoleProcess, task: BackEndTask) -> Outcome {
         task.freeze,
         stop.clone(),
     );
+    if process.sabotage == Some(RunSabotage::MapBehindLedger) {
+        recorder.state().behind = Some(Arc::clone(&platform));
+    }
     let backing = match process.sabotage {
         Some(RunSabotage::VolatileDisk) => Backing::Memory {
             bytes: std::fs::metadata(&task.image)?.len(),
@@ -187,6 +191,8 @@ struct State {
     /// The hold of the pages that it unmaps, if they are lent.
     lent: Option<u64>,
     stop: Stop,
+    /// Sabotage: to map the next request's pages once more.
+    behind: Option<Arc<dyn Platform>>,
 }
 
 impl Recorder {
@@ -210,6 +216,7 @@ impl Recorder {
                 calling: None,
                 lent: None,
                 stop,
+                behind: None,
             })),
         }
     }
@@ -217,6 +224,15 @@ impl Recorder {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a driver does that keeps no books: nobody but the kernel knows of it.
+fn map_behind_the_ledger(platform: &dyn Platform, grants: &[ForeignGrant]) -> libgnt::Result<()> {
+    let gntdev = platform.open_gntdev()?;
+    let index = gntdev.map_grant_ref(grants)?;
+    let pages = gntdev.mmap(index, grants.len(), Access::ReadOnly)?;
+    pages.unmap()?;
+    gntdev.unmap_grant_ref(index, grants.len())
 }
 
 impl PageLender for Recorder {
@@ -232,6 +248,12 @@ impl PageLender for Recorder {
             id: info.id,
             grants: grants.clone(),
         });
+        if let Some(platform) = state.behind.take()
+            && let Err(error) = map_behind_the_ledger(&*platform, &grants)
+        {
+            tracing::error!(%error, "the sabotage");
+            state.stop.ask();
+        }
         if let Some(lender) = &mut state.lender {
             let lent = lender.offer(map.pages(), map.grants(), request);
             let failed = lender.failure().is_some();

@@ -2,6 +2,7 @@
 
 use super::{Outcome, RoleProcess};
 use crate::consumer::{ConsumerConfig, run as serve};
+use libgnt::grant::Totals;
 use pv_harness::holder::{holder, kernel_holder};
 use pv_harness::processes::News;
 use pv_harness::settings::HoldName;
@@ -41,6 +42,7 @@ pub(super) fn run(process: &RoleProcess, task: ConsumerTask) -> Outcome {
     serve(config, &process.control)?;
     process.control.send(&News::Ledger {
         entries: Vec::new(),
+        totals: Totals::default(),
     })?;
     Ok(())
 }

@@ -38,6 +38,6 @@ fn of_the_host(sabotage: RunSabotage) -> Option<core::KernelSabotage> {
         RunSabotage::EarlyEvent => Some(core::KernelSabotage::EventBeforeUnmap),
         RunSabotage::HoldOutlivesOwner => Some(core::KernelSabotage::HoldOutlivesOwner),
         RunSabotage::ReuseWhileInUse => Some(core::KernelSabotage::ReuseWhileInUse),
-        RunSabotage::VolatileDisk | RunSabotage::FlipBit => None,
+        RunSabotage::VolatileDisk | RunSabotage::FlipBit | RunSabotage::MapBehindLedger => None,
     }
 }

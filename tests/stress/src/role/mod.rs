@@ -7,6 +7,7 @@ mod consumer;
 mod frontend;
 mod hand;
 mod host;
+mod observer;
 mod outside;
 
 pub use assignment::{Assignment, Part, Role, run};
@@ -140,7 +141,8 @@ impl RoleProcess {
 
     fn show(&self, ledger: &Ledger) -> std::io::Result<()> {
         let entries = ledger.snapshot().iter().map(ToString::to_string).collect();
-        self.control.send(&News::Ledger { entries })
+        let totals = ledger.totals();
+        self.control.send(&News::Ledger { entries, totals })
     }
 
     fn end(self, outcome: Outcome) -> Result<()> {

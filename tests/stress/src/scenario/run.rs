@@ -4,9 +4,9 @@ use super::{Scenario, Stage};
 use crate::settings::Settings;
 use pv_harness::error::{Error, Result};
 use pv_harness::processes::{Processes, Stopped};
-use pv_judges::checks::{Check, Evidence};
+use pv_judges::checks::{Check, Evidence, one_oracle};
 use pv_judges::report::ReportDir;
-use pv_judges::verdict::{Figure, Outcome, Verdict};
+use pv_judges::verdict::{Figure, ONE_ORACLE, Outcome, Verdict};
 use pv_remote::xen::Xen;
 use std::sync::Arc;
 use std::time::Instant;
@@ -53,6 +53,13 @@ pub fn run(
             vec![check]
         }
     };
+    // It waits for the others' end, and hangs only because they do.
+    hung.retain(|process| {
+        evidence
+            .watched
+            .iter()
+            .all(|w| w.observer != process.process)
+    });
     checks.extend(pv_judges::checks::common(&evidence));
     checks.extend(pv_judges::checks::kernel_does_not_wait(&hung));
     let edges = evidence.deadlocks().next().map_or_else(
@@ -61,6 +68,10 @@ pub fn run(
     );
     let outcome = Verdict::judge(&checks, &edges, !scenario.wants_deadlock());
     figures.extend(unmap_figures(&evidence));
+    figures.extend(one_oracle(&evidence).map(|why| Figure {
+        name: ONE_ORACLE.into(),
+        value: why,
+    }));
     Ok(Verdict {
         scenario: scenario.name().into(),
         summary: scenario.summary().into(),

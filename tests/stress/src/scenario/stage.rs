@@ -5,6 +5,7 @@ mod finish;
 use crate::role::{Assignment, HandTask, Home, HostTask, Part, Role};
 use crate::settings::Settings;
 use libgnt::DomId;
+use libgnt::grant::Totals;
 use libgnt::inspect::Inspection;
 use libgnt::sim::client::SimPlatform;
 use pv_harness::digest::digest;
@@ -13,6 +14,7 @@ use pv_harness::player::RunLink;
 use pv_harness::processes::{ChildId, News, Processes, Stopped};
 use pv_harness::settings::{Guest, Unmap};
 use pv_harness::timeline::{Event, Record, Timeline, now_ns, read_file};
+use pv_judges::checks::Watched;
 use pv_judges::verdict::Figure;
 use pv_remote::xen::Xen;
 use pv_xenstore::Client;
@@ -45,6 +47,9 @@ pub struct Stage<'a> {
     xen: Option<Arc<Xen>>,
     devices: Vec<BlockDevice>,
     ledgers: Vec<(String, Vec<String>)>,
+    totals: Vec<(String, Totals)>,
+    observers: Vec<ChildId>,
+    watched: Vec<Watched>,
     figures: Vec<Figure>,
     timeline: Timeline,
 }
@@ -74,6 +79,9 @@ impl<'a> Stage<'a> {
             host: None,
             toolstack: None,
             ledgers: Vec::new(),
+            totals: Vec::new(),
+            observers: Vec::new(),
+            watched: Vec::new(),
             figures: Vec::new(),
             timeline: Timeline::none(),
         }
@@ -106,9 +114,9 @@ impl<'a> Stage<'a> {
         self.timeline = Timeline::create(&self.processes.timeline_path("pv-stress"), "pv-stress")
             .map_err(failed("the run's own timeline"))?;
         if let Some(xen) = &self.xen {
-            return xen
-                .begin(self.processes.dir())
-                .map_err(failed("beginning on this Xen"));
+            xen.begin(self.processes.dir())
+                .map_err(failed("beginning on this Xen"))?;
+            return self.start_observers();
         }
         let task = HostTask {
             dir: self.sim_dir(),
@@ -162,6 +170,12 @@ impl<'a> Stage<'a> {
                     doing: format!("starting {name}"),
                     error: io::Error::other(format!("no roles can be started in {domid}")),
                 })?;
+                let mut watched = self.watched.iter_mut();
+                if role.maps()
+                    && let Some(watched) = watched.find(|watched| watched.domain == domain.name)
+                {
+                    watched.mappers.push(name.to_owned());
+                }
                 Assignment::StandFor {
                     relay: domain.socket().to_owned(),
                     part: self.part(Some(Home::Xen), role),
@@ -173,6 +187,28 @@ impl<'a> Stage<'a> {
             }
         };
         self.processes.spawn(name, assignment)
+    }
+
+    /// In each domain one that watches what its kernel does.
+    fn start_observers(&mut self) -> Result<(), Stopped> {
+        let Some(xen) = self.xen.clone() else {
+            return Ok(());
+        };
+        for domain in xen.domains() {
+            let observer = format!("observer-{}", domain.name);
+            let id = self.spawn(&observer, domain.domid, Role::Observer)?;
+            self.observers.push(id);
+            let watched = Watched {
+                domain: domain.name.clone(),
+                observer,
+                mappers: Vec::new(),
+            };
+            self.watched.push(watched);
+        }
+        for id in self.observers.clone() {
+            self.processes.await_ready(id)?;
+        }
+        Ok(())
     }
 
     /// Starts a process of a domain that does what the scenario orders.
@@ -306,12 +342,13 @@ impl<'a> Stage<'a> {
 
     fn take_ledger(&mut self, id: ChildId) -> Result<(), Stopped> {
         let name = self.processes.child(id).name.clone();
-        let entries =
+        let (entries, totals) =
             self.processes
                 .await_news(id, &format!("{name}'s ledger"), |news| match news {
-                    News::Ledger { entries } => Some(entries.clone()),
+                    News::Ledger { entries, totals } => Some((entries.clone(), *totals)),
                     _ => None,
                 })?;
+        self.totals.push((name.clone(), totals));
         self.ledgers.push((name, entries));
         Ok(())
     }

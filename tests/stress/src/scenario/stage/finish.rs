@@ -16,11 +16,12 @@ impl Stage<'_> {
         for id in self
             .processes
             .children()
-            .filter(|id| Some(*id) != self.host)
+            .filter(|id| Some(*id) != self.host && !self.observers.contains(id))
             .collect::<Vec<_>>()
         {
             self.processes.end(id);
         }
+        self.stop_observers();
         let mut left_over = Vec::new();
         if let Some(xen) = &self.xen {
             left_over = xen.settle();
@@ -38,11 +39,24 @@ impl Stage<'_> {
         let mut aftermath = self.processes.finish();
         aftermath.left_over.extend(left_over);
         let mut evidence = Evidence::new(aftermath, inspection, self.ledgers);
+        evidence.totals = self.totals;
+        evidence.watched = self.watched;
         evidence.kernels = self.xen.as_ref().map(|_| kernels);
         evidence.clock_uncertainty_ns = self.xen.as_ref().map_or(0, |xen| {
             u64::try_from(xen.clock_uncertainty().as_nanos()).unwrap_or(u64::MAX)
         });
         (evidence, self.figures)
+    }
+
+    /// They see the end of all others. Told once, they wait until the kernels have given all back; told
+    /// once more, they end.
+    fn stop_observers(&mut self) {
+        for id in std::mem::take(&mut self.observers) {
+            if let Err(stopped) = self.processes.stop(id) {
+                tracing::warn!(%stopped, "an observer");
+                self.processes.end(id);
+            }
+        }
     }
 
     /// A real xenstore outlives the scenario.
