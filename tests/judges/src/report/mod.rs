@@ -4,6 +4,8 @@
 mod chart;
 mod content;
 mod dir;
+mod graph;
+mod hang;
 mod html;
 mod junit;
 mod table;

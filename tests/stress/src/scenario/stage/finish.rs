@@ -26,6 +26,7 @@ impl Stage<'_> {
             left_over = xen.settle();
         }
         let inspection = self.settled();
+        let channels = self.xen.as_ref().and_then(|xen| xen.channels());
         let mut kernels = Vec::new();
         if let Some(xen) = self.xen.clone() {
             if let Err(error) = self.remove_devices(&xen) {
@@ -39,6 +40,10 @@ impl Stage<'_> {
         aftermath.left_over.extend(left_over);
         let mut evidence = Evidence::new(aftermath, inspection, self.ledgers);
         evidence.kernels = self.xen.as_ref().map(|_| kernels);
+        if let Some(xen) = &self.xen {
+            evidence.channels = channels;
+            evidence.guests = xen.guests();
+        }
         evidence.clock_uncertainty_ns = self.xen.as_ref().map_or(0, |xen| {
             u64::try_from(xen.clock_uncertainty().as_nanos()).unwrap_or(u64::MAX)
         });
