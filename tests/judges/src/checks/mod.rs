@@ -153,3 +153,5 @@ pub fn spell(ns: u64) -> String {
 
 #[doc(hidden)]
 pub mod fixture;
+#[cfg(test)]
+pub(crate) use kernel::tests as hangs;

@@ -13,7 +13,7 @@ const LANE: f64 = 22.0;
 const PAGE: f64 = 960.0;
 /// Letters that fit into a box, and between the boxes.
 const BOX_LETTERS: usize = 58;
-const GAP_LETTERS: usize = 70;
+const GAP_LETTERS: usize = 52;
 const LANE_LETTERS: usize = 44;
 const LINE: f64 = 15.0;
 

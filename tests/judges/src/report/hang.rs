@@ -136,3 +136,45 @@ fn items(page: &mut String, items: impl Iterator<Item = String>) {
         push(page, format_args!("<li>{}</li>\n", escape(&item)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::tests::{hang, report};
+
+    #[test]
+    fn a_hang_is_told_in_full() {
+        let mut page = String::new();
+        section(&mut page, &hang().verdicts[0]);
+        for part in [
+            "<h3>The deadlock</h3>",
+            "exact cycle of QubesOS/qubes-issues#7481",
+            "drivers/xen/grant-table.c",
+            "<h3>After SIGKILL</h3>",
+            "did not end within 10 s of SIGKILL",
+            "0x9 of domain 1",
+            "hung_task_panic",
+            "Blocked tasks of domain back, Linux 7.2.13 (PV)",
+            "<b>kworker/u5:0+rxe_wq</b> (pid 44), the kernel&#39;s own",
+            "rxe_receiver+0x1/0x2",
+        ] {
+            assert!(page.contains(part), "{part}: {page}");
+        }
+        assert_eq!(page.matches("class=\"who\"").count(), 3);
+    }
+
+    #[test]
+    fn an_open_wait_is_not_called_a_deadlock_and_an_empty_kernel_is_said_to_be() {
+        let mut verdict = hang().verdicts.remove(0);
+        verdict.standstill.as_mut().unwrap().in_cycle = 0;
+        verdict.blocked[0].tasks.clear();
+        verdict.blocked[0].missing.push("8 more".into());
+        let mut page = String::new();
+        section(&mut page, &verdict);
+        assert!(page.contains("<h3>Who waits for whom</h3>"));
+        assert!(page.contains("No task is in state D.") && page.contains("8 more"));
+        let mut page = String::new();
+        section(&mut page, &report().verdicts[0]);
+        assert_eq!(page, "", "it passed");
+    }
+}

@@ -165,7 +165,9 @@ mod tests {
     /// For a look at it: `PV_STRESS_HTML=/tmp/x.html cargo test -p pv-stress can_be_looked_at`.
     #[test]
     fn can_be_looked_at() {
-        let page = super::render(&report());
+        let mut both = report();
+        both.verdicts.extend(crate::report::tests::hang().verdicts);
+        let page = super::render(&both);
         if let Some(path) = std::env::var_os("PV_STRESS_HTML") {
             std::fs::write(path, &page).unwrap();
         }

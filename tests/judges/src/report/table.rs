@@ -205,4 +205,21 @@ mod tests {
             "{text}"
         );
     }
+
+    #[test]
+    fn a_hang_in_a_kernel_is_told_with_every_task() {
+        let mut out = anstream::StripStream::new(Vec::new());
+        print_table(&crate::report::tests::hang(), &mut out).unwrap();
+        let text = String::from_utf8(out.into_inner()).unwrap();
+        for part in [
+            "  in words: this is the exact cycle",
+            "  after SIGKILL:\n    consumer (pid 12) ended 15 ms after SIGKILL; still blocked: ",
+            "    stays in use: 0x9 of domain 1",
+            "  what an operator can do:\n    - end what holds the references",
+            "  blocked in domain back, Linux 7.2.13 (PV):\n    pv-stress (pid 10), of back-end: state D",
+            "the kernel's own: state D (disk sleep) in an unknown function, stack mmu_interval_read_begin < ib_umem",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
 }

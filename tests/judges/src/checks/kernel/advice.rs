@@ -4,7 +4,6 @@ use super::stack::Stack;
 use super::standstill::{AfterKill, Form, Standstill};
 use super::table::wait_in;
 use pv_harness::processes::{Autopsy, Blocked, Holding};
-use pv_harness::settings::HoldName;
 use std::time::Duration;
 
 /// One process killed while it hung, and the second look.
@@ -72,7 +71,12 @@ pub fn advice(
     let is_free = kills.iter().any(|kill| kill.free.is_some());
     let mut cures = Vec::new();
     if !is_free {
-        cures.extend(hung.iter().filter_map(empty_the_pipe));
+        let has_ended = |process: &Autopsy| {
+            let mut ended = kills.iter().filter(|kill| kill.ended.is_some());
+            ended.any(|kill| kill.process.pid == process.pid)
+        };
+        let stuck = hung.iter().filter(|process| !has_ended(process));
+        cures.extend(stuck.filter_map(empty_the_pipe));
         if cures.is_empty() {
             cures.push(
                 "end what holds the references, if it is another process: the unmap returns when \
@@ -115,7 +119,7 @@ pub fn advice(
 /// References in a pipe go when its bytes are read, and any process that may look at the holder's
 /// descriptors can read them, even those of one that is stuck.
 fn empty_the_pipe(process: &Autopsy) -> Option<String> {
-    let spliced = |held: &Holding| held.kind == HoldName::Pipe;
+    let spliced = |held: &Holding| held.kind.is_in_a_pipe();
     if !process.holds.iter().any(spliced) || process.pipes.is_empty() {
         return None;
     }

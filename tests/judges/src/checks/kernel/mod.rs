@@ -42,4 +42,4 @@ pub fn kernel_does_not_wait(evidence: &Evidence) -> Option<Check> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

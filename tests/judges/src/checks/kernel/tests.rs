@@ -282,6 +282,19 @@ fn the_check_says_which_it_is() {
     }
 }
 
+/// The worker's form, with what SIGKILL changed.
+pub(crate) fn told() -> (Vec<Autopsy>, Vec<Blocked>, Standstill) {
+    let (hung, blocked) = pv_write();
+    let mut found = standstill(&hung, &blocked).unwrap();
+    let kills = [
+        kill(&hung[0], Some(15), None, blocked.clone()),
+        kill(&hung[1], None, None, blocked.clone()),
+    ];
+    let left = vec!["0x9 of domain 1, which domain 2 maps 1 times".into()];
+    found.after_kill = Some(advice(&found, &hung, &kills, left));
+    (hung, blocked, found)
+}
+
 fn kill(of: &Autopsy, ended: Option<u64>, free: Option<u64>, blocked: Vec<Blocked>) -> Kill {
     Kill {
         process: of.clone(),
@@ -332,6 +345,13 @@ fn what_sigkill_ends_is_told_with_its_time_and_needs_no_pipe_emptied() {
         [
             "consumer (pid 12) ended 12 ms after SIGKILL, and 90 ms after it no task of the run was blocked any more"
         ]
+    );
+    // It ended, and the unmap hangs all the same: no pipe of its is left to be emptied.
+    let ended = [kill(&hung[0], Some(12), None, blocked)];
+    let cures = advice(&found, &hung, &ended, vec![]).cures.join("\n");
+    assert!(
+        !cures.contains("/proc/12") && cures.contains("end what holds"),
+        "{cures}"
     );
     let cures = after.cures.join("\n");
     assert!(
