@@ -132,6 +132,11 @@ impl HoldName {
         }
     }
 
+    /// True for those whose references are in a pipe, so that they go when somebody reads it.
+    pub fn is_in_a_pipe(self) -> bool {
+        matches!(self, HoldName::Pipe)
+    }
+
     /// True for those that take pages only where the mapper may write: their system calls pin with
     /// `FOLL_WRITE` (`io_pin_pages`, `io_uring/`; `xdp_umem_pin_pages`, `net/xdp/xdp_umem.c`),
     /// which a read-only mapping answers with EFAULT.

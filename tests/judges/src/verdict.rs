@@ -1,8 +1,8 @@
 //! What a scenario came to, and what that means for the exit status.
 
-use crate::checks::{Check, RequestLife};
+use crate::checks::{Check, RequestLife, Standstill};
 use libgnt::inspect::WaitEdge;
-use pv_harness::processes::Autopsy;
+use pv_harness::processes::{Autopsy, Blocked};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -43,6 +43,12 @@ pub struct Verdict {
     pub edges: Vec<WaitEdge>,
     /// Processes that did not end.
     pub hung: Vec<Autopsy>,
+    /// What the kernels below them kept.
+    #[serde(default)]
+    pub blocked: Vec<Blocked>,
+    /// A kernel in which tasks wait that nobody will wake.
+    #[serde(default)]
+    pub standstill: Option<Standstill>,
     /// Some pages' lives, for the chart: held ones first.
     pub lives: Vec<RequestLife>,
     /// Figures for people.
@@ -150,6 +156,8 @@ pub(crate) mod tests {
                 vec![]
             },
             hung: vec![],
+            blocked: vec![],
+            standstill: None,
             lives: vec![],
             figures: vec![Figure {
                 name: "requests".into(),

@@ -5,7 +5,7 @@ use super::message::{About, Answer, End, Question};
 use super::relay::{Command, Relay, translated};
 use crossbeam::channel::bounded;
 use libgnt::DomId;
-use pv_harness::processes::Autopsy;
+use pv_harness::processes::{Autopsy, Blocked};
 use pv_harness::timeline::Record;
 use pv_xenstore::Client;
 use std::path::Path;
@@ -169,12 +169,39 @@ impl Domain {
     pub fn autopsy(&self, process: &str) -> Option<Autopsy> {
         let id = self.relay.shared.state().id(process)?;
         match self.ask(Question::Autopsy(id)) {
-            Ok(Answer::Autopsy(found)) => found,
+            Ok(Answer::Autopsy(found)) => found.map(|autopsy| Autopsy {
+                domain: Some(self.name.clone()),
+                ..autopsy
+            }),
             other => {
                 tracing::warn!(?other, process, "looking at a process");
                 None
             }
         }
+    }
+
+    /// What its kernel keeps, if there are processes of the run in it that have not ended.
+    pub fn blocked(&self) -> Option<Blocked> {
+        if self.relay.shared.state().living().is_empty() {
+            return None;
+        }
+        let found = match self.ask(Question::Blocked) {
+            Ok(Answer::Blocked(found)) => found,
+            other => Blocked {
+                missing: vec![format!("all of them: {other:?}")],
+                ..Blocked::default()
+            },
+        };
+        Some(Blocked {
+            domain: Some(self.name.clone()),
+            ..found
+        })
+    }
+
+    /// Waits until there is no process of this name in it. False if there still is.
+    pub fn await_end(&self, process: &str, until: Instant) -> bool {
+        let shared = &self.relay.shared;
+        shared.wait(until, |state| state.id(process).is_none())
     }
 
     /// A living process's timeline so far, on our clock. `None`: it has ended, and its timeline is

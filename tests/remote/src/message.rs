@@ -6,7 +6,7 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
-use pv_harness::processes::Autopsy;
+use pv_harness::processes::{Autopsy, Blocked};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
@@ -36,6 +36,8 @@ pub enum ToDomain {
 pub enum Question {
     /// What is a process waiting for?
     Autopsy(u32),
+    /// What does the kernel keep?
+    Blocked,
     /// A process's timeline so far.
     Timeline(u32),
     /// The kernel's messages since the last time.
@@ -111,6 +113,8 @@ pub enum Answer {
     Done,
     /// A process's state; `None` if it has ended.
     Autopsy(Option<Autopsy>),
+    /// The tasks that the kernel keeps.
+    Blocked(Blocked),
     /// Lines.
     Lines(Vec<String>),
     /// Bytes, compressed.

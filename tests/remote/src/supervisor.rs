@@ -7,7 +7,7 @@ use super::message::{
 use super::terminal::Terminal;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use pv_harness::processes::{Autopsy, Child, Files, Start};
+use pv_harness::processes::{Autopsy, Blocked, Child, Files, Start};
 use pv_harness::timeline::now_ns;
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
@@ -273,6 +273,12 @@ impl Domain {
             Question::Autopsy(id) => {
                 let look = |child: &Child| Autopsy::of(&child.name, child.pid(), &child.timeline);
                 Ok(Answer::Autopsy(self.children.get(&id).map(look)))
+            }
+            Question::Blocked => {
+                let ours: Vec<_> = (self.children.values())
+                    .map(|child| (child.name.clone(), child.pid()))
+                    .collect();
+                Ok(Answer::Blocked(Blocked::here(&ours)))
             }
             Question::Timeline(id) => {
                 let bytes = fs::read(self.path(id, FileKind::Timeline)).map_err(said)?;

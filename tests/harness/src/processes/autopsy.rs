@@ -1,85 +1,128 @@
 //! What a process that does not end was waiting for, from `/proc` and its own timeline.
 
-use crate::timeline::{self, Event};
+use super::thread::{PATIENCE, Thread, in_time, number, numbered};
+use crate::settings::HoldName;
+use crate::timeline::{self, Event, Record};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
 /// A hung process, described.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Autopsy {
     /// Its name.
     pub process: String,
     /// Its pid.
     pub pid: u32,
+    /// The domain that it is in; `None`: on this machine.
+    #[serde(default)]
+    pub domain: Option<String>,
     /// Its threads.
     pub threads: Vec<Thread>,
     /// The last thing it said it was about to wait for, or did.
     pub last_event: Option<String>,
+    /// Pages of others that it holds.
+    #[serde(default)]
+    pub holds: Vec<Holding>,
+    /// Descriptors that are the read ends of pipes.
+    #[serde(default)]
+    pub pipes: Vec<u32>,
 }
 
-/// One thread.
+/// Pages that a process holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Thread {
-    /// Its name.
-    pub name: String,
-    /// `S (sleeping)`, `D (disk sleep)`...
-    pub state: String,
-    /// The kernel function it sleeps in, where the kernel says.
-    pub wchan: Option<String>,
-    /// The system call it is in, by number, and its arguments.
-    pub syscall: Option<String>,
-    /// The kernel stack, where the kernel says (to root).
-    pub stack: Vec<String>,
+pub struct Holding {
+    /// Names the hold in all timelines.
+    pub hold: u64,
+    /// How.
+    pub kind: HoldName,
+    /// How far it is with it.
+    pub state: HoldState,
+}
+
+/// How far a holder is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HoldState {
+    /// It has the pages.
+    Held,
+    /// It would let go, and may not before the call that unmaps them has returned.
+    AwaitsUnmap,
+    /// It has begun to let go.
+    Releasing,
 }
 
 impl Autopsy {
     /// Looks at a living process. What cannot be read is left out.
     pub fn of(process: &str, pid: u32, timeline: &Path) -> Autopsy {
+        let directory = PathBuf::from(format!("/proc/{pid}"));
+        let read = move || {
+            let threads = numbered(&directory.join("task"));
+            let threads = threads.iter().map(|task| Thread::read(task)).collect();
+            (threads, pipes(&directory))
+        };
+        let (threads, pipes) = in_time(PATIENCE, read).unwrap_or_default();
+        let records = timeline::read_file(timeline).unwrap_or_default();
         Autopsy {
             process: process.to_owned(),
             pid,
-            threads: threads(pid),
-            last_event: last_event(timeline),
+            domain: None,
+            threads,
+            last_event: last_event(&records),
+            holds: holds(&records),
+            pipes,
         }
     }
 }
 
-fn threads(pid: u32) -> Vec<Thread> {
-    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return Vec::new();
+/// The descriptors that are read ends of pipes. The links and their flags take no lock of the address
+/// space.
+fn pipes(process: &Path) -> Vec<u32> {
+    let is_read_end = |fd: &PathBuf| {
+        let link = fs::read_link(fd).unwrap_or_default();
+        if !link.to_string_lossy().starts_with("pipe:") {
+            return false;
+        }
+        let info = process
+            .join("fdinfo")
+            .join(fd.file_name().unwrap_or_default());
+        let info = fs::read_to_string(info).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+        flags.is_some_and(|flags| flags & libc::O_ACCMODE == libc::O_RDONLY)
     };
-    let mut paths: Vec<_> = tasks.flatten().map(|task| task.path()).collect();
-    paths.sort();
-    paths.iter().map(|path| thread(path)).collect()
+    let fds = numbered(&process.join("fd"));
+    fds.iter()
+        .filter(|fd| is_read_end(fd))
+        .filter_map(|fd| number(fd))
+        .collect()
 }
 
-fn thread(task: &Path) -> Thread {
-    let text = |name: &str| {
-        let text = fs::read_to_string(task.join(name)).unwrap_or_default();
-        let text = text
-            .trim_matches(|c: char| c.is_whitespace() || c == '\0')
-            .to_owned();
-        (!text.is_empty()).then_some(text)
+/// What was taken over and not let go of.
+fn holds(records: &[Record]) -> Vec<Holding> {
+    let mut holds: Vec<Holding> = Vec::new();
+    let set = |holds: &mut Vec<Holding>, hold: u64, state| {
+        for held in holds.iter_mut().filter(|held| held.hold == hold) {
+            held.state = state;
+        }
     };
-    let status = text("status").unwrap_or_default();
-    let field = |key: &str| {
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(key))
-            .map_or_else(|| "gone".to_owned(), |value| value.trim().to_owned())
-    };
-    Thread {
-        name: field("Name:"),
-        state: field("State:"),
-        wchan: text("wchan").filter(|w| w != "0"),
-        syscall: text("syscall").filter(|s| s != "running"),
-        stack: text("stack").map_or_else(Vec::new, |s| s.lines().map(str::to_owned).collect()),
+    for record in records {
+        match record.event {
+            Event::Held { hold, kind, .. } => holds.push(Holding {
+                hold,
+                kind,
+                state: HoldState::Held,
+            }),
+            Event::AwaitsUnmap { hold } => set(&mut holds, hold, HoldState::AwaitsUnmap),
+            Event::HoldReleasing { hold } => set(&mut holds, hold, HoldState::Releasing),
+            Event::HoldReleased { hold, .. } => holds.retain(|held| held.hold != hold),
+            _ => {}
+        }
     }
+    holds
 }
 
-fn last_event(timeline: &Path) -> Option<String> {
-    let records = timeline::read_file(timeline).ok()?;
+fn last_event(records: &[Record]) -> Option<String> {
     let waiting = records.iter().rev().find_map(|record| match &record.event {
         Event::Waiting { what } => Some(format!("waiting for {what}")),
         _ => None,
@@ -148,6 +191,37 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("note"), "{text}");
+    }
+
+    #[test]
+    fn what_a_process_holds_and_how_far_it_is_comes_from_its_timeline() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.jsonl");
+        let timeline = Timeline::create(&path, "consumer").unwrap();
+        for hold in 1..=4 {
+            timeline.log(Event::Held {
+                hold,
+                kind: HoldName::Pipe,
+                pages: 1,
+            });
+        }
+        timeline.log(Event::AwaitsUnmap { hold: 2 });
+        timeline.log(Event::AwaitsUnmap { hold: 3 });
+        timeline.log(Event::HoldReleasing { hold: 3 });
+        timeline.log(Event::HoldReleasing { hold: 4 });
+        timeline.log(Event::HoldReleased {
+            hold: 4,
+            error: None,
+        });
+        let (read, _write) = std::io::pipe().unwrap();
+        let autopsy = Autopsy::of("consumer", std::process::id(), &path);
+        let told: Vec<_> = autopsy.holds.iter().map(|h| (h.hold, h.state)).collect();
+        use HoldState::{AwaitsUnmap, Held, Releasing};
+        assert_eq!(told, [(1, Held), (2, AwaitsUnmap), (3, Releasing)]);
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&read);
+        assert!(autopsy.pipes.contains(&u32::try_from(fd).unwrap()));
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&_write);
+        assert!(!autopsy.pipes.contains(&u32::try_from(fd).unwrap()));
     }
 
     #[test]

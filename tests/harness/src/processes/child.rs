@@ -1,7 +1,9 @@
 //! One child process: in a process group of its own, so that whatever it forks goes with it; its
 //! output in files; its end seen through a pidfd.
 
+use super::blocked::Stat;
 use super::control::Control;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::ffi::OsString;
 use std::fs::File;
@@ -10,6 +12,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// SIGKILL ends a process within this, unless its kernel keeps it.
+const DEATH: Duration = Duration::from_secs(10);
 
 /// A running child, or one that has ended.
 #[derive(Debug)]
@@ -26,6 +32,8 @@ pub struct Child {
     pub may_leave: bool,
     /// Processes it forked that were alive when it ended.
     pub stragglers: Vec<u32>,
+    /// SIGKILL did not end it.
+    is_kept: bool,
     process: std::process::Child,
     exit: Option<ExitStatus>,
     stderr: PathBuf,
@@ -78,6 +86,7 @@ impl Child {
             killed_by_us: false,
             may_leave: false,
             stragglers: Vec::new(),
+            is_kept: false,
             process,
             exit: None,
             stderr: files.stderr,
@@ -117,12 +126,30 @@ impl Child {
     /// Kills the child and all it forked, and reaps it.
     ///
     /// # Errors
-    /// As [`Child::reap`].
+    /// As [`Child::reap`]; `TimedOut` if its kernel keeps it all the same.
     pub fn kill_and_reap(&mut self) -> io::Result<ExitStatus> {
         if self.exit.is_none() {
             self.signal_group(Signal::KILL)?;
+            let limit = if self.is_kept { Duration::ZERO } else { DEATH };
+            self.is_kept = !self.has_ended(limit)?;
+            if self.is_kept {
+                let what = "its kernel keeps it (state D), deaf to SIGKILL";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, what));
+            }
         }
         self.reap()
+    }
+
+    /// Waits for its end, which is an event of the pidfd.
+    fn has_ended(&self, limit: Duration) -> io::Result<bool> {
+        let limit = Timespec::try_from(limit).map_err(io::Error::other)?;
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        loop {
+            match poll(&mut fds, Some(&limit)) {
+                Err(rustix::io::Errno::INTR) => {}
+                polled => return Ok(polled? > 0),
+            }
+        }
     }
 
     /// Sends a signal to it and all it forked. It is no error if they are gone.
@@ -181,10 +208,8 @@ fn group_members(leader: u32) -> Vec<u32> {
 /// The process group of a process that is no zombie.
 fn group_of(process: &Path) -> Option<u32> {
     let stat = std::fs::read_to_string(process.join("stat")).ok()?;
-    // pid (name) state ppid pgrp: the name may hold anything, parentheses too.
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-    let state = fields.next()?;
-    (state != "Z").then(|| fields.nth(1)?.parse().ok())?
+    let stat = Stat::parse(&stat)?;
+    (stat.state != "Z").then_some(stat.group)
 }
 
 /// An exit status, in words.

@@ -2,6 +2,7 @@
 
 use super::{Aftermath, Autopsy, ChildId, Exit, MAX_BACKLOG, Order, Processes, Stopped, describe};
 use crate::timeline;
+use rustix::process::Signal;
 use std::io;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -38,6 +39,27 @@ impl Processes {
         }
     }
 
+    /// SIGKILL to one child that hangs, wherever its process is: how long that took to end. `None`: it
+    /// did not within the limit, because its kernel keeps it.
+    pub fn kill_hung(&mut self, id: ChildId, limit: Duration) -> Option<Duration> {
+        let killed = Instant::now();
+        let until = killed + limit;
+        let child = &mut self.children[id.0];
+        child.killed_by_us = true;
+        let name = child.name.clone();
+        if let Err(error) = child.signal_group(Signal::KILL) {
+            tracing::error!(child = name, %error, "killing");
+        }
+        while self.children[id.0].exit().is_none() {
+            let happenings = self.next("the end", until).ok()?;
+            let room = MAX_BACKLOG.saturating_sub(self.backlog.len());
+            self.backlog.extend(happenings.into_iter().take(room));
+        }
+        let there = self.elsewhere.as_ref();
+        let ended = there.is_none_or(|there| there.await_end(&name, until));
+        ended.then(|| killed.elapsed())
+    }
+
     /// Lets time pass while listening. For what tells nobody that it is over.
     pub fn idle(&mut self, time: Duration) {
         let until = Instant::now() + time;
@@ -51,6 +73,7 @@ impl Processes {
     pub fn finish(mut self) -> Aftermath {
         let mut aftermath = Aftermath {
             hung: std::mem::take(&mut self.hung),
+            blocked: std::mem::take(&mut self.blocked),
             ..Aftermath::default()
         };
         for index in (0..self.children.len()).rev() {
@@ -58,6 +81,7 @@ impl Processes {
                 aftermath.hung.push(autopsy);
             }
         }
+        aftermath.blocked.append(&mut self.blocked);
         for child in &mut self.children {
             let exit = match child.kill_and_reap() {
                 Ok(exit) => exit,
@@ -114,8 +138,10 @@ impl Processes {
             match self.next("the end", until) {
                 Ok(_) => {}
                 Err(Stopped::Deadline { .. }) => {
-                    let child = &self.children[index];
-                    return Some(self.look_at(child));
+                    if self.blocked.is_empty() {
+                        self.blocked = self.blocked();
+                    }
+                    return Some(self.look_at(&self.children[index]));
                 }
                 // A signal or a failing poll: no more patience.
                 Err(_) => return None,

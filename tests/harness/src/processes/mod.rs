@@ -6,6 +6,7 @@
 //! the kernel and see their control socket close ([`die_with_parent`]).
 
 mod autopsy;
+mod blocked;
 mod child;
 mod control;
 mod fact;
@@ -13,9 +14,11 @@ mod finish;
 mod outcome;
 mod signals;
 mod start;
+mod thread;
 mod wait;
 
-pub use autopsy::{Autopsy, Thread};
+pub use autopsy::{Autopsy, HoldState, Holding};
+pub use blocked::{Blocked, Task};
 pub use child::Files;
 pub use child::{Child, describe};
 pub use control::{Control, News, Order};
@@ -24,6 +27,7 @@ pub use finish::sockets_below;
 pub use outcome::{Aftermath, Exit, Stopped};
 pub use signals::Signals;
 pub use start::Start;
+pub use thread::Thread;
 
 use crate::error::Error;
 
@@ -68,6 +72,13 @@ pub trait Elsewhere {
     /// What the process of this name is waiting for; `None` if it is not there.
     fn autopsy(&self, process: &str) -> Option<Autopsy>;
 
+    /// What the kernels keep below processes that have not ended.
+    fn blocked(&self) -> Vec<Blocked>;
+
+    /// Waits until the process of this name, whose stand-in was killed, has ended, too. False if it has
+    /// not in time.
+    fn await_end(&self, process: &str, until: Instant) -> bool;
+
     /// Waits until the processes whose stand-ins have ended have ended, too, and what they recorded
     /// is here. What did not end, or should not have been left.
     fn settle(&self) -> Vec<String>;
@@ -85,6 +96,7 @@ pub struct Processes {
     deadline: Instant,
     stop_grace: Duration,
     hung: Vec<Autopsy>,
+    blocked: Vec<Blocked>,
     on_progress: OnProgress,
     elsewhere: Option<Arc<dyn Elsewhere>>,
 }
@@ -143,6 +155,7 @@ impl Processes {
             deadline,
             stop_grace: STOP_GRACE,
             hung: Vec::new(),
+            blocked: Vec::new(),
             on_progress: Box::new(|_, _, _| {}),
             elsewhere: None,
         })
@@ -261,6 +274,16 @@ impl Processes {
             doing: format!("killing {}", self.children[id.0].name),
             error,
         })
+    }
+
+    /// What a process is waiting for, wherever it is. `None`: it has ended.
+    pub fn autopsy(&self, id: ChildId) -> Option<Autopsy> {
+        let child = &self.children[id.0];
+        let there = self.elsewhere.as_ref();
+        let is_here = child.exit().is_none();
+        there
+            .and_then(|there| there.autopsy(&child.name))
+            .or_else(|| is_here.then(|| self.look_at(child)))
     }
 
     fn look_at(&self, child: &Child) -> Autopsy {

@@ -1,6 +1,6 @@
 //! How waits end, and what is left when all processes have ended.
 
-use super::Autopsy;
+use super::{Autopsy, Blocked};
 use crate::timeline::Record;
 use std::{fmt, io};
 
@@ -13,6 +13,8 @@ pub enum Stopped {
         what: String,
         /// What every child was doing.
         hung: Vec<Autopsy>,
+        /// What the kernels below them kept.
+        blocked: Vec<Blocked>,
     },
     /// A signal asked the run to end.
     Interrupted(i32),
@@ -67,6 +69,8 @@ pub struct Aftermath {
     pub left_over: Vec<String>,
     /// Those that did not stop when told to.
     pub hung: Vec<Autopsy>,
+    /// What the kernels below them kept when the first of these was found.
+    pub blocked: Vec<Blocked>,
 }
 
 /// How a child ended.

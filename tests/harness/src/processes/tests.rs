@@ -60,7 +60,7 @@ fn a_hung_child_is_described_and_killed_with_what_it_forked() {
         .unwrap()
         .waiting("a bus");
     let a = script(&mut processes, "a", "sleep 1000 & echo $!; wait");
-    let Err(Stopped::Deadline { what, hung }) = processes.await_ready(a) else {
+    let Err(Stopped::Deadline { what, hung, .. }) = processes.await_ready(a) else {
         panic!("must hang")
     };
     assert_eq!(what, "a to be ready");
@@ -113,4 +113,50 @@ fn a_forgotten_socket_is_left_over() {
 #[test]
 fn the_parent_must_be_the_one_that_was_named() {
     assert!(die_with_parent(1 << 30).is_err());
+}
+
+#[test]
+fn a_hung_child_is_killed_and_its_end_is_timed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut processes = processes(dir.path(), 20_000);
+    let a = script(&mut processes, "a", "exec sleep 1000");
+    assert!(processes.autopsy(a).is_some());
+    let took = processes.kill_hung(a, Duration::from_secs(10)).unwrap();
+    assert!(took < Duration::from_secs(10));
+    assert_eq!(processes.autopsy(a), None);
+    assert!(processes.blocked().is_empty(), "nothing of ours is blocked");
+    assert!(processes.finish().exits[0].expected);
+}
+
+/// Another machine, whose process does not end.
+struct Kept;
+
+impl Elsewhere for Kept {
+    fn autopsy(&self, process: &str) -> Option<Autopsy> {
+        let process = process.to_owned();
+        Some(Autopsy {
+            process,
+            ..Autopsy::default()
+        })
+    }
+    fn blocked(&self) -> Vec<Blocked> {
+        vec![Blocked::default()]
+    }
+    fn await_end(&self, _: &str, _: Instant) -> bool {
+        false
+    }
+    fn settle(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn the_end_of_a_stand_in_is_not_the_end_of_its_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut processes = processes(dir.path(), 20_000);
+    processes.set_elsewhere(Arc::new(Kept));
+    let a = script(&mut processes, "a", "exec sleep 1000");
+    assert_eq!(processes.kill_hung(a, Duration::from_secs(10)), None);
+    assert!(processes.autopsy(a).is_some());
+    assert_eq!(processes.blocked().len(), 1);
 }

@@ -1,7 +1,7 @@
 //! Waiting for the children, all at once, in one mio loop.
 
 use super::{
-    Autopsy, ChildId, Happening, MAX_BACKLOG, News, Processes, SIGNALS, Stopped, describe,
+    Autopsy, Blocked, ChildId, Happening, MAX_BACKLOG, News, Processes, SIGNALS, Stopped, describe,
     from_token,
 };
 use mio::unix::SourceFd;
@@ -152,6 +152,7 @@ impl Processes {
                 return Err(Stopped::Deadline {
                     what: what.to_owned(),
                     hung: self.autopsies(),
+                    blocked: self.blocked(),
                 });
             };
             match self.poll.poll(&mut events, Some(left)) {
@@ -207,6 +208,19 @@ impl Processes {
             into.push(Happening::Exited(id, exit));
         }
         Ok(())
+    }
+
+    /// What each kernel keeps below processes that have not ended: this machine's, if one of them is
+    /// on it, and those of other domains.
+    pub fn blocked(&self) -> Vec<Blocked> {
+        let living = self.children.iter().filter(|child| child.exit().is_none());
+        let ours: Vec<_> = living
+            .map(|child| (child.name.clone(), child.pid()))
+            .collect();
+        let here = Blocked::here(&ours);
+        let is_ours = here.tasks.iter().any(|task| task.of.is_some());
+        let there = self.elsewhere.iter().flat_map(|there| there.blocked());
+        is_ours.then_some(here).into_iter().chain(there).collect()
     }
 
     fn autopsies(&self) -> Vec<Autopsy> {

@@ -160,6 +160,11 @@ pub enum Event {
         /// SHA-256, or `None` where this kind of holder cannot look.
         sha: Option<String>,
     },
+    /// Consumer: would let go, and may not before the call that unmaps the pages has returned.
+    AwaitsUnmap {
+        /// Which hold.
+        hold: u64,
+    },
     /// Consumer: about to release.
     HoldReleasing {
         /// Which hold.

@@ -1,6 +1,6 @@
 //! What must be gone when everybody is gone.
 
-use super::{Check, Evidence};
+use super::{Check, Evidence, complaint};
 use pv_harness::timeline::Event;
 
 /// The hypervisor and the kernels behind it hold nothing any more.
@@ -111,18 +111,38 @@ pub fn kernels_are_well(evidence: &Evidence) -> Option<Check> {
         .iter()
         .flat_map(|(domain, lines)| lines.iter().map(move |line| format!("{domain}: {line}")))
         .collect();
-    Some(no_kernel_complained(complaints, kernels.len()))
+    let mut check = no_kernel_complained(complaints, &evidence.guests, kernels.len());
+    if !check.passed && evidence.standstill.is_none() && evidence.deadlocks().next().is_none() {
+        check.detail = format!("no cycle; the kernel complained: {}", check.detail);
+    }
+    Some(check)
 }
 
 const KERNELS: &str = "no guest's kernel complained";
 
-/// What so many kernels complained of: domain and line.
-pub fn no_kernel_complained(complaints: Vec<String>, kernels: usize) -> Check {
+/// What so many kernels complained of, as `domain: line`, and what is known of that on these kinds of
+/// guests.
+pub fn no_kernel_complained(
+    complaints: Vec<String>,
+    guests: &[(String, String)],
+    kernels: usize,
+) -> Check {
+    let mut meanings: Vec<String> = Vec::new();
+    for said in &complaints {
+        let domain = said.split(": ").next().unwrap_or_default();
+        let guest = guests.iter().find(|(name, _)| name == domain);
+        let meaning = complaint(said, guest.map(|(_, guest)| guest.as_str()));
+        meanings.extend(meaning.filter(|meaning| !meanings.contains(meaning)));
+    }
     let defects = complaints
         .into_iter()
         .map(|complaint| format!("a kernel defect in {complaint}"))
         .collect();
-    Check::none(KERNELS, defects, format!("{kernels} kernels"))
+    let mut check = Check::none(KERNELS, defects, format!("{kernels} kernels"));
+    for meaning in meanings {
+        check.detail = format!("{}; {meaning}", check.detail);
+    }
+    check
 }
 
 #[cfg(test)]
@@ -230,8 +250,7 @@ mod tests {
         bad.aftermath.hung.push(Autopsy {
             process: "consumer".into(),
             pid: 3,
-            threads: vec![],
-            last_event: None,
+            ..Autopsy::default()
         });
         assert!(
             nothing_left(&bad)
@@ -257,6 +276,19 @@ mod tests {
             !check.passed && check.detail.contains("defect in back: BUG"),
             "{check:?}"
         );
+        assert!(
+            !check.detail.contains("PV guests"),
+            "it is not known to be one"
+        );
+        real.guests = vec![("back".into(), "PV".into())];
+        let check = kernels_are_well(&real).unwrap();
+        for part in [
+            "no cycle; the kernel complained: ",
+            "the asynchronous unmap's defect on PV guests",
+            "docs/findings/gntdev-pv-deferred-unmap.md",
+        ] {
+            assert!(check.detail.contains(part), "{check:?}");
+        }
         real.kernels = Some(vec![]);
         assert!(!kernels_are_well(&real).unwrap().passed);
     }

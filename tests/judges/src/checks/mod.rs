@@ -18,7 +18,9 @@ pub use hold::{
     answered_after_release, held_pages_stay, io_goes_on, learns_by_event, released_after_holder,
     reused_after_release, unmaps_return_while_held, was_held_while_unmapping,
 };
-pub use kernel::{kernel_cycle, kernel_does_not_wait};
+pub use kernel::{
+    AfterKill, Form, Kill, Standstill, advice, complaint, kernel_does_not_wait, standstill,
+};
 pub use loss::{
     every_write_is_kept, released_by_death, same_data, was_killed_in_mid_io, was_noticed,
     work_went_on_after,
@@ -92,6 +94,12 @@ pub struct Evidence {
     pub aftermath: Aftermath,
     /// On a real Xen: what each domain's kernel said that is trouble.
     pub kernels: Option<Vec<(String, Vec<String>)>>,
+    /// On a real Xen: event channels that were not there before, where that could be found out.
+    pub channels: Option<Vec<String>>,
+    /// What kind of guest each of these domains is: `PV`, `PVH`, `HVM`.
+    pub guests: Vec<(String, String)>,
+    /// A kernel in which tasks wait that nobody will wake.
+    pub standstill: Option<Standstill>,
     /// How far stamps of different domains may be off against each other.
     pub clock_uncertainty_ns: u64,
 }
@@ -113,6 +121,9 @@ impl Evidence {
             watched: Vec::new(),
             aftermath,
             kernels: None,
+            channels: None,
+            guests: Vec::new(),
+            standstill: None,
             clock_uncertainty_ns: 0,
         }
     }
@@ -137,6 +148,7 @@ pub fn common(evidence: &Evidence) -> Vec<Check> {
     ];
     checks.extend(kernels_are_well(evidence));
     checks.extend(second_oracle(evidence));
+    checks.extend(kernel_does_not_wait(evidence));
     checks
 }
 
@@ -152,3 +164,5 @@ pub fn spell(ns: u64) -> String {
 
 #[doc(hidden)]
 pub mod fixture;
+#[cfg(test)]
+pub(crate) use kernel::tests as hangs;

@@ -1,8 +1,6 @@
-//! The pictures of the HTML report, as inline SVG: the lives of pages over time, and a deadlock.
-//! Colours are the page's CSS classes, so that they follow its light or dark theme.
+//! The lives of pages over time, as inline SVG. Colours are the page's CSS classes, so that they follow its light or dark theme.
 
 use crate::checks::{RequestLife, spell};
-use libgnt::inspect::WaitEdge;
 use std::fmt::Write;
 
 const WIDTH: f64 = 960.0;
@@ -138,84 +136,6 @@ pub(super) const LEGEND: &str = "<p class=\"legend\"><span class=\"key k-under-w
     <span class=\"dot k-known\"></span>granter knows \
     <span class=\"dot k-reused\"></span>page used again</p>";
 
-/// Boxes in a row, one a waiter, and an arrow for each edge, labelled with what is waited for.
-pub(super) fn cycle(edges: &[WaitEdge]) -> String {
-    const BOX: (f64, f64) = (220.0, 56.0);
-    const GAP: f64 = 400.0;
-    let n = edges.len() as f64;
-    let (width, height) = (n * BOX.0 + (n - 1.0) * GAP + 8.0, 130.0);
-    let top = 12.0;
-    let mut svg = format!(
-        "<svg class=\"cycle\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"Who waits for whom\">\
-         <defs><marker id=\"arrow\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"8\" markerHeight=\"8\" orient=\"auto-start-reverse\">\
-         <path class=\"head\" d=\"M0 0 L8 4 L0 8 Z\"/></marker></defs>"
-    );
-    for (at, edge) in edges.iter().enumerate() {
-        let left = 4.0 + at as f64 * (BOX.0 + GAP);
-        push(
-            &mut svg,
-            format_args!(
-                "<rect class=\"who\" x=\"{left}\" y=\"{top}\" width=\"{}\" height=\"{}\" rx=\"6\"/>\
-                 <text class=\"who-name\" x=\"{cx}\" y=\"{:.0}\" text-anchor=\"middle\">{}</text>\
-                 <text class=\"who-call\" x=\"{cx}\" y=\"{:.0}\" text-anchor=\"middle\">in {}</text>",
-                BOX.0,
-                BOX.1,
-                top + 24.0,
-                escape(&edge.waiter),
-                top + 42.0,
-                // The sentences below say all of it.
-                escape(edge.call.split(" (").next().unwrap_or(&edge.call)),
-                cx = left + BOX.0 / 2.0,
-            ),
-        );
-        arrow(&mut svg, edge, at, edges.len(), left, top, BOX, GAP);
-    }
-    svg.push_str("</svg>");
-    svg
-}
-
-#[expect(clippy::too_many_arguments, reason = "geometry")]
-fn arrow(
-    svg: &mut String,
-    edge: &WaitEdge,
-    at: usize,
-    of: usize,
-    left: f64,
-    top: f64,
-    size: (f64, f64),
-    gap: f64,
-) {
-    let last = at + 1 == of;
-    let (from, to, y, bend, label) = if last {
-        // Back to the first, below.
-        let y = top + size.1;
-        (
-            left + size.0 / 2.0,
-            4.0 + size.0 / 2.0,
-            y,
-            y + 44.0,
-            y + 40.0,
-        )
-    } else {
-        let y = top + 14.0;
-        (left + size.0, left + size.0 + gap, y, y, y - 8.0)
-    };
-    let path = if last {
-        format!("M{from} {y} V{bend} H{to} V{}", y + 4.0)
-    } else {
-        format!("M{from} {y} H{}", to - 2.0)
-    };
-    push(
-        svg,
-        format_args!(
-            "<path class=\"wait\" d=\"{path}\" marker-end=\"url(#arrow)\"/>\
-             <text class=\"what\" x=\"{:.0}\" y=\"{label:.0}\" text-anchor=\"middle\">waits for {}</text>",
-            f64::midpoint(from, to),
-            escape(&edge.waits_for)
-        ),
-    );
-}
-
 /// Text for XML and HTML.
 pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -251,12 +171,5 @@ mod tests {
         assert_eq!(svg.matches("class=\"reused\"").count(), 1);
         assert!(!svg.contains("NaN"));
         assert_eq!(lives(&[]), "");
-    }
-
-    #[test]
-    fn the_cycle_has_a_box_and_an_arrow_for_each_edge() {
-        let svg = cycle(&crate::verdict::tests::edges());
-        assert_eq!(svg.matches("class=\"who\"").count(), 2);
-        assert_eq!(svg.matches("class=\"wait\"").count(), 2);
     }
 }

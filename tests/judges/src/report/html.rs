@@ -129,33 +129,13 @@ fn section(page: &mut String, n: usize, verdict: &Verdict) {
         );
     }
     page.push_str("</tbody></table>\n");
-    deadlock(page, verdict);
+    super::hang::section(page, verdict);
     if !verdict.lives.is_empty() {
         page.push_str("<h3>Lives of pages</h3>");
         page.push_str(chart::LEGEND);
         page.push_str("<div class=\"scroll\">");
         page.push_str(&chart::lives(&verdict.lives));
         page.push_str("</div>\n");
-    }
-    for hung in &verdict.hung {
-        push(
-            page,
-            format_args!(
-                "<p class=\"fail\">Hung: {}</p>\n",
-                escape(&hung.to_string())
-            ),
-        );
-        let stacks: Vec<&str> = hung
-            .threads
-            .iter()
-            .flat_map(|t| t.stack.iter().map(String::as_str))
-            .collect();
-        if !stacks.is_empty() {
-            push(
-                page,
-                format_args!("<pre>{}</pre>\n", escape(&stacks.join("\n"))),
-            );
-        }
     }
     push(
         page,
@@ -165,30 +145,6 @@ fn section(page: &mut String, n: usize, verdict: &Verdict) {
             escape(&verdict.logs)
         ),
     );
-}
-
-fn deadlock(page: &mut String, verdict: &Verdict) {
-    if verdict.edges.is_empty() {
-        return;
-    }
-    let title = match verdict.outcome {
-        Outcome::Passed => "The deadlock, as it must be here",
-        _ => "The deadlock",
-    };
-    push(
-        page,
-        format_args!(
-            "<h3>{title}</h3><div class=\"scroll\">{}</div><ol>\n",
-            chart::cycle(&verdict.edges)
-        ),
-    );
-    for edge in &verdict.edges {
-        push(
-            page,
-            format_args!("<li>{}.</li>\n", escape(&edge.to_string())),
-        );
-    }
-    page.push_str("</ol>\n");
 }
 
 #[cfg(test)]
@@ -209,7 +165,9 @@ mod tests {
     /// For a look at it: `PV_STRESS_HTML=/tmp/x.html cargo test -p pv-stress can_be_looked_at`.
     #[test]
     fn can_be_looked_at() {
-        let page = super::render(&report());
+        let mut both = report();
+        both.verdicts.extend(crate::report::tests::hang().verdicts);
+        let page = super::render(&both);
         if let Some(path) = std::env::var_os("PV_STRESS_HTML") {
             std::fs::write(path, &page).unwrap();
         }

@@ -4,6 +4,8 @@
 mod chart;
 mod content;
 mod dir;
+mod graph;
+mod hang;
 mod html;
 mod junit;
 mod table;
@@ -52,6 +54,19 @@ pub(crate) mod tests {
         }
     }
 
+    /// A run that hung in a kernel.
+    pub(crate) fn hang() -> Report {
+        let (hung, blocked, found) = crate::checks::hangs::told();
+        let mut verdict = verdict("hold-unmap", Outcome::Deadlocked);
+        verdict.edges.clone_from(&found.edges);
+        (verdict.hung, verdict.blocked) = (hung, blocked);
+        verdict.standstill = Some(found);
+        Report {
+            verdicts: vec![verdict],
+            ..report()
+        }
+    }
+
     #[test]
     fn all_files_are_written_and_the_json_is_read_back() {
         let temp = tempfile::tempdir().unwrap();
@@ -59,6 +74,8 @@ pub(crate) mod tests {
         report().write(&dir).unwrap();
         let json = std::fs::read(dir.path().join("report.json")).unwrap();
         assert_eq!(serde_json::from_slice::<Report>(&json).unwrap(), report());
+        let json = serde_json::to_string(&hang()).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), hang());
         assert!(dir.path().join("junit.xml").exists() && dir.path().join("report.html").exists());
     }
 }

@@ -2,8 +2,10 @@
 //! no terminal or `NO_COLOR` is set.
 
 use super::content::{Report, spell_ms};
+use crate::checks::Standstill;
 use crate::verdict::{ONE_ORACLE, Outcome, Verdict};
 use anstyle::{AnsiColor, Style};
+use pv_harness::processes::Blocked;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
@@ -98,14 +100,74 @@ fn explain(verdict: &Verdict, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  failed: {}: {}", check.name, check.detail)?;
     }
     if !verdict.edges.is_empty() {
-        writeln!(out, "  deadlock:")?;
+        let is_open = (verdict.standstill.as_ref()).is_some_and(|found| found.in_cycle == 0);
+        let title = if is_open {
+            "who waits for whom"
+        } else {
+            "deadlock"
+        };
+        writeln!(out, "  {title}:")?;
         edges(verdict, out)?;
+    }
+    if let Some(found) = &verdict.standstill {
+        writeln!(out, "  in words: {}.", found.form)?;
+        after_kill(found, out)?;
     }
     for hung in &verdict.hung {
         writeln!(out, "  hung: {hung}")?;
     }
+    for kernel in &verdict.blocked {
+        blocked(kernel, out)?;
+    }
     writeln!(out, "  logs: {}", verdict.logs)?;
     writeln!(out, "  replay: {}", verdict.replay)
+}
+
+fn after_kill(found: &Standstill, out: &mut dyn Write) -> io::Result<()> {
+    let Some(after) = &found.after_kill else {
+        return Ok(());
+    };
+    writeln!(out, "  after SIGKILL:")?;
+    for said in &after.killed {
+        writeln!(out, "    {said}.")?;
+    }
+    if !after.left.is_empty() {
+        writeln!(out, "    stays in use: {}.", after.left.join("; "))?;
+    }
+    writeln!(out, "  what an operator can do:")?;
+    for cure in &after.cures {
+        writeln!(out, "    - {cure}.")?;
+    }
+    Ok(())
+}
+
+/// One line a task; the report has the whole stacks.
+fn blocked(kernel: &Blocked, out: &mut dyn Write) -> io::Result<()> {
+    if kernel.tasks.is_empty() && kernel.missing.is_empty() {
+        return writeln!(out, "  blocked in {kernel}: no task");
+    }
+    writeln!(out, "  blocked in {kernel}:")?;
+    for task in &kernel.tasks {
+        let thread = &task.thread;
+        let wchan = thread.wchan.as_deref().unwrap_or("an unknown function");
+        let frames = (thread.stack.iter()).map(|line| line.trim_start_matches("[<0>] "));
+        let stack: Vec<&str> = frames
+            .map(|frame| frame.split('+').next().unwrap_or(frame))
+            .collect();
+        writeln!(
+            out,
+            "    {} (pid {}), {}: state {} in {wchan}, stack {}",
+            thread.name,
+            thread.tid,
+            task.whose(),
+            thread.state,
+            stack.join(" < ")
+        )?;
+    }
+    for missing in &kernel.missing {
+        writeln!(out, "    not told: {missing}")?;
+    }
+    Ok(())
 }
 
 fn edges(verdict: &Verdict, out: &mut dyn Write) -> io::Result<()> {
@@ -170,5 +232,22 @@ mod tests {
             text.contains("replay: pv-stress run --scenario copy --seed 1"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_hang_in_a_kernel_is_told_with_every_task() {
+        let mut out = anstream::StripStream::new(Vec::new());
+        print_table(&crate::report::tests::hang(), &mut out).unwrap();
+        let text = String::from_utf8(out.into_inner()).unwrap();
+        for part in [
+            "  in words: this is the exact cycle",
+            "  after SIGKILL:\n    consumer (pid 12) ended 15 ms after SIGKILL; still blocked: ",
+            "    stays in use: 0x9 of domain 1",
+            "  what an operator can do:\n    - end what holds the references",
+            "  blocked in domain back, Linux 7.2.13 (PV):\n    pv-stress (pid 10), of back-end: state D",
+            "the kernel's own: state D (disk sleep) in an unknown function, stack mmu_interval_read_begin < ib_umem",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 }

@@ -135,6 +135,8 @@ fn play(case: Case, xen: &Xen, dir: &ReportDir, args: &PeersArgs) -> Result<Verd
         checks,
         edges: Vec::new(),
         hung: Vec::new(),
+        blocked: Vec::new(),
+        standstill: None,
         lives: Vec::new(),
         figures: Vec::new(),
         duration_ms: milliseconds(begun),

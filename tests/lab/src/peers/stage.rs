@@ -267,6 +267,7 @@ impl<'a> Stage<'a> {
         }
         let mut evidence = Evidence {
             inspection: self.settled(),
+            guests: self.xen.guests(),
             ..Evidence::default()
         };
         evidence.kernels = Some(self.kernel_logs());

@@ -1,5 +1,6 @@
 //! A real Xen around a run: dom0 as toolstack and oracle, two other domains for the roles.
 
+mod channels;
 mod grants;
 mod kernel_log;
 
@@ -8,7 +9,7 @@ use libgnt::inspect::{GrantState, Inspection};
 use libgnt::types::ForeignGrant;
 use libgnt::{Platform, PlatformChoice};
 use pv_harness::error::{Error, Result};
-use pv_harness::processes::{Autopsy, Elsewhere};
+use pv_harness::processes::{Autopsy, Blocked, Elsewhere};
 use pv_xenstore::Client;
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -32,6 +33,8 @@ pub struct Xen {
     pub back: Domain,
     /// Grants that were in use before us: consoles, xenstore.
     before: Mutex<BTreeSet<ForeignGrant>>,
+    /// And event channels, where that is known.
+    channels_before: Mutex<Option<BTreeSet<String>>>,
     _sockets: tempfile::TempDir,
 }
 
@@ -80,6 +83,7 @@ impl Xen {
             front,
             back,
             before: Mutex::default(),
+            channels_before: Mutex::default(),
             _sockets: sockets,
         };
         for domain in xen.domains() {
@@ -147,6 +151,8 @@ impl Xen {
     pub fn begin(&self, dir: &Path) -> Result<()> {
         let now = all_grants()?.into_iter().map(|state| state.grant).collect();
         *self.before.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        let channels = self.all_channels();
+        *(self.channels_before.lock()).unwrap_or_else(PoisonError::into_inner) = channels;
         for domain in self.domains() {
             domain.make_dir(dir).map_err(remote)?;
             domain.kernel_log().map_err(remote)?;
@@ -169,6 +175,27 @@ impl Xen {
             grants,
             ..Inspection::default()
         })
+    }
+
+    /// The event channels of both domains that were not there when the scenario began. `None`: nobody
+    /// says.
+    pub fn channels(&self) -> Option<Vec<String>> {
+        let before = self.channels_before.lock();
+        let before = before.unwrap_or_else(PoisonError::into_inner);
+        let now = self.all_channels()?;
+        Some(now.difference(before.as_ref()?).cloned().collect())
+    }
+
+    fn all_channels(&self) -> Option<BTreeSet<String>> {
+        let of = |domain: &Domain| channels::of(&domain.name, domain.domid);
+        let lists: Option<Vec<_>> = self.domains().into_iter().map(of).collect();
+        Some(lists?.into_iter().flatten().collect())
+    }
+
+    /// Each domain, and what kind of guest it is.
+    pub fn guests(&self) -> Vec<(String, String)> {
+        let kind = |domain: &Domain| Some((domain.name.clone(), domain.about()?.guest_type));
+        self.domains().into_iter().filter_map(kind).collect()
     }
 
     /// A scenario is over: removes its directories; what should not have been in them.
@@ -220,6 +247,16 @@ impl Elsewhere for Xen {
         self.domains()
             .into_iter()
             .find_map(|domain| domain.autopsy(process))
+    }
+
+    fn blocked(&self) -> Vec<Blocked> {
+        let domains = self.domains().into_iter();
+        domains.filter_map(Domain::blocked).collect()
+    }
+
+    fn await_end(&self, process: &str, until: Instant) -> bool {
+        let mut domains = self.domains().into_iter();
+        domains.all(|domain| domain.await_end(process, until))
     }
 
     fn settle(&self) -> Vec<String> {

@@ -118,7 +118,7 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
             tracing::warn!("{lost}; {then}");
             restart(&mut xen, args.restart_domain.as_deref(), &settings, &lost)?;
             if !once_more {
-                verdict.add(no_kernel_complained(complaints, 2));
+                verdict.add(no_kernel_complained(complaints, &[], 2));
                 report.verdicts.push(verdict);
                 continue;
             }

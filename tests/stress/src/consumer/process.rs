@@ -232,6 +232,7 @@ impl Consumer {
             } else {
                 let what = format!("the unmap of hold {hold}'s pages to return");
                 self.config.timeline.waiting(what);
+                self.config.timeline.log(Event::AwaitsUnmap { hold });
                 self.overdue.insert(hold, holding);
             }
         }

@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod copy;
+mod hang;
 mod hold_unmap;
 mod killed;
 mod pair;

@@ -1,5 +1,6 @@
 //! One scenario, from its first process to its verdict.
 
+use super::hang::Hang;
 use super::{Scenario, Stage};
 use crate::settings::Settings;
 use pv_harness::error::{Error, Result};
@@ -32,25 +33,27 @@ pub fn run(
     processes.on_progress(on_progress);
     let mut stage = Stage::new(processes, settings, xen.cloned());
     let played = scenario.play(&mut stage);
-    let (evidence, mut figures) = match played {
+    let at_deadline = match &played {
+        Err(Stopped::Deadline { hung, blocked, .. }) => Some(Hang::of(&mut stage, hung, blocked)),
+        _ => None,
+    };
+    let (mut evidence, mut figures) = match played {
         Err(Stopped::Interrupted(signal)) => {
             drop(stage);
             return Err(Error::Interrupted(signal));
         }
         _ => stage.finish(),
     };
-    let mut hung = evidence.aftermath.hung.clone();
+    let mut hang = at_deadline.unwrap_or_else(|| Hang::at_end(&evidence));
+    hang.take_left(&evidence);
+    evidence.standstill = hang.standstill;
     let mut checks = match played {
         Ok(judge) => judge(&evidence),
         Err(stopped) => {
-            let check = Check::fail("the scenario came to its end", stopped.to_string());
-            if let Stopped::Deadline {
-                hung: at_deadline, ..
-            } = stopped
-            {
-                hung = at_deadline;
-            }
-            vec![check]
+            vec![Check::fail(
+                "the scenario came to its end",
+                stopped.to_string(),
+            )]
         }
     };
     // It waits for the others' end, and hangs only because they do.
@@ -61,11 +64,14 @@ pub fn run(
             .all(|w| w.observer != process.process)
     });
     checks.extend(pv_judges::checks::common(&evidence));
-    checks.extend(pv_judges::checks::kernel_does_not_wait(&hung));
-    let edges = evidence.deadlocks().next().map_or_else(
-        || pv_judges::checks::kernel_cycle(&hung),
-        |d| d.edges.clone(),
-    );
+    let standstill = evidence.standstill.take();
+    let of_kernel = || {
+        standstill
+            .iter()
+            .flat_map(|found| found.edges.clone())
+            .collect()
+    };
+    let edges = (evidence.deadlocks().next()).map_or_else(of_kernel, |d| d.edges.clone());
     let outcome = Verdict::judge(&checks, &edges, !scenario.wants_deadlock());
     figures.extend(unmap_figures(&evidence));
     figures.extend(one_oracle(&evidence).map(|why| Figure {
@@ -82,7 +88,9 @@ pub fn run(
         } else {
             edges
         },
-        hung,
+        hung: hang.hung,
+        blocked: hang.blocked,
+        standstill,
         lives: worth_showing(&evidence),
         figures,
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),

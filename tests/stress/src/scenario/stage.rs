@@ -1,6 +1,7 @@
 //! What scenarios have in common: the host, its domains, a device, the processes around them.
 
 mod finish;
+mod kill;
 
 use crate::role::{Assignment, HandTask, Home, HostTask, Part, Role};
 use crate::settings::Settings;

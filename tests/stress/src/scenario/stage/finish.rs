@@ -27,6 +27,7 @@ impl Stage<'_> {
             left_over = xen.settle();
         }
         let inspection = self.settled();
+        let channels = self.xen.as_ref().and_then(|xen| xen.channels());
         let mut kernels = Vec::new();
         if let Some(xen) = self.xen.clone() {
             if let Err(error) = self.remove_devices(&xen) {
@@ -42,6 +43,10 @@ impl Stage<'_> {
         evidence.totals = self.totals;
         evidence.watched = self.watched;
         evidence.kernels = self.xen.as_ref().map(|_| kernels);
+        if let Some(xen) = &self.xen {
+            evidence.channels = channels;
+            evidence.guests = xen.guests();
+        }
         evidence.clock_uncertainty_ns = self.xen.as_ref().map_or(0, |xen| {
             u64::try_from(xen.clock_uncertainty().as_nanos()).unwrap_or(u64::MAX)
         });

@@ -1,0 +1,140 @@
+//! What SIGKILL changes while a kernel stands still, and what an operator can do.
+
+use super::stack::Stack;
+use super::standstill::{AfterKill, Form, Standstill};
+use super::table::wait_in;
+use pv_harness::processes::{Autopsy, Blocked, Holding};
+use std::time::Duration;
+
+/// One process killed while it hung, and the second look.
+#[derive(Clone, Debug)]
+pub struct Kill {
+    /// As it was before.
+    pub process: Autopsy,
+    /// When it ended after SIGKILL; `None`: not within the limit.
+    pub ended: Option<Duration>,
+    /// When no task of the run was blocked any more; `None`: some are at the limit.
+    pub free: Option<Duration>,
+    /// How long was waited.
+    pub limit: Duration,
+    /// What is blocked then.
+    pub blocked: Vec<Blocked>,
+}
+
+impl Kill {
+    fn say(&self) -> String {
+        let name = format!("{} (pid {})", self.process.process, self.process.pid);
+        let ended = match self.ended {
+            Some(took) => format!("{name} ended {} ms after SIGKILL", took.as_millis()),
+            None => format!(
+                "{name} did not end within {} s of SIGKILL, since a task in state D takes no signal",
+                self.limit.as_secs()
+            ),
+        };
+        let remain = remaining(&self.blocked);
+        match (self.free, remain.is_empty()) {
+            (Some(took), _) => format!(
+                "{ended}, and {} ms after it no task of the run was blocked any more",
+                took.as_millis()
+            ),
+            (None, true) => format!("{ended}; which tasks remain could not be read"),
+            (None, false) => format!("{ended}; still blocked: {}", remain.join("; ")),
+        }
+    }
+}
+
+/// The tasks of the run, and the kernel's, that remain: with their state and function.
+fn remaining(blocked: &[Blocked]) -> Vec<String> {
+    let tasks = blocked.iter().flat_map(|kernel| &kernel.tasks);
+    let told = tasks.filter(|task| task.of.is_some() || task.is_kernels);
+    told.map(|task| {
+        let stack = Stack::of(&task.thread.stack);
+        let known = wait_in(&stack).map(|waiter| waiter.function);
+        let function = known.or(stack.top()).unwrap_or("an unknown function");
+        let name = task.of.as_deref().unwrap_or(&task.thread.name);
+        let tid = task.thread.tid;
+        format!(
+            "{name} (pid {tid}), state {}, in {function}",
+            task.thread.state
+        )
+    })
+    .collect()
+}
+
+/// Puts together what was seen after SIGKILL. `hung` is as it was before.
+pub fn advice(
+    found: &Standstill,
+    hung: &[Autopsy],
+    kills: &[Kill],
+    left: Vec<String>,
+) -> AfterKill {
+    let is_free = kills.iter().any(|kill| kill.free.is_some());
+    let mut cures = Vec::new();
+    if !is_free {
+        let has_ended = |process: &Autopsy| {
+            let mut ended = kills.iter().filter(|kill| kill.ended.is_some());
+            ended.any(|kill| kill.process.pid == process.pid)
+        };
+        let stuck = hung.iter().filter(|process| !has_ended(process));
+        cures.extend(stuck.filter_map(empty_the_pipe));
+        if cures.is_empty() {
+            cures.push(
+                "end what holds the references, if it is another process: the unmap returns when \
+                 the last one goes"
+                    .into(),
+            );
+        }
+    }
+    cures.push(match &found.domain {
+        Some(domain) => format!(
+            "restart the domain: `xl destroy {domain}`, then `xl create` with its configuration; Xen \
+             then ends what it has mapped. If it is dom0 that stands still, only a reboot of the \
+             machine helps"
+        ),
+        None => "restart the machine: what its kernel keeps ends with it".into(),
+    });
+    let pv = if found.guest_type.as_deref() == Some("PV") || found.form == Form::Notifier {
+        ". On a PV guest that kernel damages its own books instead while a page is held: see \
+         docs/findings/gntdev-pv-deferred-unmap.md"
+    } else {
+        ""
+    };
+    cures.push(format!(
+        "run a kernel that unmaps asynchronously: Linux 5.19 and later, 5.18.8 and 5.10.129 of the \
+         stable series{pv}"
+    ));
+    cures.push(
+        "be told in time: the kernel complains of a task that is blocked for longer than \
+         kernel.hung_task_timeout_secs (120 as a rule, 0 for never), and restarts a machine that \
+         nobody watches with kernel.hung_task_panic=1 and kernel.panic=10"
+            .into(),
+    );
+    AfterKill {
+        killed: kills.iter().map(Kill::say).collect(),
+        left,
+        cures,
+    }
+}
+
+/// References in a pipe go when its bytes are read, and any process that may look at the holder's
+/// descriptors can read them, even those of one that is stuck.
+fn empty_the_pipe(process: &Autopsy) -> Option<String> {
+    let spliced = |held: &Holding| held.kind.is_in_a_pipe();
+    if !process.holds.iter().any(spliced) || process.pipes.is_empty() {
+        return None;
+    }
+    let pid = process.pid;
+    let ends: Vec<String> = (process.pipes.iter())
+        .map(|fd| format!("/proc/{pid}/fd/{fd}"))
+        .collect();
+    let place = match &process.domain {
+        Some(domain) => format!("in domain {domain}, as root"),
+        None => "as root".into(),
+    };
+    Some(format!(
+        "let another process empty the pipe that holds the pages: {place}, `cat {} >/dev/null` reads \
+         what {} has, although that is stuck, and the unmap returns",
+        ends.join(" "),
+        process.process
+    ))
+}

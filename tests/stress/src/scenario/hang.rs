@@ -1,0 +1,101 @@
+//! A run that hangs: what its kernels keep, and what SIGKILL changes.
+
+use super::Stage;
+use pv_harness::processes::{Autopsy, Blocked};
+use pv_judges::checks::{Evidence, Kill, Standstill, advice, standstill};
+
+/// What is known of it.
+#[derive(Default)]
+pub struct Hang {
+    /// The processes that do not end.
+    pub hung: Vec<Autopsy>,
+    /// What the kernels below them keep.
+    pub blocked: Vec<Blocked>,
+    /// A kernel in which tasks wait that nobody will wake.
+    pub standstill: Option<Standstill>,
+    kills: Vec<Kill>,
+}
+
+impl Hang {
+    /// At the deadline. Where a kernel stands still its processes are killed, and looked at again.
+    pub fn of(stage: &mut Stage<'_>, hung: &[Autopsy], blocked: &[Blocked]) -> Hang {
+        let standstill = standstill(hung, blocked);
+        let kills = if standstill.is_some() {
+            stage.kill_hung(hung)
+        } else {
+            Vec::new()
+        };
+        Hang {
+            hung: hung.to_vec(),
+            blocked: blocked.to_vec(),
+            standstill,
+            kills,
+        }
+    }
+
+    /// Of processes that did not stop when they were told to: by now they are killed.
+    pub fn at_end(evidence: &Evidence) -> Hang {
+        let aftermath = &evidence.aftermath;
+        Hang {
+            standstill: standstill(&aftermath.hung, &aftermath.blocked),
+            hung: aftermath.hung.clone(),
+            blocked: aftermath.blocked.clone(),
+            kills: Vec::new(),
+        }
+    }
+
+    /// What is left when everybody is gone who goes.
+    pub fn take_left(&mut self, evidence: &Evidence) {
+        if let Some(found) = &mut self.standstill {
+            found.after_kill = Some(advice(found, &self.hung, &self.kills, left(evidence)));
+        }
+    }
+}
+
+/// Grants and event channels that stay in use.
+fn left(evidence: &Evidence) -> Vec<String> {
+    let mut left = Vec::new();
+    match &evidence.inspection {
+        Some(state) => left.extend(state.grants.iter().map(|state| {
+            let (grant, peer, maps) = (state.grant, state.peer, state.maps);
+            format!("{grant}, which {peer} maps {maps} times")
+        })),
+        None => left.push("grants: the hypervisor did not say which".into()),
+    }
+    match &evidence.channels {
+        Some(channels) => left.extend(channels.iter().cloned()),
+        None => left.push("event channels: nobody said which".into()),
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use libgnt::inspect::{GrantState, Inspection};
+    use libgnt::types::{Access, DomId, ForeignGrant, GrantRef};
+
+    #[test]
+    fn what_is_left_is_named_and_what_was_not_asked_is_not_taken_for_nothing() {
+        let mut evidence = Evidence::default();
+        assert_eq!(left(&evidence).len(), 2);
+        evidence.channels = Some(vec!["port 7 of domain back".into()]);
+        let grants = vec![GrantState {
+            grant: ForeignGrant {
+                domid: DomId(1),
+                gref: GrantRef(9),
+            },
+            peer: DomId(2),
+            access: Access::ReadOnly,
+            maps: 1,
+            ending: false,
+        }];
+        evidence.inspection = Some(Inspection {
+            grants,
+            ..Inspection::default()
+        });
+        let left = left(&evidence);
+        assert!(left[0].contains("0x9") && left[0].contains("maps 1 times"));
+        assert_eq!(left[1..], ["port 7 of domain back"]);
+    }
+}

@@ -1,0 +1,66 @@
+//! Processes killed while their kernel keeps one of them, and a second look at what remains.
+
+use super::Stage;
+use pv_harness::processes::{Autopsy, ChildId, Thread};
+use pv_harness::timeline::Event;
+use pv_judges::checks::Kill;
+use std::time::{Duration, Instant};
+
+/// What SIGKILL ends, it ends within this, in software emulation, too.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Nobody tells when another process's call returns: the kernel is asked as often.
+const STEP: Duration = Duration::from_millis(100);
+
+impl Stage<'_> {
+    /// Kills those that hold pages, then those that the kernel keeps, until it keeps none any more.
+    pub(in crate::scenario) fn kill_hung(&mut self, hung: &[Autopsy]) -> Vec<Kill> {
+        let holds = |process: &&Autopsy| !process.holds.is_empty();
+        let is_kept = |process: &&Autopsy| process.threads.iter().any(Thread::is_blocked);
+        let holders = hung.iter().filter(holds);
+        let kept = hung
+            .iter()
+            .filter(|process| is_kept(process) && !holds(process));
+        let mut kills = Vec::new();
+        for process in holders.chain(kept) {
+            let mut children = self.processes.children();
+            let is_it = |id: &ChildId| self.processes.child(*id).name == process.process;
+            let Some(id) = children.find(is_it) else {
+                continue;
+            };
+            let kill = self.kill_and_look(id, process);
+            let is_over = kill.free.is_some() || self.processes.interrupted().is_some();
+            kills.push(kill);
+            if is_over {
+                break;
+            }
+        }
+        kills
+    }
+
+    fn kill_and_look(&mut self, id: ChildId, process: &Autopsy) -> Kill {
+        let began = Instant::now();
+        let who = process.process.clone();
+        self.timeline.log(Event::Killed { who });
+        let ended = self.processes.kill_hung(id, LIMIT);
+        loop {
+            let blocked = self.processes.blocked();
+            let is_clear = |tasks: &pv_harness::processes::Blocked| {
+                tasks.missing.is_empty() && tasks.tasks.iter().all(|task| task.of.is_none())
+            };
+            let free = blocked.iter().all(is_clear).then(|| began.elapsed());
+            let is_over = free.is_some()
+                || began.elapsed() >= LIMIT
+                || self.processes.interrupted().is_some();
+            if is_over {
+                return Kill {
+                    process: process.clone(),
+                    ended,
+                    free,
+                    limit: LIMIT,
+                    blocked,
+                };
+            }
+            self.processes.idle(STEP);
+        }
+    }
+}
