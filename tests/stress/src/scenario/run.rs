@@ -57,7 +57,7 @@ pub fn run(
         }
     };
     // It waits for the others' end, and hangs only because they do.
-    hung.retain(|process| {
+    hang.hung.retain(|process| {
         evidence
             .watched
             .iter()
