@@ -58,11 +58,14 @@ fn after_kill(page: &mut String, after: &AfterKill) {
     page.push_str("<h3>After SIGKILL</h3><ul>\n");
     items(page, after.killed.iter().map(|said| format!("{said}.")));
     page.push_str("</ul>\n");
-    if !after.left.is_empty() {
-        page.push_str("<p>What stays in use:</p><ul>\n");
-        items(page, after.left.iter().cloned());
-        page.push_str("</ul>\n");
-    }
+    let left = match after.left.len() {
+        0 => "no grant, no event channel".to_owned(),
+        _ => after.left.join("; "),
+    };
+    push(
+        page,
+        format_args!("<p>What stays in use: {}.</p>\n", escape(&left)),
+    );
     page.push_str("<p>What an operator can do:</p><ul>\n");
     items(page, after.cures.iter().map(|cure| format!("{cure}.")));
     page.push_str("</ul>\n");

@@ -131,9 +131,11 @@ fn after_kill(found: &Standstill, out: &mut dyn Write) -> io::Result<()> {
     for said in &after.killed {
         writeln!(out, "    {said}.")?;
     }
-    if !after.left.is_empty() {
-        writeln!(out, "    stays in use: {}.", after.left.join("; "))?;
-    }
+    let left = match after.left.len() {
+        0 => "no grant, no event channel".to_owned(),
+        _ => after.left.join("; "),
+    };
+    writeln!(out, "    stays in use: {left}.")?;
     writeln!(out, "  what an operator can do:")?;
     for cure in &after.cures {
         writeln!(out, "    - {cure}.")?;

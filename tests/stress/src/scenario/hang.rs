@@ -2,7 +2,9 @@
 
 use super::Stage;
 use pv_harness::processes::{Autopsy, Blocked};
+use pv_harness::timeline::{Event, Record};
 use pv_judges::checks::{Evidence, Kill, Standstill, advice, standstill};
+use std::time::Duration;
 
 /// What is known of it.
 #[derive(Default)]
@@ -46,10 +48,36 @@ impl Hang {
 
     /// What is left when everybody is gone who goes.
     pub fn take_left(&mut self, evidence: &Evidence) {
+        for kill in &mut self.kills {
+            kill.returned = returned(&evidence.records, &kill.process.process);
+        }
         if let Some(found) = &mut self.standstill {
             found.after_kill = Some(advice(found, &self.hung, &self.kills, left(evidence)));
         }
     }
+}
+
+/// How long after a process was killed the first unmap of another returned that had begun before.
+fn returned(records: &[Record], killed: &str) -> Option<Duration> {
+    let is_kill =
+        |record: &&Record| matches!(&record.event, Event::Killed { who } if who == killed);
+    let at = records.iter().find(is_kill)?.ns;
+    let began = records.iter().filter(|record| record.ns < at);
+    let began: Vec<_> = began
+        .filter_map(|record| match record.event {
+            Event::UnmapBegan { request, .. } => Some((&record.process, request)),
+            _ => None,
+        })
+        .collect();
+    let returned = |record: &&Record| match record.event {
+        Event::UnmapReturned { request, .. } => began.contains(&(&record.process, request)),
+        _ => false,
+    };
+    let after = records.iter().filter(|record| record.ns >= at);
+    let first = after
+        .filter(|record| record.process != killed)
+        .find(returned)?;
+    Some(Duration::from_nanos(first.ns - at))
 }
 
 /// Grants and event channels that stay in use.
@@ -74,6 +102,45 @@ mod tests {
     use super::*;
     use libgnt::inspect::{GrantState, Inspection};
     use libgnt::types::{Access, DomId, ForeignGrant, GrantRef};
+
+    #[test]
+    fn the_return_of_the_unmap_that_hung_is_timed_from_the_kill() {
+        let unmap = |request, returned| match returned {
+            false => Event::UnmapBegan {
+                request,
+                grants: vec![],
+            },
+            true => Event::UnmapReturned {
+                request,
+                took_us: 1,
+                error: None,
+            },
+        };
+        let killed = || Event::Killed {
+            who: "consumer".into(),
+        };
+        let record = |(ns, process, event): (u64, &str, Event)| Record {
+            ns,
+            process: process.into(),
+            pid: 1,
+            event,
+        };
+        let history = [
+            (10, "back-end", unmap(1, false)),
+            (20, "back-end", unmap(1, true)),
+            (30, "back-end", unmap(2, false)),
+            (100, "pv-stress", killed()),
+            (110, "back-end", unmap(3, false)),
+            (120, "back-end", unmap(3, true)),
+            (150, "back-end", unmap(2, true)),
+        ];
+        let mut records: Vec<Record> = history.into_iter().map(record).collect();
+        let took = returned(&records, "consumer");
+        assert_eq!(took, Some(Duration::from_nanos(50)));
+        assert_eq!(returned(&records, "back-end"), None, "it was not killed");
+        records.pop();
+        assert_eq!(returned(&records, "consumer"), None, "it did not return");
+    }
 
     #[test]
     fn what_is_left_is_named_and_what_was_not_asked_is_not_taken_for_nothing() {

@@ -13,8 +13,11 @@ pub struct Kill {
     pub process: Autopsy,
     /// When it ended after SIGKILL; `None`: not within the limit.
     pub ended: Option<Duration>,
-    /// When no task of the run was blocked any more; `None`: some are at the limit.
+    /// When no task of the run was blocked any more, by a look that takes time itself; `None`: some are
+    /// at the limit.
     pub free: Option<Duration>,
+    /// When the call that unmaps returned, by its caller's own record.
+    pub returned: Option<Duration>,
     /// How long was waited.
     pub limit: Duration,
     /// What is blocked then.
@@ -33,8 +36,13 @@ impl Kill {
         };
         let remain = remaining(&self.blocked);
         match (self.free, remain.is_empty()) {
+            (Some(_), _) if self.returned.is_some() => format!(
+                "{ended}, and the call that unmaps returned {} ms after it; no task of the run is \
+                 blocked any more",
+                self.returned.unwrap_or_default().as_millis()
+            ),
             (Some(took), _) => format!(
-                "{ended}, and {} ms after it no task of the run was blocked any more",
+                "{ended}; a look that ended {} ms after it saw no task of the run blocked any more",
                 took.as_millis()
             ),
             (None, true) => format!("{ended}; which tasks remain could not be read"),
@@ -68,9 +76,15 @@ pub fn advice(
     kills: &[Kill],
     left: Vec<String>,
 ) -> AfterKill {
-    let is_free = kills.iter().any(|kill| kill.free.is_some());
+    let freed = kills.iter().find(|kill| kill.free.is_some());
     let mut cures = Vec::new();
-    if !is_free {
+    if let Some(kill) = freed {
+        let (process, pid) = (&kill.process.process, kill.process.pid);
+        cures.push(format!(
+            "kill whoever holds the pages, here {process} (pid {pid}): its kernel does not keep it, its \
+             references end with it, and the unmap returns"
+        ));
+    } else {
         let has_ended = |process: &Autopsy| {
             let mut ended = kills.iter().filter(|kill| kill.ended.is_some());
             ended.any(|kill| kill.process.pid == process.pid)

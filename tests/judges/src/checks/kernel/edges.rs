@@ -44,7 +44,7 @@ fn edge(task: &Waiting, holds: &str, waits_for: &str, owner: &str) -> WaitEdge {
 fn references(task: &Waiting, tasks: &Tasks, edges: &mut Vec<WaitEdge>) {
     let holds = match task.invalidates {
         Some(_) => "the invalidation of its address space, whose sequence is odd meanwhile",
-        None => "its unmap, which it was the last to put",
+        None => "the mapping, whose last put this is",
     };
     let waits_for = "the last reference to the pages that it has mapped";
     for holder in &tasks.holders {
@@ -107,9 +107,9 @@ fn address_space(task: &Waiting, tasks: &Tasks) -> WaitEdge {
 
 /// Why a holder that is not kept by its kernel does not let go. `None`: it does so of itself, later.
 fn let_go(holder: &Holder, tasks: &Tasks) -> Option<WaitEdge> {
-    let waiting = |call: &str, waits_for: &str, owner: &Waiting| WaitEdge {
+    let waiting = |(call, why): (&str, &str), waits_for: &str, owner: &Waiting| WaitEdge {
         waiter: holder.name.clone(),
-        call: call.into(),
+        call: format!("{call} ({}{why})", holder.state),
         holds: format!("references to pages ({})", holder.holds),
         waits_for: waits_for.into(),
         owner: owner.name.clone(),
@@ -120,7 +120,7 @@ fn let_go(holder: &Holder, tasks: &Tasks) -> Option<WaitEdge> {
             .find(|task| task.is_kernels);
         if let Some(worker) = worker {
             return Some(waiting(
-                "the release of its pages (it polls for the completion)",
+                ("the release of its pages", "it polls for the completion"),
                 "the completion of its operation, which must come first",
                 worker,
             ));
@@ -129,7 +129,7 @@ fn let_go(holder: &Holder, tasks: &Tasks) -> Option<WaitEdge> {
     if holder.awaits_unmap {
         let unmap = tasks.that_wait(Wait::References).next()?;
         return Some(waiting(
-            "its loop (it may not let go yet)",
+            ("its loop", "it may not let go yet"),
             "the word that the call which unmaps the pages has returned",
             unmap,
         ));

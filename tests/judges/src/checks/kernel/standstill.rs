@@ -2,7 +2,7 @@
 
 use super::edges;
 use super::table::Wait;
-use super::tasks::Tasks;
+use super::tasks::{Tasks, Waiting};
 use libgnt::inspect::WaitEdge;
 use pv_harness::cycle::cycle;
 use pv_harness::processes::{Autopsy, Blocked};
@@ -35,6 +35,8 @@ pub struct Standstill {
 pub enum Form {
     /// The notifier's callback waits for the holder, the holder for the notifier.
     Notifier,
+    /// The notifier's callback waits for the holder, the holder for the return of the call.
+    Callback,
     /// The last put of the mapping waits for the holder, the holder for the return of the call.
     LastPut,
     /// An unmap waits for references; whoever holds them waits for nobody.
@@ -47,6 +49,11 @@ impl fmt::Display for Form {
             Form::Notifier => {
                 "this is the exact cycle of QubesOS/qubes-issues#7481: gntdev's notifier callback \
                  waits for the holder of the pages, and the holder waits for the notifier"
+            }
+            Form::Callback => {
+                "this is one half of QubesOS/qubes-issues#7481, not the cycle itself: gntdev's \
+                 notifier callback waits for the holder of the pages, as there, but the holder waits \
+                 for the return of the call, and not for the notifier"
             }
             Form::LastPut => {
                 "this is the neighbour of QubesOS/qubes-issues#7481, not the cycle itself: the wait \
@@ -71,7 +78,7 @@ pub fn standstill(hung: &[Autopsy], blocked: &[Blocked]) -> Option<Standstill> {
         .filter_map(|domain| of_domain(domain, hung, blocked));
     found.min_by_key(|found| match found.form {
         Form::Notifier => 0,
-        Form::LastPut => 1,
+        Form::Callback | Form::LastPut => 1,
         Form::Unmap => 2,
     })
 }
@@ -82,12 +89,17 @@ fn of_domain(domain: Option<&str>, hung: &[Autopsy], blocked: &[Blocked]) -> Opt
     let (edges, in_cycle) = cycle_first(edges);
     let unmaps: Vec<_> = tasks.that_wait(Wait::References).collect();
     let around = &edges[..in_cycle];
-    let in_callback = |edge: &WaitEdge| {
-        let mut all = tasks.waiting.iter();
-        all.any(|task| task.name == edge.waiter && (task.in_callback || task.invalidates.is_some()))
+    let is_around = |is: &dyn Fn(&Waiting) -> bool| {
+        let mut of_cycle = (tasks.waiting.iter())
+            .filter(|task| around.iter().any(|edge| edge.waiter == task.name));
+        of_cycle.any(is)
     };
-    let form = if in_cycle > 0 && around.iter().any(in_callback) {
+    let in_callback = is_around(&|task| task.invalidates.is_some());
+    let for_notifier = is_around(&|task| task.waiter.wait == Wait::Invalidation);
+    let form = if in_cycle > 0 && in_callback && for_notifier {
         Form::Notifier
+    } else if in_cycle > 0 && in_callback {
+        Form::Callback
     } else if in_cycle > 0 {
         Form::LastPut
     } else if !unmaps.is_empty() {

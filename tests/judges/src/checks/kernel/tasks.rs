@@ -20,8 +20,6 @@ pub struct Waiting {
     pub call: String,
     /// The function that runs an invalidation, if it is within one.
     pub invalidates: Option<&'static str>,
-    /// It is in gntdev's notifier callback.
-    pub in_callback: bool,
 }
 
 /// A process that holds pages.
@@ -30,6 +28,8 @@ pub struct Holder {
     pub name: String,
     /// The holds, in words.
     pub holds: String,
+    /// What its first thread does.
+    pub state: String,
     /// A hold is due, and waits for the return of the unmap.
     pub awaits_unmap: bool,
     /// A release has begun.
@@ -98,7 +98,6 @@ impl Tasks {
             is_kernels,
             call: format!("{} (state D in {}{below})", stack.way_in(), waiter.function),
             invalidates: invalidation_in(&stack),
-            in_callback: callback.is_some(),
             waiter,
         });
     }
@@ -116,6 +115,7 @@ impl Tasks {
         (!holds.is_empty()).then(|| Holder {
             name,
             holds: holds.join(", "),
+            state: process.threads.first().map_or_else(String::new, state),
             awaits_unmap: is(HoldState::AwaitsUnmap),
             is_releasing: is(HoldState::Releasing),
         })
@@ -125,5 +125,15 @@ impl Tasks {
     pub fn that_wait(&self, wait: Wait) -> impl Iterator<Item = &Waiting> {
         let is = move |task: &&Waiting| task.waiter.wait == wait;
         self.waiting.iter().filter(is)
+    }
+}
+
+/// A thread's state, with the function that it sleeps in.
+fn state(thread: &Thread) -> String {
+    let letter = thread.state.chars().next().unwrap_or('?');
+    let stack = Stack::of(&thread.stack);
+    match stack.top().or(thread.wchan.as_deref()) {
+        Some(function) => format!("state {letter} in {function}; "),
+        None => format!("state {letter}; "),
     }
 }

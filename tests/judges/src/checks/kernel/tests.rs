@@ -186,6 +186,21 @@ fn the_neighbour_closes_through_a_consumer_that_waits_for_the_return() {
 }
 
 #[test]
+fn in_a_pv_domain_a_consumer_that_waits_for_the_return_is_half_of_it() {
+    let (mut hung, _) = pvh(HoldState::AwaitsUnmap);
+    hung[1] = process("back-end", 10, "D (disk sleep)", PV_UNMAP);
+    let tasks = vec![task(Some("back-end"), hung[1].threads[0].clone())];
+    let found = standstill(&hung, &[kernel("PV", tasks)]).unwrap();
+    assert_eq!((found.form, found.in_cycle), (Form::Callback, 2));
+    assert!(
+        found.edges[1]
+            .call
+            .contains("(state S in do_epoll_wait; it may not let go yet)")
+    );
+    assert!(found.form.to_string().contains("one half of"));
+}
+
+#[test]
 fn an_unmap_that_waits_for_a_holder_that_waits_for_nobody_is_just_that() {
     let just = found(pvh(HoldState::Held)).unwrap();
     assert_eq!(
@@ -300,6 +315,7 @@ fn kill(of: &Autopsy, ended: Option<u64>, free: Option<u64>, blocked: Vec<Blocke
         process: of.clone(),
         ended: ended.map(Duration::from_millis),
         free: free.map(Duration::from_millis),
+        returned: None,
         limit: Duration::from_secs(10),
         blocked,
     }
@@ -343,9 +359,16 @@ fn what_sigkill_ends_is_told_with_its_time_and_needs_no_pipe_emptied() {
     assert_eq!(
         after.killed,
         [
-            "consumer (pid 12) ended 12 ms after SIGKILL, and 90 ms after it no task of the run was blocked any more"
+            "consumer (pid 12) ended 12 ms after SIGKILL; a look that ended 90 ms after it saw no task of the run blocked any more"
         ]
     );
+    let returned = Some(Duration::from_millis(40));
+    let told = Kill {
+        returned,
+        ..kills[0].clone()
+    };
+    let said = advice(&found, &hung, &[told], vec![]).killed.remove(0);
+    assert!(said.contains("returned 40 ms after it"), "{said}");
     // It ended, and the unmap hangs all the same: no pipe of its is left to be emptied.
     let ended = [kill(&hung[0], Some(12), None, blocked)];
     let cures = advice(&found, &hung, &ended, vec![]).cures.join("\n");
@@ -358,6 +381,7 @@ fn what_sigkill_ends_is_told_with_its_time_and_needs_no_pipe_emptied() {
         !cures.contains("/proc/12") && !cures.contains("deferred-unmap"),
         "{cures}"
     );
+    assert!(cures.starts_with("kill whoever holds the pages, here consumer (pid 12)"));
     // Nothing was seen: that is not taken for nothing being blocked.
     let unread = [kill(&hung[0], Some(12), None, vec![])];
     let after = advice(&found, &hung, &unread, vec![]);

@@ -56,6 +56,8 @@ impl Stage<'_> {
                     process: process.clone(),
                     ended,
                     free,
+                    // Known when its caller's records are here.
+                    returned: None,
                     limit: LIMIT,
                     blocked,
                 };
