@@ -1,5 +1,6 @@
 //! One run of `hold-unmap` in a word.
 
+use pv_judges::checks::Form;
 use pv_judges::report::Report;
 use pv_judges::verdict::Outcome;
 use serde::Serialize;
@@ -14,7 +15,7 @@ pub struct Cell {
 }
 
 /// What each word says.
-pub const LEGEND: [(&str, &str); 7] = [
+pub const LEGEND: [(&str, &str); 8] = [
     (
         "returns",
         "unmaps return at once; the grants are released after the holder let go",
@@ -24,8 +25,12 @@ pub const LEGEND: [(&str, &str); 7] = [
         "the exact cycle of QubesOS/qubes-issues#7481: gntdev's notifier waits for the holder, the holder for the notifier",
     ),
     (
-        "waits",
-        "the unmap waits for the holder; with one that lets go only after the unmap it is a deadlock",
+        "half",
+        "gntdev's notifier waits for the holder, and the holder, a program, for the return of the call",
+    ),
+    (
+        "last put",
+        "the mapping's last put waits for the holder, and the holder, a program, for the return of the call",
     ),
     ("damage", "the kernel complains of its own books"),
     ("fails", "a check failed"),
@@ -34,7 +39,7 @@ pub const LEGEND: [(&str, &str); 7] = [
 ];
 
 /// In the name of the check that holds a kernel's complaints.
-const COMPLAINTS: &str = "kernel complain";
+const COMPLAINTS: &str = "kernel complained";
 
 impl Cell {
     /// Of a run's `report.json`, if it has one, and of what the run said on standard error.
@@ -47,24 +52,19 @@ impl Cell {
             let failed: Vec<String> = failed
                 .map(|check| format!("{}: {}", check.name, check.detail))
                 .collect();
-            let functions: Vec<&str> = (verdict.edges.iter())
-                .map(|edge| edge.call.as_str())
-                .collect();
             let edges: Vec<String> = verdict.edges.iter().map(ToString::to_string).collect();
-            return match verdict.outcome {
-                Outcome::Passed => cell("returns", String::new()),
-                Outcome::Deadlocked
-                    if functions
-                        .iter()
-                        .any(|call| call.contains("mmu_interval_read_begin")) =>
-                {
-                    cell("cycle", edges.join("; "))
-                }
-                Outcome::Deadlocked => cell("waits", edges.join("; ")),
-                Outcome::Failed if failed.iter().any(|check| check.contains(COMPLAINTS)) => {
+            return match (
+                verdict.outcome,
+                verdict.standstill.as_ref().map(|found| found.form),
+            ) {
+                (Outcome::Passed, _) => cell("returns", String::new()),
+                (_, Some(Form::Notifier)) => cell("cycle", edges.join("; ")),
+                (_, Some(Form::Callback)) => cell("half", edges.join("; ")),
+                (_, Some(Form::LastPut)) => cell("last put", edges.join("; ")),
+                _ if failed.iter().any(|check| check.contains(COMPLAINTS)) => {
                     cell("damage", failed.join("; "))
                 }
-                Outcome::Failed => cell("fails", failed.join("; ")),
+                _ => cell("fails", failed.join("; ")),
             };
         }
         let last = said.and_then(|said| said.lines().rfind(|line| line.starts_with("pv-stress: ")));
@@ -79,13 +79,13 @@ impl Cell {
 mod tests {
     use super::*;
     use libgnt::inspect::WaitEdge;
-    use pv_judges::checks::Check;
+    use pv_judges::checks::{Check, Standstill, no_kernel_complained};
     use pv_judges::verdict::Verdict;
 
-    fn report(outcome: Outcome, call: &str, check: &str) -> String {
+    fn report(outcome: Outcome, form: Option<Form>, check: &str) -> String {
         let edge = WaitEdge {
             waiter: "consumer".into(),
-            call: call.into(),
+            call: "munmap".into(),
             holds: "references".into(),
             waits_for: "the invalidation".into(),
             owner: "back-end".into(),
@@ -99,8 +99,18 @@ mod tests {
                 passed: outcome == Outcome::Passed,
                 detail: "what came".into(),
             }],
-            edges: vec![edge],
+            edges: vec![edge.clone()],
             hung: Vec::new(),
+            blocked: Vec::new(),
+            standstill: form.map(|form| Standstill {
+                domain: Some("back".into()),
+                guest_type: Some("PV".into()),
+                form,
+                edges: vec![edge],
+                in_cycle: 1,
+                functions: Vec::new(),
+                after_kill: None,
+            }),
             lives: Vec::new(),
             figures: Vec::new(),
             duration_ms: 1,
@@ -122,25 +132,21 @@ mod tests {
 
     #[test]
     fn each_end_has_its_word() {
-        let word = |outcome, call, check| Cell::of(Some(&report(outcome, call, check)), None).word;
-        assert_eq!(word(Outcome::Passed, "", "x"), "returns");
-        let waits = "mmu_interval_read_begin (state D)";
-        assert_eq!(word(Outcome::Deadlocked, waits, "x"), "cycle");
-        assert_eq!(word(Outcome::Deadlocked, "holding", "x"), "waits");
-        assert_eq!(word(Outcome::Failed, "", "x"), "fails");
-        assert_eq!(word(Outcome::Failed, "", no_complaint()), "damage");
+        let word = |outcome, form, check| Cell::of(Some(&report(outcome, form, check)), None).word;
+        assert_eq!(word(Outcome::Passed, None, "x"), "returns");
+        let deadlocked = |form| word(Outcome::Deadlocked, Some(form), "x");
+        assert_eq!(deadlocked(Form::Notifier), "cycle");
+        assert_eq!(deadlocked(Form::Callback), "half");
+        assert_eq!(deadlocked(Form::LastPut), "last put");
+        assert_eq!(word(Outcome::Failed, Some(Form::Unmap), "x"), "fails");
+        assert_eq!(word(Outcome::Failed, None, "x"), "fails");
+        let complaint = no_kernel_complained(Vec::new(), &[], 1).name;
+        assert_eq!(word(Outcome::Failed, None, &complaint), "damage");
         let refused = Cell::of(None, Some("pv-stress: --hold xdp: no\n"));
         assert_eq!(
             (refused.word, &*refused.detail),
             ("refused", "--hold xdp: no")
         );
         assert_eq!(Cell::of(Some("{"), Some("")).word, "-");
-    }
-
-    /// As the judge calls it.
-    fn no_complaint() -> &'static str {
-        pv_judges::checks::no_kernel_complained(Vec::new(), 1)
-            .name
-            .leak()
     }
 }
