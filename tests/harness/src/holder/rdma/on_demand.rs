@@ -1,0 +1,177 @@
+//! `rdma-odp` and its controls: the pages are held by a pipe, as `pipe` does it, and what lets go of
+//! them must first finish an operation on a region of the mapper's memory that covers them.
+//!
+//! The region is one whose pages an RDMA device brings in when it needs them (on-demand paging, rxe
+//! since Linux 6.15). It holds no page, and has to hear of every unmap in its range: it is an MMU
+//! interval notifier, and bringing a page in waits while an unmap in the range is being told
+//! (`mmu_interval_read_begin`). That is the life of i915's userptr in two parts.
+//!
+//! The region begins with a page of ordinary memory that nobody has touched, before the mapping.
+//! Notifiers hear of an unmap in the order of their addresses, so the region has heard of it before
+//! gntdev does; and if gntdev then waits for the pages (a PV guest whose unmap is synchronous), the
+//! release waits for the unmap, the unmap for the release.
+//!
+//! The controls differ in one thing each: a region that begins at the mapping, its page after it, has
+//! not heard yet when gntdev waits.
+
+use super::abi::{LOCAL_WRITE, ON_DEMAND};
+use super::beside::{Beside, Side, State};
+use super::link::Link;
+use super::region::link_of;
+use super::verbs::Verbs;
+use crate::holder::pipe::{Spliced, splice};
+use crate::holder::{Export, Held, HoldError, HoldName, Holder, address_of, parts};
+use libgnt::{PAGE_SIZE, SharedPages};
+use rustix::io::Errno;
+use std::cell::OnceCell;
+use std::os::fd::OwnedFd;
+
+/// The link is made at the first hold.
+pub struct OnDemand {
+    kind: HoldName,
+    side: Side,
+    state: State,
+    link: OnceCell<Link>,
+    beside: Beside,
+}
+
+impl OnDemand {
+    /// Of one of the names that begin with `rdma-odp`.
+    pub fn new(kind: HoldName) -> OnDemand {
+        let side = match kind {
+            HoldName::RdmaOdpAligned => Side::After,
+            _ => Side::Before,
+        };
+        let state = match kind {
+            HoldName::RdmaOdpTouched => State::Touched,
+            _ => State::Untouched,
+        };
+        OnDemand {
+            kind,
+            side,
+            state,
+            link: OnceCell::new(),
+            beside: Beside::default(),
+        }
+    }
+}
+
+/// A region from a page to the end of a mapping, or from its beginning to the page's end.
+fn around(mapping: (usize, usize), page: usize) -> (usize, usize) {
+    let (address, len) = mapping;
+    let start = address.min(page);
+    let end = (address + len).max(page + PAGE_SIZE);
+    (start, end - start)
+}
+
+impl Holder for OnDemand {
+    /// The pipe comes last: descriptors that an ending process has not closed are closed from the
+    /// last to the first (`task_work_run`), and what the context's end waits for has to be gone.
+    fn hold(&self, pages: &SharedPages, first: usize, count: usize) -> Result<Export, HoldError> {
+        let kind = self.kind;
+        let mapping = address_of(kind, pages, first, count)?;
+        let link = link_of(kind, &self.link)?;
+        let verbs = Verbs::open(kind, link.device())?;
+        let domain = verbs.allocate_domain()?;
+        let page = self.beside.page(kind, mapping, self.side, self.state)?;
+        let (start, len) = around(mapping, page);
+        let keys = verbs
+            .register(domain, start, len, LOCAL_WRITE | ON_DEMAND)
+            .map_err(lacks_paging)?;
+        let words = vec![u64::from(domain), u64::from(keys.local), page as u64];
+        let fds = vec![
+            link.share(kind)?,
+            verbs.into_fd(),
+            splice(kind, pages, first, count)?,
+        ];
+        Ok(Export::new(kind, count, words, fds))
+    }
+
+    fn import(&self, export: Export) -> Result<Box<dyn Held>, HoldError> {
+        let kind = self.kind;
+        let pages = export.pages as usize;
+        let ([link, context, pipe], [domain, key, page]) = parts(export)?;
+        let small = |word: u64| {
+            u32::try_from(word).map_err(|_| HoldError::Broken {
+                kind,
+                what: format!("{word} is no handle"),
+            })
+        };
+        Ok(Box::new(Region {
+            pipe: Spliced::new(kind, pipe, pages),
+            domain: small(domain)?,
+            key: small(key)?,
+            page,
+            verbs: Verbs::of(kind, context),
+            _link: link,
+        }))
+    }
+}
+
+/// Older kernels refuse the flag of the registration.
+fn lacks_paging(error: HoldError) -> HoldError {
+    match error {
+        HoldError::Call {
+            kind,
+            call: "REG_MR",
+            errno: errno @ (Errno::INVAL | Errno::OPNOTSUPP),
+        } => HoldError::NotHere {
+            kind,
+            cause: format!(
+                "needs on-demand paging in rdma_rxe, which this kernel has not (REG_MR: {errno})"
+            ),
+            cure: "use a Linux newer than 6.12, in the lab --kernel sid".into(),
+        },
+        other => other,
+    }
+}
+
+/// In the order of their end: the reference, the context, its link.
+struct Region {
+    pipe: Spliced,
+    domain: u32,
+    key: u32,
+    page: u64,
+    verbs: Verbs,
+    _link: OwnedFd,
+}
+
+impl Held for Region {
+    fn checksum(&mut self) -> Result<Option<String>, HoldError> {
+        self.pipe.checksum()
+    }
+
+    fn release(self: Box<Self>) -> Result<(), HoldError> {
+        self.verbs.prefetch(self.domain, self.key, self.page)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_covers_the_mapping_and_its_page() {
+        assert_eq!(around((0x5000, 0x2000), 0x4000), (0x4000, 0x3000));
+        assert_eq!(around((0x5000, 0x2000), 0x1000), (0x1000, 0x6000));
+        assert_eq!(around((0x5000, 0x2000), 0x7000), (0x5000, 0x3000));
+        assert_eq!(around((0x5000, 0x2000), 0x9000), (0x5000, 0x5000));
+    }
+
+    #[test]
+    fn an_older_kernel_is_named_as_the_cause() {
+        let said = |call, errno| {
+            let kind = HoldName::RdmaOdp;
+            lacks_paging(HoldError::Call { kind, call, errno }).to_string()
+        };
+        for errno in [Errno::INVAL, Errno::OPNOTSUPP] {
+            let text = said("REG_MR", errno);
+            assert!(
+                text.contains("on-demand paging") && text.contains("sid"),
+                "{text}"
+            );
+        }
+        assert!(!said("REG_MR", Errno::NOMEM).contains("on-demand"));
+        assert!(!said("ALLOC_PD", Errno::INVAL).contains("on-demand"));
+    }
+}
