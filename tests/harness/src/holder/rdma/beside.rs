@@ -111,7 +111,6 @@ impl Drop for Beside {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may")]
 mod tests {
     use super::*;
     use libgnt::SharedPages;

@@ -11,11 +11,12 @@
 //! process that has a context keeps a copy of the socket.
 #![allow(unsafe_code, reason = "unshare")]
 
-use super::netlink;
+use super::netlink as messages;
 use crate::holder::{HoldError, HoldName, call};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
+    socket_with,
 };
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use std::fs;
@@ -26,6 +27,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How the names of our links begin, in `/sys/class/infiniband`.
 pub const LINK_PREFIX: &str = "pvstress";
 const INTERFACE: &str = "lo";
+/// `LOOPBACK_IFINDEX`, `include/net/net_namespace.h`: of `lo` in any namespace.
+const INDEX: i32 = 1;
 const MODULE: &str = "/sys/module/rdma_rxe";
 const UVERBS: &str = "/sys/class/infiniband_verbs";
 
@@ -33,6 +36,7 @@ const UVERBS: &str = "/sys/class/infiniband_verbs";
 #[derive(Debug)]
 pub(super) struct Link {
     socket: OwnedFd,
+    name: String,
     device: PathBuf,
 }
 
@@ -52,10 +56,33 @@ impl Link {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{LINK_PREFIX}-{}-{number}", std::process::id());
         let socket = socket_elsewhere(kind)?;
-        let answer = ask(&socket, &netlink::new_link(&name, INTERFACE));
+        let answer = ask(&socket, &messages::new_link(&name, INTERFACE));
         answer.map_err(call(kind, "RDMA_NLDEV_CMD_NEWLINK"))?;
         let device = device_of(&name).ok_or_else(|| lacks(kind, "ib_uverbs"))?;
-        Ok(Link { socket, device })
+        Ok(Link {
+            socket,
+            name,
+            device,
+        })
+    }
+
+    /// The place of an address in the link's table of them, where it is for RoCE v2, over UDP: the
+    /// table has what its interface had when the link was made (`gid_table_setup_one`).
+    pub fn index_of(&self, address: [u8; 16]) -> Option<u8> {
+        let port = Path::new("/sys/class/infiniband")
+            .join(&self.name)
+            .join("ports/1");
+        let groups = address
+            .chunks(2)
+            .map(|pair| format!("{:02x}{:02x}", pair[0], pair[1]));
+        let spelled = groups.collect::<Vec<_>>().join(":");
+        let is = |path: String, text: &str| {
+            fs::read_to_string(port.join(path)).is_ok_and(|read| read.trim() == text)
+        };
+        (0..=u8::MAX).find(|index| {
+            is(format!("gids/{index}"), &spelled)
+                && is(format!("gid_attrs/types/{index}"), "RoCE v2")
+        })
     }
 
     /// What to open.
@@ -85,10 +112,10 @@ fn socket_elsewhere(kind: HoldName) -> Result<OwnedFd, HoldError> {
     let make = move || {
         // SAFETY: the flag leaves descriptors alone; the namespace is this thread's only.
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(call(kind, "unshare"))?;
-        let rdma = Some(rustix::net::netlink::RDMA);
-        let flags = SocketFlags::CLOEXEC;
-        socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, rdma)
-            .map_err(call(kind, "socket"))
+        // So that it has an address when the link is made.
+        let route = netlink_socket(None).map_err(call(kind, "socket"))?;
+        ask(&route, &messages::up(INDEX)).map_err(call(kind, "RTM_NEWLINK"))?;
+        netlink_socket(Some(netlink::RDMA)).map_err(call(kind, "socket"))
     };
     let thread = std::thread::Builder::new().name("namespace".into());
     let failed = |what: String| HoldError::Broken { kind, what };
@@ -99,12 +126,18 @@ fn socket_elsewhere(kind: HoldName) -> Result<OwnedFd, HoldError> {
     ended.map_err(|_| failed("the thread of the namespace panicked".into()))?
 }
 
+/// Of the protocol, or of `NETLINK_ROUTE`, whose number is 0.
+fn netlink_socket(protocol: Option<Protocol>) -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC;
+    socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)
+}
+
 /// The kernel has answered when the send returns.
 fn ask(socket: &OwnedFd, question: &[u8]) -> Result<(), Errno> {
     send(socket, question, SendFlags::empty())?;
     let mut answer = [0; 4096];
     let (len, _) = recv(socket, &mut answer, RecvFlags::DONTWAIT)?;
-    netlink::acknowledged(&answer[..len])
+    messages::acknowledged(&answer[..len])
 }
 
 /// The character device of a link.
@@ -119,7 +152,6 @@ fn device_of(link: &str) -> Option<PathBuf> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may")]
 mod tests {
     use super::*;
 

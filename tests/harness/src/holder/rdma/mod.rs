@@ -6,9 +6,12 @@
 
 mod abi;
 mod beside;
+mod connection;
 mod link;
 mod netlink;
 mod on_demand;
+#[cfg(test)]
+mod oracle;
 mod region;
 mod verbs;
 

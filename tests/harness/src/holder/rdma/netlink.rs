@@ -1,4 +1,4 @@
-//! The two netlink messages that a link needs, and the kernel's answer to them
+//! The two netlink messages that a link needs, and the kernel's answer to either
 //! (`include/uapi/linux/netlink.h`, `rdma/rdma_netlink.h`, `linux/rtnetlink.h`).
 
 use rustix::io::Errno;
@@ -9,6 +9,10 @@ pub(super) const NEWLINK: u16 = (5 << 10) + 3;
 pub(super) const ATTR_DEV_NAME: u16 = 2;
 pub(super) const ATTR_NDEV_NAME: u16 = 51;
 pub(super) const ATTR_LINK_TYPE: u16 = 65;
+/// `RTM_NEWLINK`, which changes an interface, too; `IFF_UP`; `sizeof(struct ifinfomsg)`.
+pub(super) const RTM_NEWLINK: u16 = 16;
+pub(super) const IFF_UP: u32 = 1;
+pub(super) const INTERFACE_MESSAGE: usize = 16;
 /// `NLM_F_REQUEST | NLM_F_ACK`.
 pub(super) const ASKING: u16 = 1 | 4;
 /// `NLMSG_ERROR`, which is what an acknowledgement is, too.
@@ -27,6 +31,17 @@ pub(super) fn new_link(name: &str, interface: &str) -> Vec<u8> {
         attribute(&mut body, id, text);
     }
     message(NEWLINK, &body)
+}
+
+/// Asks for an interface to be up. `lo` is the first of its namespace (`LOOPBACK_IFINDEX`).
+pub(super) fn up(interface: i32) -> Vec<u8> {
+    let mut body = vec![0; 4];
+    body.extend(interface.to_ne_bytes());
+    // What the flags are to be, and which of them.
+    body.extend(IFF_UP.to_ne_bytes());
+    body.extend(IFF_UP.to_ne_bytes());
+    debug_assert_eq!(body.len(), INTERFACE_MESSAGE);
+    message(RTM_NEWLINK, &body)
 }
 
 /// One `struct nlattr` with a string, which ends with a zero, up to the next multiple of four.
@@ -72,18 +87,22 @@ mod tests {
     fn a_new_link_is_asked_for_byte_by_byte() {
         let expected = [
             // nlmsghdr: length, type, flags, sequence, port.
-            &[56, 0, 0, 0, 3, 20, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0][..],
+            &[44, 0, 0, 0, 3, 20, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0][..],
             b"\x0b\0\x02\0pvtest\0\0",
             b"\x08\0\x41\0rxe\0",
             b"\x07\0\x33\0lo\0\0",
         ]
         .concat();
-        let mut expected = expected;
-        // Each attribute begins at a multiple of four.
-        let len = u32::try_from(expected.len()).unwrap_or(0);
-        expected[..4].copy_from_slice(&len.to_ne_bytes());
         assert_eq!(new_link("pvtest", "lo"), expected);
-        assert_eq!(expected.len(), 16 + 12 + 8 + 8);
+    }
+
+    #[test]
+    fn an_interface_goes_up_byte_by_byte() {
+        let expected = [
+            &[32, 0, 0, 0, 16, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0][..],
+            &[0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0],
+        ];
+        assert_eq!(up(1), expected.concat());
     }
 
     #[test]

@@ -11,11 +11,16 @@
 //! gntdev does; and if gntdev then waits for the pages (a PV guest whose unmap is synchronous), the
 //! release waits for the unmap, the unmap for the release.
 //!
-//! The controls differ in one thing each: a region that begins at the mapping, its page after it, has
-//! not heard yet when gntdev waits.
+//! Who waits is a choice: with a prefetch (`rdma-odp`) the consumer itself, in the kernel and deaf to
+//! signals; with an RDMA write (`rdma-odp-write`) a worker of the kernel, and the consumer waits for that.
+//!
+//! The controls differ in one thing each. `rdma-odp-touched` is `rdma-odp-write` with the page there
+//! already: the region knows it, and nobody waits. `rdma-odp-aligned` is `rdma-odp` with a region that
+//! begins with the mapping, its page after it: it has not heard yet when gntdev waits.
 
-use super::abi::{LOCAL_WRITE, ON_DEMAND};
+use super::abi::{LOCAL_WRITE, ON_DEMAND, REMOTE_WRITE};
 use super::beside::{Beside, Side, State};
+use super::connection::{self, Connection, Offered, WORDS};
 use super::link::Link;
 use super::region::link_of;
 use super::verbs::Verbs;
@@ -26,11 +31,19 @@ use rustix::io::Errno;
 use std::cell::OnceCell;
 use std::os::fd::OwnedFd;
 
+/// What the release has to finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Prefetch,
+    Write,
+}
+
 /// The link is made at the first hold.
 pub struct OnDemand {
     kind: HoldName,
     side: Side,
     state: State,
+    operation: Operation,
     link: OnceCell<Link>,
     beside: Beside,
 }
@@ -46,10 +59,15 @@ impl OnDemand {
             HoldName::RdmaOdpTouched => State::Touched,
             _ => State::Untouched,
         };
+        let operation = match kind {
+            HoldName::RdmaOdpWrite | HoldName::RdmaOdpTouched => Operation::Write,
+            _ => Operation::Prefetch,
+        };
         OnDemand {
             kind,
             side,
             state,
+            operation,
             link: OnceCell::new(),
             beside: Beside::default(),
         }
@@ -76,33 +94,54 @@ impl Holder for OnDemand {
         let page = self.beside.page(kind, mapping, self.side, self.state)?;
         let (start, len) = around(mapping, page);
         let keys = verbs
-            .register(domain, start, len, LOCAL_WRITE | ON_DEMAND)
+            .register(domain, start, len, LOCAL_WRITE | REMOTE_WRITE | ON_DEMAND)
             .map_err(lacks_paging)?;
-        let words = vec![u64::from(domain), u64::from(keys.local), page as u64];
-        let fds = vec![
-            link.share(kind)?,
-            verbs.into_fd(),
-            splice(kind, pages, first, count)?,
-        ];
+        let mut words = vec![u64::from(domain), u64::from(keys.local), page as u64];
+        let mut fds = vec![link.share(kind)?];
+        match self.operation {
+            Operation::Prefetch => fds.push(verbs.into_fd()),
+            Operation::Write => {
+                let (offered, channel) = connection::create(&verbs, domain, link)?;
+                words[1] = u64::from(keys.remote);
+                words.extend(offered.words());
+                fds.extend([verbs.into_fd(), channel]);
+            }
+        }
+        fds.push(splice(kind, pages, first, count)?);
         Ok(Export::new(kind, count, words, fds))
     }
 
     fn import(&self, export: Export) -> Result<Box<dyn Held>, HoldError> {
         let kind = self.kind;
         let pages = export.pages as usize;
-        let ([link, context, pipe], [domain, key, page]) = parts(export)?;
-        let small = |word: u64| {
-            u32::try_from(word).map_err(|_| HoldError::Broken {
-                kind,
-                what: format!("{word} is no handle"),
-            })
+        let broken = |what: &str| HoldError::Broken {
+            kind,
+            what: what.into(),
         };
+        let (link, context, channel, pipe, words) = match self.operation {
+            Operation::Prefetch => {
+                let ([link, context, pipe], [domain, key, page]) = parts(export)?;
+                (link, context, None, pipe, [domain, key, page])
+            }
+            Operation::Write => {
+                let ([link, context, channel, pipe], words) = parts::<4, { 3 + WORDS }>(export)?;
+                let [domain, key, page, offered @ ..] = words;
+                let offered = Offered::of(offered).ok_or_else(|| broken("no connection"))?;
+                let channel = Some((offered, channel));
+                (link, context, channel, pipe, [domain, key, page])
+            }
+        };
+        let [domain, key, page] = words;
+        let handle = |word: u64| u32::try_from(word).map_err(|_| broken("no handle of a device"));
+        let verbs = Verbs::of(kind, context);
+        let connection = channel.map(|(offered, channel)| Connection::of(&verbs, offered, channel));
         Ok(Box::new(Region {
             pipe: Spliced::new(kind, pipe, pages),
-            domain: small(domain)?,
-            key: small(key)?,
+            connection: connection.transpose()?,
+            domain: handle(domain)?,
+            key: handle(key)?,
             page,
-            verbs: Verbs::of(kind, context),
+            verbs,
             _link: link,
         }))
     }
@@ -129,6 +168,7 @@ fn lacks_paging(error: HoldError) -> HoldError {
 /// In the order of their end: the reference, the context, its link.
 struct Region {
     pipe: Spliced,
+    connection: Option<Connection>,
     domain: u32,
     key: u32,
     page: u64,
@@ -142,7 +182,10 @@ impl Held for Region {
     }
 
     fn release(self: Box<Self>) -> Result<(), HoldError> {
-        self.verbs.prefetch(self.domain, self.key, self.page)
+        match &self.connection {
+            Some(connection) => connection.write(&self.verbs, self.key, self.page),
+            None => self.verbs.prefetch(self.domain, self.key, self.page),
+        }
     }
 }
 

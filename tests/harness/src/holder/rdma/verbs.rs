@@ -6,14 +6,14 @@
 use super::abi::{
     ATTR_ADVISE_ADVICE, ATTR_ADVISE_FLAGS, ATTR_ADVISE_LIST, ATTR_ADVISE_PD, ATTR_CORE_IN,
     ATTR_CORE_OUT, ATTR_UHW_OUT, ATTR_WRITE_CMD, AllocPd, AllocPdResp, Attribute, Command,
-    DRIVER_RXE, FLUSH, GetContext, GetContextResp, Header, MANDATORY, METHOD_ADVISE_MR,
-    METHOD_INVOKE_WRITE, OBJECT_DEVICE, OBJECT_MR, PREFETCH_WRITE, Plain, RegMr, RegMrResp, Sge,
-    VERBS_IOCTL,
+    CreateCompChannel, CreateCompChannelResp, DRIVER_RXE, FLUSH, GetContext, GetContextResp,
+    Header, MANDATORY, METHOD_ADVISE_MR, METHOD_INVOKE_WRITE, OBJECT_DEVICE, OBJECT_MR,
+    PREFETCH_WRITE, Plain, RegMr, RegMrResp, Sge, VERBS_IOCTL,
 };
 use crate::holder::{HoldError, HoldName, call, last_errno};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 /// No call of ours has more attributes.
@@ -52,14 +52,10 @@ impl Verbs {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let fd = open(device, flags, Mode::empty()).map_err(call(kind, "open"))?;
         let verbs = Verbs { kind, fd };
-        let (context, ()): (GetContextResp, ()) = verbs
-            .invoke(Command::GetContext, &GetContext::default())
-            .map_err(call(kind, "GET_CONTEXT"))?;
-        if let Ok(events) = i32::try_from(context.async_fd) {
-            // Nobody reads the device's events.
-            // SAFETY: the call has made this descriptor for us, and told nobody else.
-            drop(unsafe { OwnedFd::from_raw_fd(events) });
-        }
+        let (context, ()): (GetContextResp, ()) =
+            verbs.invoke("GET_CONTEXT", Command::GetContext, &GetContext::default())?;
+        // Nobody reads the device's events.
+        drop(made(context.async_fd));
         Ok(verbs)
     }
 
@@ -78,9 +74,8 @@ impl Verbs {
     /// # Errors
     /// ENOMEM.
     pub fn allocate_domain(&self) -> Result<u32, HoldError> {
-        let (domain, ()): (AllocPdResp, ()) = self
-            .invoke(Command::AllocPd, &AllocPd::default())
-            .map_err(call(self.kind, "ALLOC_PD"))?;
+        let (domain, ()): (AllocPdResp, ()) =
+            self.invoke("ALLOC_PD", Command::AllocPd, &AllocPd::default())?;
         Ok(domain.pd_handle)
     }
 
@@ -105,9 +100,7 @@ impl Verbs {
             pd_handle: domain,
             access_flags: access,
         };
-        let (keys, ()): (RegMrResp, ()) = self
-            .invoke(Command::RegMr, &region)
-            .map_err(call(self.kind, "REG_MR"))?;
+        let (keys, ()): (RegMrResp, ()) = self.invoke("REG_MR", Command::RegMr, &region)?;
         Ok(Keys {
             local: keys.lkey,
             remote: keys.rkey,
@@ -138,12 +131,43 @@ impl Verbs {
             .map_err(call(self.kind, "ADVISE_MR"))
     }
 
+    /// `IB_USER_VERBS_CMD_CREATE_COMP_CHANNEL`: a descriptor that is readable when something that was
+    /// asked for is over.
+    ///
+    /// # Errors
+    /// EMFILE, ENOMEM.
+    pub fn channel(&self) -> Result<OwnedFd, HoldError> {
+        let (channel, ()): (CreateCompChannelResp, ()) = self.invoke(
+            "CREATE_COMP_CHANNEL",
+            Command::CreateCompChannel,
+            &CreateCompChannel::default(),
+        )?;
+        made(channel.fd).ok_or_else(|| HoldError::Broken {
+            kind: self.kind,
+            what: format!("{} is no descriptor", channel.fd),
+        })
+    }
+
+    /// The device's descriptor, to map what it shares.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Who uses it.
+    pub fn kind(&self) -> HoldName {
+        self.kind
+    }
+
     /// A command of the older interface: its answer, and what the driver adds to it.
-    fn invoke<I: Plain, O: Plain, D: Plain>(
+    ///
+    /// # Errors
+    /// What the ioctl says, under the command's name.
+    pub fn invoke<I: Plain, O: Plain, D: Plain>(
         &self,
+        name: &'static str,
         command: Command,
         input: &I,
-    ) -> Result<(O, D), Errno> {
+    ) -> Result<(O, D), HoldError> {
         let (mut output, mut driver) = (O::default(), D::default());
         let attributes = [
             Attribute::constant(ATTR_WRITE_CMD, 8, command as u64),
@@ -153,7 +177,8 @@ impl Verbs {
         ];
         let said = attributes.iter().filter(|attribute| attribute.len > 0);
         let said: Vec<Attribute> = said.copied().collect();
-        self.ioctl(OBJECT_DEVICE, METHOD_INVOKE_WRITE, &said)?;
+        self.ioctl(OBJECT_DEVICE, METHOD_INVOKE_WRITE, &said)
+            .map_err(call(self.kind, name))?;
         Ok((output, driver))
     }
 
@@ -167,6 +192,19 @@ impl Verbs {
             _ => Err(last_errno()),
         }
     }
+}
+
+/// A struct as the kernel reads it.
+pub(super) fn bytes<T: Plain>(of: &T) -> &[u8] {
+    // SAFETY: all bytes of a `Plain` are set.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(of).cast(), size_of::<T>()) }
+}
+
+/// A descriptor that a call has just made for this process.
+fn made(number: u32) -> Option<OwnedFd> {
+    let number = i32::try_from(number).ok()?;
+    // SAFETY: the kernel has made it, and told nobody else of it.
+    (number >= 0).then(|| unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// The ioctl's argument.
@@ -213,20 +251,16 @@ impl Attribute {
 
     /// Up to eight bytes travel in the attribute itself (`uverbs_attr_ptr_is_inline`).
     fn input<I: Plain>(id: u16, input: &I) -> Attribute {
-        let len = size_of::<I>();
-        if len > size_of::<u64>() {
-            return Attribute::new(id, len, std::ptr::from_ref(input) as u64);
+        let input = bytes(input);
+        let len = input.len();
+        let mut inline = [0u8; size_of::<u64>()];
+        match inline.get_mut(..len) {
+            Some(inside) => {
+                inside.copy_from_slice(input);
+                Attribute::new(id, len, u64::from_ne_bytes(inline))
+            }
+            None => Attribute::new(id, len, input.as_ptr() as u64),
         }
-        let mut bytes = [0u8; size_of::<u64>()];
-        // SAFETY: `I` has `len` bytes, all of them set, which is no more than there is room for.
-        unsafe {
-            std::ptr::copy_nonoverlapping(
-                std::ptr::from_ref(input).cast::<u8>(),
-                bytes.as_mut_ptr(),
-                len,
-            );
-        }
-        Attribute::new(id, len, u64::from_ne_bytes(bytes))
     }
 
     fn output<O: Plain>(id: u16, output: &mut O) -> Attribute {
@@ -235,7 +269,6 @@ impl Attribute {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test may")]
 mod tests {
     use super::*;
 
