@@ -110,6 +110,16 @@ pub enum HoldName {
     Direct,
     /// An AF_XDP socket's packet memory.
     Xdp,
+    /// A region of an RDMA device in software, which pins them.
+    Rdma,
+    /// A pipe, whose release waits for a page of an on-demand RDMA region around them.
+    RdmaOdp,
+    /// The same with an RDMA write to that page, for which a worker of the kernel waits.
+    RdmaOdpWrite,
+    /// The same as that with the page there already.
+    RdmaOdpTouched,
+    /// As rdma-odp, with a region that begins with them.
+    RdmaOdpAligned,
 }
 
 impl HoldName {
@@ -120,7 +130,10 @@ impl HoldName {
 
     /// The kernel modules without which there is no such holder, by the names that `modprobe` takes.
     pub fn modules(self) -> &'static [&'static str] {
-        &[]
+        match self {
+            name if name == HoldName::Rdma || name.is_on_demand() => &["rdma_rxe", "ib_uverbs"],
+            _ => &[],
+        }
     }
 
     /// The first Linux on which it holds gntdev's pages, if not every one does.
@@ -128,20 +141,39 @@ impl HoldName {
         match self {
             // Before, `io_pin_pages` (`io_uring/rsrc.c`) refuses memory of a file: 6.1 does.
             HoldName::Uring => Some((6, 5)),
+            // `drivers/infiniband/sw/rxe/rxe_odp.c`: 6.12 has none, 7.2 was tried.
+            name if name.is_on_demand() => Some((6, 15)),
             _ => None,
         }
     }
 
     /// True for those whose references are in a pipe, so that they go when somebody reads it.
     pub fn is_in_a_pipe(self) -> bool {
-        matches!(self, HoldName::Pipe)
+        self == HoldName::Pipe || self.is_on_demand()
+    }
+
+    /// True for those whose release itself waits for what the mapper does. For the others a consumer
+    /// that is to behave like them waits until it is told that the unmap has returned.
+    pub fn waits_by_itself(self) -> bool {
+        self.is_simulated() || self.is_on_demand()
+    }
+
+    /// True for a pipe whose release waits for an on-demand region.
+    pub fn is_on_demand(self) -> bool {
+        matches!(
+            self,
+            HoldName::RdmaOdp
+                | HoldName::RdmaOdpWrite
+                | HoldName::RdmaOdpTouched
+                | HoldName::RdmaOdpAligned
+        )
     }
 
     /// True for those that take pages only where the mapper may write: their system calls pin with
-    /// `FOLL_WRITE` (`io_pin_pages`, `io_uring/`; `xdp_umem_pin_pages`, `net/xdp/xdp_umem.c`),
-    /// which a read-only mapping answers with EFAULT.
+    /// `FOLL_WRITE` (`io_pin_pages`, `io_uring/`; `xdp_umem_pin_pages`, `net/xdp/xdp_umem.c`;
+    /// `ib_umem_get`, `drivers/infiniband/core/umem.c`), which a read-only mapping answers with EFAULT.
     pub fn needs_writable(self) -> bool {
-        matches!(self, HoldName::Uring | HoldName::Xdp)
+        matches!(self, HoldName::Uring | HoldName::Xdp | HoldName::Rdma)
     }
 }
 
@@ -155,6 +187,11 @@ impl fmt::Display for HoldName {
             HoldName::Uring => "uring",
             HoldName::Direct => "direct",
             HoldName::Xdp => "xdp",
+            HoldName::Rdma => "rdma",
+            HoldName::RdmaOdp => "rdma-odp",
+            HoldName::RdmaOdpWrite => "rdma-odp-write",
+            HoldName::RdmaOdpTouched => "rdma-odp-touched",
+            HoldName::RdmaOdpAligned => "rdma-odp-aligned",
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The holder of a name.
 
-use super::{HoldError, HoldName, Holder, direct, fork, pipe, sim, uring, xdp};
+use super::{HoldError, HoldName, Holder, direct, fork, pipe, rdma, sim, uring, xdp};
 use crate::kernel;
 use libgnt::Platform;
 use libgnt::platform::GuestType;
@@ -30,7 +30,7 @@ pub fn holder(
         (true, false) => {
             return not_here(
                 "is the simulated Xen's",
-                "on a real one use pipe, fork, uring, direct or xdp",
+                "on a real one use pipe, fork, uring, direct, xdp or rdma",
             );
         }
         (false, true) => {
@@ -78,11 +78,16 @@ pub fn kernel_holder(name: HoldName) -> Result<Box<dyn Holder>, HoldError> {
         HoldName::Uring => Box::new(uring::Uring::default()),
         HoldName::Direct => Box::new(direct::Direct::new(&std::env::temp_dir())?),
         HoldName::Xdp => Box::new(xdp::Xdp),
+        HoldName::Rdma => Box::new(rdma::Rdma::default()),
+        HoldName::RdmaOdp
+        | HoldName::RdmaOdpWrite
+        | HoldName::RdmaOdpTouched
+        | HoldName::RdmaOdpAligned => Box::new(rdma::OnDemand::new(name)),
         HoldName::Pin | HoldName::I915 => {
             return Err(HoldError::NotHere {
                 kind: name,
                 cause: "is the simulated Xen's".into(),
-                cure: "use pipe, fork, uring, direct or xdp".into(),
+                cure: "use pipe, fork, uring, direct, xdp or rdma".into(),
             });
         }
     })

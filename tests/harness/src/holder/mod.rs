@@ -13,12 +13,14 @@ mod choose;
 mod direct;
 mod fork;
 mod pipe;
+mod rdma;
 mod sim;
 mod uring;
 mod xdp;
 
 pub use crate::settings::HoldName;
 pub use choose::{holder, kernel_holder};
+pub use rdma::LINK_PREFIX;
 
 use libgnt::{PAGE_SIZE, SharedPages};
 use rustix::io::Errno;
@@ -83,6 +85,22 @@ impl fmt::Display for Hint<'_> {
             (HoldName::Xdp, Errno::PERM) => " (CAP_NET_RAW is needed)",
             (HoldName::Xdp, Errno::AFNOSUPPORT) => " (this kernel has no AF_XDP)",
             (HoldName::Xdp, Errno::FAULT) => " (AF_XDP takes writable pages only)",
+            (_, Errno::PERM) if self.1 == "unshare" || self.1 == "RDMA_NLDEV_CMD_NEWLINK" => {
+                " (root is needed: a network namespace, CAP_SYS_ADMIN, and a link, CAP_NET_ADMIN)"
+            }
+            (_, Errno::INVAL) if self.1 == "unshare" => " (this kernel has no network namespaces)",
+            (HoldName::Rdma, Errno::FAULT) => {
+                " (an RDMA region pins writable pages only, and no page of gntdev on a PV guest)"
+            }
+            (_, Errno::NOMEM) if self.1 == "RDMA_NLDEV_CMD_NEWLINK" || self.1 == "REG_MR" => {
+                " (give the machine more memory; see ulimit -l, too)"
+            }
+            (_, Errno::OPNOTSUPP) if self.1 == "ADVISE_MR" => {
+                " (this kernel's rdma_rxe cannot prefetch; a newer Linux does)"
+            }
+            (_, Errno::INVAL) if self.1 == "ADVISE_MR" => {
+                " (the process that registered the region is gone)"
+            }
             (HoldName::Direct, Errno::INVAL) if self.1 == "open" => {
                 " (the file system of TMPDIR has no O_DIRECT)"
             }

@@ -123,9 +123,9 @@ fn carry_while_held(stage: &mut Stage<'_>, unmap: Unmap, guest: Guest) -> Result
     stage.start_host_with(unmap, guest)?;
     let bytes = stage.input_bytes(AT_LEAST)?;
     let device = stage.create_device(0, bytes)?;
-    // On the simulated Xen i915's own rule makes the cycle; real holders that a program has do not
-    // wait for anybody, so the consumer does.
-    let until_unmapped = !hold.is_simulated();
+    // i915's own rule makes the cycle, and that of an on-demand region. Most real holders that a
+    // program has do not wait for anybody, so the consumer does.
+    let until_unmapped = !hold.waits_by_itself();
     let consumer = stage.start_consumer(hold, stage.settings.hold_for, until_unmapped)?;
     let lending = Lending {
         hold,
