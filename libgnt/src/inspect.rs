@@ -1,7 +1,7 @@
 //! What can be seen of a Xen from outside: its grants, its mappings, who holds pages, and who waits
 //! for whom. A simulated Xen fills all of it in, a real one what its debug keys print.
 
-use crate::platform::Holder;
+use crate::platform::{GuestType, Holder};
 use crate::types::{Access, DomId, ForeignGrant};
 use std::fmt;
 
@@ -28,6 +28,8 @@ pub struct Inspection {
     pub deferred_unmaps: u64,
     /// Retries of deferred unmaps, one for each run of pages that waits together.
     pub unmap_retries: u64,
+    /// What was done to the books of PV guests' kernels. What comes after it shows nothing.
+    pub damage: Vec<Damage>,
 }
 
 /// One domain.
@@ -40,6 +42,8 @@ pub struct DomainState {
     pub name: String,
     /// False: destroyed, but peers still map its pages.
     pub alive: bool,
+    /// What kind of guest it is.
+    pub guest: GuestType,
     /// Its processes' names and pids.
     pub processes: Vec<(String, u32)>,
 }
@@ -74,6 +78,34 @@ pub struct UnmappingState {
     pub age_ms: u64,
     /// Retries so far (the kernel's `age`).
     pub retries: u32,
+}
+
+/// A PV guest's kernel cleared page-table entries of a mapping whose unmap was still deferred.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Damage {
+    /// Milliseconds since the host started.
+    pub at_ms: u64,
+    /// Whose kernel.
+    pub domid: DomId,
+    /// The process that mapped.
+    pub process: String,
+    /// What it mapped there.
+    pub grants: Vec<ForeignGrant>,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let grants: Vec<_> = self.grants.iter().map(ToString::to_string).collect();
+        write!(
+            f,
+            "the kernel of {} cleared the page-table entries of {} in {} while somebody held a page: \
+             these grants stay in use until its end, and the holder's pages are no longer its own",
+            self.domid,
+            grants.join(", "),
+            self.process
+        )
+    }
 }
 
 /// A wait-for cycle: who waits for whom, holding what.

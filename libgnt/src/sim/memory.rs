@@ -151,6 +151,36 @@ pub fn map_whole(fd: impl AsFd, pages: usize, access: Access) -> Result<SharedPa
     )
 }
 
+/// Takes access to pages of a mapping away for good, whatever is done to their protection: what is
+/// mapped there instead is a file without a byte.
+///
+/// # Errors
+/// EINVAL: outside the mapping. EMFILE, ENOMEM.
+pub fn take_away(pages: &SharedPages, first: usize, count: usize) -> Result<()> {
+    let failed = |errno| Error::device(DEVICE, "take away", errno, format!("{count} pages"));
+    let end = first.checked_add(count);
+    if !end.is_some_and(|end| end <= pages.pages()) || count == 0 {
+        return Err(failed(Errno::INVAL));
+    }
+    let nothing = rustix::fs::memfd_create("nothing", MemfdFlags::CLOEXEC).map_err(failed)?;
+    let address = (pages.address() + first * PAGE_SIZE) as *mut _;
+    let flags = MapFlags::SHARED | MapFlags::FIXED;
+    // SAFETY: the range is in a living mapping, which no reference points into, and which is unmapped
+    // as a whole; what touches it from here on faults, as it must.
+    unsafe {
+        mmap(
+            address,
+            count * PAGE_SIZE,
+            ProtFlags::READ,
+            flags,
+            &nothing,
+            0,
+        )
+    }
+    .map(drop)
+    .map_err(failed)
+}
+
 /// Raises this process's limit of open files as far as it goes: a grant run is a descriptor, and
 /// the soft limit is often 1024.
 pub fn raise_file_limit() {

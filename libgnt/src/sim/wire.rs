@@ -9,12 +9,12 @@
 //! how the simulated kernel blocks a caller.
 
 use crate::inspect::Inspection;
-use crate::platform::Holder;
+use crate::platform::{GuestType, Holder};
 use crate::types::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, GrantStatus, UnmapNotify};
 use serde::{Deserialize, Serialize};
 
 /// Changes with every incompatible change of this module.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// The host's socket, in its directory.
 pub const HOST_SOCKET: &str = "xen.sock";
 /// The xenstore socket for dom0's tools (`XENSTORED_PATH`), in the host's directory.
@@ -151,11 +151,22 @@ pub enum Request {
         /// `PROT_WRITE`?
         access: Access,
     },
-    /// `munmap` of part of a mapping. In `sync` mode the reply waits for the pages' references.
+    /// `munmap` of part of a mapping. In `sync` mode the reply waits for the pages' references, on PV
+    /// always, elsewhere where it ends the map's last use.
     Munmap {
         /// Which.
         vma: VmaId,
         /// The first page to go.
+        first_page: u32,
+        /// How many.
+        pages: u32,
+    },
+    /// Part of a mapping was changed (mprotect, madvise), and stays mapped: what a memory manager
+    /// tells the notifiers of the range, which only a PV guest's gntdev has.
+    Invalidate {
+        /// Which.
+        vma: VmaId,
+        /// The first page.
         first_page: u32,
         /// How many.
         pages: u32,
@@ -265,6 +276,8 @@ pub enum Request {
         domid: DomId,
         /// Its name.
         name: String,
+        /// What kind of guest; `None`: as this Xen's domains are.
+        guest: Option<GuestType>,
     },
     /// Destroys a domain: its processes are cut off at once. dom0 only. ESRCH.
     DestroyDomain {
@@ -291,6 +304,8 @@ pub enum Reply {
         domid: DomId,
         /// Async or sync, for messages.
         unmap: UnmapMode,
+        /// What kind of guest the domain is.
+        guest: GuestType,
     },
     /// To `Open`.
     Opened {
@@ -385,6 +400,7 @@ pub struct SimError {
 pub enum UnmapMode {
     /// Linux since 5.19: queue the unmap, retry later.
     Async,
-    /// Before 5.19: wait inside munmap, in the middle of an invalidation.
+    /// Before 5.19: wait for them, on PV inside munmap, in the middle of an invalidation, and
+    /// elsewhere where the map's last use ends.
     Sync,
 }

@@ -6,6 +6,7 @@ pub mod bent;
 
 use libgnt::inspect::Deadlock;
 use libgnt::platform::Evtchn;
+use libgnt::platform::GuestType;
 use libgnt::sim::client::{SimPlatform, connect};
 use libgnt::sim::core::Config;
 use libgnt::sim::host::{HostThread, Services};
@@ -54,7 +55,8 @@ impl Xen {
 
     pub fn sync() -> Self {
         let mut config = Config::default();
-        config.unmap = UnmapMode::Sync;
+        // The deadlock is in the notifier, which PV has.
+        (config.unmap, config.guest) = (UnmapMode::Sync, GuestType::Pv);
         Self::with(config)
     }
 

@@ -5,7 +5,6 @@ use super::member::{Member, StartHand, broken};
 use super::outcome::{Outcome, Stop};
 use super::relay::Relayed;
 use super::things::{PATIENCE, must};
-use libgnt::platform::GuestType;
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::Config;
 use libgnt::types::GrantStatus;
@@ -13,8 +12,10 @@ use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef, Platform, Shared
 use pv_harness::hand::device::copy_status;
 use pv_harness::hand::{Answer, DeviceOrder, Link, Loan, MapId, Order, Pages, RemoteHand, ShareId};
 use pv_harness::holder::{Held, holder};
+use pv_harness::memory;
 use pv_harness::player::HandProcess;
 use pv_harness::settings::HoldName;
+use rustix::mm::MprotectFlags;
 use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,6 +73,7 @@ pub struct Bench {
     start: StartHand,
     own: DomId,
     peer: DomId,
+    damage: bool,
     partner: OnceCell<Partner>,
 }
 
@@ -80,8 +82,8 @@ impl Bench {
         platform: Arc<dyn Platform>,
         member: Member,
         start: StartHand,
-        own: DomId,
-        peer: DomId,
+        (own, peer): (DomId, DomId),
+        damage: bool,
     ) -> Bench {
         Bench {
             platform,
@@ -89,6 +91,7 @@ impl Bench {
             start,
             own,
             peer,
+            damage,
             partner: OnceCell::new(),
         }
     }
@@ -202,9 +205,9 @@ impl Bench {
     /// simulator with its memory manager.
     ///
     /// # Errors
-    /// [`Stop::NotHere`] on a PV guest, whose kernel that damages.
+    /// [`Stop::NotHere`] on a PV guest, whose kernel that damages, unless that is allowed.
     pub fn hold(&self, pages: &SharedPages, first: usize, count: usize) -> Outcome<Box<dyn Held>> {
-        let holder = holder(self.hold_name(), &self.platform, false)?;
+        let holder = holder(self.hold_name(), &self.platform, self.damage)?;
         Ok(holder.import(holder.hold(pages, first, count)?)?)
     }
 
@@ -235,12 +238,45 @@ impl Bench {
         }
     }
 
-    /// True on a PV guest.
+    /// mprotect of some pages of a mapping of gntdev's.
     ///
     /// # Errors
-    /// The platform's.
-    pub fn is_pv(&self) -> Outcome<bool> {
-        Ok(self.platform.guest_type()? == GuestType::Pv)
+    /// The call's; the platform's.
+    pub fn protect(
+        &self,
+        pages: &SharedPages,
+        first: usize,
+        count: usize,
+        flags: MprotectFlags,
+    ) -> Outcome {
+        memory::protect(pages, first, count, flags)?;
+        self.tell_sim(|sim| sim.protected(pages, first, count))
+    }
+
+    /// munmap of a mapping's first page, as [`memory::cut_first_page`] does it.
+    ///
+    /// # Errors
+    /// The call's; the platform's.
+    pub fn cut_first_page(&self, pages: &SharedPages) -> Outcome {
+        memory::cut_first_page(pages)?;
+        self.tell_sim(|sim| sim.cut(pages, 0, 1))
+    }
+
+    /// `MADV_DONTNEED` of a mapping's first page.
+    ///
+    /// # Errors
+    /// The call's; the platform's.
+    pub fn drop_first_page(&self, pages: &SharedPages) -> Outcome {
+        memory::drop_first_page(pages)?;
+        self.tell_sim(|sim| sim.dropped(pages, 0, 1))
+    }
+
+    /// The simulated kernel does not see what a process does to its own mappings.
+    fn tell_sim(&self, tell: impl FnOnce(&SimPlatform) -> libgnt::Result<()>) -> Outcome {
+        match SimPlatform::of(&*self.platform) {
+            Some(sim) => Ok(tell(sim)?),
+            None => Ok(()),
+        }
     }
 
     /// `xen_gntdev.limit`

@@ -11,7 +11,7 @@ use libgnt::sim::core::{Config, KernelSabotage};
 use libgnt::{DomId, PlatformChoice};
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};
 use pv_harness::host;
-use pv_harness::settings::PlatformKind;
+use pv_harness::settings::{Guest, PlatformKind};
 use pv_harness::timeline::Timeline;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,12 @@ pub struct ConformArgs {
     /// With --platform xen: serve the rules that run in this other domain, until they are done
     #[arg(long, value_name = "DOMID", conflicts_with_all = ["peer", "rule", "list"])]
     as_peer_of: Option<u16>,
+    /// The simulated domains are guests of this kind; on a real Xen the kernel says what it is
+    #[arg(long, value_name = "KIND")]
+    guest: Option<Guest>,
+    /// Try the rules too that damage a PV guest's kernel
+    #[arg(long)]
+    allow_kernel_damage: bool,
     /// How long a rule may take
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
     deadline: Duration,
@@ -116,6 +122,8 @@ fn on_sim(args: &ConformArgs, rules: &[&Rule]) -> Result<ExitCode> {
     };
     let mut config = Config::default();
     config.sabotage = of_the_host;
+    let guest = args.guest.unwrap_or(Guest::Pvh);
+    config.guest = guest.into();
     let host = host::start(dir.path(), config, of_the_store, Timeline::none())
         .map_err(|error| failed(&error))?;
     // The domains must not die with the processes of a rule.
@@ -133,8 +141,11 @@ fn on_sim(args: &ConformArgs, rules: &[&Rule]) -> Result<ExitCode> {
         peer: SIM_PEER,
         deadline: args.deadline,
         simulated: true,
+        guest: Some(guest.into()),
+        damage: args.allow_kernel_damage,
     };
-    let status = judge_all(args, rules, &plan, "the simulated Xen, as PVH")?;
+    let system = format!("the simulated Xen, as {guest}");
+    let status = judge_all(args, rules, &plan, &system)?;
     host.stop().map_err(|error| failed(&error))?;
     Ok(status)
 }
@@ -151,17 +162,20 @@ fn on_xen(args: &ConformArgs, rules: &[&Rule], start: StartHand) -> Result<ExitC
         relay::serve(start, &member, &*platform, DomId(asker))?;
         return Ok(ExitCode::SUCCESS);
     }
+    if args.guest.is_some() {
+        return Err(Error::Usage(
+            "--guest is for the simulated Xen; on a real one the kernel says what it is".into(),
+        ));
+    }
     let Some(peer) = args.peer.map(DomId) else {
         return Err(Error::Usage(
             "--platform xen needs a second domain: run `pv-stress conform --platform xen --as-peer-of N` there with this domain's id, and name that domain here with --peer".into(),
         ));
     };
-    let guest = platform.guest_type().map_or_else(
-        |_| "guest type unknown".into(),
-        |guest| format!("{guest:?}"),
-    );
+    let guest = platform.guest_type().ok();
+    let told = guest.map_or("guest type unknown".into(), |guest| format!("{guest:?}"));
     let kernel = rustix::system::uname();
-    let system = format!("Linux {}, {guest}", kernel.release().to_string_lossy());
+    let system = format!("Linux {}, {told}", kernel.release().to_string_lossy());
     let own = member.domid(&*platform)?;
     // The other domain may still be booting: that is nobody's rule.
     let other_domain = |stop| Error::environment("the other domain", stop, "see whether it lives");
@@ -171,6 +185,8 @@ fn on_xen(args: &ConformArgs, rules: &[&Rule], start: StartHand) -> Result<ExitC
         peer,
         deadline: args.deadline,
         simulated: false,
+        guest,
+        damage: args.allow_kernel_damage,
     };
     let status = judge_all(args, rules, &plan, &system)?;
     Relayed::end(&*platform, own, peer).map_err(other_domain)?;
@@ -247,6 +263,7 @@ fn list(rules: &[&Rule], json: bool) -> Result<()> {
                     "name": rule.name,
                     "says": rule.says,
                     "source": rule.source,
+                    "on": rule.on.name(),
                     "differs_on_sim": rule.differs_on_sim,
                 })
             })
@@ -256,8 +273,11 @@ fn list(rules: &[&Rule], json: bool) -> Result<()> {
     for rule in rules {
         closed_pipe_is_fine(writeln!(
             out,
-            "{}\n    {}\n    ({})",
-            rule.name, rule.says, rule.source
+            "{}\n    {}\n    ({}; {})",
+            rule.name,
+            rule.says,
+            rule.on.name(),
+            rule.source
         ))?;
     }
     Ok(())

@@ -26,6 +26,9 @@ pub enum Process {
         /// The pid that started this
         #[arg(long)]
         parent: u32,
+        /// Holding pages on a PV guest is allowed
+        #[arg(long)]
+        allow_kernel_damage: bool,
     },
 }
 
@@ -49,9 +52,10 @@ pub fn run(process: Process, start: StartHand) -> Result<()> {
             member,
             peer,
             parent,
+            allow_kernel_damage,
         } => {
             die_with_parent(parent).map_err(cannot)?;
-            let outcome = check(&name, member, DomId(peer), start);
+            let outcome = check(&name, member, DomId(peer), start, allow_kernel_damage);
             let mut out = std::io::stdout().lock();
             serde_json::to_writer(&mut out, &Said { outcome })
                 .map_err(std::io::Error::from)
@@ -61,11 +65,11 @@ pub fn run(process: Process, start: StartHand) -> Result<()> {
     }
 }
 
-fn check(name: &str, member: Member, peer: DomId, start: StartHand) -> Outcome {
+fn check(name: &str, member: Member, peer: DomId, start: StartHand, damage: bool) -> Outcome {
     let rule = rules::find(name).ok_or_else(|| Stop::Broken(format!("no rule {name}")))?;
     let platform = member.join(name)?;
     let own = member
         .domid(&*platform)
         .map_err(|error| Stop::Broken(error.to_string()))?;
-    (rule.check)(&Bench::new(platform, member, start, own, peer))
+    (rule.check)(&Bench::new(platform, member, start, (own, peer), damage))
 }

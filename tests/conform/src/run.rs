@@ -4,8 +4,9 @@
 use super::member::Member;
 use super::outcome::{Outcome, Stop};
 use super::process::Said;
-use super::rule::Rule;
+use super::rule::{NotTried, Rule};
 use libgnt::DomId;
+use libgnt::platform::GuestType;
 use pv_harness::processes::describe;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -35,6 +36,8 @@ pub enum Verdict {
     KnownDifference,
     /// The rule is about something that is not here.
     NotHere,
+    /// Trying it would damage the kernel.
+    Skipped,
     /// The rule's process crashed.
     Crashed,
     /// It was not done by its deadline.
@@ -51,6 +54,7 @@ impl Verdict {
             Verdict::Differs => "DIFFERS",
             Verdict::KnownDifference => "known difference",
             Verdict::NotHere => "not here",
+            Verdict::Skipped => "skipped",
             Verdict::Crashed => "CRASHED",
             Verdict::Hung => "HUNG",
             Verdict::Broken => "BROKEN",
@@ -82,16 +86,24 @@ pub(super) struct Plan {
     pub peer: DomId,
     pub deadline: Duration,
     pub simulated: bool,
+    /// `None`: the kernel does not say.
+    pub guest: Option<GuestType>,
+    /// Damaging it is allowed.
+    pub damage: bool,
 }
 
 /// Tries one rule.
 pub(super) fn try_rule(rule: &Rule, plan: &Plan) -> Judged {
     let begun = Instant::now();
-    let (verdict, detail) = match in_child(rule, plan) {
-        Ok(End::Said(outcome)) => judge(rule, plan.simulated, outcome),
-        Ok(End::Died(how)) => (Verdict::Crashed, how),
-        Ok(End::Hung(how)) => (Verdict::Hung, how),
-        Err(error) => (Verdict::Broken, error.to_string()),
+    let (verdict, detail) = match rule.not_tried(plan.guest, plan.damage) {
+        Some(NotTried::OtherGuests(why)) => (Verdict::NotHere, why),
+        Some(NotTried::Damages(why)) => (Verdict::Skipped, why),
+        None => match in_child(rule, plan) {
+            Ok(End::Said(outcome)) => judge(rule, plan.simulated, outcome),
+            Ok(End::Died(how)) => (Verdict::Crashed, how),
+            Ok(End::Hung(how)) => (Verdict::Hung, how),
+            Err(error) => (Verdict::Broken, error.to_string()),
+        },
     };
     Judged {
         name: rule.name.into(),
@@ -130,6 +142,7 @@ fn in_child(rule: &Rule, plan: &Plan) -> io::Result<End> {
     let mut child = Command::new(std::env::current_exe()?)
         .args(["conform-process", "rule", rule.name])
         .args(plan.member.args())
+        .args(plan.damage.then_some("--allow-kernel-damage"))
         .arg(format!("--peer={}", plan.peer.0))
         .arg(format!("--parent={}", std::process::id()))
         .stdin(Stdio::null())

@@ -56,6 +56,7 @@ impl Report {
             Verdict::Broken,
             Verdict::KnownDifference,
             Verdict::NotHere,
+            Verdict::Skipped,
         ];
         let counts = all.map(|verdict| (self.count(verdict), verdict.name()));
         let counts: Vec<String> = counts
@@ -99,6 +100,29 @@ pub fn side_by_side(reports: &[Report], out: &mut dyn Write) -> io::Result<()> {
         }
         writeln!(out)?;
     }
+    reasons(reports, out)
+}
+
+/// Why a rule does not just agree, for each reason once.
+fn reasons(reports: &[Report], out: &mut dyn Write) -> io::Result<()> {
+    let mut told: Vec<(Verdict, &str, Vec<String>)> = Vec::new();
+    for (number, report) in reports.iter().enumerate() {
+        for rule in report.rules.iter().filter(|r| r.verdict != Verdict::Agrees) {
+            let which = format!("{} ({})", rule.name, number + 1);
+            let same = |(verdict, why, _): &&mut (Verdict, &str, Vec<String>)| {
+                (*verdict, *why) == (rule.verdict, rule.detail.as_str())
+            };
+            match told.iter_mut().find(same) {
+                Some((.., rules)) => rules.push(which),
+                None => told.push((rule.verdict, &rule.detail, vec![which])),
+            }
+        }
+    }
+    for (verdict, why, rules) in told {
+        let style = colour(verdict);
+        writeln!(out, "\n{style}{}{style:#}: {why}", verdict.name())?;
+        writeln!(out, "    {}", rules.join(", "))?;
+    }
     Ok(())
 }
 
@@ -117,7 +141,7 @@ fn colour(verdict: Verdict) -> Style {
     let colour = match verdict {
         Verdict::Agrees => AnsiColor::Green,
         Verdict::Differs | Verdict::Crashed | Verdict::Hung | Verdict::Broken => AnsiColor::Red,
-        Verdict::KnownDifference | Verdict::NotHere => AnsiColor::Yellow,
+        Verdict::KnownDifference | Verdict::NotHere | Verdict::Skipped => AnsiColor::Yellow,
     };
     Style::new().fg_color(Some(colour.into()))
 }
@@ -153,7 +177,7 @@ mod tests {
             says: "So it is.".into(),
             source: "somewhere.c".into(),
             verdict: *verdict,
-            detail: String::new(),
+            detail: format!("because of {name}"),
             ms: 1,
         };
         Report {
@@ -166,10 +190,15 @@ mod tests {
 
     #[test]
     fn the_worst_verdict_decides() {
-        use Verdict::{Agrees, Broken, Crashed, Differs, Hung, KnownDifference, NotHere};
+        use Verdict::{Agrees, Broken, Crashed, Differs, Hung, KnownDifference, NotHere, Skipped};
         let fine = report(
             "sim",
-            &[("a", Agrees), ("b", KnownDifference), ("c", NotHere)],
+            &[
+                ("a", Agrees),
+                ("b", KnownDifference),
+                ("c", NotHere),
+                ("d", Skipped),
+            ],
         );
         assert_eq!(fine.exit_status(), 0);
         for bad in [Differs, Crashed, Hung] {
@@ -207,6 +236,12 @@ mod tests {
                 "a agrees -",
                 "b known difference agrees",
                 "c - DIFFERS",
+                "",
+                "known difference: because of b",
+                "b (1)",
+                "",
+                "DIFFERS: because of c",
+                "c (2)",
             ]
         );
     }

@@ -1,5 +1,6 @@
 //! Words of the command line that several suites share.
 
+use libgnt::platform::GuestType;
 use libgnt::sim::wire::UnmapMode;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -47,6 +48,45 @@ impl fmt::Display for Unmap {
         f.write_str(match self {
             Unmap::Async => "async",
             Unmap::Sync => "sync",
+        })
+    }
+}
+
+/// What kind of guest a simulated domain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Guest {
+    /// Its gntdev unmaps in a notifier.
+    Pv,
+    /// Its gntdev unmaps with the map's last use.
+    Pvh,
+}
+
+impl Guest {
+    /// The one that a run in this mode is about if nobody says otherwise: the synchronous unmap has
+    /// its deadlock in the notifier.
+    pub fn usual(unmap: Unmap) -> Guest {
+        match unmap {
+            Unmap::Async => Guest::Pvh,
+            Unmap::Sync => Guest::Pv,
+        }
+    }
+}
+
+impl From<Guest> for GuestType {
+    fn from(guest: Guest) -> GuestType {
+        match guest {
+            Guest::Pv => GuestType::Pv,
+            Guest::Pvh => GuestType::Pvh,
+        }
+    }
+}
+
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Guest::Pv => "pv",
+            Guest::Pvh => "pvh",
         })
     }
 }

@@ -1,7 +1,7 @@
 //! What a run is asked to do.
 
 use pv_harness::holder::HoldName;
-use pv_harness::settings::{PlatformKind, Unmap, quote, spell};
+use pv_harness::settings::{Guest, PlatformKind, Unmap, quote, spell};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,8 @@ pub struct Settings {
     pub platform: PlatformKind,
     /// When unmaps wait.
     pub unmap: Unmap,
+    /// What the simulated domains are; `None`: as fits `unmap`.
+    pub guest: Option<Guest>,
     /// How the third consumer holds pages; `None`: as the scenario prefers.
     pub hold: Option<HoldName>,
     /// For how long.
@@ -80,6 +82,9 @@ impl Settings {
         let mut add = |option: &str, value: String| {
             command.push_str(&format!(" {option} {value}"));
         };
+        if let Some(guest) = self.guest {
+            add("--guest", guest.to_string());
+        }
         if let Some(hold) = self.hold {
             add("--hold", hold.to_string());
         }
@@ -108,6 +113,7 @@ mod tests {
         let settings = Settings {
             platform: PlatformKind::Sim,
             unmap: Unmap::Sync,
+            guest: Some(Guest::Pvh),
             hold: Some(HoldName::I915),
             hold_for: Duration::from_millis(1500),
             deadline: Duration::from_secs(90),
@@ -120,7 +126,7 @@ mod tests {
         };
         assert_eq!(
             settings.replay("copy", Path::new("r")),
-            r"pv-stress run --scenario copy --platform sim --unmap sync --hold-for 1s500ms --deadline 1m30s --seed 7 --hold i915 --sabotage flip-bit --input '/tmp/it'\''s here' --report r"
+            r"pv-stress run --scenario copy --platform sim --unmap sync --hold-for 1s500ms --deadline 1m30s --seed 7 --guest pvh --hold i915 --sabotage flip-bit --input '/tmp/it'\''s here' --report r"
         );
         let in_lab = Settings {
             machine: Some("pv-stress lab --kernel 6.12".into()),

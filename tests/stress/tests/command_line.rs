@@ -6,7 +6,7 @@ mod common;
 
 use common::{PATIENCE, Place, await_text, said, signal};
 use pv_harness::processes::Start;
-use pv_harness::settings::Unmap;
+use pv_harness::settings::{Guest, Unmap};
 use pv_judges::report::Report;
 use pv_stress::role::{Assignment, HostTask, Part, Role};
 use rustix::process::Signal;
@@ -308,6 +308,7 @@ fn an_agent_started_by_hand_says_what_it_is_for() {
             role: Role::Host(HostTask {
                 dir: place.path("sim"),
                 unmap: Unmap::Async,
+                guest: Guest::Pvh,
             }),
         }),
     };

@@ -10,6 +10,7 @@ use super::answer::{Answer, Delivery};
 use super::mappings::Mappings;
 use super::names::SIM;
 use crate::error::{Error, Result};
+use crate::platform::GuestType;
 use crate::sim::events::EventPage;
 use crate::sim::frame::{Filled, FrameReader, MAX_DESCRIPTORS, Outgoing, decode};
 use crate::sim::hazard::{HAZARD_PAGES, HazardPage};
@@ -252,6 +253,7 @@ impl Drop for Leave {
 pub struct Client {
     link: Leave,
     unmap: UnmapMode,
+    guest: GuestType,
     /// This process's hazard slots.
     pub hazards: HazardPage,
     /// What is mapped where.
@@ -288,13 +290,19 @@ impl Client {
             .spawn(move || reading.serve())
             .map_err(|e| failed("start a thread", crate::shm::errno_of(&e)))?;
         let mut answer = link.0.call(SIM, "join", join)?;
-        let Reply::Joined { domid, unmap } = answer.reply else {
+        let Reply::Joined {
+            domid,
+            unmap,
+            guest,
+        } = answer.reply
+        else {
             return Err(answer.unexpected());
         };
         let hazards = memory::map_whole(answer.take_fd()?, HAZARD_PAGES, Access::ReadWrite)?;
         let client = Client {
             link,
             unmap,
+            guest,
             hazards: HazardPage::new(hazards),
             mappings: Mutex::default(),
             peers: Mutex::default(),
@@ -305,6 +313,11 @@ impl Client {
     /// How this Xen's kernels unmap.
     pub fn unmap_mode(&self) -> UnmapMode {
         self.unmap
+    }
+
+    /// What kind of guest the process's domain is.
+    pub fn guest_type(&self) -> GuestType {
+        self.guest
     }
 
     /// For calls that wait for page references or for an invalidation in the `sync` mode. In the

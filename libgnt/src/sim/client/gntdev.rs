@@ -63,7 +63,9 @@ impl Gntdev for SimGntdev {
             index,
             pages,
         };
-        self.client.call(GNTDEV, OPERATION, request)?.done()
+        self.client
+            .call_memory_manager(GNTDEV, OPERATION, request)?
+            .done()
     }
 
     fn offset_for_vaddr(&self, address: usize) -> Result<(u64, usize)> {

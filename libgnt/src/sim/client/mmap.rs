@@ -5,6 +5,7 @@ use super::connection::{Client, lock};
 use super::mappings::Mapping;
 use super::names::GNTDEV;
 use crate::error::{Error, Result};
+use crate::platform::GuestType;
 use crate::shm::{AfterUnmap, SharedPages};
 use crate::sim::memory::{self, Part};
 use crate::sim::wire::{FileId, Piece, Reply, Request, RunId, VmaId};
@@ -70,6 +71,12 @@ pub fn map(
             Err(answer.unexpected())
         }
     });
+    let on_pv = device == GNTDEV && client.guest_type() == GuestType::Pv;
+    let mapped = match (mapped, on_pv) {
+        // As `gntdev_mmap` marks it there.
+        (Ok(mapped), true) => mapped.set_inherited(false).map(|()| mapped),
+        (mapped, _) => mapped,
+    };
     let mapped = match mapped {
         Ok(mapped) => mapped,
         Err(error) => {

@@ -11,9 +11,11 @@
 //! - `connection`: requests to the host, and what the process knows of its own.
 //! - `mmap`: maps what the host gives, and tells it when that is unmapped.
 //! - `copy`: grant copy. `gntdev`, `gntalloc`, `evtchn`: a device each.
-//! - `platform`: [`SimPlatform`], which opens them. `holds`: what it lets others hold.
+//! - `platform`: [`SimPlatform`], which opens them. `holds`: what it lets others hold. `changes`: what
+//!   a process did to a mapping by itself.
 
 mod answer;
+mod changes;
 mod connection;
 mod copy;
 mod evtchn;

@@ -88,6 +88,11 @@ impl SimPlatform {
         self.client.unmap_mode()
     }
 
+    /// An unmap whose page somebody holds is deferred, which on PV damages the kernel.
+    pub fn defers_unmaps(&self) -> bool {
+        self.unmap_mode() == UnmapMode::Async
+    }
+
     /// Everything alive on the simulated Xen.
     ///
     /// # Errors
@@ -100,14 +105,28 @@ impl SimPlatform {
         }
     }
 
-    /// Creates a domain that lives until it is destroyed, whoever joins it.
+    /// Creates a domain that lives until it is destroyed, whoever joins it. It is the kind of guest
+    /// that this Xen's domains are.
     ///
     /// # Errors
     /// EEXIST; EPERM outside dom0.
     pub fn create_domain(&self, domid: DomId, name: &str) -> Result<()> {
+        self.create(domid, name, None)
+    }
+
+    /// As [`SimPlatform::create_domain`], of a certain kind.
+    ///
+    /// # Errors
+    /// As [`SimPlatform::create_domain`].
+    pub fn create_guest(&self, domid: DomId, name: &str, guest: GuestType) -> Result<()> {
+        self.create(domid, name, Some(guest))
+    }
+
+    fn create(&self, domid: DomId, name: &str, guest: Option<GuestType>) -> Result<()> {
         let request = Request::CreateDomain {
             domid,
             name: name.to_owned(),
+            guest,
         };
         self.client.call(SIM, "create domain", request)?.done()
     }
@@ -151,7 +170,7 @@ impl Platform for SimPlatform {
     }
 
     fn guest_type(&self) -> Result<GuestType> {
-        Ok(GuestType::Pvh)
+        Ok(self.client.guest_type())
     }
 
     fn open_gntdev(&self) -> Result<Box<dyn Gntdev>> {

@@ -1,9 +1,10 @@
 //! Domains and their processes: how they begin and how they end.
 
 use super::evtchn::{Port, VIRQ_DOM_EXC};
-use super::grants::GrantTable;
+use super::grants::{GrantTable, HandleId};
 use super::xen::{Answer, Outcome, done, refuse};
 use super::{Action, Attachment, ConnId, KernelSabotage, Xen};
+use crate::platform::GuestType;
 use crate::sim::wire::{DeviceKind, PROTOCOL, Reply};
 use crate::types::{DomId, EvtchnPort};
 use rustix::io::Errno;
@@ -34,10 +35,13 @@ pub(super) struct Domain {
     released: bool,
     pub grants: GrantTable,
     pub ports: BTreeMap<EvtchnPort, Port>,
+    pub guest: GuestType,
+    /// Mappings of others' grants that its kernel cannot unmap any more.
+    pub lost_handles: Vec<HandleId>,
 }
 
 impl Domain {
-    pub(super) fn new(name: String, keep: bool) -> Domain {
+    pub(super) fn new(name: String, keep: bool, guest: GuestType) -> Domain {
         Domain {
             name,
             keep,
@@ -45,6 +49,8 @@ impl Domain {
             released: false,
             grants: GrantTable::default(),
             ports: BTreeMap::new(),
+            guest,
+            lost_handles: Vec::new(),
         }
     }
 }
@@ -124,8 +130,9 @@ impl Xen {
             Some(domain) if !domain.alive => return Err(still_dying(domid)),
             Some(_) => {}
             None => {
-                self.domains
-                    .insert(domid, Domain::new(format!("domain-{}", domid.0), keep));
+                let name = format!("domain-{}", domid.0);
+                let domain = Domain::new(name, keep, self.config.guest);
+                self.domains.insert(domid, domain);
                 self.announce_domain(domid);
             }
         }
@@ -133,9 +140,11 @@ impl Xen {
             entry.domid = Some(domid);
             entry.name = cut_name(process);
         }
+        let domain = self.domains.get(&domid);
         let joined = Reply::Joined {
             domid,
             unmap: self.config.unmap,
+            guest: domain.map_or(self.config.guest, |d| d.guest),
         };
         Ok(Answer::Reply(joined, vec![Attachment::Hazards]))
     }
@@ -147,7 +156,13 @@ impl Xen {
             .ok_or_else(|| refuse(Errno::NOSPC, "every domain id is taken"))
     }
 
-    pub(super) fn create_domain(&mut self, caller: DomId, domid: DomId, name: String) -> Outcome {
+    pub(super) fn create_domain(
+        &mut self,
+        caller: DomId,
+        domid: DomId,
+        name: String,
+        guest: Option<GuestType>,
+    ) -> Outcome {
         only_dom0(caller)?;
         if domid >= DomId::FIRST_RESERVED {
             return Err(refuse(
@@ -160,8 +175,9 @@ impl Xen {
             Some(_) => return Err(refuse(Errno::EXIST, format!("{domid} exists"))),
             None => {}
         }
-        self.domains
-            .insert(domid, Domain::new(cut_name(name), true));
+        let guest = guest.unwrap_or(self.config.guest);
+        let domain = Domain::new(cut_name(name), true, guest);
+        self.domains.insert(domid, domain);
         self.announce_domain(domid);
         done()
     }
@@ -208,7 +224,7 @@ impl Xen {
             let files = files.filter(|(_, f)| f.conn == conn && f.open && f.device() == device);
             let files: Vec<_> = files.map(|(id, _)| *id).collect();
             for file in files {
-                self.close_file(file);
+                self.close_file(file, None);
             }
         }
         self.processes.remove(&conn);

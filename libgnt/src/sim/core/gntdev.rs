@@ -3,6 +3,7 @@
 
 use super::grants::HandleId;
 use super::mm::FileKind;
+use super::waits::WaitId;
 use super::xen::{Outcome, done, refuse, reply};
 use super::{ConnId, Xen};
 use crate::sim::wire::{FileId, Reply, SimError};
@@ -56,12 +57,23 @@ pub(super) struct Map {
     pub live: u32,
 }
 
+impl Map {
+    /// The pages' entries in the address space are there.
+    pub(super) fn has_entries(&self, first: u32, end: u32) -> bool {
+        let pages = self.pages.get(first as usize..end as usize);
+        pages.is_some_and(|all| all.iter().all(|p| p.handle.is_some() && !p.zapped))
+    }
+}
+
 /// One page of a map.
 #[derive(Clone, Debug)]
 pub(super) struct MapPage {
     pub grant: ForeignGrant,
     pub handle: Option<HandleId>,
     pub being_removed: bool,
+    /// Its page-table entry was cleared by the memory manager while it mapped the grant
+    /// (`zap` in [`notifier`](super::notifier)): damage.
+    pub zapped: bool,
     /// References besides the map's own: [`Hold`](super::holds::Hold)s.
     pub references: u32,
 }
@@ -114,6 +126,7 @@ impl Xen {
             grant,
             handle: None,
             being_removed: false,
+            zapped: false,
             references: 0,
         };
         let map = Map {
@@ -166,6 +179,7 @@ impl Xen {
     pub(super) fn unmap_grant_ref(
         &mut self,
         conn: ConnId,
+        tag: Option<u64>,
         file: FileId,
         index: u64,
         pages: u32,
@@ -176,20 +190,21 @@ impl Xen {
             return Err(refuse(Errno::NOENT, what));
         };
         self.map_list(conn, file)?.maps.retain(|m| *m != id);
-        self.unlist_map(id);
-        done()
+        self.may_block((conn, tag), "UNMAP_GRANT_REF", false, |xen, wait| {
+            xen.unlist_map(id, wait);
+        })
     }
 
     /// The file's list gives a map up.
-    pub(super) fn unlist_map(&mut self, id: MapId) {
+    pub(super) fn unlist_map(&mut self, id: MapId, blocked: Option<WaitId>) {
         if let Some(map) = self.maps.get_mut(&id) {
             map.listed = false;
         }
-        self.put_map(id);
+        self.put_map(id, blocked);
     }
 
-    /// `gntdev_mmap`: maps every grant, or fails. As on PVH, the good siblings of a bad grant
-    /// stay mapped until the list gives the map up.
+    /// `gntdev_mmap`: maps every grant, or fails. The good siblings of a bad grant stay mapped until
+    /// the list gives the map up; on PV they are unmapped at once.
     pub(super) fn gntdev_mmap(
         &mut self,
         conn: ConnId,
@@ -228,7 +243,11 @@ impl Xen {
         match bad {
             None => Ok(id),
             Some((grant, status)) => {
-                self.put_map(id);
+                if self.has_notifier(domid) {
+                    // No entry is there yet, so nobody can have a reference.
+                    self.unmap_pages(id, 0, pages, None);
+                }
+                self.put_map(id, None);
                 Err(refuse(
                     Errno::INVAL,
                     format!("{grant}: {}", status.meaning()),

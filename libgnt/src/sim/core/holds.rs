@@ -28,6 +28,8 @@ pub(super) struct Hold {
     pub pages: u32,
     /// Its release is blocked.
     pub releasing: Option<WaitId>,
+    /// A PV guest's kernel has dropped its references as its own: the pages are anybody's.
+    pub lost: bool,
 }
 
 impl Hold {
@@ -59,6 +61,14 @@ impl Xen {
             return Err(refuse(Errno::FAULT, what));
         };
         let map = *map;
+        if !self
+            .maps
+            .get(&map)
+            .is_some_and(|m| m.has_entries(first_page, end))
+        {
+            let what = format!("pages {first_page}+{pages} were unmapped");
+            return Err(refuse(Errno::FAULT, what));
+        }
         if self.holds.values().filter(|h| h.owner == conn).count() >= MAX_HOLDS {
             return Err(refuse(
                 Errno::NOMEM,
@@ -80,6 +90,7 @@ impl Xen {
             first_page,
             pages,
             releasing: None,
+            lost: false,
         };
         self.holds.insert(hold, new);
         reply(Reply::Hold { hold })

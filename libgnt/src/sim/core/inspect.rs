@@ -29,6 +29,7 @@ impl Xen {
             unmaps: self.stats.unmapped,
             deferred_unmaps: self.stats.deferred,
             unmap_retries: self.stats.retries,
+            damage: self.damages.clone(),
         }
     }
 
@@ -39,6 +40,7 @@ impl Xen {
             domid,
             name: domain.name.clone(),
             alive: domain.alive,
+            guest: domain.guest,
             processes: processes.map(|p| (p.name.clone(), p.pid)).collect(),
         })
     }

@@ -2,10 +2,10 @@
 
 use super::gntalloc::{AllocList, ShareId};
 use super::gntdev::{MapId, MapList};
-use super::waits::{Wait, WaitId};
-use super::xen::{Answer, Outcome, done, refuse};
+use super::waits::WaitId;
+use super::xen::{Answer, Outcome, refuse};
 use super::{Action, Attachment, ConnId, Xen};
-use crate::sim::wire::{DeviceKind, FileId, Piece, Reply, RunId, SimError, UnmapMode, VmaId};
+use crate::sim::wire::{DeviceKind, FileId, Piece, Reply, RunId, SimError, VmaId};
 use crate::types::{Access, DomId, PAGE_SIZE};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -72,6 +72,16 @@ pub(super) enum VmaKind {
     Gntalloc { pages: Vec<ShareId> },
 }
 
+impl Vma {
+    /// The map behind it, if it is gntdev's.
+    pub(super) fn gntdev_map(&self) -> Option<MapId> {
+        match self.kind {
+            VmaKind::Gntdev { map } => Some(map),
+            VmaKind::Gntalloc { .. } => None,
+        }
+    }
+}
+
 impl Xen {
     /// An open file of this process. EBADF.
     pub(super) fn file(&self, conn: ConnId, file: FileId) -> Result<&super::mm::File, SimError> {
@@ -120,29 +130,33 @@ impl Xen {
         Ok(Answer::Reply(Reply::Opened { file: id }, attach))
     }
 
-    pub(super) fn close(&mut self, conn: ConnId, file: FileId) -> Outcome {
+    pub(super) fn close(&mut self, conn: ConnId, tag: Option<u64>, file: FileId) -> Outcome {
         self.file(conn, file)?;
-        self.close_file(file);
-        done()
+        self.may_block((conn, tag), "close", false, |xen, wait| {
+            xen.close_file(file, wait);
+        })
     }
 
     /// The descriptor is gone. A mapping keeps the file: then nothing is released yet.
-    pub(super) fn close_file(&mut self, id: FileId) {
+    pub(super) fn close_file(&mut self, id: FileId, blocked: Option<WaitId>) {
         let Some(file) = self.files.get_mut(&id) else {
             return;
         };
         file.open = false;
         if file.vmas == 0 {
-            self.release_file(id);
+            self.release_file(id, blocked);
         }
     }
 
-    fn release_file(&mut self, id: FileId) {
+    fn release_file(&mut self, id: FileId, blocked: Option<WaitId>) {
         let Some(file) = self.files.remove(&id) else {
             return;
         };
         match file.kind {
-            FileKind::Gntdev(list) => list.maps.into_iter().for_each(|map| self.unlist_map(map)),
+            FileKind::Gntdev(list) => {
+                let maps = list.maps.into_iter();
+                maps.for_each(|map| self.unlist_map(map, blocked));
+            }
             FileKind::Gntalloc(list) => {
                 list.pages
                     .into_values()
@@ -228,52 +242,26 @@ impl Xen {
         first_page: u32,
         pages: u32,
     ) -> Outcome {
-        let vma = self.vmas.get(&id).filter(|v| v.conn == conn);
-        let end = first_page.checked_add(pages).filter(|_| pages > 0);
-        let (Some(vma), Some(end)) = (vma, end.filter(|e| vma.is_some_and(|v| *e <= v.pages)))
-        else {
-            let what = format!("no pages {first_page}+{pages} of mapping {}", id.0);
-            return Err(refuse(Errno::INVAL, what));
-        };
-        let mut blocked = None;
-        if let (UnmapMode::Sync, VmaKind::Gntdev { map }) = (self.config.unmap, &vma.kind) {
-            // Before 5.19 the driver unmaps from inside the invalidation, and waits there.
-            let map = *map;
-            let gone = vma
-                .pieces
-                .iter()
-                .map(|(a, b)| (*a.max(&first_page), *b.min(&end)));
-            let gone: Vec<_> = gone.filter(|(a, b)| a < b).collect();
-            let wait = WaitId(self.fresh_id());
-            self.waits.insert(
-                wait,
-                Wait::Munmap {
-                    conn,
-                    tag,
-                    works: BTreeSet::new(),
-                },
-            );
-            for (a, b) in gone {
-                self.unmap_pages(map, a, b, Some(wait));
-            }
-            blocked = self.still_blocked(wait);
-        }
-        self.unmap_range(id, first_page, end);
-        if blocked.is_some() {
-            Ok(Answer::Blocked)
-        } else {
-            done()
-        }
+        let end = self.part_of_vma(conn, id, first_page, pages)?;
+        let domid = self.processes.get(&conn).and_then(|p| p.domid);
+        // With a notifier a synchronous unmap waits in it; else, in the map's last use, there is no
+        // invalidation any more.
+        let notifies = domid.is_some_and(|d| self.has_notifier(d));
+        self.may_block((conn, tag), "munmap", notifies, |xen, wait| {
+            xen.notify_of_change(id, first_page, end, wait);
+            xen.unmap_range(id, first_page, end, wait);
+        })
     }
 
     /// A mapping goes with its address space.
     pub(super) fn unmap_all(&mut self, id: VmaId) {
         let pages = self.vmas.get(&id).map_or(0, |v| v.pages);
-        self.unmap_range(id, 0, pages);
+        self.notify_of_change(id, 0, pages, None);
+        self.unmap_range(id, 0, pages, None);
     }
 
     /// Takes pages out of a mapping: pieces are cut, split and closed.
-    fn unmap_range(&mut self, id: VmaId, first: u32, end: u32) {
+    fn unmap_range(&mut self, id: VmaId, first: u32, end: u32, blocked: Option<WaitId>) {
         let Some(vma) = self.vmas.get_mut(&id) else {
             return;
         };
@@ -292,7 +280,7 @@ impl Xen {
                 map.users += after.saturating_sub(before) as u32;
             }
             for _ in after..before {
-                self.put_map(map);
+                self.put_map(map, blocked);
             }
         }
         if after > 0 {
@@ -309,7 +297,7 @@ impl Xen {
         };
         file.vmas -= 1;
         if file.vmas == 0 && !file.open {
-            self.release_file(vma.file);
+            self.release_file(vma.file, blocked);
         }
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! - `xen`: the tables, and which rule plays which input; `domain`: processes and domains.
 //! - The hypervisor: `grants` (tables, maptrack, how access ends), `evtchn`, `copy`.
-//! - The kernels: `gntalloc`, `gntdev`, `unmap` (the asynchronous unmap and its retries), `mm`
-//!   (files and mappings), `holds` (page references), `waits` (blocked calls and their cycles).
+//! - The kernels: `gntalloc`, `gntdev`, `unmap` (the asynchronous unmap and its retries), `notifier`
+//!   (what is different on PV), `mm` (files and mappings), `holds` (page references), `waits` (blocked
+//!   calls and their cycles).
 //! - `inspect` prints the state; `invariants` checks it; `fingerprint` tells states apart.
 //!
 //! Where Xen or Linux decide something that is easy to get wrong, the rule names the function
@@ -22,6 +23,7 @@ mod holds;
 mod inspect;
 mod invariants;
 mod mm;
+mod notifier;
 mod unmap;
 mod waits;
 mod xen;
@@ -34,6 +36,7 @@ pub use xen::Xen;
 use super::wire::{FileId, Reply, Request, RunId, SimError, UnmapMode};
 use crate::inspect::Deadlock;
 use crate::machine::Now;
+use crate::platform::GuestType;
 use crate::types::{DomId, EvtchnPort, GrantRef};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +50,8 @@ pub struct ConnId(pub u64);
 pub struct Config {
     /// When unmaps wait.
     pub unmap: UnmapMode,
+    /// What kind of guest a domain is that is not created as another one, dom0 included.
+    pub guest: GuestType,
     /// `xen_gntalloc.limit`: pages of one domain, whose kernel it belongs to.
     pub gntalloc_limit: u32,
     /// `xen_gntdev.limit`: grants in one map request.
@@ -88,6 +93,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             unmap: UnmapMode::Async,
+            guest: GuestType::Pvh,
             gntalloc_limit: 1024,
             gntdev_limit: 65536,
             grant_entries: 64 * 512,

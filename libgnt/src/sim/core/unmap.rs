@@ -51,21 +51,25 @@ impl Work {
 }
 
 impl Xen {
-    /// Drops one use of a map; the last one unmaps, and when that is done, sends the event
-    /// (`gntdev_put_map`).
-    pub(super) fn put_map(&mut self, id: MapId) {
+    /// Drops one use of a map; the last one unmaps, unless the notifier did that before, and when
+    /// it is done, sends the event (`gntdev_put_map`).
+    pub(super) fn put_map(&mut self, id: MapId, blocked: Option<WaitId>) {
         if self.drop_map_user(id) {
             return;
         }
-        // One use for the unmap to come back to, so that it does not end in here again.
-        let Some(map) = self.maps.get_mut(&id) else {
+        let Some(map) = self.maps.get(&id) else {
             return;
         };
-        map.users = 1;
-        let pages = map.pages.len() as u32;
-        self.unmap_pages(id, 0, pages, None);
-        if self.drop_map_user(id) {
-            return;
+        let (domid, pages) = (map.domid, map.pages.len() as u32);
+        if !self.has_notifier(domid) {
+            // One use for the unmap to come back to, so that it does not end in here again.
+            if let Some(map) = self.maps.get_mut(&id) {
+                map.users = 1;
+            }
+            self.unmap_pages(id, 0, pages, blocked);
+            if self.drop_map_user(id) {
+                return;
+            }
         }
         let Some(map) = self.maps.remove(&id) else {
             return;
@@ -185,7 +189,7 @@ impl Xen {
             return true;
         };
         let pages = &map.pages[work.first_page as usize..work.end() as usize];
-        pages.iter().all(|p| p.references == 0)
+        pages.iter().all(|p| p.references == 0 || p.zapped)
             || self.sabotaged(KernelSabotage::UnmapIgnoresReferences)
     }
 
@@ -198,8 +202,15 @@ impl Xen {
             self.retries.remove(&(at, id));
         }
         let mut unmapped = 0;
-        for handle in work.handles.iter().flatten() {
-            self.hypervisor_unmap(*handle);
+        let map = self.maps.get(&work.map);
+        let zapped = |page: u32| map.is_some_and(|m| m.pages[page as usize].zapped);
+        let handles = (work.first_page..).zip(&work.handles);
+        let handles = handles.filter_map(|(page, handle)| Some(((*handle)?, zapped(page))));
+        for (handle, zapped) in handles.collect::<Vec<_>>() {
+            match zapped && self.domain_alive(work.domid) {
+                true => self.lose_handle(work.domid, handle),
+                false => self.hypervisor_unmap(handle),
+            }
             unmapped += 1;
         }
         let forgetful = self.sabotaged(KernelSabotage::DoubleUnmap);
@@ -210,7 +221,7 @@ impl Xen {
             map.live = map.live.saturating_sub(unmapped);
         }
         if !self.sabotaged(KernelSabotage::NoMapReferenceAcrossAsync) {
-            self.put_map(work.map);
+            self.put_map(work.map, None);
         }
         if let Then::Wake(wait) = work.then {
             self.work_done(wait, id);
@@ -286,5 +297,6 @@ impl Xen {
         for id in works {
             self.finish_work(id);
         }
+        self.release_lost_handles(domid);
     }
 }

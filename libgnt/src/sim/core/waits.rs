@@ -1,14 +1,17 @@
 //! Blocked calls, and who waits for whom.
 //!
-//! Two calls can block: a munmap of the `Sync` mode, until nobody holds its pages; and the
-//! release of an i915 hold, while an invalidation of the address space runs, which is what such a
-//! munmap is in the middle of. That is the cycle of QubesOS/qubes-issues#7481.
+//! Two kinds of calls can block: one that unmaps in the `Sync` mode, until nobody holds its pages;
+//! and the release of an i915 hold, while an invalidation of the address space runs. On PV the
+//! former is a munmap in the middle of just that, for its gntdev unmaps in the notifier
+//! (`gntdev_invalidate`): the cycle of QubesOS/qubes-issues#7481. Elsewhere it is the call that ends
+//! the map's last use (`gntdev_put_map`), when no invalidation runs.
 
 use super::holds::Hold;
 use super::unmap::WorkId;
+use super::xen::{Answer, Outcome, done};
 use super::{Action, ConnId, KernelSabotage, Xen};
 use crate::inspect::{Deadlock, WaitEdge};
-use crate::sim::wire::{HoldId, Reply, SimError};
+use crate::sim::wire::{HoldId, Reply, SimError, UnmapMode};
 use crate::types::ForeignGrant;
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -20,10 +23,13 @@ pub(super) struct WaitId(pub u64);
 /// A blocked call.
 #[derive(Clone, Debug)]
 pub(super) enum Wait {
-    /// In munmap, in the middle of an invalidation of the caller's address space.
-    Munmap {
+    /// In a call that unmaps.
+    Unmap {
         conn: ConnId,
         tag: Option<u64>,
+        call: &'static str,
+        /// In the middle of an invalidation of the caller's address space.
+        invalidation: bool,
         works: BTreeSet<WorkId>,
     },
     /// In the release of a hold, until no invalidation of `mm` runs.
@@ -38,57 +44,84 @@ pub(super) enum Wait {
 impl Wait {
     pub(super) fn conn(&self) -> ConnId {
         match self {
-            Wait::Munmap { conn, .. } | Wait::Release { conn, .. } => *conn,
+            Wait::Unmap { conn, .. } | Wait::Release { conn, .. } => *conn,
         }
     }
 
-    /// False for a munmap from a `Drop`: the process goes on meanwhile.
+    /// False for an unmap from a `Drop`: the process goes on meanwhile.
     fn blocks_its_process(&self) -> bool {
         match self {
-            Wait::Munmap { tag, .. } | Wait::Release { tag, .. } => tag.is_some(),
+            Wait::Unmap { tag, .. } | Wait::Release { tag, .. } => tag.is_some(),
         }
+    }
+
+    /// An invalidation of this address space runs in it.
+    fn invalidates(&self, mm: ConnId) -> bool {
+        matches!(self, Wait::Unmap { conn, invalidation: true, .. } if *conn == mm)
     }
 }
 
 impl Xen {
     pub(super) fn invalidation_running(&self, mm: ConnId) -> bool {
-        self.waits
-            .values()
-            .any(|w| matches!(w, Wait::Munmap { conn, .. } if *conn == mm))
+        self.waits.values().any(|w| w.invalidates(mm))
     }
 
-    /// This unmap has to be done before the munmap returns.
+    /// Does a call that may unmap. In the `Sync` mode it is blocked if any unmap is left to wait for
+    /// then.
+    pub(super) fn may_block(
+        &mut self,
+        (conn, tag): (ConnId, Option<u64>),
+        call: &'static str,
+        invalidation: bool,
+        act: impl FnOnce(&mut Xen, Option<WaitId>),
+    ) -> Outcome {
+        if self.config.unmap == UnmapMode::Async {
+            act(self, None);
+            return done();
+        }
+        let wait = WaitId(self.fresh_id());
+        let works = BTreeSet::new();
+        let begun = Wait::Unmap {
+            conn,
+            tag,
+            call,
+            invalidation,
+            works,
+        };
+        self.waits.insert(wait, begun);
+        act(self, Some(wait));
+        match self.waits.get(&wait) {
+            Some(Wait::Unmap { works, .. }) if !works.is_empty() => Ok(Answer::Blocked),
+            _ => {
+                self.waits.remove(&wait);
+                done()
+            }
+        }
+    }
+
+    /// This unmap has to be done before the call returns.
     pub(super) fn block_on(&mut self, wait: WaitId, work: WorkId) {
-        if let Some(Wait::Munmap { works, .. }) = self.waits.get_mut(&wait) {
+        if let Some(Wait::Unmap { works, .. }) = self.waits.get_mut(&wait) {
             works.insert(work);
         }
     }
 
-    /// A munmap that began just now: blocked, if any unmap is left to wait for.
-    pub(super) fn still_blocked(&mut self, wait: WaitId) -> Option<WaitId> {
-        match self.waits.get(&wait) {
-            Some(Wait::Munmap { works, .. }) if works.is_empty() => {
-                self.waits.remove(&wait);
-                None
-            }
-            Some(_) => Some(wait),
-            None => None,
-        }
-    }
-
-    /// One of the unmaps that a munmap waits for is done; with the last, the munmap returns.
+    /// One of the unmaps that a call waits for is done; with the last, it returns.
     pub(super) fn work_done(&mut self, wait: WaitId, work: WorkId) {
-        if let Some(Wait::Munmap { works, .. }) = self.waits.get_mut(&wait)
+        if let Some(Wait::Unmap { works, .. }) = self.waits.get_mut(&wait)
             && works.remove(&work)
             && works.is_empty()
         {
-            self.end_munmap(wait, Ok(Reply::Done));
+            self.end_unmap(wait, Ok(Reply::Done));
         }
     }
 
-    /// A munmap returns: its invalidation is over, and whoever waited for that goes on.
-    fn end_munmap(&mut self, wait: WaitId, result: Result<Reply, SimError>) {
-        let Some(Wait::Munmap { conn, tag, works }) = self.waits.remove(&wait) else {
+    /// A call returns: its invalidation is over, and whoever waited for that goes on.
+    fn end_unmap(&mut self, wait: WaitId, result: Result<Reply, SimError>) {
+        let Some(Wait::Unmap {
+            conn, tag, works, ..
+        }) = self.waits.remove(&wait)
+        else {
             return;
         };
         for work in works {
@@ -124,7 +157,7 @@ impl Xen {
         let calls: Vec<_> = calls.map(|(id, _)| *id).collect();
         for id in calls {
             match self.waits.remove(&id) {
-                Some(Wait::Munmap { works, .. }) => {
+                Some(Wait::Unmap { works, .. }) => {
                     works
                         .into_iter()
                         .for_each(|work| self.make_asynchronous(work));
@@ -140,15 +173,15 @@ impl Xen {
         self.wake_releases(dying);
     }
 
-    /// Finds every cycle of waits, reports it, and breaks it: its munmap fails with EDEADLK, and
-    /// its unmap goes on by itself.
+    /// Finds every cycle of waits, reports it, and breaks it: its unmapping call fails with EDEADLK,
+    /// and its unmap goes on by itself.
     pub(super) fn break_deadlocks(&mut self) {
         while let Some(cycle) = self.find_cycle() {
             let edges: Vec<_> = (0..cycle.len())
                 .filter_map(|n| self.edge(cycle[n], cycle[(n + 1) % cycle.len()]))
                 .collect();
-            let is_munmap = |id: &WaitId| matches!(self.waits.get(id), Some(Wait::Munmap { .. }));
-            let Some(victim) = cycle.iter().copied().find(is_munmap) else {
+            let unmaps = |id: &WaitId| matches!(self.waits.get(id), Some(Wait::Unmap { .. }));
+            let Some(victim) = cycle.iter().copied().find(unmaps) else {
                 return;
             };
             let error = SimError {
@@ -158,18 +191,18 @@ impl Xen {
             };
             let at_ms = self.now.as_millis() as u64;
             self.out.push(Action::Deadlock(Deadlock { at_ms, edges }));
-            self.end_munmap(victim, Err(error));
+            self.end_unmap(victim, Err(error));
         }
     }
 
-    /// A cycle of the wait-for graph, the munmap first.
+    /// A cycle of the wait-for graph, an unmapping call first.
     fn find_cycle(&self) -> Option<Vec<WaitId>> {
-        let munmaps = self
+        let unmaps = self
             .waits
             .iter()
-            .filter(|(_, w)| matches!(w, Wait::Munmap { .. }));
-        // Every cycle has a munmap: a release waits for nothing else.
-        munmaps
+            .filter(|(_, w)| matches!(w, Wait::Unmap { .. }));
+        // Every cycle has one: a release waits for nothing else.
+        unmaps
             .map(|(id, _)| *id)
             .find_map(|start| self.path_back_to(start))
     }
@@ -199,14 +232,10 @@ impl Xen {
         match self.waits.get(&id) {
             None => Vec::new(),
             Some(Wait::Release { mm, .. }) => {
-                let runs = |w: &Wait| matches!(w, Wait::Munmap { conn, .. } if conn == mm);
-                self.waits
-                    .iter()
-                    .filter(|(_, w)| runs(w))
-                    .map(|(id, _)| *id)
-                    .collect()
+                let running = self.waits.iter().filter(|(_, w)| w.invalidates(*mm));
+                running.map(|(id, _)| *id).collect()
             }
-            Some(Wait::Munmap { .. }) => {
+            Some(Wait::Unmap { .. }) => {
                 let mut found = BTreeSet::new();
                 for (hold, _) in self.holds_in_the_way(id) {
                     match self.holds.get(&hold) {
@@ -233,9 +262,9 @@ impl Xen {
         blocked.map(|(id, _)| *id)
     }
 
-    /// The holds that a munmap waits for, and the process that has each.
-    fn holds_in_the_way(&self, munmap: WaitId) -> Vec<(HoldId, ConnId)> {
-        let Some(Wait::Munmap { works, .. }) = self.waits.get(&munmap) else {
+    /// The holds that an unmapping call waits for, and the process that has each.
+    fn holds_in_the_way(&self, unmap: WaitId) -> Vec<(HoldId, ConnId)> {
+        let Some(Wait::Unmap { works, .. }) = self.waits.get(&unmap) else {
             return Vec::new();
         };
         let works: Vec<_> = works.iter().filter_map(|id| self.works.get(id)).collect();
@@ -252,7 +281,12 @@ impl Xen {
     fn edge(&self, from: WaitId, to: WaitId) -> Option<WaitEdge> {
         let owner = self.process_name(self.waits.get(&to)?.conn());
         Some(match self.waits.get(&from)? {
-            Wait::Munmap { conn, .. } => {
+            Wait::Unmap {
+                conn,
+                call,
+                invalidation,
+                ..
+            } => {
                 let next = self.waits.get(&to)?.conn();
                 let holds = self.holds_in_the_way(from).into_iter();
                 let grants = holds
@@ -261,8 +295,11 @@ impl Xen {
                 let grants: BTreeSet<_> = grants.flatten().collect();
                 WaitEdge {
                     waiter: self.process_name(*conn),
-                    call: "munmap".into(),
-                    holds: "the running invalidation of its address space".into(),
+                    call: (*call).into(),
+                    holds: match invalidation {
+                        true => "the running invalidation of its address space".into(),
+                        false => "the last use of its map".into(),
+                    },
                     waits_for: format!("page references of {}", list(grants)),
                     owner,
                 }

@@ -9,6 +9,7 @@ use super::mm::{File, Run, Vma};
 use super::unmap::{Work, WorkId};
 use super::waits::{Wait, WaitId};
 use super::{Action, Attachment, Config, ConnId, Input, KernelSabotage, Now};
+use crate::inspect::Damage;
 use crate::machine::Machine;
 use crate::sim::wire::{FileId, HoldId, Reply, Request, RunId, SimError, VmaId};
 use crate::types::DomId;
@@ -48,6 +49,8 @@ pub struct Xen {
     /// When to retry those of them that wait for a timer.
     pub(super) retries: BTreeSet<(Now, WorkId)>,
     pub(super) waits: BTreeMap<WaitId, Wait>,
+    /// What was done to the books of PV guests' kernels.
+    pub(super) damages: Vec<Damage>,
     pub(super) stats: Stats,
 }
 
@@ -148,10 +151,11 @@ impl Xen {
             works: BTreeMap::new(),
             retries: BTreeSet::new(),
             waits: BTreeMap::new(),
+            damages: Vec::new(),
             stats: Stats::default(),
         };
-        xen.domains
-            .insert(DomId::DOM0, Domain::new("Domain-0".into(), true));
+        let dom0 = Domain::new("Domain-0".into(), true, xen.config.guest);
+        xen.domains.insert(DomId::DOM0, dom0);
         xen
     }
 
@@ -190,7 +194,7 @@ impl Xen {
                 keep,
             } => self.join(conn, protocol, domid, process, keep),
             Request::Open { device } => self.open(conn, domid, device),
-            Request::Close { file } => self.close(conn, file),
+            Request::Close { file } => self.close(conn, tag, file),
             Request::AllocGref {
                 file,
                 peer,
@@ -202,7 +206,7 @@ impl Xen {
             }
             Request::MapGrantRef { file, grants } => self.map_grant_ref(conn, file, grants),
             Request::UnmapGrantRef { file, index, pages } => {
-                self.unmap_grant_ref(conn, file, index, pages)
+                self.unmap_grant_ref(conn, tag, file, index, pages)
             }
             Request::Mmap {
                 file,
@@ -215,6 +219,11 @@ impl Xen {
                 first_page,
                 pages,
             } => self.munmap(conn, tag, vma, first_page, pages),
+            Request::Invalidate {
+                vma,
+                first_page,
+                pages,
+            } => self.invalidate(conn, tag, vma, first_page, pages),
             Request::SetUnmapNotify {
                 file,
                 offset,
@@ -246,7 +255,11 @@ impl Xen {
             Request::GrantsInUse { grefs } => self.grants_in_use(domid, &grefs),
             Request::Holders { grants } => self.holders_of(domid, &grants),
             Request::Inspect => reply(Reply::Inspection(self.inspect(self.now))),
-            Request::CreateDomain { domid: new, name } => self.create_domain(domid, new, name),
+            Request::CreateDomain {
+                domid: new,
+                name,
+                guest,
+            } => self.create_domain(domid, new, name, guest),
             Request::DestroyDomain { domid: victim } => self.destroy_domain(domid, victim),
             Request::RaiseVirq {
                 domid: target,

@@ -2,7 +2,7 @@
 //! files.
 use crate::bench::{Bench, Partner};
 use crate::outcome::Outcome;
-use crate::rule::Rule;
+use crate::rule::{On, Rule};
 use crate::things::{Bell, PATIENCE, QUIET, must, peek, same};
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, ForeignGrant};
@@ -31,13 +31,15 @@ pub(super) const RULES: &[Rule] = &[
         "A page that a third process holds stays in use after the mapper's death.",
         "drivers/xen/grant-table.c: gnttab_unmap_work",
         mapper_held,
-    ),
+    )
+    .on(On::NotPvHolds),
     Rule::new(
         "death-of-the-holder-lets-go",
         "What a killed process held is released, and the unmap that waited for it goes on.",
         "drivers/xen/grant-table.c: gnttab_unmap_work",
         holder_lets_go,
-    ),
+    )
+    .on(On::NotPvHolds),
     Rule::new(
         "death-of-the-granter-leaves-the-pages",
         "What a killed granter's peer has mapped stays mapped, and keeps its bytes.",

@@ -2,7 +2,7 @@
 //! manager's pin. The unmap is asynchronous and waits for it.
 use crate::bench::{Bench, Granted};
 use crate::outcome::{Outcome, Stop};
-use crate::rule::Rule;
+use crate::rule::{On, Rule};
 use crate::things::{Bell, same};
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, PAGE_SIZE};
@@ -23,62 +23,72 @@ pub(super) const RULES: &[Rule] = &[
         "munmap, UNMAP_GRANT_REF and close do not wait for whoever holds the pages.",
         ASYNC,
         returns_at_once,
-    ),
+    )
+    .on(On::NotPvHolds),
     Rule::new(
         "held-byte-is-cleared-at-the-begin",
         "The notify byte is cleared when the unmap begins, though the pages are held.",
         ASYNC,
         byte_at_begin,
-    ),
+    )
+    .on(On::NotPvHolds),
     Rule::new(
         "held-event-waits-for-the-release",
         "The notify event comes after the holder let go, and not before.",
         "drivers/xen/gntdev.c: gntdev_put_map, __unmap_grant_pages_done",
         event_after_release,
-    ),
+    )
+    .on(On::NotPvHolds),
     Rule::new(
         "held-grant-stays-in-use",
         "The granter gets neither page nor reference back while a page is held.",
         "drivers/xen/grant-table.c: gnttab_unmap_work; gnttab_end_foreign_access_ref_v1",
         grant_in_use,
-    ),
+    )
+    .on(On::NotPvHolds),
     Rule::new(
         "held-page-is-the-granters-live-page",
         "The holder sees what the granter writes after the mapper has unmapped.",
         ASYNC,
         live_page,
-    ),
+    )
+    .on(On::NotPvHolds),
     Rule::new(
         "held-page-holds-its-whole-map",
         "One held page keeps every grant of its map.",
         "drivers/xen/grant-table.c: __gnttab_unmap_refs_async (page_count)",
         whole_map,
-    ),
+    )
+    .on(On::NotPvHolds),
     Rule::new(
         "held-maps-are-independent",
         "A held map delays no other map of the same file.",
         ASYNC,
         independent,
-    ),
+    )
+    .on(On::NotPvHolds),
     Rule::new(
         "held-release-is-noticed-soon",
         "After a hold of a second the unmap follows the release within 105 ms, and the machine's own delay.",
         "drivers/xen/grant-table.c: __gnttab_unmap_refs_async (5 ms times age)",
         noticed_soon,
-    ),
+    )
+    .on(On::NotPvHolds),
     Rule::new(
         "fork-holds-the-map",
         "A forked child has the mapping too: neither byte nor event comes before it ends.",
         "drivers/xen/gntdev.c: gntdev_vma_open",
         fork_holds,
     )
+    .on(On::NotPv("a fork copies no mapping: pv-fork-copies-no-mapping"))
     .but_the_sim("the simulator is not told of forks; hold with pin there"),
     Rule::new(
         "fork-copies-no-marked-map",
         "A mapping that is marked MADV_DONTFORK, as libgnt marks its own, is not in a forked child.",
         "kernel/fork.c: dup_mmap (VM_DONTCOPY)",
         fork_copies_no_marked,
-    ),
+    )
+    .on(On::NotPv("a fork copies no mapping: pv-fork-copies-no-mapping")),
 ];
 
 struct Case {
@@ -238,11 +248,6 @@ fn noticed_soon(bench: &Bench) -> Outcome {
 }
 
 fn fork_holds(bench: &Bench) -> Outcome {
-    if bench.is_pv()? {
-        return Err(Stop::NotHere(
-            "on PV a fork does not copy the mapping".into(),
-        ));
-    }
     let bell = Bell::new(bench.platform(), bench.own())?;
     let granted = bench.granted(1, Access::ReadWrite)?;
     let theirs = Pages::Share(granted.share);
@@ -268,11 +273,6 @@ fn fork_holds(bench: &Bench) -> Outcome {
 }
 
 fn fork_copies_no_marked(bench: &Bench) -> Outcome {
-    if bench.is_pv()? {
-        return Err(Stop::NotHere(
-            "on PV a fork does not copy the mapping".into(),
-        ));
-    }
     let bell = Bell::new(bench.platform(), bench.own())?;
     let granted = bench.granted(2, Access::ReadWrite)?;
     let (kept, marked) = granted.grants.split_at(1);

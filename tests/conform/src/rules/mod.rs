@@ -10,6 +10,7 @@ mod death;
 mod hold;
 mod mmap;
 mod notify;
+mod pv;
 mod release;
 mod reserve;
 mod status;
@@ -29,6 +30,7 @@ pub fn of_the_devices() -> impl Iterator<Item = &'static Rule> {
         release::RULES,
         notify::RULES,
         hold::RULES,
+        pv::RULES,
         copy::RULES,
         status::RULES,
         alloc::RULES,

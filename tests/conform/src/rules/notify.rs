@@ -1,7 +1,7 @@
 //! gntdev's unmap notify.
 use crate::bench::{Bench, Partner};
 use crate::outcome::{Outcome, Stop};
-use crate::rule::Rule;
+use crate::rule::{On, Rule};
 use crate::things::{Bell, refused, same};
 use libgnt::types::UnmapNotify;
 use libgnt::{Access, EvtchnPort, GrantRef, PAGE_SIZE};
@@ -72,7 +72,10 @@ pub(super) const RULES: &[Rule] = &[
         "Neither byte nor event comes while the mapping or the reservation is there.",
         PUT,
         not_before,
-    ),
+    )
+    .on(On::NotPv(
+        "the byte goes with the pages: pv-byte-goes-with-its-page",
+    )),
     Rule::new(
         "notify-is-replaced-by-the-next",
         "A map has one notify: a second SET_UNMAP_NOTIFY replaces byte and port.",

@@ -2,12 +2,12 @@
 //! still serve a copy, the hypervisor has them mapped here.
 use crate::bench::Bench;
 use crate::outcome::Outcome;
-use crate::rule::Rule;
+use crate::rule::{On, Rule};
 use crate::things::{Bell, peek, refused, same};
 use libgnt::{Access, GrantRef, PAGE_SIZE};
 use pv_harness::hand::device::Mapping;
 use pv_harness::hand::{Pages, ShareId};
-use pv_harness::memory::{cut_first_page, drop_first_page, protect, write_from};
+use pv_harness::memory::write_from;
 use rustix::io::Errno;
 use rustix::mm::MprotectFlags;
 use std::os::fd::AsFd;
@@ -51,20 +51,21 @@ pub(super) const RULES: &[Rule] = &[
         "On PVH and HVM mprotect, which splits the mapping, touches no grant.",
         "drivers/xen/gntdev.c: gntdev_vma_open (use_ptemod is false)",
         mprotect,
-    ),
+    )
+    .on(On::NotPv("it unmaps the pages: pv-mprotect-unmaps")),
     Rule::new(
         "madvise-dontneed-cannot-be-undone",
         "After MADV_DONTNEED nothing brings a page of a mapping back: there is no fault handler.",
         "drivers/xen/gntdev.c: gntdev_vmops",
         dont_need,
-    )
-    .but_the_sim("the simulator's pages are a memfd's, which the kernel maps again on a fault"),
+    ),
     Rule::new(
         "failed-mmap-keeps-its-good-grants",
         "The good grants of a failed mmap stay mapped until the reservation is given back.",
         "drivers/xen/gntdev.c: gntdev_mmap (out_put_map), gntdev_put_map",
         failed_mmap,
-    ),
+    )
+    .on(On::NotPv("they go at once: pv-failed-mmap-keeps-nothing")),
     Rule::new(
         "unmap-of-a-reservation-never-mapped",
         "A reservation that was never mmapped is given back without any hypercall.",
@@ -164,7 +165,7 @@ fn partial_munmap(bench: &Bench) -> Outcome {
     map.arm(0, bell.event())?;
     map.give_back()?;
     bench.peer()?.dealloc(granted.share)?;
-    cut_first_page(map.pages()?)?;
+    bench.cut_first_page(map.pages()?)?;
     bell.silent("two pages of three are still mapped")?;
     bench.serves(granted.grants[0], "its map is not gone")?;
     bench
@@ -186,14 +187,14 @@ fn mprotect(bench: &Bench) -> Outcome {
     map.arm(0, bell.event())?;
     map.give_back()?;
     bench.peer()?.dealloc(granted.share)?;
-    protect(map.pages()?, 1, 1, MprotectFlags::empty())?;
+    bench.protect(map.pages()?, 1, 1, MprotectFlags::empty())?;
     bell.silent("the pages are mapped, one without access")?;
     bench.serves(
         granted.grants[1],
         "its protection is this process's own matter",
     )?;
     bench.peer()?.poke(theirs, PAGE_SIZE, b"live")?;
-    protect(
+    bench.protect(
         map.pages()?,
         1,
         1,
@@ -208,7 +209,7 @@ fn mprotect(bench: &Bench) -> Outcome {
 fn dont_need(bench: &Bench) -> Outcome {
     let (_, grant) = bench.granted_page()?;
     let map = Mapping::new(bench.platform(), &[grant], Access::ReadWrite)?;
-    drop_first_page(map.pages()?)?;
+    bench.drop_first_page(map.pages()?)?;
     let (_read, write) = rustix::pipe::pipe()?;
     let written = write_from(map.pages()?, write.as_fd());
     same("write(2) from the page", written, Err(Errno::FAULT))

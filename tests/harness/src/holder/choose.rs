@@ -26,7 +26,7 @@ pub fn holder(
         })
     };
     match (name.is_simulated(), simulated) {
-        (true, true) => return Ok(Box::new(sim::Sim::new(name, Arc::clone(platform)))),
+        (true, true) => {}
         (true, false) => {
             return not_here(
                 "is the simulated Xen's",
@@ -41,7 +41,11 @@ pub fn holder(
         }
         (false, false) => {}
     }
-    if !allow_damage && !kernel::unmap_waits() {
+    let waits = match SimPlatform::of(&**platform) {
+        Some(sim) => !sim.defers_unmaps(),
+        None => kernel::unmap_waits(),
+    };
+    if !allow_damage && !waits {
         let cure = "use a PVH or HVM guest, or say --allow-kernel-damage";
         match platform.guest_type() {
             Ok(GuestType::Pv) => {
@@ -58,6 +62,9 @@ pub fn holder(
                 return not_here(&cause, cure);
             }
         }
+    }
+    if name.is_simulated() {
+        return Ok(Box::new(sim::Sim::new(name, Arc::clone(platform))));
     }
     kernel_holder(name)
 }

@@ -28,6 +28,7 @@ pub fn host_is_empty(evidence: &Evidence) -> Check {
             .iter()
             .map(|h| format!("{} ({}) holds {}", h.process, h.pid, h.grant)),
     );
+    left.extend(state.damage.iter().map(ToString::to_string));
     if state.gntalloc_pages > 0 {
         left.push(format!("{} pages of gntalloc", state.gntalloc_pages));
     }
@@ -128,7 +129,7 @@ pub fn no_kernel_complained(complaints: Vec<String>, kernels: usize) -> Check {
 mod tests {
     use super::*;
     use crate::checks::fixture::{evidence, spoiled};
-    use libgnt::inspect::{GrantState, Inspection, UnmappingState};
+    use libgnt::inspect::{Damage, GrantState, Inspection, UnmappingState};
     use libgnt::platform::Holder;
     use libgnt::types::{Access, DomId, ForeignGrant, GrantRef};
     use pv_harness::processes::{Autopsy, Exit};
@@ -183,6 +184,16 @@ mod tests {
             pid: 9,
         };
         host_fails(|i| i.holders.push(holder), "consumer (9) holds");
+        let damage = Damage {
+            at_ms: 5,
+            domid: DomId(0),
+            process: "back-end".into(),
+            grants: vec![GRANT],
+        };
+        host_fails(
+            |i| i.damage.push(damage),
+            "the kernel of domain 0 cleared the page-table entries of grant 0x5",
+        );
         host_fails(|i| i.gntalloc_pages = 1, "1 pages");
         host_fails(|i| i.event_channels = 2, "2 event channels");
         let mut unasked = evidence();

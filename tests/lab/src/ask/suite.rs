@@ -1,7 +1,8 @@
 //! What a lab runs: suites, each a script in dom0, all in one boot if they leave the machine alive.
 
+use super::domains::Domains;
 use super::options::{DEADLINE, LabArgs};
-use super::words::{Case, SuiteName};
+use super::words::{Case, Kind, SuiteName};
 use clap::ValueEnum;
 use pv_harness::error::Result;
 use pv_harness::holder::HoldName;
@@ -95,7 +96,7 @@ pub fn asked(args: &LabArgs, count_scenarios: &CountScenarios) -> Result<Vec<Sui
                 // Domains that were damaged or hang are started again.
                 suite(&name.to_string(), holds(args), runs.saturating_mul(2))
             }
-            SuiteName::Conform => suite(&name.to_string(), conform(), CONFORM_RUNS),
+            SuiteName::Conform => suite(&name.to_string(), conform(args), CONFORM_RUNS),
             SuiteName::Peers => {
                 let cases = match args.case.len() {
                     0 => Case::ALL.len(),
@@ -165,17 +166,25 @@ exit $worst",
 }
 
 /// The conformance suite in the domains; then on the simulated Xen, with both answers in one table.
-fn conform() -> String {
+fn conform(args: &LabArgs) -> String {
+    // A wrong `--guest` has been told by then.
+    let domains = Domains::plan(args).ok();
+    let front = domains.and_then(|domains| domains.all.first().map(|front| front.kind));
+    let guest = front.unwrap_or(Kind::Pvh).word();
+    let damage = match args.allow_kernel_damage {
+        true => " --allow-kernel-damage",
+        false => "",
+    };
     format!(
         "\
 mkdir -p {REPORT}
 front=$(xl domid front) back=$(xl domid back)
 pv-stress on --deadline 20m back \"pv-stress conform --platform xen --as-peer-of $front\" &
-pv-stress on --deadline 20m front \"pv-stress conform --platform xen --peer $back --json\" \
+pv-stress on --deadline 20m front \"pv-stress conform --platform xen --peer $back --json{damage}\" \
     > {REPORT}/{CONFORM_REPORT}
 real=$?
 wait
-pv-stress conform --beside {REPORT}/{CONFORM_REPORT}
+pv-stress conform --guest {guest}{damage} --beside {REPORT}/{CONFORM_REPORT}
 simulated=$?
 [ $real -ge $simulated ] && exit $real
 exit $simulated"
@@ -283,6 +292,25 @@ pub(crate) mod tests {
         assert_eq!(names(&words), ["scenarios", "peers"]);
         assert_eq!(names(&["--run", "true"]), ["run"]);
         assert!(names(&["--shell"]).is_empty());
+    }
+
+    #[test]
+    fn the_simulated_xen_beside_plays_the_kind_of_guest_that_tests() {
+        let script = |words: &[&str]| {
+            let words = [&["--suite", "conform"], words].concat();
+            asked(&args(&words)).unwrap().remove(0).script
+        };
+        assert!(script(&[]).contains("conform --guest pvh --beside"));
+        assert!(script(&["--guest", "back=pv"]).contains("conform --guest pvh --beside"));
+        let pv = script(&["--guest", "pv"]);
+        assert!(pv.contains("conform --guest pv --beside"), "{pv}");
+        assert!(!pv.contains("damage"), "{pv}");
+        let damaged = script(&["--guest", "front=pv", "--allow-kernel-damage"]);
+        assert_eq!(
+            damaged.matches("--allow-kernel-damage").count(),
+            2,
+            "{damaged}"
+        );
     }
 
     #[test]

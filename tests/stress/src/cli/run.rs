@@ -6,7 +6,7 @@ use crate::settings::{RunSabotage, Settings};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};
 use pv_harness::holder::HoldName;
-use pv_harness::settings::{PlatformKind, Unmap, quote};
+use pv_harness::settings::{Guest, PlatformKind, Unmap, quote};
 use pv_judges::checks::no_kernel_complained;
 use pv_judges::report::{Report, ReportDir, print_table};
 use pv_judges::verdict::{Figure, exit_status};
@@ -42,6 +42,9 @@ pub struct RunArgs {
     /// When the simulated kernels unmap: async as Linux since 5.19, sync as before
     #[arg(long, default_value = "async")]
     unmap: Unmap,
+    /// What the simulated domains are (default: pvh, and pv with --unmap sync)
+    #[arg(long, value_name = "KIND")]
+    guest: Option<Guest>,
     /// How the third consumer holds pages (default: as the scenario prefers)
     #[arg(long, value_name = "NAME")]
     hold: Option<HoldName>,
@@ -83,9 +86,7 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     }
     let dir = ReportDir::claim(&args.report)?;
     let mut xen = connect(&settings)?;
-    if let Some(xen) = &xen {
-        check_guest(xen, &scenarios, &settings)?;
-    }
+    check_guest(xen.as_deref(), &scenarios, &settings)?;
     let started = Instant::now();
     let mut report = Report {
         tool: concat!("pv-stress ", env!("CARGO_PKG_VERSION")).into(),
@@ -188,6 +189,7 @@ fn settings(args: &RunArgs) -> Result<Settings> {
     Ok(Settings {
         platform: args.platform,
         unmap: args.unmap,
+        guest: args.guest,
         // The scenarios prefer holders that a real kernel does not have.
         hold: args
             .hold
@@ -220,11 +222,18 @@ fn connect(settings: &Settings) -> Result<Option<Arc<Xen>>> {
 }
 
 /// On a PV guest a deferred unmap of a held page damages the kernel; one that waits does not.
-fn check_guest(xen: &Xen, scenarios: &[&dyn Scenario], settings: &Settings) -> Result<()> {
-    let is_damaged = xen
-        .back
-        .about()
-        .is_some_and(|about| about.guest_type == "PV" && !about.unmap_waits);
+fn check_guest(xen: Option<&Xen>, scenarios: &[&dyn Scenario], settings: &Settings) -> Result<()> {
+    let (is_damaged, name) = match xen {
+        Some(Xen { back, .. }) => (
+            back.about()
+                .is_some_and(|about| about.guest_type == "PV" && !about.unmap_waits),
+            back.name.as_str(),
+        ),
+        None => (
+            settings.guest == Some(Guest::Pv) && settings.unmap == Unmap::Async,
+            "0, the back end's,",
+        ),
+    };
     let holding = scenarios.iter().find(|scenario| scenario.holds());
     match holding {
         Some(scenario) if is_damaged && !settings.allow_kernel_damage => {
@@ -233,7 +242,7 @@ fn check_guest(xen: &Xen, scenarios: &[&dyn Scenario], settings: &Settings) -> R
              (Bad page map, and a machine that cannot be trusted afterwards); hold pages in PVH or \
              HVM domains, choose other scenarios, or accept the damage with --allow-kernel-damage",
                 scenario.name(),
-                xen.back.name
+                name
             )))
         }
         _ => Ok(()),

@@ -9,7 +9,7 @@ use mio::{Events, Interest, Poll, Token};
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};
 use pv_harness::host;
 use pv_harness::processes::Signals;
-use pv_harness::settings::{Unmap, quote};
+use pv_harness::settings::{Guest, Unmap, quote};
 use pv_harness::timeline::Timeline;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,9 @@ pub struct SimArgs {
     /// When the simulated kernels unmap: async as Linux since 5.19, sync as before
     #[arg(long, default_value = "async")]
     unmap: Unmap,
+    /// What the domains are (default: pvh, and pv with --unmap sync)
+    #[arg(long, value_name = "KIND")]
+    guest: Option<Guest>,
     /// Domains to create beside dom0, as a toolstack would
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(..=1000))]
     domains: u16,
@@ -43,6 +46,7 @@ pub(super) fn run(args: &SimArgs) -> Result<ExitCode> {
         .map_err(failed)?;
     let mut config = Config::default();
     config.unmap = args.unmap.into();
+    config.guest = args.guest.unwrap_or(Guest::usual(args.unmap)).into();
     let host = host::start(&args.dir, config, None, Timeline::none())
         .map_err(|error| Error::Usage(format!("--dir {}: {error}", args.dir.display())))?;
     create_domains(args).map_err(|error| Error::Usage(error.to_string()))?;

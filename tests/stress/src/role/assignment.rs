@@ -125,6 +125,7 @@ mod tests {
             Role::Host(HostTask {
                 dir: odd.clone(),
                 unmap: pv_harness::settings::Unmap::Sync,
+                guest: pv_harness::settings::Guest::Pv,
             }),
             Role::BackEnd(BackEndTask {
                 front: DomId(1),

@@ -5,7 +5,7 @@ use crate::settings::RunSabotage;
 use libgnt::sim::core::{self, Config};
 use pv_harness::host::start;
 use pv_harness::processes::{News, Order};
-use pv_harness::settings::Unmap;
+use pv_harness::settings::{Guest, Unmap};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -17,11 +17,13 @@ pub struct HostTask {
     pub dir: PathBuf,
     /// When unmaps wait.
     pub unmap: Unmap,
+    /// What the domains are.
+    pub guest: Guest,
 }
 
 pub(super) fn run(process: &RoleProcess, task: HostTask) -> Outcome {
     let mut config = Config::default();
-    config.unmap = task.unmap.into();
+    (config.unmap, config.guest) = (task.unmap.into(), task.guest.into());
     config.sabotage = process.sabotage.and_then(of_the_host);
     let host = start(&task.dir, config, None, process.timeline.clone())?;
     process.control.send(&News::Ready)?;

@@ -6,7 +6,7 @@ use super::stage::Stage;
 use super::{Judge, Scenario};
 use crate::role::{Carriage, Lending, Transfer};
 use pv_harness::processes::Stopped;
-use pv_harness::settings::{HoldName, Unmap};
+use pv_harness::settings::{Guest, HoldName, Unmap};
 use pv_harness::timeline::Event;
 use pv_judges::checks::{
     Check, Evidence, answered_after_release, cycle_is_explained, held_pages_stay, io_goes_on,
@@ -45,7 +45,7 @@ impl Scenario for HoldUnmap {
             read_back,
             image,
             event_reads,
-        } = carry_while_held(stage, unmap)?;
+        } = carry_while_held(stage, unmap, stage.guest())?;
         Ok(Box::new(move |evidence: &Evidence| {
             vec![
                 was_held_while_unmapping(evidence),
@@ -88,7 +88,7 @@ impl Scenario for HoldUnmapSync {
     fn play(&self, stage: &mut Stage<'_>) -> Result<Judge, Stopped> {
         let Carried {
             sent, read_back, ..
-        } = carry_while_held(stage, Unmap::Sync)?;
+        } = carry_while_held(stage, Unmap::Sync, Guest::Pv)?;
         Ok(Box::new(move |evidence: &Evidence| {
             vec![
                 cycle_is_explained(evidence),
@@ -113,14 +113,14 @@ struct Carried {
 }
 
 /// Runs the pair with a consumer that holds.
-fn carry_while_held(stage: &mut Stage<'_>, unmap: Unmap) -> Result<Carried, Stopped> {
+fn carry_while_held(stage: &mut Stage<'_>, unmap: Unmap, guest: Guest) -> Result<Carried, Stopped> {
     // i915 is who met this, and in the async mode it has to do as well as a plain pin.
     let hold = stage.settings.hold.unwrap_or(HoldName::I915);
     let in_all = match unmap {
         Unmap::Async => IN_ALL,
         Unmap::Sync => IN_ALL_SYNC,
     };
-    stage.start_host_with(unmap)?;
+    stage.start_host_with(unmap, guest)?;
     let bytes = stage.input_bytes(AT_LEAST)?;
     let device = stage.create_device(0, bytes)?;
     // On the simulated Xen i915's own rule makes the cycle; real holders that a program has do not

@@ -11,7 +11,7 @@ use pv_harness::digest::digest;
 use pv_harness::hand::RemoteHand;
 use pv_harness::player::RunLink;
 use pv_harness::processes::{ChildId, News, Processes, Stopped};
-use pv_harness::settings::Unmap;
+use pv_harness::settings::{Guest, Unmap};
 use pv_harness::timeline::{Event, Record, Timeline, now_ns, read_file};
 use pv_judges::verdict::Figure;
 use pv_remote::xen::Xen;
@@ -89,14 +89,20 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// [`Stopped`].
     pub fn start_host(&mut self) -> Result<(), Stopped> {
-        self.start_host_with(self.settings.unmap)
+        self.start_host_with(self.settings.unmap, self.guest())
     }
 
-    /// The same, whatever `--unmap` says.
+    /// What the simulated domains are to be.
+    pub fn guest(&self) -> Guest {
+        let usual = Guest::usual(self.settings.unmap);
+        self.settings.guest.unwrap_or(usual)
+    }
+
+    /// The same, whatever `--unmap` and `--guest` say.
     ///
     /// # Errors
     /// [`Stopped`].
-    pub fn start_host_with(&mut self, unmap: Unmap) -> Result<(), Stopped> {
+    pub fn start_host_with(&mut self, unmap: Unmap, guest: Guest) -> Result<(), Stopped> {
         self.timeline = Timeline::create(&self.processes.timeline_path("pv-stress"), "pv-stress")
             .map_err(failed("the run's own timeline"))?;
         if let Some(xen) = &self.xen {
@@ -107,6 +113,7 @@ impl<'a> Stage<'a> {
         let task = HostTask {
             dir: self.sim_dir(),
             unmap,
+            guest,
         };
         let part = self.part(None, Role::Host(task));
         let host = self.processes.spawn("host", Assignment::Play(part))?;

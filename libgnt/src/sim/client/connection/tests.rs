@@ -1,4 +1,5 @@
 use super::*;
+use crate::platform::GuestType;
 use crate::sim::wire::{FileId, VmaId};
 use std::io::Read;
 use std::os::unix::net::UnixListener;
@@ -15,6 +16,7 @@ fn fake_host(deadline: Duration) -> (tempfile::TempDir, Client, UnixStream) {
         let joined = Reply::Joined {
             domid: DomId(5),
             unmap: UnmapMode::Async,
+            guest: GuestType::Pvh,
         };
         reply(&stream, request.tag, joined, vec![Arc::new(hazards)]);
         stream

@@ -62,6 +62,7 @@ impl Story {
     fn begin(told: Told) -> Story {
         let mut w = Rig::with(Config {
             unmap: told.unmap,
+            guest: where_it_cycles(told.unmap),
             ..Config::default()
         });
         let dom0 = w.join(DOM0, "xl");

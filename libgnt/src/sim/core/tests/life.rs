@@ -1,6 +1,7 @@
 //! Processes and domains: joining, dying, and what nobody may ask for.
 
 use super::*;
+use crate::platform::GuestType;
 use crate::sim::core::{Action, Attachment, ConnId, Input};
 use crate::sim::wire::{
     DeviceKind, FileId, HoldId, HoldKind, PROTOCOL, Reply, Request, UnmapMode, VmaId,
@@ -160,6 +161,7 @@ fn about_nothing() -> Vec<(Request, Errno)> {
             Request::CreateDomain {
                 domid: DomId(5),
                 name: "x".into(),
+                guest: None,
             },
             Errno::PERM,
         ),
@@ -237,7 +239,8 @@ fn join_gives_a_domain_and_a_hazard_page() {
         answer,
         Ok(Reply::Joined {
             domid: DomId(1),
-            unmap: UnmapMode::Sync
+            unmap: UnmapMode::Sync,
+            guest: GuestType::Pv,
         })
     );
     assert_eq!(attach, [Attachment::Hazards]);
@@ -411,6 +414,7 @@ fn dom0_creates_and_destroys_domains() {
     let create = |domid| Request::CreateDomain {
         domid,
         name: "guest".into(),
+        guest: None,
     };
     let destroy = |domid| Request::DestroyDomain { domid };
     w.refused(dom0, create(DOM0), Errno::EXIST);
@@ -477,6 +481,7 @@ fn a_dead_granter_stays_until_its_pages_are_unmapped() {
     let create = Request::CreateDomain {
         domid: GUEST,
         name: "next".into(),
+        guest: None,
     };
     pair.w.refused(dom0, create.clone(), Errno::EXIST);
     let late = pair.w.connect();

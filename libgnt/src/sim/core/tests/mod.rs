@@ -10,6 +10,7 @@ mod gntalloc;
 mod gntdev;
 mod life;
 mod pair;
+mod pv;
 mod rig;
 mod sabotage;
 mod unmap;

@@ -2,6 +2,7 @@
 
 use crate::inspect::{Deadlock, Inspection};
 use crate::machine::{Machine, Now};
+use crate::platform::GuestType;
 use crate::sim::core::{Action, Attachment, Config, ConnId, Input, KernelSabotage, Xen};
 use crate::sim::wire::{
     DeviceKind, FileId, HoldId, HoldKind, PROTOCOL, Piece, Reply, Request, RunId, SimError,
@@ -34,14 +35,28 @@ pub struct Rig {
     last_tag: u64,
 }
 
+/// The guest that most tests of a mode are about: the synchronous one's cycle is in the notifier.
+pub fn where_it_cycles(unmap: UnmapMode) -> GuestType {
+    match unmap {
+        UnmapMode::Async => GuestType::Pvh,
+        UnmapMode::Sync => GuestType::Pv,
+    }
+}
+
 impl Rig {
     pub fn new() -> Rig {
         Rig::with(Config::default())
     }
 
+    /// The synchronous unmap in the notifier.
     pub fn sync() -> Rig {
+        Rig::of(UnmapMode::Sync, GuestType::Pv)
+    }
+
+    pub fn of(unmap: UnmapMode, guest: GuestType) -> Rig {
         Rig::with(Config {
-            unmap: UnmapMode::Sync,
+            unmap,
+            guest,
             ..Config::default()
         })
     }
@@ -49,6 +64,7 @@ impl Rig {
     pub fn sabotaged(unmap: UnmapMode, how: KernelSabotage) -> Rig {
         Rig::with(Config {
             unmap,
+            guest: where_it_cycles(unmap),
             sabotage: Some(how),
             ..Config::default()
         })

@@ -124,10 +124,18 @@ impl Walk {
                 } else {
                     (first_page, part)
                 };
-                Request::Munmap {
-                    vma,
-                    first_page,
-                    pages: self.near(pages),
+                let pages = self.near(pages);
+                match self.rng.u32(..5) {
+                    0 => Request::Invalidate {
+                        vma,
+                        first_page,
+                        pages,
+                    },
+                    _ => Request::Munmap {
+                        vma,
+                        first_page,
+                        pages,
+                    },
                 }
             }
             12 => {
