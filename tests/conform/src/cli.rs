@@ -74,6 +74,7 @@ fn parse_sabotage(name: &str) -> Result<Fault, String> {
         "reuse-while-in-use" => Fault::Host(KernelSabotage::ReuseWhileInUse),
         "hold-outlives-owner" => Fault::Host(KernelSabotage::HoldOutlivesOwner),
         "no-quota" => Fault::Host(KernelSabotage::NoQuota),
+        "no-notifier" => Fault::Host(KernelSabotage::NoNotifier),
         "no-map-reference" => Fault::Host(KernelSabotage::NoMapReferenceAcrossAsync),
         "store-ignores-conflicts" => Fault::Store(pv_xenstore::StoreSabotage::IgnoresConflicts),
         "store-tells-everybody" => Fault::Store(pv_xenstore::StoreSabotage::TellsEverybody),

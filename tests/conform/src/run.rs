@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const LAST_WORDS: u64 = 600;
 
 /// What came of a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// The platform does as the rule says.

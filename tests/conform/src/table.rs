@@ -3,6 +3,7 @@
 use super::run::{Judged, Verdict};
 use anstyle::{AnsiColor, Style};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 /// Everything about one run of the suite.
@@ -103,24 +104,23 @@ pub fn side_by_side(reports: &[Report], out: &mut dyn Write) -> io::Result<()> {
     reasons(reports, out)
 }
 
-/// Why a rule does not just agree, for each reason once.
+/// Why a rule does not just agree: each reason once, with its rules and the columns.
 fn reasons(reports: &[Report], out: &mut dyn Write) -> io::Result<()> {
-    let mut told: Vec<(Verdict, &str, Vec<String>)> = Vec::new();
+    let mut told: BTreeMap<_, BTreeMap<&str, Vec<String>>> = BTreeMap::new();
     for (number, report) in reports.iter().enumerate() {
         for rule in report.rules.iter().filter(|r| r.verdict != Verdict::Agrees) {
-            let which = format!("{} ({})", rule.name, number + 1);
-            let same = |(verdict, why, _): &&mut (Verdict, &str, Vec<String>)| {
-                (*verdict, *why) == (rule.verdict, rule.detail.as_str())
-            };
-            match told.iter_mut().find(same) {
-                Some((.., rules)) => rules.push(which),
-                None => told.push((rule.verdict, &rule.detail, vec![which])),
-            }
+            let why = (rule.verdict, rule.detail.as_str());
+            let columns = told.entry(why).or_default().entry(&rule.name);
+            columns.or_default().push((number + 1).to_string());
         }
     }
-    for (verdict, why, rules) in told {
+    for ((verdict, why), rules) in told {
         let style = colour(verdict);
         writeln!(out, "\n{style}{}{style:#}: {why}", verdict.name())?;
+        let rules = rules.into_iter();
+        let rules: Vec<_> = rules
+            .map(|(name, columns)| format!("{name} ({})", columns.join(", ")))
+            .collect();
         writeln!(out, "    {}", rules.join(", "))?;
     }
     Ok(())
@@ -237,11 +237,11 @@ mod tests {
                 "b known difference agrees",
                 "c - DIFFERS",
                 "",
-                "known difference: because of b",
-                "b (1)",
-                "",
                 "DIFFERS: because of c",
                 "c (2)",
+                "",
+                "known difference: because of b",
+                "b (1)",
             ]
         );
     }

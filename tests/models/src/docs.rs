@@ -11,6 +11,8 @@ use pv_harness::error::Result;
 const DRAWN: &[&str] = &[
     "gntdev/sync",
     "gntdev/async-callback",
+    "gntdev/odp",
+    "gntdev/odp-write",
     "gntdev/remap-counted-too-early",
     "gntdev/error-path-waits-gup",
     "p2pdma/reuse-at-zero",

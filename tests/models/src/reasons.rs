@@ -28,6 +28,36 @@ const REASONS: &[Reason] = &[
         &["mapper", "pinner 2"],
     ),
     (
+        "gntdev/odp",
+        NOBODY_WAITS,
+        "consumer 2: is the region's page in its table? no",
+        &["mapper", "consumer 2"],
+    ),
+    (
+        "gntdev/odp-write",
+        NOBODY_WAITS,
+        "rxe's worker: is the region's page in its table? no",
+        &["mapper", "consumer 2", "rxe's worker"],
+    ),
+    (
+        "gntdev/odp-present",
+        "a",
+        "mapper: goes to sleep until nobody does",
+        &[],
+    ),
+    (
+        "gntdev/odp-at-the-grants",
+        "a",
+        "mapper: goes to sleep until nobody does",
+        &[],
+    ),
+    (
+        "gntdev/odp-async",
+        "g",
+        "mapper: clears the page-table entries",
+        &[],
+    ),
+    (
         "gntdev/sync-consumer",
         NOBODY_WAITS,
         "pinner 2: did it get the page? yes",
@@ -303,6 +333,12 @@ const REASONS: &[Reason] = &[
         "libgnt/sync",
         "no-cycle",
         "i915 1: lets go of its page",
+        &[],
+    ),
+    (
+        "libgnt/pv",
+        "g",
+        "mapper: munmaps map 0, page 0; the kernel of domain 2 ",
         &[],
     ),
     (

@@ -3,6 +3,7 @@
 //! the same.
 
 use libgnt::machine::{Machine, Now};
+use libgnt::platform::GuestType;
 use libgnt::sim::core::{Action, Config, ConnId, Input, Xen};
 use libgnt::sim::wire::{
     DeviceKind, FileId, HoldKind, PROTOCOL, Reply, Request, SimError, UnmapMode, VmaId,
@@ -34,6 +35,8 @@ pub(super) struct Mapped {
 pub(super) struct Setup {
     pub(super) machine: Xen,
     pub(super) asynchronous: bool,
+    /// The guest is one whose gntdev unmaps in a notifier.
+    pub(super) notifier: bool,
     pub(super) mapper: ConnId,
     pub(super) granter: ConnId,
     pub(super) gntdev: FileId,
@@ -120,13 +123,18 @@ impl Setup {
     pub(super) fn new(mut config: Config, consumers: usize) -> Setup {
         config.gntalloc_limit = PAGES.iter().sum();
         let asynchronous = config.unmap == UnmapMode::Async;
-        match Setup::build(config, asynchronous, consumers) {
+        let notifier = config.guest == GuestType::Pv;
+        match Setup::build(config, (asynchronous, notifier), consumers) {
             Ok(setup) => setup,
             Err(error) => panic!("the simulated machine refused the setup: {error:?}"),
         }
     }
 
-    fn build(config: Config, asynchronous: bool, consumers: usize) -> Result<Setup, SimError> {
+    fn build(
+        config: Config,
+        (asynchronous, notifier): (bool, bool),
+        consumers: usize,
+    ) -> Result<Setup, SimError> {
         let mut a = Asker {
             machine: Xen::new(config),
             last_conn: 0,
@@ -159,6 +167,7 @@ impl Setup {
         Ok(Setup {
             machine: a.machine,
             asynchronous,
+            notifier,
             mapper,
             granter,
             gntdev,

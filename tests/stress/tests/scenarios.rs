@@ -164,6 +164,60 @@ fn a_deadlock_where_none_may_be_is_exit_status_3_with_the_cycle_in_words() {
     place.assert_nothing_left();
 }
 
+/// The synchronous unmap of a PVH guest waits in the map's last use, where no invalidation runs.
+#[test]
+fn without_a_notifier_the_sync_mode_waits_and_has_no_cycle() {
+    let place = Place::new();
+    let said = place.run(&[
+        "--scenario",
+        "hold-unmap",
+        "--unmap",
+        "sync",
+        "--guest",
+        "pvh",
+        "--hold-for",
+        "200ms",
+    ]);
+    said.assert_status(1);
+    let verdict = &place.report().verdicts[0];
+    assert_eq!(verdict.outcome, Outcome::Failed);
+    assert!(verdict.edges.is_empty(), "{:?}", verdict.edges);
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_pv_guest_carries_data_and_is_not_damaged_unasked() {
+    let place = Place::new();
+    let copy = ["--scenario", "copy", "--guest", "pv"];
+    place.run(&copy).assert_status(0);
+    let place = Place::new();
+    let hold = ["--scenario", "hold-unmap", "--guest", "pv"];
+    place.run(&hold).assert_status(2).assert_stderr(&[
+        "hold-unmap",
+        "PV guest",
+        "--allow-kernel-damage",
+    ]);
+}
+
+#[test]
+fn a_damaged_pv_guest_is_a_failed_check_in_words() {
+    let place = Place::new();
+    let said = place.run(&[
+        "--scenario",
+        "hold-unmap",
+        "--guest",
+        "pv",
+        "--allow-kernel-damage",
+        "--hold-for",
+        "200ms",
+    ]);
+    said.assert_status(1);
+    let verdict = &place.report().verdicts[0];
+    let mut failed = verdict.checks.iter().filter(|check| !check.passed);
+    let damage = failed.find(|check| check.detail.contains("cleared the page-table entries"));
+    assert!(damage.is_some(), "{:#?}", verdict.checks);
+}
+
 #[test]
 fn a_plain_pin_in_the_sync_mode_is_no_cycle_but_a_failed_check() {
     let place = Place::new();

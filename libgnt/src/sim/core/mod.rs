@@ -87,6 +87,8 @@ pub enum KernelSabotage {
     HoldOutlivesOwner,
     /// gntalloc's quota is not checked.
     NoQuota,
+    /// A PV guest's gntdev unmaps at the map's last use, as others do.
+    NoNotifier,
 }
 
 impl Default for Config {

@@ -14,7 +14,7 @@ use super::gntdev::MapId;
 use super::grants::HandleId;
 use super::waits::WaitId;
 use super::xen::{Outcome, refuse};
-use super::{ConnId, Xen};
+use super::{ConnId, KernelSabotage, Xen};
 use crate::inspect::Damage;
 use crate::platform::GuestType;
 use crate::sim::wire::{SimError, UnmapMode, VmaId};
@@ -28,7 +28,8 @@ impl Xen {
     /// The domain's gntdev has the notifier, and nothing is unmapped at the map's last use.
     pub(super) fn has_notifier(&self, domid: DomId) -> bool {
         let domain = self.domains.get(&domid);
-        domain.is_some_and(|d| d.guest == GuestType::Pv)
+        let is_pv = domain.is_some_and(|d| d.guest == GuestType::Pv);
+        is_pv && !self.sabotaged(KernelSabotage::NoNotifier)
     }
 
     /// Part of a mapping was changed, and stays mapped: mprotect, madvise.

@@ -80,7 +80,7 @@ pub(super) const RULES: &[Rule] = &[
         "drivers/xen/gntdev.c: gntdev_vma_open",
         fork_holds,
     )
-    .on(On::NotPv("a fork copies no mapping: pv-fork-copies-no-mapping"))
+    .on(On::NotPv("a fork copies no mapping (VM_DONTCOPY)"))
     .but_the_sim("the simulator is not told of forks; hold with pin there"),
     Rule::new(
         "fork-copies-no-marked-map",
@@ -88,7 +88,7 @@ pub(super) const RULES: &[Rule] = &[
         "kernel/fork.c: dup_mmap (VM_DONTCOPY)",
         fork_copies_no_marked,
     )
-    .on(On::NotPv("a fork copies no mapping: pv-fork-copies-no-mapping")),
+    .on(On::NotPv("a fork copies no mapping (VM_DONTCOPY)")),
 ];
 
 struct Case {

@@ -39,6 +39,7 @@ pub fn of_the_devices() -> impl Iterator<Item = &'static Rule> {
         channel_bind::RULES,
         channel::RULES,
         death::RULES,
+        pv::DAMAGE,
     ]
     .into_iter()
     .flatten()

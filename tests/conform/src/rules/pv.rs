@@ -67,6 +67,10 @@ pub(super) const RULES: &[Rule] = &[
         own_grants,
     )
     .on(On::Pv),
+];
+
+/// Comes last: what the kernel does after it shows nothing.
+pub(super) const DAMAGE: &[Rule] = &[
     Rule::new(
         "pv-unmap-of-a-held-page-is-damage",
         "On PV munmap of a held page leaves its whole map in use for ever, and says that it is released.",

@@ -170,6 +170,30 @@ fn a_pv_guest_is_not_damaged_unless_somebody_insists() {
     }
 }
 
+/// The simulated kernel is a kernel, too; and where it defers nothing there is nothing to fear.
+#[test]
+fn a_simulated_pv_guest_is_not_damaged_unless_somebody_insists() {
+    use libgnt::sim::core::Config;
+    use libgnt::sim::wire::UnmapMode;
+    for (unmap, damages) in [(UnmapMode::Async, true), (UnmapMode::Sync, false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        (config.guest, config.unmap) = (GuestType::Pv, unmap);
+        let timeline = crate::timeline::Timeline::none();
+        let host = crate::host::start(dir.path(), config, None, timeline).unwrap();
+        let platform = libgnt::sim::client::join(dir.path(), None, "test").unwrap();
+        for name in [HoldName::Pin, HoldName::I915] {
+            let refused = holder(name, &platform, false).err();
+            assert_eq!(refused.is_some(), damages, "{name}, {unmap:?}");
+            let text = refused.map(|error| error.to_string()).unwrap_or_default();
+            assert_eq!(text.contains("--allow-kernel-damage"), damages, "{text}");
+            assert!(holder(name, &platform, true).is_ok(), "{name}, {unmap:?}");
+        }
+        drop(platform);
+        host.stop().unwrap();
+    }
+}
+
 /// In a container, say. Who insists has answered already.
 #[test]
 fn a_kernel_that_does_not_tell_its_guest_type_is_not_risked_unless_somebody_insists() {

@@ -21,11 +21,19 @@ impl Driven {
             state.crashed = true;
             return;
         }
+        let inspection = state.machine.inspect(state.now);
+        if let Some(damage) = inspection.damage.first() {
+            // Nothing sensible follows.
+            self.breaks(state, "g");
+            state.why = Some(damage.to_string());
+            state.crashed = true;
+            return;
+        }
         let asynchronous = self.setup.asynchronous;
         if asynchronous && state.pending[MAPPER].is_some() {
             self.breaks(state, "a");
         }
-        let mapped: BTreeMap<_, u32> = (state.machine.inspect(state.now).grants.iter())
+        let mapped: BTreeMap<_, u32> = (inspection.grants.iter())
             .map(|grant| (grant.grant, grant.maps))
             .collect();
         for (unmap, map) in state.unmaps.iter().zip(&self.setup.maps) {

@@ -203,7 +203,8 @@ impl Subject for Driven {
         let held = consumer.is_some_and(|c| state.holds.get(c).is_some_and(Option::is_some));
         match (held, actor == MAPPER && state.pending[MAPPER].is_some()) {
             (true, _) => vec!["a page".into()],
-            (_, true) => vec!["an invalidation".into()],
+            (_, true) if self.setup.notifier => vec!["an invalidation".into()],
+            (_, true) => vec!["the map's last use".into()],
             _ => Vec::new(),
         }
     }

@@ -21,6 +21,10 @@ pub(super) const LAWS: &[(&str, &str)] = &[
         "the granter reuses a page only after the grant's in-use bits are clear",
     ),
     ("f", "a map is never mapped again while grants live"),
+    (
+        "g",
+        "a page-table entry of a PV guest is cleared only by the unmap itself",
+    ),
     ("h", "one work item per range in flight"),
     ("books", "the machine's tables agree with each other"),
     (

@@ -5,14 +5,22 @@ use super::{Entry, System};
 use crate::machine::Driven;
 use crate::variant::Expected::Holds;
 use crate::variant::{Expected, Variant};
+use ::libgnt::platform::GuestType;
 use ::libgnt::sim::core::{Config, KernelSabotage};
 use ::libgnt::sim::wire::UnmapMode;
+
+/// When it unmaps, and on what.
+type Kernel = (UnmapMode, GuestType);
+
+const ASYNC: Kernel = (UnmapMode::Async, GuestType::Pvh);
+/// The cycle is in the notifier, which PV has.
+const SYNC: Kernel = (UnmapMode::Sync, GuestType::Pv);
 
 fn entry(
     name: &'static str,
     expected: Expected,
     statement: &'static str,
-    unmap: UnmapMode,
+    kernel: Kernel,
     sabotage: Option<KernelSabotage>,
     deaths: u8,
 ) -> Variant {
@@ -30,7 +38,8 @@ fn entry(
     }
     .model(move |b| {
         let mut config = Config::default();
-        (config.unmap, config.sabotage) = (unmap, sabotage);
+        (config.unmap, config.guest) = kernel;
+        config.sabotage = sabotage;
         Driven::new(config, b.actors, deaths)
     })
 }
@@ -38,15 +47,14 @@ fn entry(
 /// The system and its variants.
 pub fn system() -> System {
     use KernelSabotage::*;
-    use UnmapMode::{Async, Sync};
     let fails = |laws| Expected::Fails(laws);
-    let variants = vec![
-        entry("async", Holds, "the machine as it is", Async, None, 0),
+    let mut variants = vec![
+        entry("async", Holds, "the machine as it is", ASYNC, None, 0),
         entry(
             "async-deaths",
             Holds,
             "and with one process dying at any step",
-            Async,
+            ASYNC,
             None,
             1,
         ),
@@ -54,7 +62,23 @@ pub fn system() -> System {
             "sync",
             fails(&["no-cycle"]),
             "with the unmap of before 5.19, mapper and i915 wait for each other",
-            Sync,
+            SYNC,
+            None,
+            0,
+        ),
+        entry(
+            "sync-pvh",
+            Holds,
+            "on PVH that unmap waits in the map's last use, with no invalidation running: no cycle",
+            (UnmapMode::Sync, GuestType::Pvh),
+            None,
+            0,
+        ),
+        entry(
+            "pv",
+            fails(&["g"]),
+            "on PV a page that is held when its entry goes damages the kernel",
+            (UnmapMode::Async, GuestType::Pv),
             None,
             0,
         ),
@@ -62,7 +86,7 @@ pub fn system() -> System {
             "ignores-references",
             fails(&["d"]),
             "broken: the hypervisor unmaps although somebody holds the page",
-            Async,
+            ASYNC,
             Some(UnmapIgnoresReferences),
             0,
         ),
@@ -70,7 +94,7 @@ pub fn system() -> System {
             "no-map-reference",
             fails(&["c"]),
             "broken: the map is not kept while its unmap is queued",
-            Async,
+            ASYNC,
             Some(NoMapReferenceAcrossAsync),
             0,
         ),
@@ -78,7 +102,7 @@ pub fn system() -> System {
             "double-unmap",
             fails(&["b"]),
             "broken: a map does not know which of its handles are unmapped",
-            Async,
+            ASYNC,
             Some(DoubleUnmap),
             0,
         ),
@@ -86,7 +110,7 @@ pub fn system() -> System {
             "early-event",
             fails(&["released"]),
             "broken: the event comes when the unmap begins",
-            Async,
+            ASYNC,
             Some(EventBeforeUnmap),
             0,
         ),
@@ -94,7 +118,7 @@ pub fn system() -> System {
             "early-reuse",
             fails(&["e"]),
             "broken: the granter gets its page back while it is mapped",
-            Async,
+            ASYNC,
             Some(ReuseWhileInUse),
             0,
         ),
@@ -102,7 +126,7 @@ pub fn system() -> System {
             "lost-wakeup",
             fails(&["books", "no-cycle"]),
             "broken: the end of an invalidation wakes nobody",
-            Sync,
+            SYNC,
             Some(LostWakeup),
             0,
         ),
@@ -110,7 +134,7 @@ pub fn system() -> System {
             "hold-outlives-owner",
             fails(&["books"]),
             "broken: a dead process's references are never dropped",
-            Async,
+            ASYNC,
             Some(HoldOutlivesOwner),
             1,
         ),
@@ -118,11 +142,25 @@ pub fn system() -> System {
             "no-quota",
             fails(&["books"]),
             "broken: gntalloc's quota is not checked",
-            Async,
+            ASYNC,
             Some(NoQuota),
             0,
         ),
     ];
+    let unheld = Entry {
+        system: "libgnt",
+        name: "pv-unheld",
+        expected: Holds,
+        statement: "on PV with nobody holding a page the notifier unmaps all, and nothing is damaged",
+        story: "As libgnt/pv without a consumer, and with one process dying at any step.",
+        kind: "consumer",
+        actors: (2, 3),
+    };
+    variants.push(unheld.model(|_| {
+        let mut config = Config::default();
+        config.guest = GuestType::Pv;
+        Driven::new(config, 0, 1)
+    }));
     System {
         name: "libgnt",
         title: "libgnt: the production state machines under S0's laws",

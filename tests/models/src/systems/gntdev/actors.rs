@@ -7,14 +7,20 @@ type Actor = Program<Gntdev>;
 
 /// The mapper is always the first column.
 pub const MAPPER: usize = 0;
-const ALL: u8 = 0b11;
+pub(super) const ALL: u8 = 0b11;
 
 fn mine(actor: usize) -> u8 {
     1 << actor
 }
 
 /// `unmap_grant_pages` for a range.
-fn unmap(actor: Actor, range: u8, way: Way, in_callback: bool, free: &'static str) -> Actor {
+pub(super) fn unmap(
+    actor: Actor,
+    range: u8,
+    way: Way,
+    in_callback: bool,
+    free: &'static str,
+) -> Actor {
     if !way.sync {
         return actor.act("marks the pages and queues their unmap", move |s| {
             queue_unmap(s, range, way);
@@ -49,7 +55,7 @@ fn unmap(actor: Actor, range: u8, way: Way, in_callback: bool, free: &'static st
 }
 
 /// `gntdev_put_map`: one use less; the last one unmaps and frees.
-fn put(actor: Actor, me: usize, way: Way, labels: [&'static str; 2]) -> Actor {
+pub(super) fn put(actor: Actor, me: usize, way: Way, labels: [&'static str; 2]) -> Actor {
     let [kept, free] = labels;
     let actor = actor
         .act("drops a use of the map", move |s| {
@@ -86,16 +92,18 @@ fn begin_round(actor: Actor) -> Actor {
     })
 }
 
-fn end_round(actor: Actor) -> Actor {
+pub(super) fn end_round(actor: Actor) -> Actor {
     actor.act("ends the round: the sequence is even", |s| {
         s.rounds = s.rounds.saturating_sub(1);
     })
 }
 
-fn zap(actor: Actor, range: u8, way: Way) -> Actor {
+pub(super) fn zap(actor: Actor, range: u8, way: Way) -> Actor {
     actor.act("clears the page-table entries", move |s| {
-        if way.guest == Guest::Pv && s.entries & s.granted & range != 0 {
+        let taken = s.entries & s.granted & range;
+        if way.guest == Guest::Pv && taken != 0 {
             s.breaks("g");
+            s.lost |= taken;
         }
         s.entries &= !range;
     })

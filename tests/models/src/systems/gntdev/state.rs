@@ -39,6 +39,8 @@ pub struct Way {
     pub shared_item: bool,
     /// Pages whose map failed are unmapped, too.
     pub unmap_failed: bool,
+    /// On PV: the user's entry is unmapped when the unmap begins, and only the page waits.
+    pub entry_first: bool,
 }
 
 impl Way {
@@ -53,6 +55,7 @@ impl Way {
         look_again: true,
         shared_item: false,
         unmap_failed: false,
+        entry_first: false,
     };
 }
 
@@ -94,6 +97,13 @@ pub struct Gntdev {
     pub told: bool,
     /// mmap was refused.
     pub refused: bool,
+    /// Pages of a PV guest whose entry was cleared while it was the hypervisor's: there is nothing
+    /// left to unmap the grant by, and the references are gone with the entry.
+    pub lost: u8,
+    /// An on-demand region has its ordinary page in its table.
+    pub present: bool,
+    /// The operation on it is through.
+    pub completed: bool,
 }
 
 impl Gntdev {
@@ -116,8 +126,9 @@ impl Gntdev {
     /// Pages whose count is above one: what an unmap waits for.
     pub fn referenced(&self, guest: Guest) -> u8 {
         match guest {
-            // The special entries of PV take no reference.
-            Guest::Pv => self.pinned(),
+            // The special entries of PV take no reference. Who clears one drops a reference all the
+            // same (`find_special_page`): a pinner's.
+            Guest::Pv => self.pinned() & !self.lost,
             Guest::Hvm | Guest::HvmCallback => self.pinned() | self.entries | self.child,
         }
     }
@@ -178,7 +189,7 @@ pub fn hypervisor_unmaps(s: &mut Step<'_, Gntdev>, pages: u8, way: Way) {
     if s.pinned() & pages != 0 {
         s.breaks("d");
     }
-    s.granted &= !pages;
+    s.granted &= !(pages & !s.lost);
     if way.live_until_hypercall {
         s.live &= !pages;
     }
@@ -240,6 +251,9 @@ pub fn queue_unmap(s: &mut Step<'_, Gntdev>, range: u8, way: Way) {
     s.byte = true;
     if way.map_reference {
         s.users += 1;
+    }
+    if way.entry_first {
+        s.entries &= !pages;
     }
     if s.referenced(way.guest) & pages == 0 {
         hypervisor_unmaps(s, pages, way);

@@ -1,78 +1,17 @@
 //! Which ways of unmapping meet which actors.
 
 use super::actors::*;
+use super::odp;
+use super::stage::*;
 use super::state::*;
-use crate::model::Model;
-use crate::program::Program;
 use crate::search::{NOBODY_WAITS, NOTHING_LEAKS};
-use crate::systems::{Family, System, fails};
+use crate::systems::{System, fails};
 use crate::variant::{Expected::Holds, Variant};
-
-const FAMILY: Family = Family {
-    system: "gntdev",
-    kind: "pinner",
-    actors: (3, 4),
-};
-
-fn model(init: Gntdev, actors: Vec<Program<Gntdev>>) -> Model<Gntdev> {
-    let names: Vec<String> = actors.iter().map(|a| a.name.clone()).collect();
-    Model::new(LOCKS, laws(), init, actors)
-        .leak(left_over)
-        .holdings(move |v, actor| {
-            let mut held = Vec::new();
-            for page in 0..PAGES {
-                if v.pins[actor] & (1 << page) != 0 {
-                    held.push(format!("page {page}"));
-                }
-            }
-            if names[actor].starts_with("mapper") && v.rounds > 0 && actor == MAPPER {
-                held.push("odd sequence".into());
-            }
-            held
-        })
-}
-
-fn left_over(v: &Gntdev) -> Option<String> {
-    if v.granted != 0 {
-        Some("grants are still mapped".into())
-    } else if v.pending() != 0 {
-        Some("an unmap is still queued".into())
-    } else if v.pinned() != 0 {
-        Some("pages are still referenced".into())
-    } else if !v.freed {
-        Some("the map was never freed".into())
-    } else {
-        None
-    }
-}
-
-/// The mapper, so many pinners, the work queue, the granter.
-fn cast(
-    mapper: Program<Gntdev>,
-    pinners: usize,
-    lets_go: LetsGo,
-    way: Way,
-    trusts: Trusts,
-) -> Vec<Program<Gntdev>> {
-    let mut actors = vec![mapper, granter(trusts)];
-    for i in 0..pinners {
-        // The first page first: one held page holds its whole run.
-        actors.push(pinner(2 + i, 1 << (i % PAGES), lets_go));
-    }
-    if !way.sync {
-        actors.push(work_queue(way, usize::MAX));
-    }
-    actors
-}
-
-fn usual(mapper: Program<Gntdev>, pinners: usize, way: Way) -> Model<Gntdev> {
-    let actors = cast(mapper, pinners, LetsGo::SequenceEven, way, Trusts::Event);
-    model(Gntdev::mapped(), actors)
-}
 
 /// The system and its variants.
 pub fn system() -> System {
     let mut variants = synchronous();
+    variants.extend(odp::variants());
     variants.extend(guards());
     variants.extend(error_path());
     variants.extend(notifiers());
@@ -304,13 +243,31 @@ fn notifiers() -> Vec<Variant> {
     vec![
         FAMILY.entry(
             "pv-deferral",
-            fails(&["g"]),
+            fails(&["g", "d", "e", NOTHING_LEAKS]),
             "on PV a deferred unmap leaves the entry to munmap, which must not touch it",
             "On PV the page-table entry belongs to the hypervisor and only the unmap hypercall may clear \
-             it. A pinner holds the unmap up; munmap goes on and clears the entry itself. Xen and \
-             Linux now disagree (`Bad page map`).",
+             it. A pinner holds the unmap up; munmap goes on and clears the entry itself (`Bad page map`), \
+             and drops the pinner's reference as if it were the entry's. The work queue finds nobody \
+             there: it takes the page from under the pinner and sends the event, but the entry that it \
+             would unmap the grant by is gone. The grant stays in use for ever.",
         )
         .model(move |b| usual(mapper(pv), b.actors, pv)),
+        FAMILY.entry(
+            "pv-entry-first",
+            Holds,
+            "on PV the entry is unmapped in the callback, and the page waits for its pinner",
+            "As pv-deferral, in two halves. A PV map has two mappings of each grant: the user's entry, \
+             and the page's own in the kernel. The callback unmaps the first, which needs no reference \
+             to go; the second is unmapped, and the page freed, when the pinner has let go. Proposed \
+             here, not merged.",
+        )
+        .model(move |b| {
+            let halves = Way {
+                entry_first: true,
+                ..pv
+            };
+            usual(mapper(halves), b.actors, halves)
+        }),
         FAMILY.entry(
             "pv-unpinned",
             Holds,
