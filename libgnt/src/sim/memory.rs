@@ -159,7 +159,7 @@ pub fn map_whole(fd: impl AsFd, pages: usize, access: Access) -> Result<SharedPa
 pub fn take_away(pages: &SharedPages, first: usize, count: usize) -> Result<()> {
     let failed = |errno| Error::device(DEVICE, "take away", errno, format!("{count} pages"));
     let end = first.checked_add(count);
-    if !end.is_some_and(|end| end <= pages.pages()) || count == 0 {
+    if end.is_none_or(|end| end > pages.pages()) || count == 0 {
         return Err(failed(Errno::INVAL));
     }
     let nothing = rustix::fs::memfd_create("nothing", MemfdFlags::CLOEXEC).map_err(failed)?;

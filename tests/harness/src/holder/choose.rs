@@ -41,9 +41,11 @@ pub fn holder(
         }
         (false, false) => {}
     }
-    let defers = SimPlatform::of(&**platform)
-        .map_or_else(|| !kernel::unmap_waits(), SimPlatform::defers_unmaps);
-    if !allow_damage && defers {
+    let waits = match SimPlatform::of(&**platform) {
+        Some(sim) => !sim.defers_unmaps(),
+        None => kernel::unmap_waits(),
+    };
+    if !allow_damage && !waits {
         let cure = "use a PVH or HVM guest, or say --allow-kernel-damage";
         match platform.guest_type() {
             Ok(GuestType::Pv) => {
