@@ -66,7 +66,7 @@ pub enum HoldName {
     Fork,
     /// Buffers registered with io_uring.
     Uring,
-    /// O_DIRECT I/O in flight from the pages.
+    /// O_DIRECT I/O in flight from the pages, to a network block device whose server is silent.
     Direct,
     /// An AF_XDP socket's packet memory.
     Xdp,
@@ -80,7 +80,10 @@ impl HoldName {
 
     /// The kernel modules without which there is no such holder, by the names that `modprobe` takes.
     pub fn modules(self) -> &'static [&'static str] {
-        &[]
+        match self {
+            HoldName::Direct => &["nbd"],
+            _ => &[],
+        }
     }
 
     /// The first Linux on which it holds gntdev's pages, if not every one does.
@@ -90,6 +93,11 @@ impl HoldName {
             HoldName::Uring => Some((6, 5)),
             _ => None,
         }
+    }
+
+    /// True for those whose holder sees what the pages held when it got them, and not what they hold.
+    pub fn looks_at_a_copy(self) -> bool {
+        matches!(self, HoldName::Direct)
     }
 
     /// True for those that take pages only where the mapper may write: their system calls pin with

@@ -174,7 +174,7 @@ fn what_a_hand_has_goes_when_it_forgets() {
     let (mut granter, mut mapper) = xen.pair();
     let (share, grefs) = granter.share(DomId(2), 1, Access::ReadWrite).unwrap();
     let map = mapper.map(of_the_first(&grefs), Access::ReadWrite).unwrap();
-    mapper.lend(map, HoldName::Pin).unwrap();
+    mapper.lend(map, HoldName::Pin, 1).unwrap();
     mapper.link().hand.forget();
     refusal(mapper.unmap(map));
     granter.done(&Order::Ping).unwrap();
@@ -194,7 +194,7 @@ fn a_timeline_has_the_life_of_a_map_and_of_a_hold() {
     let mut mapper = xen.hand(2, Timeline::create(&path, "mapper").unwrap());
     let (_, grefs) = granter.share(DomId(2), 1, Access::ReadWrite).unwrap();
     let map = mapper.map(of_the_first(&grefs), Access::ReadWrite).unwrap();
-    let loan = mapper.lend(map, HoldName::Pin).unwrap();
+    let (_, loan) = mapper.lend(map, HoldName::Pin, 1).unwrap();
     let held = mapper.attach(loan).unwrap();
     mapper.unmap(map).unwrap();
     mapper.release(held).unwrap();

@@ -85,6 +85,7 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     let mut xen = connect(&settings)?;
     if let Some(xen) = &xen {
         check_guest(xen, &scenarios, &settings)?;
+        check_hold(xen, &scenarios, &settings)?;
     }
     let started = Instant::now();
     let mut report = Report {
@@ -235,6 +236,17 @@ fn check_guest(xen: &Xen, scenarios: &[&dyn Scenario], settings: &Settings) -> R
                 scenario.name(),
                 xen.back.name
             )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A holder that the domain cannot have is told before anything is started.
+fn check_hold(xen: &Xen, scenarios: &[&dyn Scenario], settings: &Settings) -> Result<()> {
+    match settings.hold {
+        Some(hold) if scenarios.iter().any(|scenario| scenario.holds()) => {
+            let can = xen.back.can_hold(hold);
+            can.map_err(|lacks| Error::Usage(lacks.to_string()))
         }
         _ => Ok(()),
     }

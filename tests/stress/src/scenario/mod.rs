@@ -7,6 +7,7 @@
 mod catalogue;
 mod copy;
 mod hold_unmap;
+mod holders;
 mod killed;
 mod pair;
 mod partial_map;
