@@ -7,6 +7,7 @@ use super::suite::{self, CountScenarios, INPUT, Suite};
 use super::words::Kind;
 use crate::error::{LabError, Result};
 use pv_harness::error::Error;
+use pv_harness::holder::HoldName;
 use std::fs;
 use std::path::PathBuf;
 

@@ -3,7 +3,7 @@
 
 mod judge;
 
-use super::stage::{Stage, failed};
+use super::stage::Stage;
 use super::{Judge, Scenario};
 use clap::ValueEnum;
 use judge::{Look, Round, Tried};
