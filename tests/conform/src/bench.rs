@@ -216,8 +216,9 @@ impl Bench {
     /// # Errors
     /// As [`Bench::hold`].
     pub fn take_hold(&self, from: &Partner, map: MapId) -> Outcome<Box<dyn Held>> {
-        let loan = from.hand.borrow_mut().lend(map, self.hold_name())?;
-        Ok(loan.take(&self.platform)?)
+        let (_, loan) = from.hand.borrow_mut().lend(map, self.hold_name(), 1)?;
+        let holder = holder(self.hold_name(), &self.platform, false)?;
+        Ok(loan.take(&*holder)?)
     }
 
     /// A neighbour takes over a hold of the first page of a mapping here, and is the only one to
@@ -227,7 +228,8 @@ impl Bench {
     /// As [`Bench::hold`].
     pub fn give_hold(&self, to: &Partner, pages: &SharedPages) -> Outcome {
         let export = holder(self.hold_name(), &self.platform, false)?.hold(pages, 0, 1)?;
-        Ok(to.hand.borrow_mut().attach(Loan::of(&export)).map(drop)?)
+        let loan = Loan::of(&export)?;
+        Ok(to.hand.borrow_mut().attach(loan).map(drop)?)
     }
 
     fn hold_name(&self) -> HoldName {

@@ -106,7 +106,7 @@ pub enum HoldName {
     Fork,
     /// Buffers registered with io_uring.
     Uring,
-    /// O_DIRECT I/O in flight from the pages.
+    /// O_DIRECT I/O in flight from the pages, to a network block device whose server is silent.
     Direct,
     /// An AF_XDP socket's packet memory.
     Xdp,
@@ -132,6 +132,7 @@ impl HoldName {
     pub fn modules(self) -> &'static [&'static str] {
         match self {
             name if name == HoldName::Rdma || name.is_on_demand() => &["rdma_rxe", "ib_uverbs"],
+            HoldName::Direct => &["nbd"],
             _ => &[],
         }
     }
@@ -167,6 +168,11 @@ impl HoldName {
                 | HoldName::RdmaOdpTouched
                 | HoldName::RdmaOdpAligned
         )
+    }
+
+    /// True for those whose holder sees what the pages held when it got them, and not what they hold.
+    pub fn looks_at_a_copy(self) -> bool {
+        matches!(self, HoldName::Direct)
     }
 
     /// True for those that take pages only where the mapper may write: their system calls pin with

@@ -6,6 +6,7 @@ use super::relay::{Command, Relay, translated};
 use crossbeam::channel::bounded;
 use libgnt::DomId;
 use pv_harness::processes::{Autopsy, Blocked};
+use pv_harness::settings::HoldName;
 use pv_harness::timeline::Record;
 use pv_xenstore::Client;
 use std::path::Path;
@@ -282,6 +283,14 @@ impl Domain {
     /// What the domain's file system says.
     pub fn make_dir(&self, path: &Path) -> Result<(), RemoteError> {
         self.do_it(Question::MakeDir(path.to_owned()))
+    }
+
+    /// Is there what a way to hold pages needs?
+    ///
+    /// # Errors
+    /// What it lacks, and what helps.
+    pub fn can_hold(&self, name: HoldName) -> Result<(), RemoteError> {
+        self.do_it(Question::CanHold(name))
     }
 
     /// Removes a file.

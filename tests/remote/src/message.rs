@@ -7,6 +7,7 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use pv_harness::processes::{Autopsy, Blocked};
+use pv_harness::settings::HoldName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
@@ -52,6 +53,8 @@ pub enum Question {
     RemoveDir(PathBuf),
     /// SHA-256 of stretches of a file: offset and length of each.
     Digests(PathBuf, Vec<(u64, u64)>),
+    /// Is there what this way to hold pages needs?
+    CanHold(HoldName),
 }
 
 /// From a domain.

@@ -300,6 +300,10 @@ impl Domain {
                 let digests: io::Result<Vec<String>> = stretches.iter().map(digest).collect();
                 digests.map(Answer::Digests).map_err(said)
             }
+            Question::CanHold(name) => match pv_harness::holder::kernel_holder(name) {
+                Ok(_) => Ok(Answer::Done),
+                Err(error) => Err(error.to_string()),
+            },
         }
     }
 }

@@ -43,7 +43,10 @@ impl Process {
                     domid: DomId(domain),
                 }),
                 sabotage: None,
-                role: Role::Hand(HandTask { record: true }),
+                role: Role::Hand(HandTask {
+                    record: true,
+                    ..HandTask::default()
+                }),
             }),
         };
         let program = Path::new(env!("CARGO_BIN_EXE_pv-stress"));

@@ -77,6 +77,30 @@ fn hold_unmap_sync_sees_that_there_was_no_deadlock() {
 }
 
 #[test]
+fn holders_sees_an_unmap_under_its_holders() {
+    goes_red(
+        "holders",
+        "unmap-under-holder",
+        &[],
+        &[
+            "pin: released when it had let go",
+            "i915: released when it had let go",
+            "all at once",
+        ],
+    );
+}
+
+#[test]
+fn holders_sees_an_event_that_says_nothing_of_the_release() {
+    goes_red(
+        "holders",
+        "early-event",
+        &[],
+        &["pin: released", "all at once"],
+    );
+}
+
+#[test]
 fn copy_sees_one_bit() {
     goes_red(
         "copy",

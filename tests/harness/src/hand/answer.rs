@@ -1,7 +1,7 @@
 //! What a hand answers.
 
 use super::hold::Loan;
-use super::order::{HeldId, MapId, ShareId};
+use super::order::{HeldId, LoanId, MapId, ShareId};
 use libgnt::types::GrantStatus;
 use libgnt::{EvtchnPort, ForeignGrant, GrantRef};
 use rustix::io::Errno;
@@ -23,10 +23,12 @@ pub enum Answer {
     Bytes(Vec<u8>),
     /// A number of pages.
     Count(usize),
-    /// A page is held, to be taken over.
-    Lent(Loan),
+    /// Pages are held, to be taken over.
+    Lent(LoanId, Loan),
     /// A hold was taken over.
     Holding(HeldId),
+    /// SHA-256 of pages, in hexadecimal; `None`: this kind of hold cannot look.
+    Digest(Option<String>),
     /// A port.
     Port(EvtchnPort),
     /// Ports that had events.

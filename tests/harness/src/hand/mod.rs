@@ -27,7 +27,7 @@ pub use failure::Failure;
 pub use grants::pattern;
 pub use hold::Loan;
 pub use order::{
-    DeviceOrder, HeldId, MapId, Order, Pages, Place, ShareId, StoreOrder, UNTIL_IT_COMES,
+    DeviceOrder, HeldId, LoanId, MapId, Order, Pages, Place, ShareId, StoreOrder, UNTIL_IT_COMES,
 };
 pub use perform::Hand;
 pub use remote::{Link, RemoteHand, Unanswered};

@@ -51,6 +51,11 @@ handle!(
     HeldId,
     "hold"
 );
+handle!(
+    /// A hold of a hand's that somebody is to take over.
+    LoanId,
+    "loan"
+);
 
 /// Pages of a hand's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,17 +151,29 @@ pub enum Order {
     /// [`Answer::Done`](super::Answer::Done), if the process survives it.
     Trespass(MapId),
 
-    /// Hold the first page of a map, for somebody to take over →
+    /// Hold the first pages of a map, for somebody to take over →
     /// [`Answer::Lent`](super::Answer::Lent).
     Lend {
         /// Of which map.
         map: MapId,
         /// How.
         kind: HoldName,
+        /// How many.
+        pages: usize,
+    },
+    /// A loan was taken over, or nobody will: keep nothing of it, and in the second case let go →
+    /// [`Answer::Done`](super::Answer::Done).
+    Settle {
+        /// Which.
+        loan: LoanId,
+        /// Was it taken over?
+        taken: bool,
     },
     /// Take over what another process of this domain has lent →
     /// [`Answer::Holding`](super::Answer::Holding).
     Attach(Loan),
+    /// Look at the pages of a hold → [`Answer::Digest`](super::Answer::Digest).
+    Look(HeldId),
     /// Let go of a hold → [`Answer::Done`](super::Answer::Done) when the call returns.
     Release(HeldId),
 

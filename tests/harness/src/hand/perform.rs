@@ -5,11 +5,11 @@ use super::channel::heard;
 use super::device::copy_status;
 use super::failure::Failure;
 use super::grants::Grants;
-use super::hold::{Loan, lend};
+use super::hold::{Lending, Loan};
 use super::order::{DeviceOrder, HeldId, MapId, Order, Pages, StoreOrder, UNTIL_IT_COMES};
 use super::store::StoreHand;
 use super::table::Table;
-use crate::holder::{Export, Held};
+use crate::holder::Held;
 use crate::settings::HoldName;
 use crate::timeline::{Event, Timeline};
 use libgnt::Platform;
@@ -25,7 +25,7 @@ pub struct Hand {
     timeline: Timeline,
     grants: Grants,
     evtchn: Option<Box<dyn Evtchn>>,
-    lent: Table<u32, Export>,
+    lending: Lending,
     held: Table<HeldId, Holding>,
     store: Option<StoreHand>,
 }
@@ -34,7 +34,7 @@ pub struct Hand {
 struct Holding {
     held: Box<dyn Held>,
     /// Its number in timelines.
-    number: Option<u64>,
+    hold: u64,
 }
 
 impl Hand {
@@ -43,16 +43,24 @@ impl Hand {
     pub fn new(platform: Arc<dyn Platform>, timeline: Timeline) -> Hand {
         let ledger = Ledger::new();
         let grants = Grants::new(Arc::clone(&platform), ledger.clone(), timeline.clone());
+        let lending = Lending::new(Arc::clone(&platform));
         Hand {
             platform,
             ledger,
             timeline,
             grants,
             evtchn: None,
-            lent: Table::new("loan"),
+            lending,
             held: Table::new("hold"),
             store: None,
         }
+    }
+
+    /// Lets it hold pages on a PV guest, whose kernel that damages.
+    #[must_use]
+    pub fn allow_kernel_damage(mut self, allow: bool) -> Hand {
+        self.lending.allow_damage(allow);
+        self
     }
 
     /// Does what it is told. An order that cannot be carried out is answered, too.
@@ -76,7 +84,7 @@ impl Hand {
     pub fn forget(&mut self) {
         self.store = None;
         self.held.clear();
-        self.lent.clear();
+        self.lending.clear();
         self.grants.clear();
         self.evtchn = None;
     }
@@ -100,8 +108,13 @@ impl Hand {
                 event,
             } => self.grants.arm(at, clear_byte, event),
             Order::Trespass(map) => self.grants.trespass(map),
-            Order::Lend { map, kind } => self.lend(map, kind),
+            Order::Lend { map, kind, pages } => self.lend(map, kind, pages),
+            Order::Settle { loan, taken } => {
+                self.lending.settle(loan, taken)?;
+                Ok(Answer::Done)
+            }
             Order::Attach(loan) => self.attach(loan),
+            Order::Look(held) => self.look(held),
             Order::Release(held) => self.release(held),
             Order::BindUnbound(remote) => Ok(Answer::Port(self.evtchn()?.bind_unbound(remote)?)),
             Order::BindInterdomain(remote, port) => {
@@ -157,39 +170,40 @@ impl Hand {
         Ok(Answer::Done)
     }
 
-    fn lend(&mut self, map: MapId, kind: HoldName) -> Result<Answer, Failure> {
-        self.lent.has_room()?;
-        let export = lend(&self.platform, self.grants.pages(Pages::Map(map))?, kind)?;
-        let loan = Loan::of(&export);
-        self.lent.add(export);
-        if let Some(hold) = loan.number() {
-            self.grants.note_lent(map, hold);
-        }
-        Ok(Answer::Lent(loan))
+    fn lend(&mut self, map: MapId, kind: HoldName, pages: usize) -> Result<Answer, Failure> {
+        let mapped = self.grants.pages(Pages::Map(map))?;
+        let (id, loan) = self.lending.lend(mapped, kind, pages)?;
+        self.grants.note_lent(map, loan.hold);
+        Ok(Answer::Lent(id, loan))
     }
 
     fn attach(&mut self, loan: Loan) -> Result<Answer, Failure> {
         self.held.has_room()?;
-        let (number, kind, pages) = (loan.number(), loan.kind, loan.pages);
-        let held = loan.take(&self.platform)?;
-        if let Some(hold) = number {
-            self.timeline.log(Event::Held { hold, kind, pages });
-        }
-        Ok(Answer::Holding(self.held.add(Holding { held, number })))
+        let (hold, kind, pages) = (loan.hold, loan.kind, loan.pages);
+        let held = loan.take(self.lending.holder(kind)?)?;
+        self.timeline.log(Event::Held { hold, kind, pages });
+        Ok(Answer::Holding(self.held.add(Holding { held, hold })))
+    }
+
+    fn look(&mut self, id: HeldId) -> Result<Answer, Failure> {
+        let holding = self.held.get_mut(id)?;
+        let sha = holding.held.checksum()?;
+        let hold = holding.hold;
+        self.timeline.log(Event::Checksum {
+            hold,
+            sha: sha.clone(),
+        });
+        Ok(Answer::Digest(sha))
     }
 
     fn release(&mut self, id: HeldId) -> Result<Answer, Failure> {
-        let Holding { held, number } = self.held.take(id)?;
-        if let Some(hold) = number {
-            self.timeline.log(Event::HoldReleasing { hold });
-        }
+        let Holding { held, hold } = self.held.take(id)?;
+        self.timeline.log(Event::HoldReleasing { hold });
         let released = held.release();
-        if let Some(hold) = number {
-            self.timeline.log(Event::HoldReleased {
-                hold,
-                error: released.as_ref().err().map(ToString::to_string),
-            });
-        }
+        self.timeline.log(Event::HoldReleased {
+            hold,
+            error: released.as_ref().err().map(ToString::to_string),
+        });
         released?;
         Ok(Answer::Done)
     }

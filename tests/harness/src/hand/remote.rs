@@ -2,7 +2,7 @@
 
 use super::answer::{Answer, Ending, Refusal};
 use super::hold::Loan;
-use super::order::{HeldId, MapId, Order, Pages, Place, ShareId};
+use super::order::{HeldId, LoanId, MapId, Order, Pages, Place, ShareId};
 use crate::settings::HoldName;
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef};
 use std::fmt::Display;
@@ -212,11 +212,19 @@ impl<L: Link> RemoteHand<L> {
     ///
     /// # Errors
     /// [`Unanswered`].
-    pub fn lend(&mut self, map: MapId, kind: HoldName) -> Told<L, Loan> {
-        match self.tell(&Order::Lend { map, kind })? {
-            Answer::Lent(loan) => Ok(loan),
+    pub fn lend(&mut self, map: MapId, kind: HoldName, pages: usize) -> Told<L, (LoanId, Loan)> {
+        match self.tell(&Order::Lend { map, kind, pages })? {
+            Answer::Lent(id, loan) => Ok((id, loan)),
             other => nonsense(other),
         }
+    }
+
+    /// [`Order::Settle`]
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub fn settle(&mut self, loan: LoanId, taken: bool) -> Told<L> {
+        self.done(&Order::Settle { loan, taken })
     }
 
     /// [`Order::Attach`]
@@ -226,6 +234,17 @@ impl<L: Link> RemoteHand<L> {
     pub fn attach(&mut self, loan: Loan) -> Told<L, HeldId> {
         match self.tell(&Order::Attach(loan))? {
             Answer::Holding(held) => Ok(held),
+            other => nonsense(other),
+        }
+    }
+
+    /// [`Order::Look`]
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub fn look(&mut self, held: HeldId) -> Told<L, Option<String>> {
+        match self.tell(&Order::Look(held))? {
+            Answer::Digest(digest) => Ok(digest),
             other => nonsense(other),
         }
     }

@@ -1,6 +1,7 @@
 //! Two hands of two domains of a simulated Xen, and what they answer.
 
 use super::*;
+use crate::holder::{kernel_holder, sha256};
 use crate::host;
 use crate::settings::HoldName;
 use crate::timeline::{Event, Timeline, read_file};
@@ -174,7 +175,7 @@ fn what_a_hand_has_goes_when_it_forgets() {
     let (mut granter, mut mapper) = xen.pair();
     let (share, grefs) = granter.share(DomId(2), 1, Access::ReadWrite).unwrap();
     let map = mapper.map(of_the_first(&grefs), Access::ReadWrite).unwrap();
-    mapper.lend(map, HoldName::Pin).unwrap();
+    mapper.lend(map, HoldName::Pin, 1).unwrap();
     mapper.link().hand.forget();
     refusal(mapper.unmap(map));
     granter.done(&Order::Ping).unwrap();
@@ -187,6 +188,49 @@ fn what_a_hand_has_goes_when_it_forgets() {
 }
 
 #[test]
+fn a_loan_that_nobody_takes_is_let_go_and_one_that_is_taken_is_seen_and_stays() {
+    let xen = Xen::new();
+    let (mut granter, mut mapper) = xen.pair();
+    let mut consumer = xen.hand(2, Timeline::none());
+    let (share, grefs) = granter.share(DomId(2), 2, Access::ReadWrite).unwrap();
+    let map = mapper.map(of_the_first(&grefs), Access::ReadWrite).unwrap();
+    let (mine, loan) = mapper.lend(map, HoldName::Pin, 2).unwrap();
+    let (other, _) = mapper.lend(map, HoldName::I915, 2).unwrap();
+    let held = consumer.attach(loan).unwrap();
+    mapper.settle(mine, true).unwrap();
+    mapper.settle(other, false).unwrap();
+    refusal(mapper.settle(other, false));
+    mapper.unmap(map).unwrap();
+    granter
+        .done(&Order::Fill(Pages::Share(share), 0x5a))
+        .unwrap();
+    let seen = consumer.look(held).unwrap();
+    assert_eq!(seen, Some(sha256(&[0x5a; 2 * PAGE_SIZE])));
+    refusal(mapper.await_release(map, Duration::from_millis(50)));
+    consumer.release(held).unwrap();
+    mapper.await_release(map, PATIENCE).unwrap();
+    refusal(consumer.look(held));
+}
+
+/// Pages of the system, not of Xen: what matters here is the descriptors' way.
+#[test]
+fn descriptors_of_a_loan_are_had_by_their_numbers() {
+    let pages = libgnt::SharedPages::anonymous(1).unwrap();
+    pages.fill(0, PAGE_SIZE, 7);
+    let holder = kernel_holder(HoldName::Fork).unwrap();
+    let export = holder.hold(&pages, 0, 1).unwrap();
+    let loan = Loan::of(&export).unwrap();
+    let gone = Loan {
+        fds: vec![1 << 40],
+        ..loan.clone()
+    };
+    assert!(gone.take(&*holder).is_err());
+    let mut held = loan.take(&*holder).unwrap();
+    drop(export);
+    assert_eq!(held.checksum().unwrap(), Some(sha256(&[7; PAGE_SIZE])));
+}
+
+#[test]
 fn a_timeline_has_the_life_of_a_map_and_of_a_hold() {
     let xen = Xen::new();
     let path = xen.path().join("mapper.jsonl");
@@ -194,7 +238,7 @@ fn a_timeline_has_the_life_of_a_map_and_of_a_hold() {
     let mut mapper = xen.hand(2, Timeline::create(&path, "mapper").unwrap());
     let (_, grefs) = granter.share(DomId(2), 1, Access::ReadWrite).unwrap();
     let map = mapper.map(of_the_first(&grefs), Access::ReadWrite).unwrap();
-    let loan = mapper.lend(map, HoldName::Pin).unwrap();
+    let (_, loan) = mapper.lend(map, HoldName::Pin, 1).unwrap();
     let held = mapper.attach(loan).unwrap();
     mapper.unmap(map).unwrap();
     mapper.release(held).unwrap();

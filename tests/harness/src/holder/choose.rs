@@ -72,13 +72,14 @@ pub fn holder(
 /// A holder made of system calls, whatever the pages are.
 ///
 /// # Errors
-/// [`HoldError::NotHere`] for the simulated Xen's; [`HoldError::Call`].
+/// [`HoldError::NotHere`] for the simulated Xen's, and for what this kernel lacks;
+/// [`HoldError::Call`].
 pub fn kernel_holder(name: HoldName) -> Result<Box<dyn Holder>, HoldError> {
     Ok(match name {
         HoldName::Pipe => Box::new(pipe::Pipe),
         HoldName::Fork => Box::new(fork::Fork),
         HoldName::Uring => Box::new(uring::Uring::default()),
-        HoldName::Direct => Box::new(direct::Direct::new(&std::env::temp_dir())?),
+        HoldName::Direct => Box::new(direct::Direct::new()?),
         HoldName::Xdp => Box::new(xdp::Xdp),
         HoldName::Rdma => Box::new(rdma::Rdma::default()),
         HoldName::RdmaOdp

@@ -11,6 +11,7 @@
 
 mod choose;
 mod direct;
+mod fetch;
 mod fork;
 mod pipe;
 mod rdma;
@@ -20,6 +21,7 @@ mod xdp;
 
 pub use crate::settings::HoldName;
 pub use choose::{holder, kernel_holder};
+pub(crate) use fetch::{allow, fetch};
 pub use rdma::LINK_PREFIX;
 
 use libgnt::{PAGE_SIZE, SharedPages};
@@ -74,13 +76,13 @@ struct Hint<'a>(&'a HoldName, &'a str, &'a Errno);
 impl fmt::Display for Hint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match (self.0, *self.2) {
+            (_, Errno::PERM) if self.1 == "pidfd_getfd" => {
+                " (the consumer must be of the mapper's user; see /proc/sys/kernel/yama/ptrace_scope)"
+            }
             (HoldName::Uring, Errno::OPNOTSUPP | Errno::NOMEM) => {
                 " (Linux before 6.12 does not register gntdev's pages; ENOMEM may also be RLIMIT_MEMLOCK: see ulimit -l)"
             }
             (HoldName::Uring, Errno::FAULT) => " (io_uring registers writable pages only)",
-            (HoldName::Uring, Errno::PERM) if self.1 == "pidfd_getfd" => {
-                " (the consumer must be of the mapper's user; see /proc/sys/kernel/yama/ptrace_scope)"
-            }
             (HoldName::Uring, Errno::PERM) => " (see /proc/sys/kernel/io_uring_disabled)",
             (HoldName::Xdp, Errno::PERM) => " (CAP_NET_RAW is needed)",
             (HoldName::Xdp, Errno::AFNOSUPPORT) => " (this kernel has no AF_XDP)",
@@ -101,9 +103,7 @@ impl fmt::Display for Hint<'_> {
             (_, Errno::INVAL) if self.1 == "ADVISE_MR" => {
                 " (the process that registered the region is gone)"
             }
-            (HoldName::Direct, Errno::INVAL) if self.1 == "open" => {
-                " (the file system of TMPDIR has no O_DIRECT)"
-            }
+            (HoldName::Direct, Errno::PERM | Errno::ACCESS) => " (CAP_SYS_ADMIN is needed)",
             _ => "",
         })
     }

@@ -77,6 +77,19 @@ fn hold(holder: &dyn Holder, pages: &SharedPages, first: usize, count: usize) ->
 }
 
 /// Holds, unmaps, sees the hold; looks, changes the page, looks again; releases, sees it gone.
+/// Where the machine lacks what a holder needs there is nothing to test, and the error must name it.
+fn made(name: HoldName) -> Option<Box<dyn Holder>> {
+    match kernel_holder(name) {
+        Ok(holder) => Some(holder),
+        Err(error @ HoldError::NotHere { .. }) => {
+            assert!(error.to_string().contains("modprobe"), "{error}");
+            eprintln!("{error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
 fn whole_life(name: HoldName) {
     let granter = Granter::new();
     let first_sum = granter.fill(0x11, 2);
@@ -158,9 +171,11 @@ fn a_pv_guest_is_not_damaged_unless_somebody_insists() {
             text.contains("--allow-kernel-damage") && text.contains("PVH"),
             "{text}"
         );
-        assert!(holder(name, &on(GuestType::Pv), true).is_ok());
-        assert!(holder(name, &on(GuestType::Pvh), false).is_ok());
-        assert!(holder(name, &on(GuestType::Hvm), false).is_ok());
+        if made(name).is_some() {
+            assert!(holder(name, &on(GuestType::Pv), true).is_ok());
+            assert!(holder(name, &on(GuestType::Pvh), false).is_ok());
+            assert!(holder(name, &on(GuestType::Hvm), false).is_ok());
+        }
     }
     for name in [HoldName::Pin, HoldName::I915] {
         let Err(error) = holder(name, &on(GuestType::Pvh), true) else {
@@ -251,26 +266,63 @@ fn a_packet_memory_holds_the_pages() {
     granter.assert_let_go();
 }
 
+/// Pages of which the first two are on their way to a disk that does not answer, unmapped.
+fn in_flight(granter: &Granter) -> Option<(Box<dyn Holder>, Export)> {
+    let holder = made(HoldName::Direct)?;
+    let mapping = granter.map();
+    let export = holder.hold(&mapping, 0, 2).unwrap();
+    mapping.unmap().unwrap();
+    assert!(granter.is_referenced(), "unmapped, and nobody holds it");
+    Some((holder, export))
+}
+
 #[test]
-fn direct_io_ends_by_itself_and_took_the_pages() {
+fn direct_io_holds_the_pages_until_its_disk_answers() {
     let granter = Granter::new();
     let sum = granter.fill(0x33, 2);
-    let mapping = granter.map();
-    let holder = kernel_holder(HoldName::Direct).unwrap();
-    let export = match holder.hold(&mapping, 0, 2) {
-        Err(HoldError::Call {
-            call: "open",
-            errno: Errno::INVAL | Errno::OPNOTSUPP,
-            ..
-        }) => return,
-        other => other.unwrap(),
+    let Some((holder, export)) = in_flight(&granter) else {
+        return;
     };
-    // In flight or landed, the range is no longer needed.
-    mapping.unmap().unwrap();
     let mut held = holder.import(export).unwrap();
-    assert_eq!(held.checksum().unwrap(), Some(sum));
+    assert_eq!(held.checksum().unwrap(), Some(sum.clone()));
+    granter.fill(0x44, 2);
+    assert_eq!(
+        held.checksum().unwrap(),
+        Some(sum),
+        "the disk has what it was sent"
+    );
+    assert!(granter.is_referenced(), "looking let go");
     held.release().unwrap();
     granter.assert_let_go();
+}
+
+#[test]
+fn direct_io_fails_and_lets_go_when_its_disk_is_lost() {
+    for taken in [true, false] {
+        let granter = Granter::new();
+        let Some((holder, export)) = in_flight(&granter) else {
+            return;
+        };
+        if taken {
+            drop(holder.import(export).unwrap());
+        } else {
+            drop(export);
+        }
+        granter.assert_let_go();
+    }
+}
+
+/// More than there are devices, one after the other: each is free again.
+#[test]
+fn network_block_devices_come_back() {
+    for _ in 0..40 {
+        let granter = Granter::new();
+        let Some((holder, export)) = in_flight(&granter) else {
+            return;
+        };
+        holder.import(export).unwrap().release().unwrap();
+        granter.assert_let_go();
+    }
 }
 
 #[test]
@@ -301,7 +353,9 @@ fn ranges_outside_and_exports_of_other_kinds_are_refused() {
         HoldName::Direct,
         HoldName::Xdp,
     ] {
-        let holder = kernel_holder(name).unwrap();
+        let Some(holder) = made(name) else {
+            continue;
+        };
         for (first, count) in [(0, 0), (0, PAGES + 1), (PAGES, 1), (usize::MAX, 2)] {
             let error = holder.hold(&mapping, first, count).unwrap_err();
             assert!(matches!(error, HoldError::Broken { .. }), "{error}");

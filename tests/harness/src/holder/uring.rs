@@ -8,18 +8,16 @@
 //! Registering pins for writing, so read-only pages are refused (EFAULT).
 #![allow(unsafe_code, reason = "io_uring takes addresses and raw descriptors")]
 
-use super::{Export, Held, HoldError, HoldName, Holder, address_of, call, parts, sha256};
+use super::{
+    Export, Held, HoldError, HoldName, Holder, address_of, allow, call, fetch, parts, sha256,
+};
 use libgnt::{Access, PAGE_SIZE, SharedPages};
 use memmap2::MmapOptions;
-use rustix::io::Errno;
 use rustix::io_uring::{
     IoringEnterFlags, IoringFeatureFlags, IoringOp, IoringRegisterOp, io_uring_enter,
     io_uring_params, io_uring_register, io_uring_setup,
 };
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
-use rustix::process::{
-    PTracer, Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open, set_ptracer,
-};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
@@ -98,12 +96,7 @@ impl Holder for Uring {
         ];
         let mut words: Vec<u64> = words.map(u64::from).into();
         words.push(address as u64);
-        // Yama, where it is on, lets only ancestors have our descriptors unless we say otherwise.
-        if let Err(errno) = set_ptracer(PTracer::Any)
-            && errno != Errno::INVAL
-        {
-            return Err(call(KIND, "PR_SET_PTRACER")(errno));
-        }
+        allow(KIND)?;
         let number = u64::from(ring.as_raw_fd().cast_unsigned());
         words.extend([number, u64::from(std::process::id())]);
         self.exported().insert(number, ring);
@@ -125,7 +118,7 @@ impl Holder for Uring {
             number,
             pid,
         ] = words;
-        let ring = fetch(pid, number)?;
+        let ring = fetch(KIND, pid, number)?;
         // Numbers of the mapper, used as offsets into one page.
         let at = |word: u64| match usize::try_from(word) {
             Ok(at)
@@ -164,18 +157,6 @@ impl Holder for Uring {
         self.forget(words);
         Ok(())
     }
-}
-
-/// Duplicates another process's descriptor.
-fn fetch(pid: u64, number: u64) -> Result<OwnedFd, HoldError> {
-    let bad = || broken(format!("{number} of process {pid} is no descriptor"));
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or_else(bad)?;
-    let number = i32::try_from(number).map_err(|_| bad())?;
-    let process = pidfd_open(pid, PidfdFlags::empty()).map_err(call(KIND, "pidfd_open"))?;
-    pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).map_err(call(KIND, "pidfd_getfd"))
 }
 
 /// One page of the ring's memory; a ring of [`ENTRIES`] has no more of either kind.

@@ -87,6 +87,9 @@ pub(super) fn run(args: RunArgs) -> Result<ExitCode> {
     let dir = ReportDir::claim(&args.report)?;
     let mut xen = connect(&settings)?;
     check_guest(xen.as_deref(), &scenarios, &settings)?;
+    if let Some(xen) = &xen {
+        check_hold(xen, &scenarios, &settings)?;
+    }
     let started = Instant::now();
     let mut report = Report {
         tool: concat!("pv-stress ", env!("CARGO_PKG_VERSION")).into(),
@@ -247,6 +250,17 @@ fn check_guest(xen: Option<&Xen>, scenarios: &[&dyn Scenario], settings: &Settin
                 scenario.name(),
                 name
             )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A holder that the domain cannot have is told before anything is started.
+fn check_hold(xen: &Xen, scenarios: &[&dyn Scenario], settings: &Settings) -> Result<()> {
+    match settings.hold {
+        Some(hold) if scenarios.iter().any(|scenario| scenario.holds()) => {
+            let can = xen.back.can_hold(hold);
+            can.map_err(|lacks| Error::Usage(lacks.to_string()))
         }
         _ => Ok(()),
     }

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct HandTask {
     /// Record what is mapped, held and unmapped, as an end records its requests.
     pub record: bool,
+    /// Holding pages on a PV guest is allowed.
+    pub allow_kernel_damage: bool,
 }
 
 pub(super) fn run(process: &RoleProcess, task: HandTask) -> Outcome {
@@ -20,6 +22,6 @@ pub(super) fn run(process: &RoleProcess, task: HandTask) -> Outcome {
     } else {
         Timeline::none()
     };
-    let hand = Hand::new(platform, facts);
+    let hand = Hand::new(platform, facts).allow_kernel_damage(task.allow_kernel_damage);
     Ok(play(hand, &process.control, &process.timeline)?)
 }

@@ -1,6 +1,6 @@
 //! Which scenarios there are.
 
-use super::{Scenario, copy, hold_unmap, killed, partial_map, revoke_in_use};
+use super::{Scenario, copy, hold_unmap, holders, killed, partial_map, revoke_in_use};
 use pv_harness::error::{Error, Result};
 use pv_harness::settings::PlatformKind;
 use std::collections::HashSet;
@@ -11,6 +11,7 @@ pub fn all() -> &'static [&'static dyn Scenario] {
         &copy::Copy,
         &hold_unmap::HoldUnmap,
         &hold_unmap::HoldUnmapSync,
+        &holders::Holders,
         &killed::BackendKilled,
         &killed::FrontendKilled,
         &killed::ConsumerKilled,

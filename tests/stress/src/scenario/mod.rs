@@ -8,6 +8,7 @@ mod catalogue;
 mod copy;
 mod hang;
 mod hold_unmap;
+mod holders;
 mod killed;
 mod pair;
 mod partial_map;

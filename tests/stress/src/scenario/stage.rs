@@ -220,6 +220,18 @@ impl<'a> Stage<'a> {
         self.spawn(name, domid, Role::Hand(HandTask::default()))
     }
 
+    /// The same; it records what it maps, holds and unmaps.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn spawn_recording_hand(&mut self, name: &str, domid: DomId) -> Result<ChildId, Stopped> {
+        let task = HandTask {
+            record: true,
+            allow_kernel_damage: self.settings.allow_kernel_damage,
+        };
+        self.spawn(name, domid, Role::Hand(task))
+    }
+
     /// Gives orders to such a process.
     pub fn hand(&mut self, id: ChildId) -> RemoteHand<RunLink<'_>> {
         RemoteHand::over(RunLink {
