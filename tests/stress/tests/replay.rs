@@ -93,8 +93,9 @@ impl Cast {
             .hand
             .map(grants.collect(), Access::ReadWrite)
             .unwrap();
-        let loan = mapper.hand.lend(map, HoldName::I915).unwrap();
+        let (id, loan) = mapper.hand.lend(map, HoldName::I915, 1).unwrap();
         let held = pinner.hand.attach(loan).unwrap();
+        mapper.hand.settle(id, true).unwrap();
         Cast {
             granter,
             mapper,
