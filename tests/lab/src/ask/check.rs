@@ -66,10 +66,10 @@ fn check_hold(args: &LabArgs) -> Result<()> {
     let usage = |why| Err(LabError::Run(Error::Usage(why)));
     match args.hold {
         Some(hold) if hold.is_simulated() => usage(format!(
-            "--hold {hold} is the simulated Xen's; in the lab use pipe, fork, uring or xdp"
+            "--hold {hold} is the simulated Xen's; in the lab use pipe, fork, uring, xdp or rdma"
         )),
         Some(HoldName::Direct) => usage(
-            "--hold direct needs a disk with O_DIRECT, and the lab's domains have none; use pipe, fork, uring or xdp, or run on a Xen machine".into(),
+            "--hold direct needs a disk with O_DIRECT, and the lab's domains have none; use pipe, fork, uring, xdp or rdma, or run on a Xen machine".into(),
         ),
         _ => Ok(()),
     }
