@@ -162,6 +162,9 @@ fn a_pv_guest_is_not_damaged_unless_somebody_insists() {
         HoldName::Uring,
         HoldName::Direct,
         HoldName::Xdp,
+        HoldName::Rdma,
+        HoldName::RdmaOdp,
+        HoldName::RdmaOdpWrite,
     ] {
         let Err(error) = holder(name, &on(GuestType::Pv), false) else {
             panic!("{name}")
@@ -276,6 +279,59 @@ fn in_flight(granter: &Granter) -> Option<(Box<dyn Holder>, Export)> {
     Some((holder, export))
 }
 
+/// Where the machine has rxe, the whole life; elsewhere a refusal that says what helps.
+#[test]
+fn an_rdma_region_holds_the_pages_or_says_what_it_needs() {
+    for name in [
+        HoldName::Rdma,
+        HoldName::RdmaOdp,
+        HoldName::RdmaOdpWrite,
+        HoldName::RdmaOdpTouched,
+        HoldName::RdmaOdpAligned,
+    ] {
+        let granter = Granter::new();
+        let sum = granter.fill(0x44, PAGES);
+        let mapping = granter.map();
+        let holder = kernel_holder(name).unwrap();
+        let export = match holder.hold(&mapping, 0, PAGES) {
+            Ok(export) => export,
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains(&format!("--hold {name}")), "{text}");
+                let helps = ["modprobe", "root is needed", "newer than 6.12"];
+                assert!(helps.iter().any(|help| text.contains(help)), "{text}");
+                continue;
+            }
+        };
+        let mut held = holder.import(export).unwrap();
+        mapping.unmap().unwrap();
+        assert!(granter.is_referenced(), "{name}");
+        let seen = held.checksum().unwrap();
+        assert_eq!(seen.unwrap_or_else(|| sum.clone()), sum, "{name}");
+        held.release().unwrap();
+        granter.assert_let_go();
+    }
+}
+
+/// What names an RDMA holder's parts comes from another process.
+#[test]
+fn words_that_are_no_handles_are_refused() {
+    let fd = || OwnedFd::from(File::open("/dev/null").unwrap());
+    let holder = kernel_holder(HoldName::RdmaOdp).unwrap();
+    let fds = vec![fd(), fd(), fd()];
+    let export = Export::new(HoldName::RdmaOdp, 1, vec![1 << 40, 1, 0x1000], fds);
+    let Err(error) = holder.import(export) else {
+        panic!("imported")
+    };
+    assert!(error.to_string().contains("no handle"), "{error}");
+    // What is a device in name only fails at its release, and lets go all the same.
+    let fds = vec![fd(), fd(), fd()];
+    let export = Export::new(HoldName::RdmaOdp, 1, vec![1, 1, 0x1000], fds);
+    let held = holder.import(export).unwrap();
+    let error = held.release().unwrap_err().to_string();
+    assert!(error.contains("ADVISE_MR"), "{error}");
+}
+
 #[test]
 fn direct_io_holds_the_pages_until_its_disk_answers() {
     let granter = Granter::new();
@@ -352,6 +408,11 @@ fn ranges_outside_and_exports_of_other_kinds_are_refused() {
         HoldName::Uring,
         HoldName::Direct,
         HoldName::Xdp,
+        HoldName::Rdma,
+        HoldName::RdmaOdp,
+        HoldName::RdmaOdpWrite,
+        HoldName::RdmaOdpTouched,
+        HoldName::RdmaOdpAligned,
     ] {
         let Some(holder) = made(name) else {
             continue;

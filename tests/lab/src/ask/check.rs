@@ -66,7 +66,7 @@ fn check_hold(args: &LabArgs) -> Result<()> {
     let usage = |why| Err(LabError::Run(Error::Usage(why)));
     match args.hold {
         Some(hold) if hold.is_simulated() => usage(format!(
-            "--hold {hold} is the simulated Xen's; in the lab use pipe, fork, uring, direct or xdp"
+            "--hold {hold} is the simulated Xen's; in the lab use pipe, fork, uring, direct, xdp or rdma"
         )),
         _ => Ok(()),
     }

@@ -189,7 +189,7 @@ fn settings(args: &RunArgs) -> Result<Settings> {
         && hold.is_simulated()
     {
         return Err(Error::Usage(format!(
-            "--hold {hold} is the simulated Xen's; on a real one use --hold pipe, fork, uring, direct or xdp"
+            "--hold {hold} is the simulated Xen's; on a real one use --hold pipe, fork, uring, direct, xdp or rdma"
         )));
     }
     Ok(Settings {

@@ -18,6 +18,11 @@ pub(super) const ATTR_WRITE_CMD: u16 = 2;
 /// `UVERBS_ATTR_UHW_OUT`: what the driver adds to an answer.
 pub(super) const ATTR_UHW_OUT: u16 = 0x1001;
 
+/// `UVERBS_METHOD_GET_CONTEXT`, and where it says how many completion vectors there are. Not the older
+/// command of that name: since Linux 6.15 it takes the command's own number for descriptors.
+pub(super) const METHOD_GET_CONTEXT: u16 = 3;
+pub(super) const ATTR_COMP_VECTORS: u16 = 0;
+
 /// `UVERBS_OBJECT_MR`, `UVERBS_METHOD_ADVISE_MR`.
 pub(super) const OBJECT_MR: u16 = 7;
 pub(super) const METHOD_ADVISE_MR: u16 = 2;
@@ -37,7 +42,6 @@ pub(super) const MANDATORY: u16 = 1;
 #[derive(Clone, Copy, Debug)]
 #[repr(u64)]
 pub(super) enum Command {
-    GetContext = 0,
     AllocPd = 3,
     RegMr = 9,
     CreateCompChannel = 17,
@@ -122,13 +126,10 @@ macro_rules! plain {
 }
 
 impl Plain for () {}
+impl Plain for u32 {}
 
 plain! {
-    /// `struct ib_uverbs_get_context`. `response` is unused where the answer is an attribute.
-    GetContext { response: u64 }
-    /// `struct ib_uverbs_get_context_resp`.
-    GetContextResp { async_fd: u32, num_comp_vectors: u32 }
-    /// `struct ib_uverbs_alloc_pd`.
+    /// `struct ib_uverbs_alloc_pd`. `response` is unused where the answer is an attribute.
     AllocPd { response: u64 }
     /// `struct ib_uverbs_alloc_pd_resp`.
     AllocPdResp { pd_handle: u32 }

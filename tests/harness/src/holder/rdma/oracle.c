@@ -25,6 +25,8 @@ int main(void)
 	N(UVERBS_ATTR_CORE_OUT);
 	N(UVERBS_ATTR_WRITE_CMD);
 	N(UVERBS_ATTR_UHW_OUT);
+	N(UVERBS_METHOD_GET_CONTEXT);
+	N(UVERBS_ATTR_GET_CONTEXT_NUM_COMP_VECTORS);
 	N(UVERBS_OBJECT_MR);
 	N(UVERBS_METHOD_ADVISE_MR);
 	N(UVERBS_ATTR_ADVISE_MR_PD_HANDLE);
@@ -34,7 +36,6 @@ int main(void)
 	N(IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_WRITE);
 	N(IB_UVERBS_ADVISE_MR_FLAG_FLUSH);
 	N(UVERBS_ATTR_F_MANDATORY);
-	N(IB_USER_VERBS_CMD_GET_CONTEXT);
 	N(IB_USER_VERBS_CMD_ALLOC_PD);
 	N(IB_USER_VERBS_CMD_REG_MR);
 	N(IB_UVERBS_ACCESS_LOCAL_WRITE);
@@ -59,9 +60,6 @@ int main(void)
 	F(ib_uverbs_attr, len);
 	F(ib_uverbs_attr, flags);
 	F(ib_uverbs_attr, data);
-	S(ib_uverbs_get_context);
-	S(ib_uverbs_get_context_resp);
-	F(ib_uverbs_get_context_resp, async_fd);
 	S(ib_uverbs_alloc_pd);
 	S(ib_uverbs_alloc_pd_resp);
 	S(ib_uverbs_reg_mr);

@@ -46,7 +46,7 @@ macro_rules! layout {
 }
 
 fn ours() -> BTreeMap<String, u64> {
-    let numbers: [(&str, u64); 42] = [
+    let numbers: [(&str, u64); 43] = [
         ("RDMA_VERBS_IOCTL", VERBS_IOCTL),
         ("RDMA_DRIVER_RXE", DRIVER_RXE.into()),
         ("UVERBS_OBJECT_DEVICE", OBJECT_DEVICE.into()),
@@ -64,7 +64,11 @@ fn ours() -> BTreeMap<String, u64> {
         ("IB_UVERBS_ADVISE_MR_ADVICE_PREFETCH_WRITE", PREFETCH_WRITE),
         ("IB_UVERBS_ADVISE_MR_FLAG_FLUSH", FLUSH),
         ("UVERBS_ATTR_F_MANDATORY", MANDATORY.into()),
-        ("IB_USER_VERBS_CMD_GET_CONTEXT", Command::GetContext as u64),
+        ("UVERBS_METHOD_GET_CONTEXT", METHOD_GET_CONTEXT.into()),
+        (
+            "UVERBS_ATTR_GET_CONTEXT_NUM_COMP_VECTORS",
+            ATTR_COMP_VECTORS.into(),
+        ),
         ("IB_USER_VERBS_CMD_ALLOC_PD", Command::AllocPd as u64),
         ("IB_USER_VERBS_CMD_REG_MR", Command::RegMr as u64),
         (
@@ -124,12 +128,6 @@ fn ours() -> BTreeMap<String, u64> {
             flags,
             data
         }
-    );
-    layout!(all, "ib_uverbs_get_context", GetContext {});
-    layout!(
-        all,
-        "ib_uverbs_get_context_resp",
-        GetContextResp { async_fd }
     );
     layout!(all, "ib_uverbs_alloc_pd", AllocPd {});
     layout!(all, "ib_uverbs_alloc_pd_resp", AllocPdResp {});

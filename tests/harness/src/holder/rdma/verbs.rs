@@ -4,10 +4,10 @@
 #![allow(unsafe_code, reason = "ioctls take addresses")]
 
 use super::abi::{
-    ATTR_ADVISE_ADVICE, ATTR_ADVISE_FLAGS, ATTR_ADVISE_LIST, ATTR_ADVISE_PD, ATTR_CORE_IN,
-    ATTR_CORE_OUT, ATTR_UHW_OUT, ATTR_WRITE_CMD, AllocPd, AllocPdResp, Attribute, Command,
-    CreateCompChannel, CreateCompChannelResp, DRIVER_RXE, FLUSH, GetContext, GetContextResp,
-    Header, MANDATORY, METHOD_ADVISE_MR, METHOD_INVOKE_WRITE, OBJECT_DEVICE, OBJECT_MR,
+    ATTR_ADVISE_ADVICE, ATTR_ADVISE_FLAGS, ATTR_ADVISE_LIST, ATTR_ADVISE_PD, ATTR_COMP_VECTORS,
+    ATTR_CORE_IN, ATTR_CORE_OUT, ATTR_UHW_OUT, ATTR_WRITE_CMD, AllocPd, AllocPdResp, Attribute,
+    Command, CreateCompChannel, CreateCompChannelResp, DRIVER_RXE, FLUSH, Header, MANDATORY,
+    METHOD_ADVISE_MR, METHOD_GET_CONTEXT, METHOD_INVOKE_WRITE, OBJECT_DEVICE, OBJECT_MR,
     PREFETCH_WRITE, Plain, RegMr, RegMrResp, Sge, VERBS_IOCTL,
 };
 use crate::holder::{HoldError, HoldName, call, last_errno};
@@ -44,7 +44,7 @@ pub(super) struct Verbs {
 }
 
 impl Verbs {
-    /// Opens the device and begins a context (`IB_USER_VERBS_CMD_GET_CONTEXT`).
+    /// Opens the device and begins a context (`UVERBS_METHOD_GET_CONTEXT`).
     ///
     /// # Errors
     /// What open and the ioctl say; ENOENT without ib_uverbs.
@@ -52,10 +52,11 @@ impl Verbs {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let fd = open(device, flags, Mode::empty()).map_err(call(kind, "open"))?;
         let verbs = Verbs { kind, fd };
-        let (context, ()): (GetContextResp, ()) =
-            verbs.invoke("GET_CONTEXT", Command::GetContext, &GetContext::default())?;
-        // Nobody reads the device's events.
-        drop(made(context.async_fd));
+        let mut vectors = 0u32;
+        let attributes = [Attribute::output(ATTR_COMP_VECTORS, &mut vectors)];
+        verbs
+            .ioctl(OBJECT_DEVICE, METHOD_GET_CONTEXT, &attributes)
+            .map_err(call(kind, "GET_CONTEXT"))?;
         Ok(verbs)
     }
 
