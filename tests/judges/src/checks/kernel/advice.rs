@@ -11,6 +11,8 @@ use std::time::Duration;
 pub struct Kill {
     /// As it was before.
     pub process: Autopsy,
+    /// When it was killed, on the timelines' clock, in nanoseconds.
+    pub at: u64,
     /// When it ended after SIGKILL; `None`: not within the limit.
     pub ended: Option<Duration>,
     /// When no task of the run was blocked any more, by a look that takes time itself; `None`: some are
