@@ -116,8 +116,8 @@ pub fn advice(
         ""
     };
     cures.push(format!(
-        "run a kernel that unmaps asynchronously: Linux 5.19 and later, 5.18.8 and 5.10.129 of the \
-         stable series{pv}"
+        "run a kernel that unmaps asynchronously: Linux 5.19 and later, 5.18.8, 5.15.51, \
+         5.10.129 and 5.4.204 of the stable series{pv}"
     ));
     cures.push(
         "be told in time: the kernel complains of a task that is blocked for longer than \
