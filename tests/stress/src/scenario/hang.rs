@@ -49,7 +49,7 @@ impl Hang {
     /// What is left when everybody is gone who goes.
     pub fn take_left(&mut self, evidence: &Evidence) {
         for kill in &mut self.kills {
-            kill.returned = returned(&evidence.records, &kill.process.process);
+            kill.returned = returned(&evidence.records, kill.at, &kill.process.process);
         }
         if let Some(found) = &mut self.standstill {
             found.after_kill = Some(advice(found, &self.hung, &self.kills, left(evidence)));
@@ -57,11 +57,8 @@ impl Hang {
     }
 }
 
-/// How long after a process was killed the first unmap of another returned that had begun before.
-fn returned(records: &[Record], killed: &str) -> Option<Duration> {
-    let is_kill =
-        |record: &&Record| matches!(&record.event, Event::Killed { who } if who == killed);
-    let at = records.iter().find(is_kill)?.ns;
+/// How long after a kill the first unmap of another process returned that had begun before.
+fn returned(records: &[Record], at: u64, killed: &str) -> Option<Duration> {
     let began = records.iter().filter(|record| record.ns < at);
     let began: Vec<_> = began
         .filter_map(|record| match record.event {
@@ -116,9 +113,6 @@ mod tests {
                 error: None,
             },
         };
-        let killed = || Event::Killed {
-            who: "consumer".into(),
-        };
         let record = |(ns, process, event): (u64, &str, Event)| Record {
             ns,
             process: process.into(),
@@ -129,17 +123,20 @@ mod tests {
             (10, "back-end", unmap(1, false)),
             (20, "back-end", unmap(1, true)),
             (30, "back-end", unmap(2, false)),
-            (100, "pv-stress", killed()),
             (110, "back-end", unmap(3, false)),
             (120, "back-end", unmap(3, true)),
             (150, "back-end", unmap(2, true)),
         ];
         let mut records: Vec<Record> = history.into_iter().map(record).collect();
-        let took = returned(&records, "consumer");
+        let took = returned(&records, 100, "consumer");
         assert_eq!(took, Some(Duration::from_nanos(50)));
-        assert_eq!(returned(&records, "back-end"), None, "it was not killed");
+        assert_eq!(returned(&records, 100, "back-end"), None, "its own");
         records.pop();
-        assert_eq!(returned(&records, "consumer"), None, "it did not return");
+        assert_eq!(
+            returned(&records, 100, "consumer"),
+            None,
+            "it did not return"
+        );
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::time::Duration;
 pub struct Kill {
     /// As it was before.
     pub process: Autopsy,
+    /// When it was killed, on the timelines' clock, in nanoseconds.
+    pub at: u64,
     /// When it ended after SIGKILL; `None`: not within the limit.
     pub ended: Option<Duration>,
     /// When no task of the run was blocked any more, by a look that takes time itself; `None`: some are
@@ -114,8 +116,8 @@ pub fn advice(
         ""
     };
     cures.push(format!(
-        "run a kernel that unmaps asynchronously: Linux 5.19 and later, 5.18.8 and 5.10.129 of the \
-         stable series{pv}"
+        "run a kernel that unmaps asynchronously: Linux 5.19 and later, 5.18.8, 5.15.51, \
+         5.10.129 and 5.4.204 of the stable series{pv}"
     ));
     cures.push(
         "be told in time: the kernel complains of a task that is blocked for longer than \

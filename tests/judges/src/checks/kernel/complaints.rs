@@ -13,12 +13,12 @@ struct Known {
 const PV_DEFECT: &str = "docs/findings/gntdev-pv-deferred-unmap.md";
 
 /// In the order in which a line is held against them.
-const KNOWN: [Known; 9] = [
+const KNOWN: [Known; 11] = [
     Known {
         patterns: &["Bad page map"],
         guest: Some("PV"),
-        means: "this is the asynchronous unmap's defect on PV guests: munmap met a page-table entry \
-                that was still a grant's, and took its frame for a page of this kernel",
+        means: "this is the asynchronous unmap's defect on PV guests: munmap cleared a page-table entry \
+                that was still a grant's, and dropped a map count that nobody had taken",
     },
     Known {
         patterns: &["Bad page map"],
@@ -30,8 +30,8 @@ const KNOWN: [Known; 9] = [
         patterns: &["WARNING:", "gntdev.c"],
         guest: Some("PV"),
         means: "this is the asynchronous unmap's defect on PV guests: Xen refused gntdev's deferred \
-                unmap, because munmap had changed the page-table entry before; the grant stays in \
-                use until the domain ends",
+                unmap, because munmap had cleared the page-table entry before; the grant stays in \
+                use until the domain that mapped it ends",
     },
     Known {
         patterns: &["WARNING:", "gntdev.c"],
@@ -42,7 +42,19 @@ const KNOWN: [Known; 9] = [
         patterns: &["Bad rss-counter"],
         guest: Some("PV"),
         means: "this is the asynchronous unmap's defect on PV guests: munmap dropped pages from the \
-                process's books that were never on them, or the other way round",
+                process's books that were never on them",
+    },
+    Known {
+        patterns: &["WARNING:", "free_zone_device_"],
+        guest: Some("PV"),
+        means: "this is the asynchronous unmap's defect on PV guests: munmap had dropped a reference \
+                that was the holder's, so that the last one to let go found the page free already",
+    },
+    Known {
+        patterns: &["WARNING:", "try_grab_"],
+        guest: Some("PV"),
+        means: "this is the asynchronous unmap's defect on PV guests: a page that gntdev maps again \
+                has one reference too few since an earlier unmap under a holder",
     },
     Known {
         patterns: &["Bad rss-counter"],
@@ -97,7 +109,7 @@ mod tests {
             (
                 "WARNING: CPU: 0 PID: 9 at drivers/xen/gntdev.c:410 __unmap_grant_pages_done+0x1/0x2",
                 "PV",
-                "stays in use until the domain ends, see docs/findings/",
+                "stays in use until the domain that mapped it ends, see docs/findings/",
             ),
             (
                 "WARNING: drivers/xen/gntdev.c:410 at x, CPU#0",
@@ -113,6 +125,16 @@ mod tests {
                 "INFO: task pv-stress:77 blocked for more than 120 seconds.",
                 "PVH",
                 "hung_task_timeout_secs",
+            ),
+            (
+                "WARNING: CPU: 0 PID: 1 at mm/memremap.c:400 free_zone_device_page+0x1/0x2",
+                "PV",
+                "found the page free already",
+            ),
+            (
+                "WARNING: CPU: 0 PID: 1 at mm/gup.c:229 try_grab_page+0x1/0x2",
+                "PV",
+                "one reference too few",
             ),
             (
                 "WARNING: CPU: 0 PID: 1 at drivers/infiniband/sw/rxe/rxe_pool.c:263 rxe_x",

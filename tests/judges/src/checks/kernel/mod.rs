@@ -32,7 +32,7 @@ pub fn kernel_does_not_wait(evidence: &Evidence) -> Option<Check> {
         format!(
             "in {domain}{guest} {} is in {}; {}. The functions that wait: {}. A gntdev that waits for \
              every reference, deaf to signals, is the defect that Linux mended in 5.19 by unmapping \
-             asynchronously, and in the stable series in 5.18.8 and 5.10.129: run one of these",
+             asynchronously, and in the stable series in 5.18.8, 5.15.51, 5.10.129 and 5.4.204: run one of these",
             first.waiter,
             first.call,
             found.form,

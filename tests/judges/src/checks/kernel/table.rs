@@ -54,7 +54,7 @@ const WAITERS: [Waiter; 6] = [
         "gnttab_unmap_refs_sync",
         "drivers/xen/grant-table.c",
         Wait::References,
-        "gntdev unmapped by it from Linux 4.0 until 5.18.7, in the stable series until 5.10.128",
+        "gntdev unmapped by it from Linux 4.0 until 5.18, in the stable series until 5.18.7, 5.15.50, 5.10.128 and 5.4.203",
     ),
     waits(
         "mmu_interval_read_begin",

@@ -313,6 +313,7 @@ pub(crate) fn told() -> (Vec<Autopsy>, Vec<Blocked>, Standstill) {
 fn kill(of: &Autopsy, ended: Option<u64>, free: Option<u64>, blocked: Vec<Blocked>) -> Kill {
     Kill {
         process: of.clone(),
+        at: 100,
         ended: ended.map(Duration::from_millis),
         free: free.map(Duration::from_millis),
         returned: None,

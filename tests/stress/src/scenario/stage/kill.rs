@@ -2,7 +2,7 @@
 
 use super::Stage;
 use pv_harness::processes::{Autopsy, ChildId, Thread};
-use pv_harness::timeline::Event;
+use pv_harness::timeline::{Event, now_ns};
 use pv_judges::checks::Kill;
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ impl Stage<'_> {
     }
 
     fn kill_and_look(&mut self, id: ChildId, process: &Autopsy) -> Kill {
-        let began = Instant::now();
+        let (began, at) = (Instant::now(), now_ns());
         let who = process.process.clone();
         self.timeline.log(Event::Killed { who });
         let ended = self.processes.kill_hung(id, LIMIT);
@@ -54,6 +54,7 @@ impl Stage<'_> {
             if is_over {
                 return Kill {
                     process: process.clone(),
+                    at,
                     ended,
                     free,
                     // Known when its caller's records are here.
