@@ -107,12 +107,11 @@ impl Machine for Account {
 }
 
 impl Account {
-    /// Is everything over that was seen to begin: unmapped what was mapped, ended what was late, if
-    /// every end is seen?
-    pub fn is_settled(&self, ends_are_seen: bool) -> bool {
+    /// Is everything over that was seen to begin: unmapped what was mapped, ended what was late?
+    pub fn is_settled(&self) -> bool {
         self.counts.mapped == self.counts.unmapped
             && self.unfinished().next().is_none()
-            && (self.late.is_empty() || !ends_are_seen)
+            && self.late.is_empty()
     }
 
     /// What another driver's unmap was has gone to the hypervisor, and told gntdev nothing.
@@ -251,6 +250,11 @@ impl Account {
         let ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         let mut counts = self.counts.clone();
         counts.late = self.late.keys().map(|&gref| GrantRef(gref)).collect();
+        // Unseen is what an interrupt does, a later try. It counts where its grant was not seen to end
+        // in a still later one.
+        if counts.late.is_empty() {
+            counts.gaps_of_ends.clear();
+        }
         counts.unfinished = self
             .unfinished()
             .map(|leaving| {

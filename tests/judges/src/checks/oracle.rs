@@ -58,21 +58,22 @@ pub fn one_oracle(evidence: &Evidence) -> Option<String> {
 
 /// The comparisons, of the kernels that were seen whole. Of others nothing is said.
 pub fn second_oracle(evidence: &Evidence) -> Vec<Check> {
-    let kernels: Vec<Kernel<'_>> = evidence
+    let mut kernels: Vec<Kernel<'_>> = evidence
         .watched
         .iter()
         .filter_map(|watched| Kernel::of(evidence, watched).ok())
         .collect();
-    if kernels.is_empty() {
-        return Vec::new();
+    let mut checks: Vec<Check> = late_grants_have_ended(&kernels).into_iter().collect();
+    // Where nobody maps there is nothing to agree on.
+    kernels.retain(|kernel| !kernel.watched.mappers.is_empty());
+    if !kernels.is_empty() {
+        checks.extend([
+            kernels_mapped_as_the_ledgers_say(evidence, &kernels),
+            kernels_unmapped_as_the_ledgers_say(evidence, &kernels),
+            kernels_released_before_it_was_told(evidence, &kernels),
+            kernels_kept_what_was_held(evidence, &kernels),
+        ]);
     }
-    let mut checks = vec![
-        kernels_mapped_as_the_ledgers_say(evidence, &kernels),
-        kernels_unmapped_as_the_ledgers_say(evidence, &kernels),
-        kernels_released_before_it_was_told(evidence, &kernels),
-        kernels_kept_what_was_held(evidence, &kernels),
-    ];
-    checks.extend(late_grants_have_ended(&kernels));
     checks
 }
 

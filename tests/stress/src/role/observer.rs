@@ -88,8 +88,7 @@ impl<'a> Watch<'a> {
         let until = monotonic() + PATIENCE;
         loop {
             self.take()?;
-            let ends_are_seen = !self.tracer.missed().iter().any(|gap| gap.only_ends);
-            if self.account.is_settled(ends_are_seen) {
+            if self.account.is_settled() {
                 return Ok(());
             }
             match self.wait(Some(until))? {

@@ -242,6 +242,15 @@ fn ends_that_were_not_all_seen_are_not_judged() {
 }
 
 #[test]
+fn where_nobody_maps_nobody_agrees() {
+    let mut evidence = watched(kernel(), Some(THREE));
+    evidence.watched[0].mappers.clear();
+    let checks = second_oracle(&evidence);
+    assert_eq!(checks.len(), 1, "{checks:?}");
+    assert!(checks[0].name.contains("could not end at once"));
+}
+
+#[test]
 fn the_simulated_xen_has_no_kernels() {
     assert_eq!(one_oracle(&evidence()), None);
     assert!(second_oracle(&evidence()).is_empty());
