@@ -242,7 +242,16 @@ pub fn held_pages_stay(evidence: &Evidence) -> Check {
             false => Check::fail(NAME, "the consumer never looked"),
         };
     }
-    Check::none(NAME, offenders, format!("{seen} looks at live pages"))
+    let copies = evidence
+        .records
+        .iter()
+        .any(|record| matches!(&record.event, Event::Held { kind, .. } if kind.looks_at_a_copy()));
+    let what = if copies {
+        "copies of the pages as they were lent"
+    } else {
+        "live pages"
+    };
+    Check::none(NAME, offenders, format!("{seen} looks at {what}"))
 }
 
 fn short(sha: &str) -> &str {
@@ -254,6 +263,7 @@ mod tests {
     use super::*;
     use crate::checks::fixture::{evidence, spoiled, with_life};
     use libgnt::types::GrantRef;
+    use pv_harness::settings::HoldName;
 
     type Judge = fn(&Evidence) -> Check;
     const ALL: [Judge; 7] = [
@@ -389,5 +399,16 @@ mod tests {
             }
         }
         assert!(held_pages_stay(&blind).passed);
+        // As a disk, which has what it was sent.
+        let copies = spoiled(|records| {
+            for record in records {
+                if let Event::Held { kind, .. } = &mut record.event {
+                    *kind = HoldName::Direct;
+                }
+            }
+        });
+        let says = |evidence: &Evidence| held_pages_stay(evidence).detail;
+        assert!(says(&copies).contains("copies"), "{}", says(&copies));
+        assert!(says(&evidence()).contains("live"));
     }
 }

@@ -142,16 +142,21 @@ impl Tried {
         if seen == 0 {
             return Check::fail(NAME, "nobody looked");
         }
-        let mut blind: Vec<HoldName> = looks()
-            .filter(|(_, look)| look.before.is_none())
-            .map(|(_, look)| look.kind)
-            .collect();
-        blind.dedup();
-        let blind = match list(&blind) {
-            none if none.is_empty() => none,
-            kinds => format!("; cannot look: {kinds}"),
+        let alone = || looks().filter(|(round, _)| round.kinds.len() == 1);
+        let of = |what: &str, is: &dyn Fn(&Look) -> bool| {
+            let looks = alone().filter(|(_, look)| is(look));
+            let kinds: Vec<HoldName> = looks.map(|(_, look)| look.kind).collect();
+            match kinds.is_empty() {
+                true => String::new(),
+                false => format!("; {what}: {}", list(&kinds)),
+            }
         };
-        Check::none(NAME, bad, format!("{seen} holds, before and after{blind}"))
+        let blind = of("cannot look", &|look| look.before.is_none());
+        let copies = of("has a copy from before the unmap", &|look| {
+            look.kind.looks_at_a_copy()
+        });
+        let held = format!("{seen} holds, before and after{copies}{blind}");
+        Check::none(NAME, bad, held)
     }
 
     fn granter_has_them_back(&self) -> Check {
