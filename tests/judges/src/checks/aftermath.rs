@@ -9,7 +9,8 @@ pub fn host_is_empty(evidence: &Evidence) -> Check {
     let Some(state) = &evidence.inspection else {
         return Check::fail(NAME, "the host was not asked, or did not answer");
     };
-    let mut left: Vec<String> = Vec::new();
+    // The first is told in full: damage explains the rest.
+    let mut left: Vec<String> = state.damage.iter().map(ToString::to_string).collect();
     left.extend(
         state
             .grants
@@ -28,7 +29,6 @@ pub fn host_is_empty(evidence: &Evidence) -> Check {
             .iter()
             .map(|h| format!("{} ({}) holds {}", h.process, h.pid, h.grant)),
     );
-    left.extend(state.damage.iter().map(ToString::to_string));
     if state.gntalloc_pages > 0 {
         left.push(format!("{} pages of gntalloc", state.gntalloc_pages));
     }
