@@ -1,6 +1,6 @@
 //! What a hand answers.
 
-use super::hold::Loan;
+use super::loan::Loan;
 use super::order::{HeldId, LoanId, MapId, ShareId};
 use libgnt::types::GrantStatus;
 use libgnt::{EvtchnPort, ForeignGrant, GrantRef};

@@ -16,6 +16,7 @@ pub mod device;
 mod failure;
 mod grants;
 mod hold;
+mod loan;
 mod order;
 mod perform;
 mod remote;
@@ -25,7 +26,7 @@ mod table;
 pub use answer::{Answer, Bad, Ending, Refusal};
 pub use failure::Failure;
 pub use grants::pattern;
-pub use hold::Loan;
+pub use loan::Loan;
 pub use order::{
     DeviceOrder, HeldId, LoanId, MapId, Order, Pages, Place, ShareId, StoreOrder, UNTIL_IT_COMES,
 };

@@ -1,6 +1,6 @@
 //! What a hand can be told.
 
-use super::hold::Loan;
+use super::loan::Loan;
 use crate::settings::HoldName;
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant};
 use serde::{Deserialize, Serialize};

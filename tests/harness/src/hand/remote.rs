@@ -1,7 +1,7 @@
 //! The side that gives orders.
 
 use super::answer::{Answer, Ending, Refusal};
-use super::hold::Loan;
+use super::loan::Loan;
 use super::order::{HeldId, LoanId, MapId, Order, Pages, Place, ShareId};
 use crate::settings::HoldName;
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef};

@@ -5,10 +5,11 @@
 //! (`exit_aio`, `fs/aio.c`).
 #![allow(unsafe_code, reason = "Linux AIO takes addresses")]
 
-use super::KIND;
-use crate::holder::{HoldError, call, last_errno};
+use crate::holder::{HoldError, HoldName, call, last_errno};
 use rustix::io::Errno;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+const KIND: HoldName = HoldName::Direct;
 
 /// `IOCB_CMD_PWRITE` and `IOCB_FLAG_RESFD`, `include/uapi/linux/aio_abi.h`.
 const CMD_PWRITE: u16 = 1;

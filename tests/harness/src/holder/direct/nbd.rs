@@ -9,8 +9,7 @@
 //! the disk, too.
 #![allow(unsafe_code, reason = "ioctls, and a thread without signals")]
 
-use super::KIND;
-use crate::holder::{HoldError, PATIENCE, call, last_errno};
+use crate::holder::{HoldError, HoldName, PATIENCE, call, last_errno};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
 use rustix::io::Errno;
@@ -23,6 +22,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
+
+const KIND: HoldName = HoldName::Direct;
 
 /// `_IO(0xab, n)`
 const SET_SOCK: libc::Ioctl = 0xab00;

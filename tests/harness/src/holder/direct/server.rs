@@ -1,15 +1,16 @@
 //! The server of one disk, on a thread of its own: who opens the device meanwhile, to look for
 //! partitions say, is served at any time.
 
-use super::KIND;
 use super::protocol::{Command, REQUEST_BYTES, Request, SilentDisk};
-use crate::holder::HoldError;
+use crate::holder::{HoldError, HoldName};
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+const KIND: HoldName = HoldName::Direct;
 
 /// Serves until it is dropped. Its end is the end of the disk: what was not answered fails.
 pub(super) struct Server {
