@@ -39,7 +39,7 @@ impl LabCommand {
 pub(crate) enum Other {
     /// Fill in the table of what happens to an unmap while somebody holds the pages: a lab for each kernel,
     /// kind of domain and gntdev, in PV domains with damaged kernels
-    Table(TableArgs),
+    Table(Box<TableArgs>),
     /// Remove from the cache what the next lab does not need
     Prune(PruneArgs),
 }
