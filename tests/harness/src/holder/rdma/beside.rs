@@ -9,7 +9,10 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 /// How far away the page may be: what else is mapped in between is covered, too, and no worse for it.
-const NEAR: usize = 1024;
+const NEAR: usize = 256 << 20;
+/// Other threads map as well, and may be first.
+const TRIES: u32 = 16;
+const MAPS: &str = "/proc/self/maps";
 
 /// On which side of the mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +39,8 @@ pub(super) struct Beside {
 }
 
 impl Beside {
-    /// The address of the nearest page on one side of a mapping. A page of ours that is there
-    /// already serves again.
+    /// The address of a page on one side of a mapping: one of ours that serves already, or the
+    /// nearest place that is free.
     ///
     /// # Errors
     /// Everything near is taken; ENOMEM.
@@ -48,39 +51,100 @@ impl Beside {
         side: Side,
         state: State,
     ) -> Result<usize, HoldError> {
-        let (address, len) = mapping;
         let mut pages = self.pages.borrow_mut();
-        for far in 0..NEAR {
-            let at = match side {
-                Side::Before => address.checked_sub((far + 1) * PAGE_SIZE),
-                Side::After => address.checked_add(len + far * PAGE_SIZE),
-            };
-            let Some(at) = at.filter(|at| *at > 0) else {
-                break;
-            };
-            let ours = pages.contains(&at);
-            match (ours, state) {
-                (true, State::Touched) => {}
-                (true, State::Untouched) => map(at, MapFlags::FIXED).map_err(call(kind, "mmap"))?,
-                (false, _) => match map(at, MapFlags::FIXED_NOREPLACE) {
-                    Ok(()) => {
-                        pages.insert(at);
-                    }
-                    Err(Errno::EXIST) => continue,
-                    Err(errno) => return Err(call(kind, "mmap")(errno)),
-                },
+        let ours = pages
+            .iter()
+            .copied()
+            .filter(|at| is_near(mapping, side, *at));
+        let at = match side {
+            Side::Before => ours.max(),
+            Side::After => ours.min(),
+        };
+        let at = match (at, state) {
+            (Some(at), State::Touched) => at,
+            (Some(at), State::Untouched) => {
+                map(at, MapFlags::FIXED).map_err(call(kind, "mmap"))?;
+                at
             }
-            if state == State::Touched {
-                // SAFETY: mapped above or earlier, writable, and of no use to anybody else.
-                unsafe { (at as *mut u8).write_volatile(1) };
+            (None, _) => {
+                let at = new_page(kind, mapping, side)?;
+                pages.insert(at);
+                at
             }
-            return Ok(at);
+        };
+        if state == State::Touched {
+            // SAFETY: mapped above or earlier, writable, and of no use to anybody else.
+            unsafe { (at as *mut u8).write_volatile(1) };
         }
-        Err(HoldError::Broken {
-            kind,
-            what: format!("the {NEAR} pages beside the mapping at {address:#x} are all taken"),
-        })
+        Ok(at)
     }
+}
+
+fn new_page(kind: HoldName, mapping: (usize, usize), side: Side) -> Result<usize, HoldError> {
+    for _ in 0..TRIES {
+        let maps = std::fs::read_to_string(MAPS).map_err(|error| HoldError::Broken {
+            kind,
+            what: format!("{MAPS}: {error}"),
+        })?;
+        let Some(at) = nearest_free(&maps, mapping, side) else {
+            break;
+        };
+        match map(at, MapFlags::FIXED_NOREPLACE) {
+            Ok(()) => return Ok(at),
+            Err(Errno::EXIST) => {}
+            Err(errno) => return Err(call(kind, "mmap")(errno)),
+        }
+    }
+    let (address, _) = mapping;
+    Err(HoldError::Broken {
+        kind,
+        what: format!(
+            "no place for a page is free in the {} MiB beside the mapping at {address:#x}",
+            NEAR >> 20
+        ),
+    })
+}
+
+fn is_near((address, len): (usize, usize), side: Side, at: usize) -> bool {
+    let far = match side {
+        Side::Before => address.checked_sub(at + PAGE_SIZE),
+        Side::After => at.checked_sub(address + len),
+    };
+    far.is_some_and(|far| far < NEAR)
+}
+
+/// The free page nearest to a mapping, by what the kernel says is mapped: `START-END …`, ascending.
+fn nearest_free(maps: &str, mapping: (usize, usize), side: Side) -> Option<usize> {
+    let range = |line: &str| {
+        let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+        let hexadecimal = |text| usize::from_str_radix(text, 16).ok();
+        Some((hexadecimal(start)?, hexadecimal(end)?))
+    };
+    let taken: Vec<(usize, usize)> = maps.lines().filter_map(range).collect();
+    let (address, len) = mapping;
+    let at = match side {
+        Side::Before => {
+            let mut edge = address;
+            for (start, end) in taken.iter().rev().filter(|(start, _)| *start < address) {
+                if *end < edge {
+                    break;
+                }
+                edge = *start;
+            }
+            edge.checked_sub(PAGE_SIZE)?
+        }
+        Side::After => {
+            let mut edge = address + len;
+            for (start, end) in taken.iter().filter(|(_, end)| *end > address + len) {
+                if *start > edge {
+                    break;
+                }
+                edge = *end;
+            }
+            edge
+        }
+    };
+    (at > 0 && is_near(mapping, side, at)).then_some(at)
 }
 
 /// Maps a page of zeroes, which takes no memory before somebody uses it.
@@ -164,15 +228,35 @@ mod tests {
         let mut bytes = [0; 3 * PAGE_SIZE];
         mapping.read(0, &mut bytes);
         assert!(bytes.iter().all(|byte| *byte == 7));
+        assert_eq!(
+            map(mapping.address(), MapFlags::FIXED_NOREPLACE),
+            Err(Errno::EXIST)
+        );
     }
 
     #[test]
-    fn no_place_at_all_is_said() {
-        let mapping = SharedPages::anonymous(NEAR + 1).unwrap();
-        let last = (mapping.address() + NEAR * PAGE_SIZE, PAGE_SIZE);
-        let error = Beside::default()
-            .page(HoldName::RdmaOdp, last, Side::Before, State::Untouched)
-            .unwrap_err();
-        assert!(error.to_string().contains("all taken"), "{error}");
+    fn the_nearest_free_place_is_found_in_what_is_mapped() {
+        let maps = "\
+00001000-00003000 rw-p 00000000 00:00 0
+00010000-00012000 r-xp 00000000 08:01 42   /bin/true
+00012000-00015000 rw-s 00000000 00:0d 5    /dev/xen/gntdev
+00015000-00016000 rw-p 00000000 00:00 0    [heap]
+00018000-00019000 rw-p 00000000 00:00 0
+";
+        let free = |address, len, side| nearest_free(maps, (address, len), side);
+        let mapping = (0x12000, 0x3000);
+        assert_eq!(free(mapping.0, mapping.1, Side::Before), Some(0xf000));
+        assert_eq!(free(mapping.0, mapping.1, Side::After), Some(0x16000));
+        // A part of a mapping.
+        assert_eq!(free(0x13000, 0x1000, Side::Before), Some(0xf000));
+        assert_eq!(free(0x13000, 0x1000, Side::After), Some(0x16000));
+        // With room around it, and at the very beginning.
+        assert_eq!(free(0x18000, 0x1000, Side::Before), Some(0x17000));
+        assert_eq!(free(0x18000, 0x1000, Side::After), Some(0x19000));
+        assert_eq!(free(0x1000, 0x2000, Side::Before), None);
+        // All that is near is taken.
+        let full = format!("1000-{:x} rw-p\n", 2 * NEAR);
+        let last = (2 * NEAR - PAGE_SIZE, PAGE_SIZE);
+        assert_eq!(nearest_free(&full, last, Side::Before), None);
     }
 }
