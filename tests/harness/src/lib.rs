@@ -12,12 +12,13 @@
 //! 6. [`memory`]: what a program can do to its own mappings.
 //! 7. [`kernel`]: what the kernel below says of itself.
 //! 8. [`trace`]: what a kernel does with grants, seen through its own tracing.
-//! 9. [`holder`]: ways to hold pages.
-//! 10. [`hand`]: shares, maps, holds and unmaps on command.
-//! 11. [`processes`]: start, listen, kill, reap.
-//! 12. [`player`]: the processes that play a hand.
-//! 13. [`host`]: the simulated Xen with its xenstore.
-//! 14. [`digest`]: digests of files.
+//! 9. [`picture`]: test pictures that fill pages.
+//! 10. [`holder`]: ways to hold pages.
+//! 11. [`hand`]: shares, maps, holds and unmaps on command.
+//! 12. [`processes`]: start, listen, kill, reap.
+//! 13. [`player`]: the processes that play a hand.
+//! 14. [`host`]: the simulated Xen with its xenstore.
+//! 15. [`digest`]: digests of files.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -30,6 +31,7 @@ pub mod holder;
 pub mod host;
 pub mod kernel;
 pub mod memory;
+pub mod picture;
 pub mod player;
 pub mod processes;
 pub mod settings;

@@ -120,6 +120,10 @@ pub enum HoldName {
     RdmaOdpTouched,
     /// As rdma-odp, with a region that begins with them.
     RdmaOdpAligned,
+    /// A buffer of a virtual video output, which reads them as a scan-out does.
+    Vivid,
+    /// A buffer of a virtual video capture, which writes to them as a GPU does.
+    VividCapture,
 }
 
 impl HoldName {
@@ -133,6 +137,7 @@ impl HoldName {
         match self {
             name if name == HoldName::Rdma || name.is_on_demand() => &["rdma_rxe", "ib_uverbs"],
             HoldName::Direct => &["nbd"],
+            HoldName::Vivid | HoldName::VividCapture => &["vivid"],
             _ => &[],
         }
     }
@@ -177,9 +182,26 @@ impl HoldName {
 
     /// True for those that take pages only where the mapper may write: their system calls pin with
     /// `FOLL_WRITE` (`io_pin_pages`, `io_uring/`; `xdp_umem_pin_pages`, `net/xdp/xdp_umem.c`;
-    /// `ib_umem_get`, `drivers/infiniband/core/umem.c`), which a read-only mapping answers with EFAULT.
+    /// `ib_umem_get`, `drivers/infiniband/core/umem.c`; `get_vaddr_frames`,
+    /// `drivers/media/common/videobuf2/frame_vector.c`, for outputs, too, in 6.1 and no longer in 6.12), which
+    /// a read-only mapping answers with EFAULT.
     pub fn needs_writable(self) -> bool {
-        matches!(self, HoldName::Uring | HoldName::Xdp | HoldName::Rdma)
+        matches!(
+            self,
+            HoldName::Uring
+                | HoldName::Xdp
+                | HoldName::Rdma
+                | HoldName::Vivid
+                | HoldName::VividCapture
+        )
+    }
+
+    /// The holder whose device writes to the pages, where this one's only reads them.
+    pub fn writer(self) -> Option<HoldName> {
+        match self {
+            HoldName::Vivid => Some(HoldName::VividCapture),
+            _ => None,
+        }
     }
 }
 
@@ -198,6 +220,8 @@ impl fmt::Display for HoldName {
             HoldName::RdmaOdpWrite => "rdma-odp-write",
             HoldName::RdmaOdpTouched => "rdma-odp-touched",
             HoldName::RdmaOdpAligned => "rdma-odp-aligned",
+            HoldName::Vivid => "vivid",
+            HoldName::VividCapture => "vivid-capture",
         })
     }
 }

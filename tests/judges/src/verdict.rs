@@ -1,6 +1,7 @@
 //! What a scenario came to, and what that means for the exit status.
 
 use crate::checks::{Check, RequestLife, Standstill};
+use crate::picture::Picture;
 use libgnt::inspect::WaitEdge;
 use pv_harness::processes::{Autopsy, Blocked};
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,9 @@ pub struct Verdict {
     pub standstill: Option<Standstill>,
     /// Some pages' lives, for the chart: held ones first.
     pub lives: Vec<RequestLife>,
+    /// Pictures that it took.
+    #[serde(default)]
+    pub pictures: Vec<Picture>,
     /// Figures for people.
     pub figures: Vec<Figure>,
     /// Wall-clock time.
@@ -159,6 +163,7 @@ pub(crate) mod tests {
             blocked: vec![],
             standstill: None,
             lives: vec![],
+            pictures: vec![],
             figures: vec![Figure {
                 name: "requests".into(),
                 value: "17".into(),

@@ -68,6 +68,26 @@ fn hold_unmap_sees_an_answer_before_the_release() {
 }
 
 #[test]
+fn scan_out_sees_an_unmap_under_its_holder() {
+    goes_red(
+        "scan-out",
+        "unmap-under-holder",
+        &[],
+        &["the grants stay in use", "release follows the holder's"],
+    );
+}
+
+#[test]
+fn scan_out_sees_a_release_that_is_told_early() {
+    goes_red(
+        "scan-out",
+        "early-event",
+        &[],
+        &["the grants stay in use", "release follows the holder's"],
+    );
+}
+
+#[test]
 fn hold_unmap_sync_sees_that_there_was_no_deadlock() {
     goes_red(
         "hold-unmap-sync",

@@ -136,6 +136,18 @@ fn revoke_in_use() {
 }
 
 #[test]
+fn scan_out_takes_a_picture_before_and_after_the_unmap() {
+    for hold in ["pin", "i915"] {
+        let verdict = passes("scan-out", &["--hold", hold]);
+        let [before, after] = &verdict.pictures[..] else {
+            panic!("{:?}", verdict.pictures)
+        };
+        assert_ne!(before.file().unwrap(), after.file().unwrap());
+        assert!(verdict.lives.iter().all(|life| life.unmapped_while_held()));
+    }
+}
+
+#[test]
 fn a_deadlock_where_none_may_be_is_exit_status_3_with_the_cycle_in_words() {
     let place = Place::new();
     let said = place.run(&[

@@ -6,6 +6,7 @@ use super::failure::Failure;
 use super::order::{MapId, Pages, Place, ShareId};
 use super::table::Table;
 use crate::memory;
+use crate::picture::draw;
 use crate::timeline::{Event, Timeline};
 use libgnt::grant::{
     EndAccess, EndAccessError, Granter, Ledger, Map, Mapper, Refusal, Share, UnmapError, Unmapping,
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Bytes to read or write at a time. An answer with so many fits every link.
-const MAX_BYTES: usize = 2 * PAGE_SIZE;
+pub(super) const MAX_BYTES: usize = 2 * PAGE_SIZE;
 
 /// What a stamped page holds.
 pub fn pattern(gref: GrantRef) -> [u8; PAGE_SIZE] {
@@ -241,6 +242,20 @@ impl Grants {
         let pages = writable(self.pages(which)?)?;
         pages.fill(0, pages.len(), byte);
         Ok(Answer::Done)
+    }
+
+    pub fn draw(&self, which: Pages, picture: u32) -> Result<Answer, Failure> {
+        let pages = writable(self.pages(which)?)?;
+        pages.write(0, &draw(picture, pages.pages()));
+        Ok(Answer::Done)
+    }
+
+    /// All that is in the pages.
+    pub fn bytes(&self, which: Pages) -> Result<Vec<u8>, Failure> {
+        let pages = self.pages(which)?;
+        let mut bytes = vec![0; pages.len()];
+        pages.read(0, &mut bytes);
+        Ok(bytes)
     }
 
     pub fn stamp(&self, id: ShareId) -> Result<Answer, Failure> {

@@ -29,6 +29,7 @@ pub use grants::pattern;
 pub use loan::Loan;
 pub use order::{
     DeviceOrder, HeldId, LoanId, MapId, Order, Pages, Place, ShareId, StoreOrder, UNTIL_IT_COMES,
+    View,
 };
 pub use perform::Hand;
 pub use remote::{Link, RemoteHand, Unanswered};

@@ -85,6 +85,15 @@ pub struct Place {
     pub offset: usize,
 }
 
+/// Pages, and how to see them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum View {
+    /// Through the hand's own mapping.
+    Pages(Pages),
+    /// Through what holds them.
+    Held(HeldId),
+}
+
 /// One order. The answer to each is named behind the arrow; every order may be refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
@@ -176,6 +185,27 @@ pub enum Order {
     Look(HeldId),
     /// Let go of a hold → [`Answer::Done`](super::Answer::Done) when the call returns.
     Release(HeldId),
+
+    /// Draw a [`picture`](crate::picture) into pages → [`Answer::Done`](super::Answer::Done).
+    Draw {
+        /// Where.
+        pages: Pages,
+        /// Which.
+        picture: u32,
+    },
+    /// Have the device that holds pages write a [`picture`](crate::picture) to them →
+    /// [`Answer::Done`](super::Answer::Done).
+    Paint {
+        /// Which hold.
+        held: HeldId,
+        /// Which picture.
+        picture: u32,
+    },
+    /// See all that is in pages, and keep it → [`Answer::Count`](super::Answer::Count), its bytes;
+    /// [`Answer::Done`](super::Answer::Done), if what holds them shows nothing.
+    See(View),
+    /// So many bytes of what was seen last, from this one on → [`Answer::Bytes`](super::Answer::Bytes).
+    Seen(usize, usize),
 
     /// Bind a port that a domain may bind to → [`Answer::Port`](super::Answer::Port).
     BindUnbound(DomId),

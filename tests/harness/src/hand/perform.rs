@@ -4,13 +4,14 @@ use super::answer::Answer;
 use super::channel::heard;
 use super::device::copy_status;
 use super::failure::Failure;
-use super::grants::Grants;
+use super::grants::{Grants, MAX_BYTES};
 use super::hold::Lending;
 use super::loan::Loan;
-use super::order::{DeviceOrder, HeldId, MapId, Order, Pages, StoreOrder, UNTIL_IT_COMES};
+use super::order::{DeviceOrder, HeldId, MapId, Order, Pages, StoreOrder, UNTIL_IT_COMES, View};
 use super::store::StoreHand;
 use super::table::Table;
-use crate::holder::Held;
+use crate::holder::{Held, sha256};
+use crate::picture::draw;
 use crate::settings::HoldName;
 use crate::timeline::{Event, Timeline};
 use libgnt::Platform;
@@ -28,6 +29,8 @@ pub struct Hand {
     evtchn: Option<Box<dyn Evtchn>>,
     lending: Lending,
     held: Table<HeldId, Holding>,
+    /// All that it saw last.
+    seen: Vec<u8>,
     store: Option<StoreHand>,
 }
 
@@ -36,6 +39,7 @@ struct Holding {
     held: Box<dyn Held>,
     /// Its number in timelines.
     hold: u64,
+    pages: usize,
 }
 
 impl Hand {
@@ -53,6 +57,7 @@ impl Hand {
             evtchn: None,
             lending,
             held: Table::new("hold"),
+            seen: Vec::new(),
             store: None,
         }
     }
@@ -117,6 +122,10 @@ impl Hand {
             Order::Attach(loan) => self.attach(loan),
             Order::Look(held) => self.look(held),
             Order::Release(held) => self.release(held),
+            Order::Draw { pages, picture } => self.grants.draw(pages, picture),
+            Order::Paint { held, picture } => self.paint(held, picture),
+            Order::See(view) => self.see(view),
+            Order::Seen(from, len) => self.seen(from, len),
             Order::BindUnbound(remote) => Ok(Answer::Port(self.evtchn()?.bind_unbound(remote)?)),
             Order::BindInterdomain(remote, port) => {
                 Ok(Answer::Port(self.evtchn()?.bind_interdomain(remote, port)?))
@@ -183,7 +192,9 @@ impl Hand {
         let (hold, kind, pages) = (loan.hold, loan.kind, loan.pages);
         let held = loan.take(self.lending.holder(kind)?)?;
         self.timeline.log(Event::Held { hold, kind, pages });
-        Ok(Answer::Holding(self.held.add(Holding { held, hold })))
+        let pages = pages as usize;
+        let holding = Holding { held, hold, pages };
+        Ok(Answer::Holding(self.held.add(holding)))
     }
 
     fn look(&mut self, id: HeldId) -> Result<Answer, Failure> {
@@ -197,8 +208,50 @@ impl Hand {
         Ok(Answer::Digest(sha))
     }
 
+    fn see(&mut self, view: View) -> Result<Answer, Failure> {
+        self.seen = match view {
+            View::Pages(pages) => self.grants.bytes(pages)?,
+            View::Held(id) => {
+                let holding = self.held.get_mut(id)?;
+                let seen = holding.held.see()?;
+                let hold = holding.hold;
+                let sha = seen.as_deref().map(sha256);
+                self.timeline.log(Event::Checksum { hold, sha });
+                match seen {
+                    Some(seen) => seen,
+                    None => return Ok(Answer::Done),
+                }
+            }
+        };
+        Ok(Answer::Count(self.seen.len()))
+    }
+
+    fn seen(&self, from: usize, len: usize) -> Result<Answer, Failure> {
+        let bytes = from
+            .checked_add(len)
+            .filter(|_| len <= MAX_BYTES)
+            .and_then(|end| self.seen.get(from..end));
+        let wrong = || {
+            let all = self.seen.len();
+            Failure::Wrong(format!(
+                "{len} bytes from byte {from}, of {all}; at most {MAX_BYTES} go at a time"
+            ))
+        };
+        let bytes = bytes.ok_or_else(wrong)?;
+        Ok(Answer::Bytes(bytes.to_vec()))
+    }
+
+    fn paint(&mut self, id: HeldId, picture: u32) -> Result<Answer, Failure> {
+        let Holding { held, pages, .. } = self.held.get_mut(id)?;
+        if held.paint(&draw(picture, *pages))? {
+            return Ok(Answer::Done);
+        }
+        let what = format!("{id} writes nothing to what it holds");
+        Err(Failure::Wrong(what))
+    }
+
     fn release(&mut self, id: HeldId) -> Result<Answer, Failure> {
-        let Holding { held, hold } = self.held.take(id)?;
+        let Holding { held, hold, .. } = self.held.take(id)?;
         self.timeline.log(Event::HoldReleasing { hold });
         let released = held.release();
         self.timeline.log(Event::HoldReleased {

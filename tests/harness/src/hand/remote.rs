@@ -1,8 +1,9 @@
 //! The side that gives orders.
 
 use super::answer::{Answer, Ending, Refusal};
+use super::grants::MAX_BYTES;
 use super::loan::Loan;
-use super::order::{HeldId, LoanId, MapId, Order, Pages, Place, ShareId};
+use super::order::{HeldId, LoanId, MapId, Order, Pages, Place, ShareId, View};
 use crate::settings::HoldName;
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef};
 use std::fmt::Display;
@@ -247,6 +248,28 @@ impl<L: Link> RemoteHand<L> {
             Answer::Digest(digest) => Ok(digest),
             other => nonsense(other),
         }
+    }
+
+    /// All that there is to see, `None` where the holder shows nothing: [`Order::See`], and as many
+    /// [`Order::Seen`] as it takes.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub fn see(&mut self, view: View) -> Told<L, Option<Vec<u8>>> {
+        let len = match self.tell(&Order::See(view))? {
+            Answer::Count(len) => len,
+            Answer::Done => return Ok(None),
+            other => return nonsense(other),
+        };
+        let mut seen = Vec::new();
+        while seen.len() < len {
+            let part = (len - seen.len()).min(MAX_BYTES);
+            match self.tell(&Order::Seen(seen.len(), part))? {
+                Answer::Bytes(bytes) if bytes.len() == part => seen.extend(bytes),
+                other => return nonsense(other),
+            }
+        }
+        Ok(Some(seen))
     }
 
     /// [`Order::Release`]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::holder::{kernel_holder, sha256};
 use crate::host;
+use crate::picture::draw as drawn;
 use crate::settings::HoldName;
 use crate::timeline::{Event, Timeline, read_file};
 use libgnt::sim::client::SimPlatform;
@@ -271,4 +272,42 @@ fn a_timeline_has_the_life_of_a_map_and_of_a_hold() {
             "released"
         ]
     );
+}
+
+#[test]
+fn what_is_lent_can_be_seen_when_it_is_no_longer_mapped() {
+    const PAGES: usize = 3;
+    let xen = Xen::new();
+    let (mut granter, mut mapper) = xen.pair();
+    let mut viewer = xen.hand(2, Timeline::none());
+    let (share, grefs) = granter.share(DomId(2), PAGES, Access::ReadWrite).unwrap();
+    let draw = |picture| Order::Draw {
+        pages: Pages::Share(share),
+        picture,
+    };
+    granter.done(&draw(1)).unwrap();
+    let map = mapper.map(of_the_first(&grefs), Access::ReadOnly).unwrap();
+    let (id, loan) = mapper.lend(map, HoldName::Pin, PAGES).unwrap();
+    let held = viewer.attach(loan).unwrap();
+    mapper.settle(id, true).unwrap();
+    let view = View::Held(held);
+    assert_eq!(viewer.see(view).unwrap(), Some(drawn(1, PAGES)));
+    mapper.unmap(map).unwrap();
+    granter.done(&draw(2)).unwrap();
+    assert_eq!(viewer.see(view).unwrap(), Some(drawn(2, PAGES)));
+    let shared = View::Pages(Pages::Share(share));
+    assert_eq!(granter.see(shared).unwrap(), Some(drawn(2, PAGES)));
+    // What nobody can do is refused.
+    let paint = Order::Paint { held, picture: 3 };
+    assert!(refusal(viewer.done(&paint)).why.contains("writes nothing"));
+    for (from, len) in [
+        (PAGES * PAGE_SIZE, 1),
+        (usize::MAX, 1),
+        (0, PAGES * PAGE_SIZE),
+    ] {
+        refusal(viewer.tell(&Order::Seen(from, len)));
+    }
+    viewer.release(held).unwrap();
+    mapper.await_release(map, PATIENCE).unwrap();
+    assert_eq!(granter.end_access(share).unwrap(), Ending::Ended);
 }

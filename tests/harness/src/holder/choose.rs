@@ -1,6 +1,6 @@
 //! The holder of a name.
 
-use super::{HoldError, HoldName, Holder, direct, fork, pipe, rdma, sim, uring, xdp};
+use super::{HoldError, HoldName, Holder, direct, fork, pipe, rdma, sim, uring, vivid, xdp};
 use crate::kernel;
 use libgnt::Platform;
 use libgnt::platform::GuestType;
@@ -30,7 +30,7 @@ pub fn holder(
         (true, false) => {
             return not_here(
                 "is the simulated Xen's",
-                "on a real one use pipe, fork, uring, direct, xdp or rdma",
+                "on a real one use pipe, fork, uring, direct, xdp, rdma or vivid",
             );
         }
         (false, true) => {
@@ -86,11 +86,12 @@ pub fn kernel_holder(name: HoldName) -> Result<Box<dyn Holder>, HoldError> {
         | HoldName::RdmaOdpWrite
         | HoldName::RdmaOdpTouched
         | HoldName::RdmaOdpAligned => Box::new(rdma::OnDemand::new(name)),
+        HoldName::Vivid | HoldName::VividCapture => Box::new(vivid::Vivid::new(name)?),
         HoldName::Pin | HoldName::I915 => {
             return Err(HoldError::NotHere {
                 kind: name,
                 cause: "is the simulated Xen's".into(),
-                cure: "use pipe, fork, uring, direct, xdp or rdma".into(),
+                cure: "use pipe, fork, uring, direct, xdp, rdma or vivid".into(),
             });
         }
     })

@@ -11,7 +11,6 @@
 
 use super::{
     Export, Held, HoldError, HoldName, Holder, PATIENCE, address_of, call, last_errno, parts,
-    sha256,
 };
 use libgnt::{PAGE_SIZE, SharedPages};
 use rustix::io::Errno;
@@ -130,13 +129,13 @@ struct Forked {
 }
 
 impl Held for Forked {
-    fn checksum(&mut self) -> Result<Option<String>, HoldError> {
+    fn see(&mut self) -> Result<Option<Vec<u8>>, HoldError> {
         let mut bytes = vec![0; self.pages * PAGE_SIZE];
         self.child
             .write_all(&[LOOK])
             .and_then(|()| self.child.read_exact(&mut bytes))
             .map_err(|error| broken(&error))?;
-        Ok(Some(sha256(&bytes)))
+        Ok(Some(bytes))
     }
 
     /// The child's address space goes before its descriptors, so the end of its socket says that

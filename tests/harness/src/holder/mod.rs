@@ -17,6 +17,7 @@ mod pipe;
 mod rdma;
 mod sim;
 mod uring;
+mod vivid;
 mod xdp;
 
 pub use crate::settings::HoldName;
@@ -103,6 +104,13 @@ impl fmt::Display for Hint<'_> {
             (_, Errno::INVAL) if self.1 == "ADVISE_MR" => {
                 " (the process that registered the region is gone)"
             }
+            (HoldName::Vivid, Errno::FAULT) => {
+                " (Linux 6.1 pins every video buffer for writing: map the pages so, or use 6.12)"
+            }
+            (HoldName::VividCapture, Errno::FAULT) => " (a capture takes writable pages only)",
+            (HoldName::Vivid | HoldName::VividCapture, Errno::BUSY) => {
+                " (another program uses this instance of vivid)"
+            }
             (HoldName::Direct, Errno::PERM | Errno::ACCESS) => " (CAP_SYS_ADMIN is needed)",
             _ => "",
         })
@@ -136,11 +144,31 @@ impl Export {
 
 /// Pages held, in the consumer's hands. Dropping it lets go, too.
 pub trait Held: Send {
-    /// SHA-256 of what the pages hold now, or `None` where this kind cannot look.
+    /// What the pages hold now, or `None` where this kind cannot look, or not at the live pages.
     ///
     /// # Errors
     /// What the system calls say.
-    fn checksum(&mut self) -> Result<Option<String>, HoldError>;
+    fn see(&mut self) -> Result<Option<Vec<u8>>, HoldError> {
+        Ok(None)
+    }
+
+    /// SHA-256 of what the holder sees of the pages, or `None` where this kind cannot look.
+    ///
+    /// # Errors
+    /// What the system calls say.
+    fn checksum(&mut self) -> Result<Option<String>, HoldError> {
+        Ok(self.see()?.as_deref().map(sha256))
+    }
+
+    /// Has the device that holds the pages write this to them, all of it. False where it writes nothing
+    /// to what it holds.
+    ///
+    /// # Errors
+    /// What the system calls say; a picture of another size.
+    fn paint(&mut self, picture: &[u8]) -> Result<bool, HoldError> {
+        let _ = picture;
+        Ok(false)
+    }
 
     /// Lets go. When this returns the reference is gone.
     ///

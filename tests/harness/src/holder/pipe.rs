@@ -6,9 +6,7 @@
 //! [`Spliced`] looks.
 #![allow(unsafe_code, reason = "vmsplice takes addresses")]
 
-use super::{
-    Export, Held, HoldError, HoldName, Holder, address_of, call, last_errno, parts, sha256,
-};
+use super::{Export, Held, HoldError, HoldName, Holder, address_of, call, last_errno, parts};
 use libgnt::{PAGE_SIZE, SharedPages};
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, tee};
 use std::fs::File;
@@ -82,7 +80,7 @@ impl Spliced {
 }
 
 impl Held for Spliced {
-    fn checksum(&mut self) -> Result<Option<String>, HoldError> {
+    fn see(&mut self) -> Result<Option<Vec<u8>>, HoldError> {
         let kind = self.kind;
         let (read, write) = pipe_for(kind, self.pages)?;
         let len = self.pages * PAGE_SIZE;
@@ -99,7 +97,7 @@ impl Held for Spliced {
                 kind,
                 what: format!("reading the second pipe: {error}"),
             })?;
-        Ok(Some(sha256(&bytes)))
+        Ok(Some(bytes))
     }
 
     /// The last descriptor of a pipe that closes drops the references of its buffers at once.

@@ -1,6 +1,6 @@
 //! `pin` and `i915`: references of the simulated memory manager.
 
-use super::{Export, Held, HoldError, HoldName, Holder, parts, sha256};
+use super::{Export, Held, HoldError, HoldName, Holder, parts};
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::wire::{HoldId, HoldKind};
 use libgnt::{Platform, SharedPages};
@@ -63,10 +63,10 @@ struct Pinned {
 }
 
 impl Held for Pinned {
-    fn checksum(&mut self) -> Result<Option<String>, HoldError> {
+    fn see(&mut self) -> Result<Option<Vec<u8>>, HoldError> {
         let mut bytes = vec![0; self.pages.len()];
         self.pages.read(0, &mut bytes);
-        Ok(Some(sha256(&bytes)))
+        Ok(Some(bytes))
     }
 
     fn release(mut self: Box<Self>) -> Result<(), HoldError> {

@@ -17,12 +17,12 @@ use std::time::Instant;
 const PAGES: usize = 3;
 
 /// The granter's pages: a memfd, which can be written from elsewhere while they are held.
-struct Granter {
+pub(super) struct Granter {
     file: File,
 }
 
 impl Granter {
-    fn new() -> Granter {
+    pub fn new() -> Granter {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = File::from(memfd_create("granted", flags).unwrap());
         file.set_len((PAGES * PAGE_SIZE) as u64).unwrap();
@@ -30,19 +30,27 @@ impl Granter {
         Granter { file }
     }
 
-    fn map(&self) -> SharedPages {
+    pub fn map(&self) -> SharedPages {
         SharedPages::of_memfd(&self.file, PAGES, Access::ReadWrite).unwrap()
     }
 
     /// Fills all pages; returns the digest of `count` of them.
-    fn fill(&self, byte: u8, count: usize) -> String {
+    pub fn fill(&self, byte: u8, count: usize) -> String {
         self.file
             .write_all_at(&vec![byte; PAGES * PAGE_SIZE], 0)
             .unwrap();
         sha256(&vec![byte; count * PAGE_SIZE])
     }
 
-    fn is_referenced(&self) -> bool {
+    /// The digest of what some pages hold.
+    pub fn sum(&self, first: usize, count: usize) -> String {
+        let mut bytes = vec![0; count * PAGE_SIZE];
+        let at = (first * PAGE_SIZE) as u64;
+        self.file.read_exact_at(&mut bytes, at).unwrap();
+        sha256(&bytes)
+    }
+
+    pub fn is_referenced(&self) -> bool {
         match fcntl_add_seals(&self.file, SealFlags::WRITE) {
             Ok(()) => false,
             Err(Errno::BUSY) => true,
@@ -51,7 +59,7 @@ impl Granter {
     }
 
     /// A socket's or ring's last references go with a kernel worker, moments after the close.
-    fn assert_let_go(&self) {
+    pub fn assert_let_go(&self) {
         let until = Instant::now() + Duration::from_secs(10);
         while self.is_referenced() {
             assert!(Instant::now() < until, "still referenced");
@@ -90,7 +98,7 @@ fn made(name: HoldName) -> Option<Box<dyn Holder>> {
     }
 }
 
-fn whole_life(name: HoldName) {
+pub(super) fn whole_life(name: HoldName) {
     let granter = Granter::new();
     let first_sum = granter.fill(0x11, 2);
     let mapping = granter.map();

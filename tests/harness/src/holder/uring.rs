@@ -8,9 +8,7 @@
 //! Registering pins for writing, so read-only pages are refused (EFAULT).
 #![allow(unsafe_code, reason = "io_uring takes addresses and raw descriptors")]
 
-use super::{
-    Export, Held, HoldError, HoldName, Holder, address_of, allow, call, fetch, parts, sha256,
-};
+use super::{Export, Held, HoldError, HoldName, Holder, address_of, allow, call, fetch, parts};
 use libgnt::{Access, PAGE_SIZE, SharedPages};
 use memmap2::MmapOptions;
 use rustix::io_uring::{
@@ -266,7 +264,7 @@ impl Registered {
 }
 
 impl Held for Registered {
-    fn checksum(&mut self) -> Result<Option<String>, HoldError> {
+    fn see(&mut self) -> Result<Option<Vec<u8>>, HoldError> {
         let len = self.pages * PAGE_SIZE;
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(call(KIND, "pipe2"))?;
         // Room for all of it, so that the write cannot block.
@@ -279,7 +277,7 @@ impl Held for Registered {
         File::from(read)
             .read_exact(&mut bytes)
             .map_err(|error| broken(format!("reading the pipe: {error}")))?;
-        Ok(Some(sha256(&bytes)))
+        Ok(Some(bytes))
     }
 
     /// Unregistering is synchronous; closing the ring is not.

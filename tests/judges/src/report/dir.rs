@@ -95,9 +95,9 @@ impl ReportDir {
         remove(&logs).map_err(|error| Error::file(&logs, error, "remove it by hand"))
     }
 
-    pub(super) fn write(&self, name: &str, text: &str) -> Result<()> {
+    pub(super) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> Result<()> {
         let path = self.path.join(name);
-        fs::write(&path, text)
+        fs::write(&path, bytes)
             .map_err(|error| Error::file(&path, error, "free some space, or use another --report"))
     }
 }

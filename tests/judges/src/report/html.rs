@@ -2,6 +2,7 @@
 
 use super::chart::{self, escape, push};
 use super::content::{Report, spell_ms};
+use super::pictures;
 use crate::verdict::{Outcome, Verdict};
 
 pub(super) fn render(report: &Report) -> String {
@@ -130,6 +131,7 @@ fn section(page: &mut String, n: usize, verdict: &Verdict) {
     }
     page.push_str("</tbody></table>\n");
     super::hang::section(page, verdict);
+    pictures::section(page, &verdict.pictures);
     if !verdict.lives.is_empty() {
         page.push_str("<h3>Lives of pages</h3>");
         page.push_str(chart::LEGEND);

@@ -8,6 +8,7 @@ mod graph;
 mod hang;
 mod html;
 mod junit;
+mod pictures;
 mod table;
 
 pub use content::Report;
@@ -24,9 +25,12 @@ impl Report {
     pub fn write(&self, dir: &ReportDir) -> Result<()> {
         let json = serde_json::to_string_pretty(self)
             .map_err(|error| Error::environment("report.json", error, "report this as a bug"))?;
-        dir.write("report.json", &json)?;
-        dir.write("junit.xml", &junit::render(self)?)?;
-        dir.write("report.html", &html::render(self))
+        dir.write("report.json", json)?;
+        dir.write("junit.xml", junit::render(self)?)?;
+        for verdict in &self.verdicts {
+            pictures::write(dir, verdict)?;
+        }
+        dir.write("report.html", html::render(self))
     }
 }
 

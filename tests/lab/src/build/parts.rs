@@ -24,6 +24,11 @@ pub const GUEST_MODULES: [&str; 5] = [
 /// Further modules of dom0, for the disk that takes the results.
 pub const DISK_MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
 
+/// What `load-modules` gives to modules: an instance of the video driver for each of several holds, with
+/// nothing but an output and a capture, which saves memory.
+pub const MODULE_PARAMETERS: [(&str, &str); 1] =
+    [("vivid", "n_devs=4 node_types=0x101,0x101,0x101,0x101")];
+
 /// Programs of the toolstack.
 const TOOLS: [&str; 8] = [
     "xl",

@@ -4,7 +4,7 @@ use super::job::{self, LOAD_MODULES, START_DOMAIN};
 use super::newc::Image;
 use crate::ask::Asked;
 use crate::build::Built;
-use crate::build::parts::{DISK_MODULES, GUEST_MODULES, is_library, is_tool};
+use crate::build::parts::{DISK_MODULES, GUEST_MODULES, MODULE_PARAMETERS, is_library, is_tool};
 use crate::error::Result;
 use std::path::Path;
 
@@ -118,6 +118,10 @@ fn base(built: &Built, modules: &[&str], init: &str) -> Result<Image> {
         }
         let path = format!("lib/modules/needs/{}", name.replace('-', "_"));
         image.file(Path::new(&path), needs.as_bytes())?;
+    }
+    for (module, parameters) in MODULE_PARAMETERS {
+        let path = format!("lib/modules/parameters/{module}");
+        image.file(Path::new(&path), parameters.as_bytes())?;
     }
     image.file(Path::new("lab/bin/load-modules"), LOAD_MODULES.as_bytes())?;
     Ok(image)

@@ -1,5 +1,6 @@
 #!/bin/busybox sh
-# load-modules NAME...: loads kernel modules that were brought along, each after what it needs.
+# load-modules NAME...: loads kernel modules that were brought along, each after what it needs, with
+# the parameters that the image has for it.
 for name; do
     needs=/lib/modules/needs/$(echo "$name" | tr - _)
     if [ ! -f "$needs" ]; then
@@ -7,6 +8,7 @@ for name; do
         exit 2
     fi
     for module in $(cat "$needs"); do
-        [ -d "/sys/module/$module" ] || insmod "/lib/modules/$module.ko" || exit 1
+        parameters=$(cat "/lib/modules/parameters/$module" 2>/dev/null)
+        [ -d "/sys/module/$module" ] || insmod "/lib/modules/$module.ko" $parameters || exit 1
     done
 done

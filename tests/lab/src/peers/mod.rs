@@ -138,6 +138,7 @@ fn play(case: Case, xen: &Xen, dir: &ReportDir, args: &PeersArgs) -> Result<Verd
         blocked: Vec::new(),
         standstill: None,
         lives: Vec::new(),
+        pictures: Vec::new(),
         figures: Vec::new(),
         duration_ms: milliseconds(begun),
         logs: below,

@@ -1,6 +1,6 @@
 //! Which scenarios there are.
 
-use super::{Scenario, copy, hold_unmap, holders, killed, partial_map, revoke_in_use};
+use super::{Scenario, copy, hold_unmap, holders, killed, partial_map, revoke_in_use, scan_out};
 use pv_harness::error::{Error, Result};
 use pv_harness::settings::PlatformKind;
 use std::collections::HashSet;
@@ -17,6 +17,7 @@ pub fn all() -> &'static [&'static dyn Scenario] {
         &killed::ConsumerKilled,
         &partial_map::PartialMap,
         &revoke_in_use::RevokeInUse,
+        &scan_out::ScanOut,
     ]
 }
 

@@ -14,6 +14,7 @@ mod pair;
 mod partial_map;
 mod revoke_in_use;
 mod run;
+mod scan_out;
 mod stage;
 
 pub use catalogue::{all, chosen, find};

@@ -37,7 +37,7 @@ pub fn run(
         Err(Stopped::Deadline { hung, blocked, .. }) => Some(Hang::of(&mut stage, hung, blocked)),
         _ => None,
     };
-    let (mut evidence, mut figures) = match played {
+    let (mut evidence, mut figures, pictures) = match played {
         Err(Stopped::Interrupted(signal)) => {
             drop(stage);
             return Err(Error::Interrupted(signal));
@@ -92,6 +92,7 @@ pub fn run(
         blocked: hang.blocked,
         standstill,
         lives: worth_showing(&evidence),
+        pictures,
         figures,
         duration_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
         logs: below,

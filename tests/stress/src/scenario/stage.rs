@@ -11,11 +11,13 @@ use libgnt::inspect::Inspection;
 use libgnt::sim::client::SimPlatform;
 use pv_harness::digest::digest;
 use pv_harness::hand::RemoteHand;
+use pv_harness::picture::shape;
 use pv_harness::player::RunLink;
 use pv_harness::processes::{ChildId, News, Processes, Stopped};
 use pv_harness::settings::{Guest, Unmap};
 use pv_harness::timeline::{Event, Record, Timeline, now_ns, read_file};
 use pv_judges::checks::Watched;
+use pv_judges::picture::Picture;
 use pv_judges::verdict::Figure;
 use pv_remote::xen::Xen;
 use pv_xenstore::Client;
@@ -52,6 +54,7 @@ pub struct Stage<'a> {
     observers: Vec<ChildId>,
     watched: Vec<Watched>,
     figures: Vec<Figure>,
+    pictures: Vec<Picture>,
     timeline: Timeline,
 }
 
@@ -84,6 +87,7 @@ impl<'a> Stage<'a> {
             observers: Vec::new(),
             watched: Vec::new(),
             figures: Vec::new(),
+            pictures: Vec::new(),
             timeline: Timeline::none(),
         }
     }
@@ -376,6 +380,17 @@ impl<'a> Stage<'a> {
         self.timeline.log(Event::Killed { who: name });
         self.processes.kill(id)?;
         Ok(at)
+    }
+
+    /// A picture of grey bytes that fills so many pages, for the report.
+    ///
+    /// # Errors
+    /// [`Stopped`], if the bytes are of another size.
+    pub fn picture(&mut self, caption: &str, pages: usize, bytes: &[u8]) -> Result<(), Stopped> {
+        let picture = Picture::grey(caption, shape(pages), bytes);
+        self.pictures
+            .push(picture.map_err(failed("taking a picture"))?);
+        Ok(())
     }
 
     /// A figure for the table.

@@ -177,8 +177,8 @@ struct Region {
 }
 
 impl Held for Region {
-    fn checksum(&mut self) -> Result<Option<String>, HoldError> {
-        self.pipe.checksum()
+    fn see(&mut self) -> Result<Option<Vec<u8>>, HoldError> {
+        self.pipe.see()
     }
 
     fn release(self: Box<Self>) -> Result<(), HoldError> {

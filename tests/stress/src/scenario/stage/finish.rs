@@ -5,6 +5,7 @@ use libgnt::inspect::Inspection;
 use pv_harness::error::Error;
 use pv_harness::processes::Elsewhere;
 use pv_judges::checks::Evidence;
+use pv_judges::picture::Picture;
 use pv_judges::verdict::Figure;
 use pv_remote::xen::{KernelLog, Xen};
 use pv_xenstore::toolstack::remove_nodes;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 impl Stage<'_> {
     /// Ends every process but the host, asks that what is left, and then ends it too.
-    pub(in crate::scenario) fn finish(mut self) -> (Evidence, Vec<Figure>) {
+    pub(in crate::scenario) fn finish(mut self) -> (Evidence, Vec<Figure>, Vec<Picture>) {
         for id in self
             .processes
             .children()
@@ -50,7 +51,7 @@ impl Stage<'_> {
         evidence.clock_uncertainty_ns = self.xen.as_ref().map_or(0, |xen| {
             u64::try_from(xen.clock_uncertainty().as_nanos()).unwrap_or(u64::MAX)
         });
-        (evidence, self.figures)
+        (evidence, self.figures, self.pictures)
     }
 
     /// They see the end of all others. Told once, they wait until the kernels have given all back; told
