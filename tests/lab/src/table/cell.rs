@@ -112,6 +112,7 @@ mod tests {
                 after_kill: None,
             }),
             lives: Vec::new(),
+            pictures: Vec::new(),
             figures: Vec::new(),
             duration_ms: 1,
             logs: String::new(),

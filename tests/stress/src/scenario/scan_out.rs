@@ -272,9 +272,8 @@ fn is_picture(place: &str, picture: u32, seen: Option<&[u8]>) -> Check {
     if bytes == drawn {
         return Check::pass(&name, format!("SHA-256 {}", &sha256(bytes)[..12]));
     }
-    let other = [BEFORE, AFTER, BY_DEVICE].into_iter();
-    let other = other.filter(|&other| draw(other, PAGES) == bytes);
-    let detail = match other.last() {
+    let mut drawn_ever = [BEFORE, AFTER, BY_DEVICE].into_iter();
+    let detail = match drawn_ever.find(|&other| draw(other, PAGES) == bytes) {
         Some(other) => format!("it is picture {other}"),
         None => format!(
             "{wrong} of {} bytes are others, and it is none that was drawn",
