@@ -30,7 +30,7 @@ impl Holder for Fork {
         let (address, len) = address_of(KIND, pages, first, count)?;
         let (ours, theirs) = UnixStream::pair()
             .map_err(|e| call(KIND, "socketpair")(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
-        pages.set_inherited(true)?;
+        pages.set_inherited(true).map_err(not_inherited)?;
         // SAFETY: the child only calls async-signal-safe functions on values it has already
         // (`in_child`), and never returns; nothing of this process's state is used in it.
         let child = unsafe { libc::fork() };
@@ -57,6 +57,18 @@ impl Holder for Fork {
             .and_then(|()| child.set_write_timeout(patience))
             .map_err(|error| broken(&error))?;
         Ok(Box::new(Forked { child, pages }))
+    }
+}
+
+/// Linux 7.2 does not let MADV_DONTFORK be undone on gntdev's pages; 6.12 does.
+fn not_inherited(error: libgnt::Error) -> HoldError {
+    match error.errno() {
+        Some(Errno::INVAL) => HoldError::NotHere {
+            kind: KIND,
+            cause: "cannot copy pages that are kept out of forks, because this Linux does not let that be undone (EINVAL)".into(),
+            cure: "use another holder, or an older kernel".into(),
+        },
+        _ => error.into(),
     }
 }
 

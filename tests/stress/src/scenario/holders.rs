@@ -54,14 +54,16 @@ impl Scenario for Holders {
         };
         for kind in HoldName::value_variants() {
             if kind.is_simulated() == simulated {
-                cast.play(&[*kind], &mut tried)?;
+                let round = cast.play(&[*kind], &mut tried)?;
+                tried.alone.extend(round);
             }
         }
         let mut all: Vec<HoldName> = tried.had();
         cast.rng.shuffle(&mut all);
-        cast.play(&all, &mut tried)?;
+        tried.together = cast.play(&all, &mut tried)?;
         tried.ending = Some(cast.leave()?);
-        let of_all = tried.rounds.last().map_or(0, |round| round.kinds.len());
+        let of_all = tried.together.as_ref();
+        let of_all = of_all.map_or(0, |round| round.kinds.len());
         stage.figure("holders at once", of_all);
         Ok(Box::new(move |evidence: &Evidence| {
             let mut checks = tried.judge(evidence);
@@ -107,7 +109,8 @@ impl<'s, 'a> Cast<'s, 'a> {
     }
 
     /// Maps the pages, has them held in each of these ways, unmaps, and has them let go in this order.
-    fn play(&mut self, kinds: &[HoldName], tried: &mut Tried) -> Result<(), Stopped> {
+    /// `None` if nobody could hold them.
+    fn play(&mut self, kinds: &[HoldName], tried: &mut Tried) -> Result<Option<Round>, Stopped> {
         let before = self.rng.u8(1..128);
         // Whatever the holder sees, it can be told which of the two it is.
         let after = before + 128;
@@ -117,17 +120,15 @@ impl<'s, 'a> Cast<'s, 'a> {
             .stage
             .hand(self.mapper)
             .map(grants, Access::ReadWrite)?;
-        let mut holding = Vec::new();
+        let (mut holding, mut looks) = (Vec::new(), Vec::new());
         for kind in kinds {
             match self.hold(map, *kind)? {
-                Ok(held) => holding.push((*kind, held)),
+                Ok((held, seen)) => {
+                    holding.push((*kind, held));
+                    looks.push(Look::first(*kind, seen));
+                }
                 Err(why) => tried.refused.push((*kind, why)),
             }
-        }
-        let mut looks = Vec::new();
-        for (kind, held) in &holding {
-            let seen = self.stage.hand(self.consumer).look(*held)?;
-            looks.push(Look::first(*kind, seen));
         }
         self.stage.hand(self.mapper).unmap(map)?;
         self.fill(after)?;
@@ -145,10 +146,7 @@ impl<'s, 'a> Cast<'s, 'a> {
             before: digest(before),
             after: digest(after),
         };
-        if !round.kinds.is_empty() {
-            tried.rounds.push(round);
-        }
-        Ok(())
+        Ok((!round.kinds.is_empty()).then_some(round))
     }
 
     fn fill(&mut self, byte: u8) -> Result<(), Stopped> {
@@ -156,18 +154,32 @@ impl<'s, 'a> Cast<'s, 'a> {
         Ok(self.stage.hand(self.granter).done(&order)?)
     }
 
-    /// Has the consumer hold the pages; or why it cannot be.
-    fn hold(&mut self, map: MapId, kind: HoldName) -> Result<Result<HeldId, String>, Stopped> {
-        let (id, loan) = match self.stage.hand(self.mapper).lend(map, kind, PAGES) {
-            Err(Unanswered::Refused(refusal)) => return Ok(Err(refusal.why)),
-            lent => lent?,
+    /// Has the consumer hold the pages, and look at them; or why it cannot be.
+    fn hold(
+        &mut self,
+        map: MapId,
+        kind: HoldName,
+    ) -> Result<Result<(HeldId, Option<String>), String>, Stopped> {
+        let lent = self.stage.hand(self.mapper).lend(map, kind, PAGES);
+        let (id, loan) = match done(lent)? {
+            Ok(lent) => lent,
+            Err(why) => return Ok(Err(why)),
         };
-        let attached = match self.stage.hand(self.consumer).attach(loan) {
-            Err(Unanswered::Refused(refusal)) => Err(refusal.why),
-            attached => Ok(attached?),
+        let attached = done(self.stage.hand(self.consumer).attach(loan))?;
+        let taken = attached.is_ok();
+        self.stage.hand(self.mapper).settle(id, taken)?;
+        let held = match attached {
+            Ok(held) => held,
+            Err(why) => return Ok(Err(why)),
         };
-        self.stage.hand(self.mapper).settle(id, attached.is_ok())?;
-        Ok(attached)
+        match done(self.stage.hand(self.consumer).look(held))? {
+            Ok(seen) => Ok(Ok((held, seen))),
+            Err(why) => {
+                // Who cannot look where it should holds nothing that could be judged.
+                let _ended = done(self.stage.hand(self.consumer).release(held))?;
+                Ok(Err(why))
+            }
+        }
     }
 
     /// One after the other lets go. Before each, --hold-for passes without a release; how many still held
@@ -227,6 +239,15 @@ impl<'s, 'a> Cast<'s, 'a> {
             self.stage.stop(hand)?;
         }
         Ok(ending)
+    }
+}
+
+/// What a hand made of an order: a refusal is no reason to stop.
+fn done<T>(told: Result<T, Unanswered<Stopped>>) -> Result<Result<T, String>, Stopped> {
+    match told {
+        Ok(done) => Ok(Ok(done)),
+        Err(Unanswered::Refused(refusal)) => Ok(Err(refusal.why)),
+        Err(other) => Err(other.into()),
     }
 }
 

@@ -47,19 +47,21 @@ pub(super) struct Round {
 #[derive(Debug, Default)]
 pub(super) struct Tried {
     pub simulated: bool,
-    /// Each kind alone, in the order of their table, and then all of them.
-    pub rounds: Vec<Round>,
+    /// Each kind by itself.
+    pub alone: Vec<Round>,
+    /// All that could be had, at once.
+    pub together: Option<Round>,
     pub refused: Vec<(HoldName, String)>,
     /// What came of ending access when all was over.
     pub ending: Option<Ending>,
 }
 
-/// Those that need nothing but the kernel.
-fn everywhere(simulated: bool) -> [HoldName; 2] {
+/// Those that every kernel of this sort has.
+fn everywhere(simulated: bool) -> &'static [HoldName] {
     if simulated {
-        [HoldName::Pin, HoldName::I915]
+        &[HoldName::Pin, HoldName::I915]
     } else {
-        [HoldName::Pipe, HoldName::Fork]
+        &[HoldName::Pipe]
     }
 }
 
@@ -71,21 +73,17 @@ fn list(kinds: &[HoldName]) -> String {
 impl Tried {
     /// The kinds that could be had alone.
     pub fn had(&self) -> Vec<HoldName> {
-        let alone = self.rounds.iter().filter(|round| round.kinds.len() == 1);
+        let alone = self.alone.iter();
         alone.flat_map(|round| round.kinds.clone()).collect()
     }
 
     pub fn judge(&self, evidence: &Evidence) -> Vec<Check> {
         let mut checks = vec![self.all_were_tried()];
-        let (together, alone) = match self.rounds.split_last() {
-            Some((last, rest)) => (Some(last), rest),
-            None => (None, &[][..]),
-        };
-        for round in alone {
+        for round in &self.alone {
             let name = format!("{}: released when it had let go", list(&round.kinds));
             checks.push(round.released(&name, life(evidence, round)));
         }
-        if let Some(round) = together {
+        if let Some(round) = &self.together {
             let name = "all at once: released when the last had let go";
             checks.push(round.released(name, life(evidence, round)));
         }
@@ -97,16 +95,14 @@ impl Tried {
     fn all_were_tried(&self) -> Check {
         const NAME: &str = "every holder of this machine held, alone and with the others";
         let had = self.had();
-        let together: &[HoldName] = match self.rounds.last() {
-            Some(round) if self.rounds.len() == had.len() + 1 => &round.kinds,
-            _ => &[],
-        };
+        let together = self.together.as_ref();
+        let together = together.map_or(&[][..], |round| &round.kinds);
         let mut bad = Vec::new();
         for kind in everywhere(self.simulated) {
-            let why = self.why_not(kind);
-            if !had.contains(&kind) {
+            let why = self.why_not(*kind);
+            if !had.contains(kind) {
                 bad.push(format!("{kind} must work wherever this runs: {why}"));
-            } else if !together.contains(&kind) {
+            } else if !together.contains(kind) {
                 bad.push(format!("{kind} must hold beside any other: {why}"));
             }
         }
@@ -132,7 +128,7 @@ impl Tried {
     fn saw_the_pages(&self) -> Check {
         const NAME: &str = "who can look sees the granter's live pages";
         let looks = || {
-            let rounds = self.rounds.iter();
+            let rounds = self.alone.iter().chain(&self.together);
             rounds.flat_map(|round| round.looks.iter().map(move |look| (round, look)))
         };
         let bad = looks()
@@ -142,10 +138,10 @@ impl Tried {
         if seen == 0 {
             return Check::fail(NAME, "nobody looked");
         }
-        let alone = || looks().filter(|(round, _)| round.kinds.len() == 1);
         let of = |what: &str, is: &dyn Fn(&Look) -> bool| {
-            let looks = alone().filter(|(_, look)| is(look));
-            let kinds: Vec<HoldName> = looks.map(|(_, look)| look.kind).collect();
+            let looks = self.alone.iter().flat_map(|round| &round.looks);
+            let looks = looks.filter(|look| is(look));
+            let kinds: Vec<HoldName> = looks.map(|look| look.kind).collect();
             match kinds.is_empty() {
                 true => String::new(),
                 false => format!("; {what}: {}", list(&kinds)),
@@ -257,11 +253,8 @@ mod tests {
         use HoldName::{Fork, Pipe};
         Tried {
             simulated: false,
-            rounds: vec![
-                round(0, &[Pipe]),
-                round(1, &[Fork]),
-                round(3, &[Fork, Pipe]),
-            ],
+            alone: vec![round(0, &[Pipe]), round(1, &[Fork])],
+            together: Some(round(3, &[Fork, Pipe])),
             refused: vec![(HoldName::Uring, "an old kernel".into())],
             ending: Some(Ending::Unobservable),
         }
@@ -312,26 +305,30 @@ mod tests {
 
     #[test]
     fn a_holder_that_is_missing_is_seen() {
-        fails("fork must work", |tried, _| {
-            tried.rounds.remove(1);
-            tried.rounds[1].kinds.remove(0);
-            tried.refused.push((HoldName::Fork, "no memory".into()));
-        });
+        fails(
+            "pipe must work wherever this runs: no memory",
+            |tried, _| {
+                tried.alone.remove(0);
+                tried.refused.push((HoldName::Pipe, "no memory".into()));
+            },
+        );
         fails("pipe must hold beside any other: no memory", |tried, _| {
-            tried.rounds[2].kinds.pop();
+            tried.together = Some(round(3, &[HoldName::Fork]));
             tried.refused.push((HoldName::Pipe, "no memory".into()));
         });
-        fails("must hold beside", |tried, _| {
-            tried.rounds.pop();
-        });
+        fails("must hold beside", |tried, _| tried.together = None);
         fails("must work", |tried, _| *tried = Tried::default());
+        fails("i915 must work", |tried, _| {
+            tried.simulated = true;
+            tried.alone[0] = round(0, &[HoldName::Pin]);
+            tried.together = Some(round(3, &[HoldName::Pin]));
+        });
     }
 
     #[test]
     fn a_device_that_only_one_can_have_is_told_and_no_failure() {
         let mut tried = good();
-        tried.rounds.insert(2, round(2, &[HoldName::Direct]));
-        tried.rounds[2].looks.clear();
+        tried.alone.push(round(2, &[HoldName::Direct]));
         let busy = (HoldName::Direct, "it is busy".to_owned());
         tried.refused.push(busy);
         let check = tried.all_were_tried();
@@ -342,9 +339,9 @@ mod tests {
 
     #[test]
     fn a_release_that_is_early_or_never_comes_is_seen() {
-        fails(RELEASED, |tried, _| tried.rounds[0].early = Some(1));
+        fails(RELEASED, |tried, _| tried.alone[0].early = Some(1));
         fails("while held by pipe", |tried, _| {
-            tried.rounds[2].early = Some(1);
+            tried.together.as_mut().unwrap().early = Some(1);
         });
         fails("never told", |_, evidence| {
             evidence.lives[1].released = None
@@ -358,27 +355,25 @@ mod tests {
     #[test]
     fn wrong_pages_are_seen_and_so_is_a_copy_where_none_may_be() {
         fails("saw other pages", |tried, _| {
-            tried.rounds[0].looks[0].before = Some("x".into());
+            tried.alone[0].looks[0].before = Some("x".into());
         });
         fails("what the pages held before", |tried, _| {
-            tried.rounds[0].looks[0].after = Some("old".into());
+            tried.alone[0].looks[0].after = Some("old".into());
         });
-        fails("once only", |tried, _| {
-            tried.rounds[0].looks[0].after = None
-        });
+        fails("once only", |tried, _| tried.alone[0].looks[0].after = None);
         // What a disk was sent is a copy.
         fails("something else", |tried, _| {
-            tried.rounds[0].looks[0].kind = HoldName::Direct;
+            tried.alone[0].looks[0].kind = HoldName::Direct;
         });
         assert!(
             failures(|tried, _| {
-                tried.rounds[0].looks[0].kind = HoldName::Direct;
-                tried.rounds[0].looks[0].after = Some("old".into());
+                tried.alone[0].looks[0].kind = HoldName::Direct;
+                tried.alone[0].looks[0].after = Some("old".into());
             })
             .is_empty()
         );
         fails("nobody looked", |tried, _| {
-            for round in &mut tried.rounds {
+            for round in tried.alone.iter_mut().chain(&mut tried.together) {
                 for look in &mut round.looks {
                     (look.before, look.after) = (None, None);
                 }
