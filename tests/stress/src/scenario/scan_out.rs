@@ -316,7 +316,8 @@ mod tests {
     #[test]
     fn each_fact_has_its_judge() {
         assert_eq!(failures(|_| {}), Vec::<String>::new());
-        let spoil: [(fn(&mut Window), &str); 6] = [
+        type Spoiled = (fn(&mut Window), &'static str);
+        let spoil: [Spoiled; 6] = [
             (|w| bytes(w, 0)[17] ^= 1, "1 of 65536 bytes"),
             (|w| *bytes(w, 1) = draw(BEFORE, PAGES), "it is picture 1"),
             (|w| bytes(w, 1).truncate(9), "none that was drawn"),
