@@ -77,6 +77,8 @@ pub struct Account {
     leaving: BTreeMap<u64, Leaving>,
     /// The unmap that a thread is at.
     at: HashMap<u32, u64>,
+    /// The unmap that a thread waits for.
+    awaited: HashMap<u32, u64>,
     /// The grants that a thread is about to end: an interrupt may end others in between.
     ending: HashMap<u32, Vec<u32>>,
     late: BTreeMap<u32, u64>,
@@ -176,6 +178,18 @@ impl Account {
                 None
             }
             Seen::Done { item } => self.done(ns, item),
+            Seen::Waits { item } => {
+                self.awaited.insert(thread, item);
+                None
+            }
+            Seen::Waited => {
+                let item = self.awaited.remove(&thread)?;
+                // Other drivers wait, too.
+                let (addr, _) = self.leaving.get(&item)?.going?;
+                self.mapped
+                    .contains_key(&addr)
+                    .then(|| self.done(ns, item))?
+            }
             Seen::End { gref } => {
                 self.ending.entry(thread).or_default().push(gref);
                 None

@@ -65,6 +65,13 @@ pub enum Seen {
         /// As above.
         item: u64,
     },
+    /// A driver waits for an unmap.
+    Waits {
+        /// As above.
+        item: u64,
+    },
+    /// And waits no longer.
+    Waited,
     /// A grant is to end.
     End {
         /// Which.
@@ -78,7 +85,7 @@ pub enum Seen {
 }
 
 /// All, in the order in which they are set.
-pub const PROBES: [Probe; 10] = [
+pub const PROBES: [Probe; 12] = [
     // gntdev_map_grant_pages → gnttab_map_refs(map_ops, kmap_ops, pages, count), drivers/xen/.
     entry(
         "map",
@@ -96,6 +103,9 @@ pub const PROBES: [Probe; 10] = [
         "addr=+0(%di):x64 pages=%cx:u32",
     ),
     entry("done", "__unmap_grant_pages_done", "item=%si:x64"),
+    // What a synchronous unmap calls; gntdev is told of its end by the return.
+    if_there(entry("wait", "gnttab_unmap_refs_sync", "item=%di:x64")),
+    if_there(at_return("waited", "gnttab_unmap_refs_sync")),
     // Called through the table of the grant table's version, so neither is ever inlined.
     of_ends(entry(
         "end1",
@@ -133,12 +143,18 @@ const fn at_return(name: &'static str, function: &'static str) -> Probe {
     }
 }
 
+const fn if_there(probe: Probe) -> Probe {
+    Probe {
+        needed: false,
+        ..probe
+    }
+}
+
 /// Which of them there are depends on the kernel.
 const fn of_ends(probe: Probe) -> Probe {
     Probe {
-        needed: false,
         of_ends: true,
-        ..probe
+        ..if_there(probe)
     }
 }
 
@@ -184,6 +200,10 @@ impl Seen {
             "done" => Seen::Done {
                 item: word("item")?,
             },
+            "wait" => Seen::Waits {
+                item: word("item")?,
+            },
+            "waited" => Seen::Waited,
             "end1" | "end2" => Seen::End {
                 gref: number("gref")?,
             },

@@ -68,6 +68,39 @@ fn an_unmap_that_is_put_off_is_told_when_it_is_done() {
 }
 
 #[test]
+fn an_unmap_that_gntdev_waits_for_is_done_when_it_need_not_wait_any_more() {
+    let waits = |item, addr| {
+        vec![
+            (20, 7, format!("wait item={item}")),
+            (21, 7, format!("ask item={item}")),
+            (40, 9, format!("look item={item}")),
+            (41, 9, format!("unmap addr={addr} pages=3")),
+            (50, 7, "waited ret=0".to_owned()),
+        ]
+    };
+    let told_of = |lines: &[(u64, u32, String)]| {
+        let lines = lines
+            .iter()
+            .map(|(us, thread, text)| (*us, *thread, text.as_str()));
+        told(&[MAP, MAPPED].into_iter().chain(lines).collect::<Vec<_>>())
+    };
+    let told = told_of(&waits("0x1", "0xa000"));
+    let unmapped = KernelEvent::Unmapped {
+        first: Some(grant(1, 8)),
+        pages: 3,
+        after_ns: 29_000,
+        put_off: 1,
+    };
+    assert_eq!(told[1], unmapped);
+    assert_eq!(counts(&told).unmapped, 3);
+    // Another driver's pages.
+    assert_eq!(counts(&told_of(&waits("0x5", "0xb000"))).unmapped, 0);
+    // It still waits.
+    let told = told_of(&waits("0x1", "0xa000")[..3]);
+    assert_eq!(counts(&told).unfinished.len(), 1);
+}
+
+#[test]
 fn an_unmap_that_is_not_done_is_unfinished() {
     let lines = [
         MAP,
