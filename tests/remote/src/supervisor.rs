@@ -7,6 +7,7 @@ use super::message::{
 use super::terminal::Terminal;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use pv_harness::holder::kernel_holder;
 use pv_harness::processes::{Autopsy, Blocked, Child, Files, Start};
 use pv_harness::timeline::now_ns;
 use rustix::process::Signal;
@@ -300,10 +301,12 @@ impl Domain {
                 let digests: io::Result<Vec<String>> = stretches.iter().map(digest).collect();
                 digests.map(Answer::Digests).map_err(said)
             }
-            Question::CanHold(name) => match pv_harness::holder::kernel_holder(name) {
-                Ok(_) => Ok(Answer::Done),
-                Err(error) => Err(error.to_string()),
-            },
+            Question::CanHold(name) => {
+                match kernel_holder(name).and_then(|holder| holder.try_out()) {
+                    Ok(_) => Ok(Answer::Done),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
         }
     }
 }

@@ -192,6 +192,15 @@ pub trait Holder: Send {
     /// As [`Holder::hold`]; [`HoldError::Broken`] for an export that is none.
     fn import(&self, export: Export) -> Result<Box<dyn Held>, HoldError>;
 
+    /// Tries on a page of this process whether it can be had here, where making the holder does not
+    /// tell already.
+    ///
+    /// # Errors
+    /// As [`Holder::hold`].
+    fn try_out(&self) -> Result<(), HoldError> {
+        Ok(())
+    }
+
     /// The consumer has taken an export over, given its `words`: what the mapper's process kept of
     /// it for that moment goes.
     fn taken(&self, words: &[u64]) {

@@ -301,10 +301,15 @@ fn an_rdma_region_holds_the_pages_or_says_what_it_needs() {
         let sum = granter.fill(0x44, PAGES);
         let mapping = granter.map();
         let holder = kernel_holder(name).unwrap();
+        let tried = holder.try_out();
         let export = match holder.hold(&mapping, 0, PAGES) {
-            Ok(export) => export,
+            Ok(export) => {
+                tried.unwrap();
+                export
+            }
             Err(error) => {
                 let text = error.to_string();
+                assert_eq!(tried.unwrap_err().to_string(), text);
                 assert!(text.contains(&format!("--hold {name}")), "{text}");
                 let helps = ["modprobe", "root is needed", "newer than 6.12"];
                 assert!(helps.iter().any(|help| text.contains(help)), "{text}");

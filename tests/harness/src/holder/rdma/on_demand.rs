@@ -111,6 +111,11 @@ impl Holder for OnDemand {
         Ok(Export::new(kind, count, words, fds))
     }
 
+    fn try_out(&self) -> Result<(), HoldError> {
+        let page = SharedPages::anonymous(1)?;
+        self.hold(&page, 0, 1).map(drop)
+    }
+
     fn import(&self, export: Export) -> Result<Box<dyn Held>, HoldError> {
         let kind = self.kind;
         let pages = export.pages as usize;

@@ -42,6 +42,11 @@ impl Holder for Rdma {
         Ok(Export::new(KIND, count, vec![], fds))
     }
 
+    fn try_out(&self) -> Result<(), HoldError> {
+        let page = SharedPages::anonymous(1)?;
+        self.hold(&page, 0, 1).map(drop)
+    }
+
     fn import(&self, export: Export) -> Result<Box<dyn Held>, HoldError> {
         let ([link, context], []) = parts(export)?;
         Ok(Box::new(Registered {
