@@ -29,11 +29,13 @@ fn list_names_every_scenario_as_text_and_as_json() {
             "copy",
             "hold-unmap",
             "hold-unmap-sync",
+            "holders",
             "backend-killed",
             "frontend-killed",
             "consumer-killed",
             "partial-map",
-            "revoke-in-use"
+            "revoke-in-use",
+            "scan-out"
         ]
     );
     assert!(names.iter().all(|name| text.stdout.contains(name)));
