@@ -196,8 +196,12 @@ impl Round {
             return Check::fail(name, format!("it was told {early} before"));
         }
         let held = spell(releasing.saturating_sub(began));
-        let after = spell(released.saturating_sub(let_go));
-        Check::pass(name, format!("held for {held}, released {after} after"))
+        let when = match released.checked_sub(let_go) {
+            Some(after) => format!("{} after", spell(after)),
+            // The references go before the call returns.
+            None => "while it let go".into(),
+        };
+        Check::pass(name, format!("held for {held}, released {when}"))
     }
 }
 
@@ -301,6 +305,11 @@ mod tests {
         let checks = good().judge(&evidence());
         assert!(checks[0].detail.contains("uring, an old kernel"));
         assert_eq!(checks[1].detail, "held for 40 ns, released 5 ns after");
+        let mut within = evidence();
+        within.lives[0].released = Some(52);
+        let check = &good().judge(&within)[1];
+        assert_eq!(check.detail, "held for 40 ns, released while it let go");
+        assert!(check.passed);
     }
 
     #[test]
