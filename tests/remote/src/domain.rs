@@ -301,7 +301,8 @@ impl Domain {
         self.do_it(Question::Remove(path.to_owned()))
     }
 
-    /// Removes a directory and all below it; names the sockets that were left there.
+    /// Removes a directory and all below it; names the sockets that were left there, and holders'
+    /// devices that have not gone.
     ///
     /// # Errors
     /// What the domain's file system says.

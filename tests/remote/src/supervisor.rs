@@ -7,7 +7,7 @@ use super::message::{
 use super::terminal::Terminal;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use pv_harness::holder::kernel_holder;
+use pv_harness::holder::{kernel_holder, links_left};
 use pv_harness::processes::{Autopsy, Blocked, Child, Files, Start};
 use pv_harness::timeline::now_ns;
 use rustix::process::Signal;
@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 const CONSOLE: Token = Token(0);
 /// A console driver may have room again without saying so.
 const RETRY: Duration = Duration::from_millis(20);
+/// What the kernel may take to take down the devices of holders that have ended.
+const LINKS_GO: Duration = Duration::from_secs(10);
 
 /// Serves a run in dom0 for as long as the console is there.
 ///
@@ -292,9 +294,10 @@ impl Domain {
             Question::MakeDir(path) => done(fs::create_dir_all(&path)),
             Question::Remove(path) => done(fs::remove_file(&path)),
             Question::RemoveDir(path) => {
-                let sockets = pv_harness::processes::sockets_below(&path);
+                let mut left = pv_harness::processes::sockets_below(&path);
                 fs::remove_dir_all(&path).map_err(said)?;
-                Ok(Answer::Lines(sockets))
+                left.extend(links_left(LINKS_GO));
+                Ok(Answer::Lines(left))
             }
             Question::Digests(path, stretches) => {
                 let digest = |&(offset, bytes)| pv_harness::digest::digest(&path, offset, bytes);

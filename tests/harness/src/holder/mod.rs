@@ -23,7 +23,7 @@ mod xdp;
 pub use crate::settings::HoldName;
 pub use choose::{holder, kernel_holder};
 pub(crate) use fetch::{allow, fetch};
-pub use rdma::LINK_PREFIX;
+pub use rdma::links_left;
 
 use libgnt::{PAGE_SIZE, SharedPages};
 use rustix::io::Errno;

@@ -23,14 +23,41 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-/// How the names of our links begin, in `/sys/class/infiniband`.
-pub const LINK_PREFIX: &str = "pvstress";
+/// How the names of our links begin.
+const PREFIX: &str = "pvstress";
+const LINKS: &str = "/sys/class/infiniband";
 const INTERFACE: &str = "lo";
 /// `LOOPBACK_IFINDEX`, `include/net/net_namespace.h`: of `lo` in any namespace.
 const INDEX: i32 = 1;
 const MODULE: &str = "/sys/module/rdma_rxe";
 const UVERBS: &str = "/sys/class/infiniband_verbs";
+
+/// Links of ours that are still there after a while, though their processes have ended. The kernel takes
+/// a namespace down in the background.
+pub fn links_left(patience: Duration) -> Vec<String> {
+    left_in(Path::new(LINKS), patience)
+}
+
+fn left_in(dir: &Path, patience: Duration) -> Vec<String> {
+    // sysfs has no event for a directory that goes.
+    const STEP: Duration = Duration::from_millis(10);
+    let until = Instant::now() + patience;
+    loop {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path());
+        let ours = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(&format!("{PREFIX}-"))
+        };
+        let left: Vec<PathBuf> = paths.filter(ours).collect();
+        if left.is_empty() || Instant::now() >= until {
+            return left.iter().map(|path| path.display().to_string()).collect();
+        }
+        std::thread::sleep(STEP);
+    }
+}
 
 /// A link of this process, as long as a copy of its socket is open.
 #[derive(Debug)]
@@ -54,7 +81,7 @@ impl Link {
             }
         }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{LINK_PREFIX}-{}-{number}", std::process::id());
+        let name = format!("{PREFIX}-{}-{number}", std::process::id());
         let socket = socket_elsewhere(kind)?;
         let answer = ask(&socket, &messages::new_link(&name, INTERFACE));
         answer.map_err(call(kind, "RDMA_NLDEV_CMD_NEWLINK"))?;
@@ -69,9 +96,7 @@ impl Link {
     /// The place of an address in the link's table of them, where it is for RoCE v2, over UDP: the
     /// table has what its interface had when the link was made (`gid_table_setup_one`).
     pub fn index_of(&self, address: [u8; 16]) -> Option<u8> {
-        let port = Path::new("/sys/class/infiniband")
-            .join(&self.name)
-            .join("ports/1");
+        let port = Path::new(LINKS).join(&self.name).join("ports/1");
         let groups = address
             .chunks(2)
             .map(|pair| format!("{:02x}{:02x}", pair[0], pair[1]));
@@ -173,6 +198,22 @@ mod tests {
             }
         };
         assert!(link.device().exists(), "{link:?}");
+    }
+
+    #[test]
+    fn a_link_that_stays_is_named_and_one_that_goes_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        fs::create_dir(path.join("rxe0")).unwrap();
+        assert!(left_in(path, Duration::ZERO).is_empty(), "somebody else's");
+        let ours = path.join("pvstress-7-0");
+        fs::create_dir(&ours).unwrap();
+        let left = left_in(path, Duration::from_millis(20));
+        assert_eq!(left, [ours.display().to_string()]);
+        let goes = std::thread::spawn(move || fs::remove_dir(ours).unwrap());
+        assert!(left_in(path, Duration::from_secs(60)).is_empty());
+        goes.join().unwrap();
+        assert!(left_in(Path::new("/nowhere"), Duration::ZERO).is_empty());
     }
 
     #[test]

@@ -15,6 +15,6 @@ mod oracle;
 mod region;
 mod verbs;
 
-pub use link::LINK_PREFIX;
+pub use link::links_left;
 pub use on_demand::OnDemand;
 pub use region::Rdma;
