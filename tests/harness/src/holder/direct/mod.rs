@@ -17,9 +17,10 @@ mod nbd;
 mod protocol;
 mod server;
 
-use super::{Export, Held, HoldError, HoldName, Holder, PATIENCE, address_of, call, parts, sha256};
+use super::{Export, Held, HoldError, HoldName, Holder, address_of, call, parts, sha256};
 use aio::Aio;
 use libgnt::{PAGE_SIZE, SharedPages};
+use nbd::PATIENCE;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use server::Server;

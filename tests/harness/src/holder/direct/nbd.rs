@@ -9,7 +9,7 @@
 //! the disk, too.
 #![allow(unsafe_code, reason = "ioctls, and a thread without signals")]
 
-use crate::holder::{HoldError, HoldName, PATIENCE, call, last_errno};
+use crate::holder::{HoldError, HoldName, call, last_errno};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
 use rustix::io::Errno;
@@ -21,7 +21,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const KIND: HoldName = HoldName::Direct;
 
@@ -34,6 +34,9 @@ const CLEAR_SOCK: libc::Ioctl = 0xab04;
 const KERNELS_EVENTS: u32 = 1;
 /// Room beside the data in a socket that nobody reads yet: requests, and the kernel's books.
 const BESIDE: usize = 64 << 10;
+/// Each step of a device's life takes milliseconds, but on a busy machine that emulates its processor more
+/// than 10 seconds were seen for the start.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// Where the kernel lists block devices.
 const SYS_BLOCK: &str = "/sys/block";
 
