@@ -191,6 +191,8 @@ struct State {
     /// The hold of the pages that it unmaps, if they are lent.
     lent: Option<u64>,
     stop: Stop,
+    /// The run knows that we are ready.
+    is_ready: bool,
     /// Sabotage: to map the next request's pages once more.
     behind: Option<Arc<dyn Platform>>,
 }
@@ -216,6 +218,7 @@ impl Recorder {
                 calling: None,
                 lent: None,
                 stop,
+                is_ready: false,
                 behind: None,
             })),
         }
@@ -348,10 +351,12 @@ impl State {
     fn rare(&mut self, kind: &BackEventKind) {
         let text = match kind {
             BackEventKind::Waiting => {
-                self.send(&News::Ready);
+                self.ready();
                 return;
             }
             BackEventKind::Connected { mode } => {
+                // One that takes a ring over that is in service waits for nobody.
+                self.ready();
                 self.epoch += 1;
                 self.timeline.log(Event::Connected { epoch: self.epoch });
                 format!("connected: {mode:?}")
@@ -368,6 +373,13 @@ impl State {
         self.timeline.log(Event::Note { text });
         if let BackEventKind::Closed { zombies } = *kind {
             self.send(&News::Fact(Fact::Closed { zombies }));
+        }
+    }
+
+    /// The run waits for this once.
+    fn ready(&mut self) {
+        if !std::mem::replace(&mut self.is_ready, true) {
+            self.send(&News::Ready);
         }
     }
 
