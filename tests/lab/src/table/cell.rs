@@ -15,7 +15,7 @@ pub struct Cell {
 }
 
 /// What each word says.
-pub const LEGEND: [(&str, &str); 8] = [
+pub const LEGEND: [(&str, &str); 9] = [
     (
         "returns",
         "unmaps return at once; the grants are released after the holder let go",
@@ -32,6 +32,10 @@ pub const LEGEND: [(&str, &str); 8] = [
         "last put",
         "the mapping's last put waits for the holder, and the holder, a program, for the return of the call",
     ),
+    (
+        "waits",
+        "the unmap waits for the holder, who lets go by itself: no cycle",
+    ),
     ("damage", "the kernel complains of its own books"),
     ("fails", "a check failed"),
     ("refused", "this holder cannot be had there"),
@@ -40,6 +44,8 @@ pub const LEGEND: [(&str, &str); 8] = [
 
 /// In the name of the check that holds a kernel's complaints.
 const COMPLAINTS: &str = "kernel complained";
+/// And of the one that an unmap fails which waits.
+const RETURNED: &str = "every unmap call returned while the pages were held";
 
 impl Cell {
     /// Of a run's `report.json`, if it has one, and of what the run said on standard error.
@@ -63,6 +69,9 @@ impl Cell {
                 (_, Some(Form::LastPut)) => cell("last put", edges.join("; ")),
                 _ if failed.iter().any(|check| check.contains(COMPLAINTS)) => {
                     cell("damage", failed.join("; "))
+                }
+                _ if failed.iter().any(|check| check.starts_with(RETURNED)) => {
+                    cell("waits", failed.join("; "))
                 }
                 _ => cell("fails", failed.join("; ")),
             };
@@ -143,6 +152,7 @@ mod tests {
         assert_eq!(word(Outcome::Failed, None, "x"), "fails");
         let complaint = no_kernel_complained(Vec::new(), &[], 1).name;
         assert_eq!(word(Outcome::Failed, None, &complaint), "damage");
+        assert_eq!(word(Outcome::Failed, None, RETURNED), "waits");
         let refused = Cell::of(None, Some("pv-stress: --hold xdp: no\n"));
         assert_eq!(
             (refused.word, &*refused.detail),
