@@ -154,13 +154,7 @@ impl Account {
             }
             Seen::Mapped { ret } => self.map_returned(ns, thread, ret == 0),
             Seen::Asked { item } => {
-                let leaving = Leaving {
-                    since: ns,
-                    put_off: 0,
-                    going: None,
-                };
-                self.leaving.insert(item, leaving);
-                self.at.insert(thread, item);
+                self.asked(ns, thread, item);
                 None
             }
             Seen::Looked { item } => {
@@ -179,6 +173,8 @@ impl Account {
             }
             Seen::Done { item } => self.done(ns, item),
             Seen::Waits { item } => {
+                // The compiler may have put the asking into the waiting, where no probe is.
+                self.asked(ns, thread, item);
                 self.awaited.insert(thread, item);
                 None
             }
@@ -203,6 +199,16 @@ impl Account {
                 self.ended(ns, gref, ret != 0)
             }
         }
+    }
+
+    fn asked(&mut self, ns: u64, thread: u32, item: u64) {
+        let leaving = Leaving {
+            since: ns,
+            put_off: 0,
+            going: None,
+        };
+        self.leaving.insert(item, leaving);
+        self.at.insert(thread, item);
     }
 
     fn map_returned(&mut self, ns: u64, thread: u32, made: bool) -> Option<Told> {
