@@ -91,6 +91,9 @@ impl fmt::Display for Hint<'_> {
             (_, Errno::PERM) if self.1 == "unshare" || self.1 == "RDMA_NLDEV_CMD_NEWLINK" => {
                 " (root is needed: a network namespace, CAP_SYS_ADMIN, and a link, CAP_NET_ADMIN)"
             }
+            (_, Errno::NOENT) if self.1 == "RDMA_NLDEV_CMD_NEWLINK" => {
+                " (rdma_rxe of an older Linux needs an algorithm: run `modprobe crc32_generic`)"
+            }
             (_, Errno::INVAL) if self.1 == "unshare" => " (this kernel has no network namespaces)",
             (HoldName::Rdma, Errno::FAULT) => {
                 " (an RDMA region pins writable pages only, and no page of gntdev on a PV guest)"

@@ -27,8 +27,9 @@ pub const NO_HOLDER: &str = "none";
 const HOLD_UNMAP: &str = "hold-unmap";
 /// The scenario that uses every holder that there is.
 const HOLDERS: &str = "holders";
-/// Beside each scenario's deadline: ending what hangs, and asking what is left.
-const BESIDE: Duration = Duration::from_secs(45);
+/// Beside each scenario's deadline: ending what hangs, and asking what is left. A deadlock of two
+/// processes and the observers that wait for it take 50 s.
+const BESIDE: Duration = Duration::from_secs(90);
 /// The conformance suite takes as long as so many scenarios.
 const CONFORM_RUNS: u32 = 5;
 

@@ -71,11 +71,16 @@ pub fn build(asked: &Asked<'_>, packages: &Packages<'_>, work: &Path) -> Result<
     })
 }
 
+/// What a kernel asks modprobe for when it uses a module, and the domains have no modprobe: rxe of 6.1
+/// and 6.12 wants the algorithm `crc32` (`rxe_icrc_init`, `drivers/infiniband/sw/rxe/rxe_icrc.c`), and
+/// later ones have it built in.
+const ASKED_FOR: [(&str, &str); 1] = [("rdma_rxe", "crc32_generic")];
+
 /// A holder that was named must be one that this kernel can have.
 fn check_hold(parts: &Parts, hold: HoldName) -> Result<()> {
     if let Some((major, minor)) = hold.since().filter(|since| !parts.is_since(*since)) {
         return Err(LabError::Run(Error::Usage(format!(
-            "--hold {hold} needs Linux {major}.{minor}, and this is {}; name a newer one with --kernel, such as 6.12 or sid",
+            "--hold {hold} needs Linux {major}.{minor}, and this is {}; name a newer one with --kernel, such as sid",
             parts.kernel_release()
         ))));
     }
@@ -88,9 +93,11 @@ fn holders_modules(parts: &Parts, holders: &[HoldName]) -> Vec<String> {
     let can = |hold: &&HoldName| hold.since().is_none_or(|since| parts.is_since(since));
     let mut all: Vec<String> = Vec::new();
     for module in holders.iter().filter(can).flat_map(|hold| hold.modules()) {
-        let name = (*module).to_owned();
-        if parts.has_module(module) && !all.contains(&name) {
-            all.push(name);
+        let asked_for = ASKED_FOR.iter().filter(|(by, _)| by == module);
+        for name in asked_for.map(|(_, name)| *name).chain([*module]) {
+            if parts.has_module(name) && !all.iter().any(|have| have == name) {
+                all.push(name.to_owned());
+            }
         }
     }
     all
