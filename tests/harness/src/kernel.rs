@@ -11,3 +11,23 @@ const UNMAP_WAITS: &str = "/sys/module/xen_gntdev/parameters/unmap_waits";
 pub fn unmap_waits() -> bool {
     fs::read_to_string(UNMAP_WAITS).is_ok_and(|value| value.trim() == "Y")
 }
+
+/// A domain's kernel, as it said itself when a run began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestKernel {
+    /// The domain's name.
+    pub domain: String,
+    /// `PV`, `PVH` or `HVM`.
+    pub guest_type: String,
+    /// See [`unmap_waits`].
+    pub unmap_waits: bool,
+    /// It is where the pages are mapped and held.
+    pub maps: bool,
+}
+
+impl GuestKernel {
+    /// Paravirtualised: its page tables are the hypervisor's, and gntdev has a notifier.
+    pub fn is_pv(&self) -> bool {
+        self.guest_type == "PV"
+    }
+}

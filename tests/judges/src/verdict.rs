@@ -50,6 +50,9 @@ pub struct Verdict {
     /// A kernel in which tasks wait that nobody will wake.
     #[serde(default)]
     pub standstill: Option<Standstill>,
+    /// Why holding pages that were unmapped made no cycle.
+    #[serde(default)]
+    pub no_cycle: Option<String>,
     /// Some pages' lives, for the chart: held ones first.
     pub lives: Vec<RequestLife>,
     /// Pictures that it took.
@@ -162,6 +165,7 @@ pub(crate) mod tests {
             hung: vec![],
             blocked: vec![],
             standstill: None,
+            no_cycle: None,
             lives: vec![],
             pictures: vec![],
             figures: vec![Figure {

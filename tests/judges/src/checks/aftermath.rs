@@ -1,6 +1,7 @@
 //! What must be gone when everybody is gone.
 
 use super::{Check, Evidence, complaint};
+use pv_harness::kernel::GuestKernel;
 use pv_harness::timeline::Event;
 
 /// The hypervisor and the kernels behind it hold nothing any more.
@@ -124,14 +125,14 @@ const KERNELS: &str = "no guest's kernel complained";
 /// guests.
 pub fn no_kernel_complained(
     complaints: Vec<String>,
-    guests: &[(String, String)],
+    guests: &[GuestKernel],
     kernels: usize,
 ) -> Check {
     let mut meanings: Vec<String> = Vec::new();
     for said in &complaints {
         let domain = said.split(": ").next().unwrap_or_default();
-        let guest = guests.iter().find(|(name, _)| name == domain);
-        let meaning = complaint(said, guest.map(|(_, guest)| guest.as_str()));
+        let guest = guests.iter().find(|guest| guest.domain == domain);
+        let meaning = complaint(said, guest.map(|guest| guest.guest_type.as_str()));
         meanings.extend(meaning.filter(|meaning| !meanings.contains(meaning)));
     }
     let defects = complaints
@@ -152,6 +153,7 @@ mod tests {
     use libgnt::inspect::{Damage, GrantState, Inspection, UnmappingState};
     use libgnt::platform::Holder;
     use libgnt::types::{Access, DomId, ForeignGrant, GrantRef};
+    use pv_harness::kernel::GuestKernel;
     use pv_harness::processes::{Autopsy, Exit};
 
     const GRANT: ForeignGrant = ForeignGrant {
@@ -280,7 +282,12 @@ mod tests {
             !check.detail.contains("PV guests"),
             "it is not known to be one"
         );
-        real.guests = vec![("back".into(), "PV".into())];
+        real.guests = vec![GuestKernel {
+            domain: "back".into(),
+            guest_type: "PV".into(),
+            unmap_waits: false,
+            maps: true,
+        }];
         let check = kernels_are_well(&real).unwrap();
         for part in [
             "no cycle; the kernel complained: ",

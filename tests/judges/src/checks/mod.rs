@@ -19,7 +19,8 @@ pub use hold::{
     reused_after_release, unmaps_return_while_held, was_held_while_unmapping,
 };
 pub use kernel::{
-    AfterKill, Form, Kill, Standstill, advice, complaint, kernel_does_not_wait, standstill,
+    AfterKill, Form, Kill, Standstill, advice, complaint, kernel_does_not_wait, no_cycle,
+    standstill,
 };
 pub use loss::{
     every_write_is_kept, released_by_death, same_data, was_killed_in_mid_io, was_noticed,
@@ -30,6 +31,7 @@ pub use request_life::{RequestLife, lives};
 
 use libgnt::grant::Totals;
 use libgnt::inspect::{Deadlock, Inspection};
+use pv_harness::kernel::GuestKernel;
 use pv_harness::processes::Aftermath;
 use pv_harness::timeline::{Event, Record};
 use serde::{Deserialize, Serialize};
@@ -96,8 +98,8 @@ pub struct Evidence {
     pub kernels: Option<Vec<(String, Vec<String>)>>,
     /// On a real Xen: event channels that were not there before, where that could be found out.
     pub channels: Option<Vec<String>>,
-    /// What kind of guest each of these domains is: `PV`, `PVH`, `HVM`.
-    pub guests: Vec<(String, String)>,
+    /// On a real Xen: what the domains' kernels said of themselves.
+    pub guests: Vec<GuestKernel>,
     /// A kernel in which tasks wait that nobody will wake.
     pub standstill: Option<Standstill>,
     /// How far stamps of different domains may be off against each other.

@@ -9,6 +9,12 @@ use pv_harness::processes::{Autopsy, Blocked, Thread};
 /// All of it; nothing for a run that did not hang.
 pub(super) fn section(page: &mut String, verdict: &Verdict) {
     deadlock(page, verdict);
+    if let Some(why) = &verdict.no_cycle {
+        push(
+            page,
+            format_args!("<p>Why there is no cycle: {}.</p>\n", escape(why)),
+        );
+    }
     if let Some(after) = verdict
         .standstill
         .as_ref()

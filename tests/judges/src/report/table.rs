@@ -113,6 +113,9 @@ fn explain(verdict: &Verdict, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  in words: {}.", found.form)?;
         after_kill(found, out)?;
     }
+    if let Some(why) = &verdict.no_cycle {
+        writeln!(out, "  no cycle: {why}.")?;
+    }
     for hung in &verdict.hung {
         writeln!(out, "  hung: {hung}")?;
     }

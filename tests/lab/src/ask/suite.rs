@@ -133,8 +133,8 @@ pub fn holders(args: &LabArgs) -> Vec<HoldName> {
     }
 }
 
-/// `hold-unmap` with one holder after the other. A run that did not pass may have left a kernel in a
-/// state, so the next one gets new domains. The status is the worst.
+/// `hold-unmap` with one holder after the other. A run that failed may have left a kernel in a state, so
+/// the next one gets new domains; one that could not begin (status 2) has not. The status is the worst.
 fn holds(args: &LabArgs) -> String {
     let of_all = holders(args).into_iter().map(|hold| hold.to_string());
     let names: Vec<String> = match args.hold {
@@ -156,10 +156,13 @@ fn holds(args: &LabArgs) -> String {
 worst=0 status=0
 mkdir -p {REPORT}/{HOLDS_REPORT}
 for hold in {names}; do
-    if [ $status != 0 ]; then
+    case $status in
+    0 | 2) ;;
+    *)
         for domain in front back; do start-domain $domain & done
         wait
-    fi
+        ;;
+    esac
     echo \"held by $hold\"
     case $hold in
     {NO_HOLDER}) {none} ;;
@@ -169,7 +172,10 @@ for hold in {names}; do
     [ $status = 0 ] || tail -n 3 {REPORT}/{HOLDS_REPORT}/$hold.said
     [ $status -le $worst ] || worst=$status
 done
-[ $status = 0 ] || for domain in front back; do xl destroy $domain; done
+case $status in
+0 | 2) ;;
+*) for domain in front back; do xl destroy $domain; done ;;
+esac
 exit $worst",
         names = names.join(" ")
     )

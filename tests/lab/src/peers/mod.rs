@@ -137,6 +137,7 @@ fn play(case: Case, xen: &Xen, dir: &ReportDir, args: &PeersArgs) -> Result<Verd
         hung: Vec::new(),
         blocked: Vec::new(),
         standstill: None,
+        no_cycle: None,
         lives: Vec::new(),
         pictures: Vec::new(),
         figures: Vec::new(),

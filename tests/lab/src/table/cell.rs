@@ -71,7 +71,8 @@ impl Cell {
                     cell("damage", failed.join("; "))
                 }
                 _ if failed.iter().any(|check| check.starts_with(RETURNED)) => {
-                    cell("waits", failed.join("; "))
+                    let why = verdict.no_cycle.clone();
+                    cell("waits", why.unwrap_or_else(|| failed.join("; ")))
                 }
                 _ => cell("fails", failed.join("; ")),
             };
@@ -120,6 +121,7 @@ mod tests {
                 functions: Vec::new(),
                 after_kill: None,
             }),
+            no_cycle: None,
             lives: Vec::new(),
             pictures: Vec::new(),
             figures: Vec::new(),

@@ -9,6 +9,7 @@ use libgnt::inspect::{GrantState, Inspection};
 use libgnt::types::ForeignGrant;
 use libgnt::{Platform, PlatformChoice};
 use pv_harness::error::{Error, Result};
+use pv_harness::kernel::GuestKernel;
 use pv_harness::processes::{Autopsy, Blocked, Elsewhere};
 use pv_xenstore::Client;
 use std::collections::BTreeSet;
@@ -192,10 +193,18 @@ impl Xen {
         Some(lists?.into_iter().flatten().collect())
     }
 
-    /// Each domain, and what kind of guest it is.
-    pub fn guests(&self) -> Vec<(String, String)> {
-        let kind = |domain: &Domain| Some((domain.name.clone(), domain.about()?.guest_type));
-        self.domains().into_iter().filter_map(kind).collect()
+    /// What the kernels below said of themselves.
+    pub fn guests(&self) -> Vec<GuestKernel> {
+        let kernel = |domain: &Domain| {
+            let about = domain.about()?;
+            Some(GuestKernel {
+                domain: domain.name.clone(),
+                guest_type: about.guest_type,
+                unmap_waits: about.unmap_waits,
+                maps: domain.name == self.back.name,
+            })
+        };
+        self.domains().into_iter().filter_map(kernel).collect()
     }
 
     /// A scenario is over: removes its directories; what should not have been in them.

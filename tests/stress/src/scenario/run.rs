@@ -5,7 +5,7 @@ use super::{Scenario, Stage};
 use crate::settings::Settings;
 use pv_harness::error::{Error, Result};
 use pv_harness::processes::{Processes, Stopped};
-use pv_judges::checks::{Check, Evidence, one_oracle};
+use pv_judges::checks::{Check, Evidence, no_cycle, one_oracle};
 use pv_judges::report::ReportDir;
 use pv_judges::verdict::{Figure, ONE_ORACLE, Outcome, Verdict};
 use pv_remote::xen::Xen;
@@ -64,6 +64,7 @@ pub fn run(
             .all(|w| w.observer != process.process)
     });
     checks.extend(pv_judges::checks::common(&evidence));
+    let no_cycle = no_cycle(&evidence);
     let standstill = evidence.standstill.take();
     let of_kernel = || {
         standstill
@@ -91,6 +92,7 @@ pub fn run(
         hung: hang.hung,
         blocked: hang.blocked,
         standstill,
+        no_cycle,
         lives: worth_showing(&evidence),
         pictures,
         figures,

@@ -3,6 +3,7 @@
 mod advice;
 mod complaints;
 mod edges;
+mod no_cycle;
 mod stack;
 mod standstill;
 mod table;
@@ -10,6 +11,7 @@ mod tasks;
 
 pub use advice::{Kill, advice};
 pub use complaints::complaint;
+pub use no_cycle::no_cycle;
 pub use standstill::{AfterKill, Form, Standstill, standstill};
 
 use super::{Check, Evidence};
