@@ -1,7 +1,7 @@
 //! What a kernel says that it says only when something is wrong with it.
 
 /// Begins of trouble, as kernels print it.
-const TROUBLE: [&str; 8] = [
+const TROUBLE: [&str; 9] = [
     "BUG:",
     "WARNING:",
     "Bad page",
@@ -9,12 +9,18 @@ const TROUBLE: [&str; 8] = [
     "blocked for more than",
     "kernel BUG at",
     "general protection fault",
+    "PANIC:",
     "Kernel panic",
 ];
 
 /// How a kernel dies to which an emulated processor has delivered an interrupt twice (`docs/lab.md`):
-/// in its entry code, before it has a stack. No driver can bring that about.
-const EMULATORS: &str = "ENTRY_TRAMPOLINE stack guard page was hit";
+/// in its entry code, before it has a stack. No driver can bring that about: a stack that one overflows is
+/// told in other words (`handle_stack_overflow`, `arch/x86/kernel/traps.c`).
+const EMULATORS: [&str; 2] = [
+    "ENTRY_TRAMPOLINE stack guard page was hit",
+    // Linux 5.10.
+    "PANIC: double fault",
+];
 
 /// The lines that are trouble.
 pub fn trouble(lines: &[String]) -> Vec<String> {
@@ -27,7 +33,8 @@ pub fn trouble(lines: &[String]) -> Vec<String> {
 
 /// Is an emulated processor to blame for this trouble?
 pub fn is_the_emulators(trouble: &[String]) -> bool {
-    trouble.iter().any(|line| line.contains(EMULATORS))
+    let is_it = |line: &String| EMULATORS.iter().any(|text| line.contains(text));
+    trouble.iter().any(is_it)
 }
 
 #[cfg(test)]
@@ -48,5 +55,7 @@ mod tests {
         assert!(!is_the_emulators(&lines));
         let entry = "[   23.0] BUG: ENTRY_TRAMPOLINE stack guard page was hit at (____ptrval____)";
         assert!(is_the_emulators(&[entry.to_owned()]));
+        let old = trouble(&["[   23.0] PANIC: double fault, error_code: 0x0".to_owned()]);
+        assert!(is_the_emulators(&old), "{old:?}");
     }
 }
