@@ -19,8 +19,8 @@ pub use hold::{
     reused_after_release, unmaps_return_while_held, was_held_while_unmapping,
 };
 pub use kernel::{
-    AfterKill, Form, Kill, Standstill, advice, complaint, kernel_does_not_wait, no_cycle,
-    standstill,
+    AfterKill, Emptied, Form, Kill, Standstill, advice, complaint, emptying, kernel_does_not_wait,
+    no_cycle, standstill,
 };
 pub use loss::{
     every_write_is_kept, released_by_death, same_data, was_killed_in_mid_io, was_noticed,

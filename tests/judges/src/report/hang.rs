@@ -64,6 +64,11 @@ fn after_kill(page: &mut String, after: &AfterKill) {
     page.push_str("<h3>After SIGKILL</h3><ul>\n");
     items(page, after.killed.iter().map(|said| format!("{said}.")));
     page.push_str("</ul>\n");
+    if !after.tried.is_empty() {
+        page.push_str("<h3>And after that</h3><ul>\n");
+        items(page, after.tried.iter().map(|said| format!("{said}.")));
+        page.push_str("</ul>\n");
+    }
     let left = match after.left.len() {
         0 => "no grant, no event channel".to_owned(),
         _ => after.left.join("; "),

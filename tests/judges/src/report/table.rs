@@ -134,6 +134,9 @@ fn after_kill(found: &Standstill, out: &mut dyn Write) -> io::Result<()> {
     for said in &after.killed {
         writeln!(out, "    {said}.")?;
     }
+    for said in &after.tried {
+        writeln!(out, "    then {said}.")?;
+    }
     let left = match after.left.len() {
         0 => "no grant, no event channel".to_owned(),
         _ => after.left.join("; "),

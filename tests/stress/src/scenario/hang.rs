@@ -3,7 +3,7 @@
 use super::Stage;
 use pv_harness::processes::{Autopsy, Blocked};
 use pv_harness::timeline::{Event, Record};
-use pv_judges::checks::{Evidence, Kill, Standstill, advice, standstill};
+use pv_judges::checks::{Emptied, Evidence, Kill, Standstill, advice, standstill};
 use std::time::Duration;
 
 /// What is known of it.
@@ -16,14 +16,22 @@ pub struct Hang {
     /// A kernel in which tasks wait that nobody will wake.
     pub standstill: Option<Standstill>,
     kills: Vec<Kill>,
+    emptied: Vec<Emptied>,
 }
 
 impl Hang {
-    /// At the deadline. Where a kernel stands still its processes are killed, and looked at again.
+    /// At the deadline. Where a kernel stands still its processes are killed, and looked at again; if that
+    /// did not help, what an operator is told to do is tried.
     pub fn of(stage: &mut Stage<'_>, hung: &[Autopsy], blocked: &[Blocked]) -> Hang {
         let standstill = standstill(hung, blocked);
         let kills = if standstill.is_some() {
             stage.kill_hung(hung)
+        } else {
+            Vec::new()
+        };
+        let has_helped = kills.iter().any(|kill| kill.free.is_some());
+        let emptied = if standstill.is_some() && !has_helped {
+            stage.empty_pipes(hung)
         } else {
             Vec::new()
         };
@@ -32,6 +40,7 @@ impl Hang {
             blocked: blocked.to_vec(),
             standstill,
             kills,
+            emptied,
         }
     }
 
@@ -43,6 +52,7 @@ impl Hang {
             hung: aftermath.hung.clone(),
             blocked: aftermath.blocked.clone(),
             kills: Vec::new(),
+            emptied: Vec::new(),
         }
     }
 
@@ -52,7 +62,9 @@ impl Hang {
             kill.returned = returned(&evidence.records, kill.at, &kill.process.process);
         }
         if let Some(found) = &mut self.standstill {
-            found.after_kill = Some(advice(found, &self.hung, &self.kills, left(evidence)));
+            let left = left(evidence);
+            let after = advice(found, &self.hung, &self.kills, &self.emptied, left);
+            found.after_kill = Some(after);
         }
     }
 }

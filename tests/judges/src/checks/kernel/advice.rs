@@ -53,6 +53,49 @@ impl Kill {
     }
 }
 
+/// A stuck holder's pipes, read by another process, and the look after that.
+#[derive(Clone, Debug)]
+pub struct Emptied {
+    /// The holder, as it was when it hung.
+    pub process: Autopsy,
+    /// What was run.
+    pub command: String,
+    /// Why it could not be.
+    pub failed: Option<String>,
+    /// When no task of the run was blocked any more; `None`: some are.
+    pub free: Option<Duration>,
+    /// Grants in use before and after, if the hypervisor said it.
+    pub grants: Option<(usize, usize)>,
+    /// What is blocked then.
+    pub blocked: Vec<Blocked>,
+}
+
+impl Emptied {
+    fn say(&self) -> String {
+        let Emptied {
+            process, command, ..
+        } = self;
+        let begin = format!(
+            "the pipes of {} (pid {}) were read by another process, `{command}`",
+            process.process, process.pid
+        );
+        let grants = self.grants.map_or(String::new(), |(before, after)| {
+            format!("; of {before} grants that were in use then {after} still are")
+        });
+        match (&self.failed, self.free) {
+            (Some(why), None) => format!("{begin}: {why}{grants}"),
+            (_, Some(took)) => format!(
+                "{begin}: a look {} ms later saw no task of the run blocked any more{grants}",
+                took.as_millis()
+            ),
+            (None, None) => {
+                let remain = remaining(&self.blocked).join("; ");
+                format!("{begin}, and that did not help; still blocked: {remain}{grants}")
+            }
+        }
+    }
+}
+
 /// The tasks of the run, and the kernel's, that remain: with their state and function.
 fn remaining(blocked: &[Blocked]) -> Vec<String> {
     let tasks = blocked.iter().flat_map(|kernel| &kernel.tasks);
@@ -76,6 +119,7 @@ pub fn advice(
     found: &Standstill,
     hung: &[Autopsy],
     kills: &[Kill],
+    emptied: &[Emptied],
     left: Vec<String>,
 ) -> AfterKill {
     let freed = kills.iter().find(|kill| kill.free.is_some());
@@ -92,7 +136,7 @@ pub fn advice(
             ended.any(|kill| kill.process.pid == process.pid)
         };
         let stuck = hung.iter().filter(|process| !has_ended(process));
-        cures.extend(stuck.filter_map(empty_the_pipe));
+        cures.extend(stuck.filter_map(|process| empty_the_pipe(process, emptied)));
         if cures.is_empty() {
             cures.push(
                 "end what holds the references, if it is another process: the unmap returns when \
@@ -127,30 +171,45 @@ pub fn advice(
     );
     AfterKill {
         killed: kills.iter().map(Kill::say).collect(),
+        tried: emptied.iter().map(Emptied::say).collect(),
         left,
         cures,
     }
 }
 
-/// References in a pipe go when its bytes are read, and any process that may look at the holder's
-/// descriptors can read them, even those of one that is stuck.
-fn empty_the_pipe(process: &Autopsy) -> Option<String> {
+/// The command that empties the pipes of a holder, as root in its domain. References in a pipe go when its
+/// bytes are read, and any process that may look at the holder's descriptors can read them, even those of
+/// one that is stuck. `None`: it holds nothing so.
+pub fn emptying(process: &Autopsy) -> Option<String> {
     let spliced = |held: &Holding| held.kind.is_in_a_pipe();
     if !process.holds.iter().any(spliced) || process.pipes.is_empty() {
         return None;
     }
     let pid = process.pid;
+    // The pipe's other end is open as long as the holder is stuck, so it never says that it ends.
     let ends: Vec<String> = (process.pipes.iter())
-        .map(|fd| format!("/proc/{pid}/fd/{fd}"))
+        .map(|fd| format!("timeout 2 cat /proc/{pid}/fd/{fd} >/dev/null"))
         .collect();
+    Some(ends.join("; "))
+}
+
+fn empty_the_pipe(process: &Autopsy, emptied: &[Emptied]) -> Option<String> {
+    let command = emptying(process)?;
     let place = match &process.domain {
         Some(domain) => format!("in domain {domain}, as root"),
         None => "as root".into(),
     };
+    let tried = emptied
+        .iter()
+        .find(|tried| tried.process.pid == process.pid);
+    let outcome = match tried.map(|tried| tried.free.is_some()) {
+        Some(true) => "the unmap returns (so it was here, see above)",
+        Some(false) => "the unmap returns, as a rule (here it did not help, see above)",
+        None => "the unmap returns",
+    };
     Some(format!(
-        "let another process empty the pipe that holds the pages: {place}, `cat {} >/dev/null` reads \
-         what {} has, although that is stuck, and the unmap returns",
-        ends.join(" "),
+        "let another process empty the pipe that holds the pages: {place}, `{command}` reads what {} has, \
+         although that is stuck, and {outcome}",
         process.process
     ))
 }

@@ -9,7 +9,7 @@ mod standstill;
 mod table;
 mod tasks;
 
-pub use advice::{Kill, advice};
+pub use advice::{Emptied, Kill, advice, emptying};
 pub use complaints::complaint;
 pub use no_cycle::no_cycle;
 pub use standstill::{AfterKill, Form, Standstill, standstill};

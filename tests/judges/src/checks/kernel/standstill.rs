@@ -155,7 +155,10 @@ fn cycle_first(mut edges: Vec<WaitEdge>) -> (Vec<WaitEdge>, usize) {
 pub struct AfterKill {
     /// What each SIGKILL did, in order.
     pub killed: Vec<String>,
-    /// Grants and event channels that stay in use.
+    /// What an operator can do where SIGKILL does not help, tried after it.
+    #[serde(default)]
+    pub tried: Vec<String>,
+    /// Grants and event channels that stay in use after all of that.
     pub left: Vec<String>,
     /// What an operator can do.
     pub cures: Vec<String>,

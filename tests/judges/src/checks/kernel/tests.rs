@@ -306,7 +306,7 @@ pub(crate) fn told() -> (Vec<Autopsy>, Vec<Blocked>, Standstill) {
         kill(&hung[1], None, None, blocked.clone()),
     ];
     let left = vec!["0x9 of domain 1, which domain 2 maps 1 times".into()];
-    found.after_kill = Some(advice(&found, &hung, &kills, left));
+    found.after_kill = Some(advice(&found, &hung, &kills, &[], left));
     (hung, blocked, found)
 }
 
@@ -330,7 +330,7 @@ fn what_sigkill_does_not_end_is_told_with_the_cures() {
         kill(&hung[0], None, None, blocked.clone()),
         kill(&hung[1], None, None, blocked),
     ];
-    let after = advice(&found, &hung, &kills, vec!["grant 0x5".into()]);
+    let after = advice(&found, &hung, &kills, &[], vec!["grant 0x5".into()]);
     assert!(
         after.killed[0].starts_with("consumer (pid 12) did not end within 10 s of SIGKILL")
             && after.killed[0].contains(
@@ -340,7 +340,7 @@ fn what_sigkill_does_not_end_is_told_with_the_cures() {
     );
     let cures = after.cures.join("\n");
     for part in [
-        "`cat /proc/12/fd/9 >/dev/null`",
+        "`timeout 2 cat /proc/12/fd/9 >/dev/null`",
         "`xl destroy back`",
         "5.19",
         "gntdev-pv-deferred-unmap.md",
@@ -356,7 +356,7 @@ fn what_sigkill_ends_is_told_with_its_time_and_needs_no_pipe_emptied() {
     let (hung, blocked) = pvh(HoldState::AwaitsUnmap);
     let found = standstill(&hung, &blocked).unwrap();
     let kills = [kill(&hung[0], Some(12), Some(90), vec![])];
-    let after = advice(&found, &hung, &kills, vec![]);
+    let after = advice(&found, &hung, &kills, &[], vec![]);
     assert_eq!(
         after.killed,
         [
@@ -368,11 +368,11 @@ fn what_sigkill_ends_is_told_with_its_time_and_needs_no_pipe_emptied() {
         returned,
         ..kills[0].clone()
     };
-    let said = advice(&found, &hung, &[told], vec![]).killed.remove(0);
+    let said = advice(&found, &hung, &[told], &[], vec![]).killed.remove(0);
     assert!(said.contains("returned 40 ms after it"), "{said}");
     // It ended, and the unmap hangs all the same: no pipe of its is left to be emptied.
     let ended = [kill(&hung[0], Some(12), None, blocked)];
-    let cures = advice(&found, &hung, &ended, vec![]).cures.join("\n");
+    let cures = advice(&found, &hung, &ended, &[], vec![]).cures.join("\n");
     assert!(
         !cures.contains("/proc/12") && cures.contains("end what holds"),
         "{cures}"
@@ -385,6 +385,44 @@ fn what_sigkill_ends_is_told_with_its_time_and_needs_no_pipe_emptied() {
     assert!(cures.starts_with("kill whoever holds the pages, here consumer (pid 12)"));
     // Nothing was seen: that is not taken for nothing being blocked.
     let unread = [kill(&hung[0], Some(12), None, vec![])];
-    let after = advice(&found, &hung, &unread, vec![]);
+    let after = advice(&found, &hung, &unread, &[], vec![]);
     assert!(after.killed[0].contains("could not be read"));
+}
+
+#[test]
+fn the_cure_for_a_stuck_pipe_is_told_as_it_went() {
+    let (mut hung, blocked) = pv_prefetch();
+    for held in hung.iter_mut().flat_map(|process| &mut process.holds) {
+        held.kind = HoldName::RdmaOdp;
+    }
+    let found = standstill(&hung, &blocked).unwrap();
+    let kills = [kill(&hung[0], None, None, blocked.clone())];
+    let command = emptying(&hung[0]).unwrap();
+    assert_eq!(command, "timeout 2 cat /proc/12/fd/9 >/dev/null");
+    assert_eq!(emptying(&hung[1]), None, "it holds nothing");
+    let emptied = |free: Option<u64>| Emptied {
+        process: hung[0].clone(),
+        command: command.clone(),
+        failed: None,
+        free: free.map(Duration::from_millis),
+        grants: Some((23, 0)),
+        blocked: blocked.clone(),
+    };
+    let after = |free| advice(&found, &hung, &kills, &[emptied(free)], vec![]);
+    let helped = after(Some(2100));
+    assert!(
+        helped.tried[0].contains("2100 ms later saw no task") && helped.tried[0].contains("of 23"),
+        "{helped:?}"
+    );
+    assert!(
+        helped.cures[0].contains("so it was here"),
+        "{:?}",
+        helped.cures
+    );
+    let not = after(None);
+    assert!(
+        not.tried[0].contains("did not help; still blocked: consumer (pid 12)"),
+        "{not:?}"
+    );
+    assert!(not.cures[0].contains("here it did not help"));
 }

@@ -1,13 +1,15 @@
 //! Processes killed while their kernel keeps one of them, and a second look at what remains.
 
 use super::Stage;
-use pv_harness::processes::{Autopsy, ChildId, Thread};
+use pv_harness::processes::{Autopsy, Blocked, ChildId, Thread};
 use pv_harness::timeline::{Event, now_ns};
-use pv_judges::checks::Kill;
+use pv_judges::checks::{Emptied, Kill, emptying};
 use std::time::{Duration, Instant};
 
 /// What SIGKILL ends, it ends within this, in software emulation, too.
 const LIMIT: Duration = Duration::from_secs(10);
+/// A command of some seconds ends within this, in software emulation, too.
+const SHELL: Duration = Duration::from_secs(60);
 /// Nobody tells when another process's call returns: the kernel is asked as often.
 const STEP: Duration = Duration::from_millis(100);
 
@@ -42,28 +44,69 @@ impl Stage<'_> {
         let who = process.process.clone();
         self.timeline.log(Event::Killed { who });
         let ended = self.processes.kill_hung(id, LIMIT);
+        let (free, blocked) = self.look(began);
+        Kill {
+            process: process.clone(),
+            at,
+            ended,
+            free,
+            // Known when its caller's records are here.
+            returned: None,
+            limit: LIMIT,
+            blocked,
+        }
+    }
+
+    /// Looks until no task of the run is blocked, or the limit: when that was, and what is blocked then.
+    fn look(&mut self, since: Instant) -> (Option<Duration>, Vec<Blocked>) {
         loop {
             let blocked = self.processes.blocked();
-            let is_clear = |tasks: &pv_harness::processes::Blocked| {
+            let is_clear = |tasks: &Blocked| {
                 tasks.missing.is_empty() && tasks.tasks.iter().all(|task| task.of.is_none())
             };
-            let free = blocked.iter().all(is_clear).then(|| began.elapsed());
+            let free = blocked.iter().all(is_clear).then(|| since.elapsed());
             let is_over = free.is_some()
-                || began.elapsed() >= LIMIT
+                || since.elapsed() >= LIMIT
                 || self.processes.interrupted().is_some();
             if is_over {
-                return Kill {
-                    process: process.clone(),
-                    at,
-                    ended,
-                    free,
-                    // Known when its caller's records are here.
-                    returned: None,
-                    limit: LIMIT,
-                    blocked,
-                };
+                return (free, blocked);
             }
             self.processes.idle(STEP);
         }
+    }
+
+    /// Has another process in the domain of each stuck holder read its pipes, until nothing is blocked.
+    pub(in crate::scenario) fn empty_pipes(&mut self, hung: &[Autopsy]) -> Vec<Emptied> {
+        let Some(xen) = self.xen.clone() else {
+            return Vec::new();
+        };
+        let mut emptied = Vec::new();
+        for process in hung {
+            let domains = xen.domains();
+            let domain = domains
+                .into_iter()
+                .find(|domain| process.domain.as_ref() == Some(&domain.name));
+            let (Some(domain), Some(command)) = (domain, emptying(process)) else {
+                continue;
+            };
+            let grants = || Some(xen.inspect().ok()?.grants.len());
+            let before = grants();
+            let began = Instant::now();
+            let failed = domain.shell(&command, SHELL).err();
+            let (free, blocked) = self.look(began);
+            let is_over = free.is_some() || self.processes.interrupted().is_some();
+            emptied.push(Emptied {
+                process: process.clone(),
+                command,
+                failed: failed.map(|error| error.to_string()),
+                free,
+                grants: before.zip(grants()),
+                blocked,
+            });
+            if is_over {
+                break;
+            }
+        }
+        emptied
     }
 }
