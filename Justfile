@@ -11,6 +11,10 @@ run *ARGS:
 lab *ARGS:
     cargo run --release -- lab {{ARGS}}
 
+# the exact cycle of QubesOS/qubes-issues#7481 on a real Xen: found, status 3
+cycle *ARGS:
+    cargo run --release -- lab --kernel sid --guest pv --gntdev sync --scenario hold-unmap --hold rdma-odp {{ARGS}}
+
 # the simulated Xen against rules written from the kernel's and the hypervisor's sources
 conform *ARGS:
     cargo run --release -- conform {{ARGS}}

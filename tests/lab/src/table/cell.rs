@@ -46,6 +46,8 @@ pub const LEGEND: [(&str, &str); 9] = [
 const COMPLAINTS: &str = "kernel complained";
 /// And of the one that an unmap fails which waits.
 const RETURNED: &str = "every unmap call returned while the pages were held";
+/// In the last word of a mapper whose kernel refused only gntdev's own pages.
+const NOT_HELD: &str = "its pages cannot be held here: ";
 
 impl Cell {
     /// Of a run's `report.json`, if it has one, and of what the run said on standard error.
@@ -64,6 +66,11 @@ impl Cell {
                 verdict.standstill.as_ref().map(|found| found.form),
             ) {
                 (Outcome::Passed, _) => cell("returns", String::new()),
+                _ if failed.iter().any(|check| check.contains(NOT_HELD)) => {
+                    let why = failed.iter().find_map(|check| check.split(NOT_HELD).nth(1));
+                    let line = why.and_then(|why| why.lines().next()).unwrap_or_default();
+                    cell("refused", line.to_owned())
+                }
                 (_, Some(Form::Notifier)) => cell("cycle", edges.join("; ")),
                 (_, Some(Form::Callback)) => cell("half", edges.join("; ")),
                 (_, Some(Form::LastPut)) => cell("last put", edges.join("; ")),
@@ -155,6 +162,8 @@ mod tests {
         let complaint = no_kernel_complained(Vec::new(), &[], 1).name;
         assert_eq!(word(Outcome::Failed, None, &complaint), "damage");
         assert_eq!(word(Outcome::Failed, None, RETURNED), "waits");
+        let late = "ended: its pages cannot be held here: --hold uring: no\nmore";
+        assert_eq!(word(Outcome::Failed, None, late), "refused");
         let refused = Cell::of(None, Some("pv-stress: --hold xdp: no\n"));
         assert_eq!(
             (refused.word, &*refused.detail),
