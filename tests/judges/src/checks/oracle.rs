@@ -339,7 +339,10 @@ fn kernels_kept_what_was_held(evidence: &Evidence, kernels: &[Kernel<'_>]) -> Ch
                     spell(releasing - at)
                 ));
             }
-            let late = at.saturating_sub(life.hold_released.unwrap_or(releasing));
+            // A holder that did not come to the end of its release let go in another way, nobody says when.
+            let late = life
+                .hold_released
+                .map_or(0, |released| at.saturating_sub(released));
             let may_be = retry_gap(releasing.saturating_sub(began)).saturating_add(BUSY_NS);
             if late > may_be.saturating_add(slack) {
                 offenders.push(format!(
