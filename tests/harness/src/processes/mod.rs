@@ -66,6 +66,8 @@ pub enum Happening {
 
 /// Told of progress: the child's name, bytes done, bytes in all.
 type OnProgress = Box<dyn FnMut(&str, u64, u64)>;
+/// Names a cycle of waits in the kernels, if there is one.
+type Standstill = Box<dyn Fn(&[Autopsy], &[Blocked]) -> Option<String>>;
 
 /// Other machines, where some children have the processes that they stand for.
 pub trait Elsewhere {
@@ -99,6 +101,7 @@ pub struct Processes {
     blocked: Vec<Blocked>,
     on_progress: OnProgress,
     elsewhere: Option<Arc<dyn Elsewhere>>,
+    standstill: Option<(Duration, Standstill)>,
 }
 
 impl Processes {
@@ -156,6 +159,7 @@ impl Processes {
             stop_grace: STOP_GRACE,
             hung: Vec::new(),
             blocked: Vec::new(),
+            standstill: None,
             on_progress: Box::new(|_, _, _| {}),
             elsewhere: None,
         })
@@ -164,6 +168,17 @@ impl Processes {
     /// Whom to tell about progress: the child's name, bytes done, bytes in all.
     pub fn on_progress(&mut self, tell: impl FnMut(&str, u64, u64) + 'static) {
         self.on_progress = Box::new(tell);
+    }
+
+    /// While nothing happens for so long, has what hangs looked at. `is` names a cycle among tasks that
+    /// wait in a kernel, if there is one; seen twice with the same name it ends the run, since nobody
+    /// will wake them before the deadline.
+    pub fn end_at_standstill(
+        &mut self,
+        quiet: Duration,
+        is: impl Fn(&[Autopsy], &[Blocked]) -> Option<String> + 'static,
+    ) {
+        self.standstill = Some((quiet, Box::new(is)));
     }
 
     /// Has a signal asked the run to end?

@@ -2,6 +2,7 @@
 
 use super::{Autopsy, Blocked};
 use crate::timeline::Record;
+use std::time::Duration;
 use std::{fmt, io};
 
 /// Why a wait ended without what it waited for.
@@ -14,6 +15,17 @@ pub enum Stopped {
         /// What every child was doing.
         hung: Vec<Autopsy>,
         /// What the kernels below them kept.
+        blocked: Vec<Blocked>,
+    },
+    /// Tasks wait in a kernel for each other, as they did at the look before.
+    Standstill {
+        /// What was waited for.
+        what: String,
+        /// How long nothing had happened.
+        quiet: Duration,
+        /// As at a deadline.
+        hung: Vec<Autopsy>,
+        /// As at a deadline.
         blocked: Vec<Blocked>,
     },
     /// A signal asked the run to end.
@@ -40,6 +52,12 @@ impl fmt::Display for Stopped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Stopped::Deadline { what, .. } => write!(f, "the deadline passed, waiting for {what}"),
+            Stopped::Standstill { what, quiet, .. } => write!(
+                f,
+                "a kernel stands still, waiting for {what}: two looks, in {} s in which nothing \
+                 happened, found the same tasks waiting for each other",
+                quiet.as_secs()
+            ),
             Stopped::Interrupted(signal) => write!(f, "interrupted by signal {signal}"),
             Stopped::Died {
                 process,

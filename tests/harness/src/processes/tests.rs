@@ -52,6 +52,32 @@ fn a_child_that_ends_badly_ends_the_wait_with_its_own_words() {
 }
 
 #[test]
+fn a_standstill_ends_the_wait_when_it_is_seen_twice_and_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let step = std::time::Duration::from_millis(10);
+    let mut stuck = processes(dir.path(), 60_000);
+    stuck.end_at_standstill(step, |hung, _| Some(hung[0].process.clone()));
+    let a = script(&mut stuck, "a", "sleep 1000");
+    let Err(Stopped::Standstill { what, hung, .. }) = stuck.await_ready(a) else {
+        panic!("it stands still")
+    };
+    assert_eq!((what.as_str(), hung.len()), ("a to be ready", 1));
+    drop(stuck);
+    // Tasks that wait for each other in another way each time go on.
+    let looks = std::cell::Cell::new(0);
+    let mut moves = processes(dir.path(), 100);
+    moves.end_at_standstill(step, move |_, _| {
+        looks.set(looks.get() + 1);
+        Some(looks.get().to_string())
+    });
+    let b = script(&mut moves, "b", "sleep 1000");
+    assert!(matches!(
+        moves.await_ready(b),
+        Err(Stopped::Deadline { .. })
+    ));
+}
+
+#[test]
 fn a_hung_child_is_described_and_killed_with_what_it_forked() {
     let dir = tempfile::tempdir().unwrap();
     let mut processes = processes(dir.path(), 300);

@@ -25,7 +25,7 @@ impl Processes {
             return Ok(got);
         }
         loop {
-            let fresh = self.next(what, self.deadline)?;
+            let fresh = self.next_or_standstill(what)?;
             let mut found = None;
             let mut bad_end = None;
             for happening in fresh {
@@ -135,6 +135,41 @@ impl Processes {
 
     fn all_ended(&self) -> bool {
         self.children.iter().all(|child| child.exit().is_some())
+    }
+
+    /// Waits for the next happenings until the deadline, and looks at the kernels while there are none.
+    fn next_or_standstill(&mut self, what: &str) -> Result<Vec<Happening>, Stopped> {
+        let Some((step, _)) = self.standstill else {
+            return self.next(what, self.deadline);
+        };
+        let began = Instant::now();
+        let mut before = None;
+        loop {
+            let look = Instant::now() + step;
+            if look >= self.deadline {
+                return self.next(what, self.deadline);
+            }
+            match self.next(what, look) {
+                Err(Stopped::Deadline {
+                    what,
+                    hung,
+                    blocked,
+                }) => {
+                    let is = self.standstill.as_ref();
+                    let seen = is.and_then(|(_, is)| is(&hung, &blocked));
+                    if seen.is_some() && seen == before {
+                        return Err(Stopped::Standstill {
+                            what,
+                            quiet: began.elapsed(),
+                            hung,
+                            blocked,
+                        });
+                    }
+                    before = seen;
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Waits for the next happenings; at least one, or an error.

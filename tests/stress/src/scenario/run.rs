@@ -34,7 +34,9 @@ pub fn run(
     let mut stage = Stage::new(processes, settings, xen.cloned());
     let played = scenario.play(&mut stage);
     let at_deadline = match &played {
-        Err(Stopped::Deadline { hung, blocked, .. }) => Some(Hang::of(&mut stage, hung, blocked)),
+        Err(
+            Stopped::Deadline { hung, blocked, .. } | Stopped::Standstill { hung, blocked, .. },
+        ) => Some(Hang::of(&mut stage, hung, blocked)),
         _ => None,
     };
     let (mut evidence, mut figures, pictures) = match played {

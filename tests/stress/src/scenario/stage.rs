@@ -13,10 +13,10 @@ use pv_harness::digest::digest;
 use pv_harness::hand::RemoteHand;
 use pv_harness::picture::shape;
 use pv_harness::player::RunLink;
-use pv_harness::processes::{ChildId, News, Processes, Stopped};
+use pv_harness::processes::{Autopsy, Blocked, ChildId, News, Processes, Stopped};
 use pv_harness::settings::{Guest, Unmap};
 use pv_harness::timeline::{Event, Record, Timeline, now_ns, read_file};
-use pv_judges::checks::Watched;
+use pv_judges::checks::{Watched, standstill};
 use pv_judges::picture::Picture;
 use pv_judges::verdict::Figure;
 use pv_remote::xen::Xen;
@@ -26,6 +26,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The front end's domain on the simulated Xen. The back end and the consumer are in dom0 there.
 pub const FRONT: DomId = DomId(1);
@@ -58,6 +59,17 @@ pub struct Stage<'a> {
     timeline: Timeline,
 }
 
+/// How long nothing happens before the kernels are asked why.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// A cycle among tasks that wait in a kernel, named by its edges.
+fn cycle_in_a_kernel(hung: &[Autopsy], blocked: &[Blocked]) -> Option<String> {
+    let found = standstill(hung, blocked)?;
+    let around = &found.edges[..found.in_cycle];
+    let edges: Vec<String> = around.iter().map(ToString::to_string).collect();
+    (!edges.is_empty()).then(|| edges.join("; "))
+}
+
 /// Turns a library's error into one that stops the scenario.
 pub(super) fn failed<E: std::fmt::Display>(doing: &str) -> impl FnOnce(E) -> Stopped + '_ {
     move |error| Stopped::Io {
@@ -75,6 +87,7 @@ impl<'a> Stage<'a> {
         if let Some(xen) = &xen {
             processes.set_elsewhere(xen.clone());
         }
+        processes.end_at_standstill(QUIET, cycle_in_a_kernel);
         Stage {
             xen,
             devices: Vec::new(),
