@@ -59,9 +59,9 @@ pub struct TableArgs {
     /// The holders (default: all)
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     pub hold: Vec<HoldName>,
-    /// For how long each holds
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
-    pub hold_for: Duration,
+    /// For how long each holds (default: 1s, or a multiple of it where the domains are slow to boot)
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub hold_for: Option<Duration>,
     /// How long each run may take; one that hangs takes all of it
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = humantime::parse_duration)]
     pub deadline: Duration,
@@ -120,9 +120,10 @@ pub struct LabArgs {
     /// How the third consumer holds pages (default: pipe)
     #[arg(long, value_name = "NAME")]
     pub hold: Option<HoldName>,
-    /// For how long the third consumer holds pages
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = humantime::parse_duration)]
-    pub hold_for: Duration,
+    /// For how long the third consumer holds pages (default: 1s, or a multiple of it where the
+    /// domains are slow to boot)
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub hold_for: Option<Duration>,
     /// How long a scenario, or the command of --run, may take (default: 3m, or a multiple of it
     /// where the domains are slow to boot)
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -259,7 +260,9 @@ impl LabArgs {
         if let Some(hold) = self.hold {
             add("--hold", hold.to_string());
         }
-        add("--hold-for", spell(self.hold_for));
+        if let Some(hold_for) = self.hold_for {
+            add("--hold-for", spell(hold_for));
+        }
         if let Some(deadline) = self.deadline {
             add("--deadline", spell(deadline));
         }

@@ -240,6 +240,15 @@ fn add_deadline(command: &mut String, args: &LabArgs) {
     };
 }
 
+/// How long each hold is. While pages are held other requests must be served, and a slow machine serves
+/// few of them in a second.
+fn add_hold_for(command: &mut String, args: &LabArgs) {
+    let _ = match args.hold_for {
+        Some(hold_for) => write!(command, " --hold-for {}ms", hold_for.as_millis()),
+        None => write!(command, " --hold-for $((1000 * slow))ms"),
+    };
+}
+
 /// The command that runs the scenarios.
 fn scenarios(args: &LabArgs) -> String {
     let mut command = format!(
@@ -266,7 +275,7 @@ fn scenarios(args: &LabArgs) -> String {
     };
     add("--input", input);
     add("--machine", args.machine());
-    add("--hold-for", format!("{}ms", args.hold_for.as_millis()));
+    add_hold_for(&mut command, args);
     add_deadline(&mut command, args);
     if args.allow_kernel_damage {
         command.push_str(" --allow-kernel-damage");
@@ -351,6 +360,7 @@ pub(crate) mod tests {
             "{script}"
         );
         assert!(script.contains("--deadline $((180 * slow))s"), "{script}");
+        assert!(script.contains("--hold-for $((1000 * slow))ms"), "{script}");
         let script = &asked(&args(&["--deadline", "90s"])).unwrap()[0].script;
         assert!(script.contains("--deadline 90000ms"), "{script}");
     }

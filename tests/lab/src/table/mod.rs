@@ -119,7 +119,9 @@ fn row(
     add("--guest", guest.word().to_owned());
     add("--gntdev", word(gntdev));
     add("--xen", args.xen.clone());
-    add("--hold-for", spell(args.hold_for));
+    if let Some(hold_for) = args.hold_for {
+        add("--hold-for", spell(hold_for));
+    }
     add("--deadline", spell(args.deadline));
     add("--seed", "1".into());
     if let Some(mirror) = &args.mirror {
