@@ -100,7 +100,13 @@ impl Settings {
     /// The command that runs one scenario again, as this run did.
     pub fn replay(&self, scenario: &str, report: &Path) -> String {
         if let Some(machine) = &self.machine {
-            return format!("{machine} --scenario {scenario} --seed {}", self.seed);
+            // A table's row is one machine with one holder after the other.
+            let hold = match self.hold {
+                Some(hold) if !machine.contains(" --hold ") => format!(" --hold {hold}"),
+                _ => String::new(),
+            };
+            let seed = self.seed;
+            return format!("{machine}{hold} --scenario {scenario} --seed {seed}");
         }
         let mut command = format!(
             "pv-stress run --scenario {scenario} --platform {} --unmap {} --hold-for {} --deadline {} --seed {}",
@@ -175,7 +181,15 @@ mod tests {
         };
         assert_eq!(
             in_lab.replay("copy", Path::new("r")),
-            "pv-stress lab --kernel 6.12 --scenario copy --seed 7"
+            "pv-stress lab --kernel 6.12 --hold i915 --scenario copy --seed 7"
+        );
+        let with_hold = Settings {
+            machine: Some("pv-stress lab --hold pipe".into()),
+            ..settings.clone()
+        };
+        assert_eq!(
+            with_hold.replay("copy", Path::new("r")),
+            "pv-stress lab --hold pipe --scenario copy --seed 7"
         );
         assert_eq!(humantime::parse_duration("1s500ms"), Ok(settings.hold_for));
     }
