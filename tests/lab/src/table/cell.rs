@@ -15,7 +15,7 @@ pub struct Cell {
 }
 
 /// What each word says.
-pub const LEGEND: [(&str, &str); 9] = [
+pub const LEGEND: [(&str, &str); 10] = [
     (
         "returns",
         "unmaps return at once; the grants are released after the holder let go",
@@ -37,6 +37,10 @@ pub const LEGEND: [(&str, &str); 9] = [
         "the unmap waits for the holder, who lets go by itself: no cycle",
     ),
     ("damage", "the kernel complains of its own books"),
+    (
+        "oops",
+        "the holder's driver touches the pages through a mapping of its own, which Xen gives no PV guest, and faults in the kernel",
+    ),
     ("fails", "a check failed"),
     ("refused", "this holder cannot be had there"),
     ("-", "not run"),
@@ -44,6 +48,8 @@ pub const LEGEND: [(&str, &str); 9] = [
 
 /// In the name of the check that holds a kernel's complaints.
 const COMPLAINTS: &str = "kernel complained";
+/// In what is known of a fault in the kernel.
+const FAULT: &str = "no page-table entry for another domain's page";
 /// And of the one that an unmap fails which waits.
 const RETURNED: &str = "every unmap call returned while the pages were held";
 /// In the last word of a mapper whose kernel refused only gntdev's own pages.
@@ -74,6 +80,9 @@ impl Cell {
                 (_, Some(Form::Notifier)) => cell("cycle", edges.join("; ")),
                 (_, Some(Form::Callback)) => cell("half", edges.join("; ")),
                 (_, Some(Form::LastPut)) => cell("last put", edges.join("; ")),
+                _ if failed.iter().any(|check| check.contains(FAULT)) => {
+                    cell("oops", failed.join("; "))
+                }
                 _ if failed.iter().any(|check| check.contains(COMPLAINTS)) => {
                     cell("damage", failed.join("; "))
                 }
@@ -96,7 +105,7 @@ impl Cell {
 mod tests {
     use super::*;
     use libgnt::inspect::WaitEdge;
-    use pv_judges::checks::{Check, Standstill, no_kernel_complained};
+    use pv_judges::checks::{Check, Standstill, complaint, no_kernel_complained};
     use pv_judges::verdict::Verdict;
 
     fn report(outcome: Outcome, form: Option<Form>, check: &str) -> String {
@@ -159,9 +168,13 @@ mod tests {
         assert_eq!(deadlocked(Form::LastPut), "last put");
         assert_eq!(word(Outcome::Failed, Some(Form::Unmap), "x"), "fails");
         assert_eq!(word(Outcome::Failed, None, "x"), "fails");
-        let complaint = no_kernel_complained(Vec::new(), &[], 1).name;
-        assert_eq!(word(Outcome::Failed, None, &complaint), "damage");
+        let of_complaints = no_kernel_complained(Vec::new(), &[], 1).name;
+        assert_eq!(word(Outcome::Failed, None, &of_complaints), "damage");
         assert_eq!(word(Outcome::Failed, None, RETURNED), "waits");
+        let fault = "back: BUG: unable to handle page fault for address: ffffc90041710000";
+        let means = complaint(fault, Some("PV")).unwrap();
+        assert_eq!(word(Outcome::Failed, None, &means), "oops");
+        assert_eq!(word(Outcome::Deadlocked, Some(Form::Unmap), &means), "oops");
         let late = "ended: its pages cannot be held here: --hold uring: no\nmore";
         assert_eq!(word(Outcome::Failed, None, late), "refused");
         let refused = Cell::of(None, Some("pv-stress: --hold xdp: no\n"));

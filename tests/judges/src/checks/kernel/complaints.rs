@@ -13,7 +13,7 @@ struct Known {
 const PV_DEFECT: &str = "docs/findings/gntdev-pv-deferred-unmap.md";
 
 /// In the order in which a line is held against them.
-const KNOWN: [Known; 11] = [
+const KNOWN: [Known; 12] = [
     Known {
         patterns: &["Bad page map"],
         guest: Some("PV"),
@@ -55,6 +55,14 @@ const KNOWN: [Known; 11] = [
         guest: Some("PV"),
         means: "this is the asynchronous unmap's defect on PV guests: a page that gntdev maps again \
                 has one reference too few since an earlier unmap under a holder",
+    },
+    Known {
+        // An address of the kernel's, where vmap puts what it maps.
+        patterns: &["unable to handle page fault for address: ffff"],
+        guest: Some("PV"),
+        means: "if a driver is below it that maps the pages it holds once more (vivid does, vmap), that is \
+                why: Xen gives a PV guest no page-table entry for another domain's page but by a grant, \
+                so nothing is at that address",
     },
     Known {
         patterns: &["Bad rss-counter"],
@@ -135,6 +143,11 @@ mod tests {
                 "WARNING: CPU: 0 PID: 1 at mm/gup.c:229 try_grab_page+0x1/0x2",
                 "PV",
                 "one reference too few",
+            ),
+            (
+                "BUG: unable to handle page fault for address: ffffc90041710000",
+                "PV",
+                "no page-table entry for another domain's page",
             ),
             (
                 "WARNING: CPU: 0 PID: 1 at drivers/infiniband/sw/rxe/rxe_pool.c:263 rxe_x",
