@@ -92,13 +92,13 @@ fn holders_part(kind: HoldName, mapper: &GuestKernel) -> &'static str {
             "the page beside the grants was there when the region was registered, so its operation faulted \
              nothing in and never came to mmu_interval_read_begin"
         }
+        _ if kind.is_on_demand() && !mapper.is_pv() => {
+            "its operation met no invalidation, which had ended before gntdev began to wait, and then it let go"
+        }
         HoldName::RdmaOdpAligned => {
             "its region begins with the grants, so gntdev's callback came first and waited before the \
              region's interval was told of the invalidation: mmu_interval_read_begin saw an even sequence \
              and returned"
-        }
-        _ if kind.is_on_demand() && !mapper.is_pv() => {
-            "its operation waited for an invalidation that ends by itself, and then let go"
         }
         _ if kind.is_on_demand() => {
             "its operation had ended before the invalidation began, so it waited for nothing"
@@ -176,7 +176,12 @@ mod tests {
             (
                 HoldName::RdmaOdp,
                 "PVH",
-                ["domain back is PVH", "an invalidation that ends by itself"],
+                ["domain back is PVH", "met no invalidation"],
+            ),
+            (
+                HoldName::RdmaOdpAligned,
+                "PVH",
+                ["domain back is PVH", "met no invalidation"],
             ),
             (
                 HoldName::Pipe,
