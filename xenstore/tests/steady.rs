@@ -50,6 +50,7 @@ fn refused(errno: Errno) -> Error {
         operation: "write",
         path: "a".into(),
         errno,
+        said: None,
     }
 }
 
