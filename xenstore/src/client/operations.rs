@@ -14,6 +14,9 @@ use std::str::FromStr;
 /// A directory that changes all the time while its parts are read is given up after so many tries.
 const DIRECTORY_ATTEMPTS: u32 = 16;
 
+/// And no directory is longer: a hostile daemon's would have no end.
+const DIRECTORY_MAX_BYTES: usize = 16 * 1024 * 1024;
+
 fn directory(to: &impl Call, path: &str) -> Result<Vec<String>> {
     let about = About {
         operation: "directory",
@@ -48,6 +51,9 @@ fn directory_in_parts(to: &impl Call, about: About<'_>) -> Result<Vec<u8>> {
                 return Err(about.nonsense("an empty part"));
             }
             names.extend_from_slice(rest);
+            if names.len() > DIRECTORY_MAX_BYTES {
+                return Err(about.nonsense("a directory without an end"));
+            }
             // The last part ends with an empty name.
             if names == b"\0" || names.ends_with(b"\0\0") {
                 names.pop();
