@@ -254,6 +254,7 @@ fn a_dropped_watch_is_taken_back_as_soon_as_there_is_room() {
     }
     for id in reads {
         daemon.say(Kind::Read, id, "");
+        client.drive().unwrap();
     }
     for ticket in tickets {
         ticket.wait(SOON).unwrap();
