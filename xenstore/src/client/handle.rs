@@ -56,10 +56,10 @@ impl Client {
     /// unread in it is dropped.
     ///
     /// # Errors
-    /// [`Error::Disconnected`]: no answer from the daemon within [`DEFAULT_DEADLINE`], or indices that make
-    /// no sense. [`Error::Invalid`], [`Error::Platform`], [`Error::Io`].
-    pub fn from_ring(parts: RingParts) -> Result<Client> {
-        Client::over(Stream::Ring(Ring::start(parts, DEFAULT_DEADLINE)?))
+    /// [`Error::Disconnected`]: the daemon does not begin anew before the deadline, or its indices make no
+    /// sense. [`Error::Invalid`], [`Error::Platform`], [`Error::Io`].
+    pub fn from_ring(parts: RingParts, deadline: Duration) -> Result<Client> {
+        Client::over(Stream::Ring(Ring::start(parts, deadline)?))
     }
 
     fn over(stream: Stream) -> Result<Client> {

@@ -34,15 +34,15 @@ const FEATURE_ERROR: u32 = 2;
 const CONNECTED: u32 = 0;
 const RECONNECT: u32 = 1;
 
-/// What a ring is made of.
-#[derive(Debug)]
+/// What a ring is made of. Whoever keeps a clone can begin anew on it after its connection has ended.
+#[derive(Clone, Debug)]
 pub struct RingParts {
     /// One page, which the daemon has mapped, too.
     pub page: Arc<SharedPages>,
     /// The file that the channel is bound on. It should have no other channel.
     pub events: Events,
     /// Its other end is the daemon's.
-    pub channel: Channel,
+    pub channel: Arc<Channel>,
 }
 
 #[derive(Debug)]
