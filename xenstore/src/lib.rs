@@ -13,10 +13,11 @@
 //! 7. `server` (a feature): a state machine without I/O, and its thread. Nothing below uses it.
 //! 8. `transport`: the client's end of the byte stream: a socket, the device, or a ring.
 //! 9. [`client`]: requests with a deadline, watch events, transactions.
-//! 10. [`steady`]: a connection that bad days do not end.
-//! 11. [`keeper`]: the thread that keeps a device's side of xenstore.
-//! 12. [`xenbus`]: the handshake of both ends, without I/O, and the store's side of it.
-//! 13. [`toolstack`]: creates, finds and removes block devices.
+//! 10. `xs` (the feature `xenstore-rs`): the traits of that crate.
+//! 11. [`steady`]: a connection that bad days do not end.
+//! 12. [`keeper`]: the thread that keeps a device's side of xenstore.
+//! 13. [`xenbus`]: the handshake of both ends, without I/O, and the store's side of it.
+//! 14. [`toolstack`]: creates, finds and removes block devices.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -46,6 +47,9 @@ pub mod server;
 mod transport;
 
 pub mod client;
+
+#[cfg(feature = "xenstore-rs")]
+mod xs;
 
 pub mod steady;
 

@@ -130,6 +130,10 @@ impl Connection {
         state.answers.remove(&id)
     }
 
+    pub(super) fn is_answered(&self, id: u32) -> bool {
+        self.state().answers.contains_key(&id)
+    }
+
     /// Waits for the answer to what was submitted.
     pub(super) fn wait_answer(&self, id: u32, deadline: Instant) -> Option<Answer> {
         let state = self.state();

@@ -106,6 +106,12 @@ impl Ticket {
         Some(self.about().result(answer))
     }
 
+    /// Has its answer been taken in? Takes in nothing itself: for tasks beside one that does
+    /// ([`Client::drive`]).
+    pub fn is_answered(&self) -> bool {
+        !self.taken && self.client.connection().is_answered(self.id)
+    }
+
     /// Waits for the answer.
     ///
     /// # Errors
