@@ -56,6 +56,7 @@ impl Agent {
     }
 }
 
+/// Plays dom0, and runs the agent.
 pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     const GUEST: DomId = DomId(1);
     const READER: DomId = DomId(2);

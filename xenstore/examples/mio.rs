@@ -10,6 +10,7 @@ use std::time::Duration;
 const XENSTORE: Token = Token(0);
 const NODES: usize = 500;
 
+/// Runs the loop until all has come.
 pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = ServerHandle::start(ServerConfig::default())?;
     let (ours, theirs) = UnixStream::pair()?;

@@ -27,7 +27,12 @@ impl Store {
             came: Arc::default(),
             full: Arc::default(),
         };
-        let (driven, fd) = (store.clone(), AsyncFd::new(store.client.clone())?);
+        #[allow(
+            deprecated,
+            reason = "what replaces it is unsafe, and a client's descriptor is the same as long as it lives"
+        )]
+        let fd = AsyncFd::new(store.client.clone())?;
+        let driven = store.clone();
         tokio::spawn(async move {
             let mut over = false;
             while !over {
@@ -118,6 +123,7 @@ async fn run(client: Client) -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// Runs the tasks.
 pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = ServerHandle::start(ServerConfig::default())?;
     let (ours, theirs) = UnixStream::pair()?;
