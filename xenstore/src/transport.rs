@@ -3,11 +3,14 @@
 
 mod outbox;
 
+mod outcome;
+
 mod descriptor;
 
 mod ring;
 
 pub(crate) use outbox::Outbox;
+pub(crate) use outcome::{Received, Sent};
 pub(crate) use ring::Ring;
 pub use ring::RingParts;
 
@@ -17,29 +20,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
-
-/// Bytes after which a stream is left for the next turn: the server may write as fast as we read.
-const RECEIVE_MAX_BYTES: usize = 64 * 1024;
-
-/// What became of what was to be sent.
-#[derive(Debug)]
-pub(crate) enum Sent {
-    /// It is gone.
-    All,
-    /// There is no room for more now.
-    NoRoom,
-    /// The kernel refused this request, and took it out; the others are still to go.
-    Refused(u32, Errno),
-}
-
-/// What is left to receive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Received {
-    /// Nothing, until the descriptor says so.
-    All,
-    /// Something, perhaps.
-    Some,
-}
 
 /// A connection's way to its daemon.
 #[derive(Debug)]
@@ -116,12 +96,6 @@ impl AsFd for Stream {
             Stream::Descriptor(descriptor) => descriptor.as_fd(),
             Stream::Ring(ring) => ring.as_fd(),
         }
-    }
-}
-
-fn closed() -> Error {
-    Error::Disconnected {
-        cause: "closed by the server".into(),
     }
 }
 

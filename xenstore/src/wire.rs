@@ -175,7 +175,7 @@ impl fmt::Debug for Packet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// The header announces more than [`PAYLOAD_MAX_BYTES`].
+    /// The header announces more than it may, [`PAYLOAD_MAX_BYTES`] mostly.
     #[error(
         "a message of kind {kind} announces {len} bytes; xenstore's limit is {PAYLOAD_MAX_BYTES}"
     )]
@@ -220,6 +220,17 @@ impl Decoder {
     /// # Errors
     /// [`WireError`], again and again: the stream cannot be resynchronised.
     pub fn next_packet(&mut self) -> Result<Option<Packet>, WireError> {
+        self.next_packet_within(|_, _| PAYLOAD_MAX_BYTES)
+    }
+
+    /// As [`Decoder::next_packet`], with a limit for a payload of this kind and request.
+    ///
+    /// # Errors
+    /// As [`Decoder::next_packet`].
+    pub fn next_packet_within(
+        &mut self,
+        limit: impl FnOnce(u32, u32) -> usize,
+    ) -> Result<Option<Packet>, WireError> {
         let rest = &self.buffer[self.taken..];
         let Some((header, rest)) = rest.split_first_chunk::<HEADER_BYTES>() else {
             return Ok(None);
@@ -229,10 +240,11 @@ impl Decoder {
             u32::from_ne_bytes([a, b, c, d])
         };
         let (kind, req_id, tx_id, len) = (word(0), word(1), word(2), word(3));
-        if len as usize > PAYLOAD_MAX_BYTES {
+        let len_bytes = len as usize;
+        if len_bytes > PAYLOAD_MAX_BYTES && len_bytes > limit(kind, req_id) {
             return Err(WireError::PayloadTooLong { kind, len });
         }
-        let Some(payload) = rest.get(..len as usize) else {
+        let Some(payload) = rest.get(..len_bytes) else {
             return Ok(None);
         };
         let payload = payload.to_vec();

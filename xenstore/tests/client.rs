@@ -6,8 +6,11 @@ mod suite;
 
 use common::Xenstore;
 use libgnt::DomId;
-use pv_xenstore::Client;
+use pv_xenstore::client::Request;
+use pv_xenstore::{Client, Error};
 use rustix::io::Errno;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use suite::SOON;
 
 /// Names a running daemon's socket instead of a server of the test's own.
@@ -88,4 +91,57 @@ fn the_end_of_a_domain_is_not_the_first_event() {
     xenstore.server.release(DomId(1)).unwrap();
     let event = watch.next(SOON).unwrap().unwrap();
     assert_eq!((&*event.path, event.first), ("@releaseDomain", false));
+}
+
+/// Threads that give up at any moment, threads that wait, a loop that drives, and watches that come and go,
+/// all on one connection: every answer is its own thread's, and nobody sleeps for ever.
+#[test]
+fn threads_that_give_up_hand_over() {
+    const SEED: u64 = 0x5eed_c11e;
+    const THREADS: u64 = 12;
+    const ROUNDS: u32 = 200;
+    let xenstore = Xenstore::new();
+    let client = xenstore.dom0();
+    client.set_deadline(SOON);
+    let over = AtomicBool::new(false);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let (client, over) = (&client, &over);
+        let workers: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                scope.spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(SEED + thread);
+                    let path = format!("/threads/{thread}");
+                    for round in 0..ROUNDS {
+                        let value = format!("{thread} {round}");
+                        client.write(&path, &value).unwrap();
+                        let ticket = client.submit(Request::read(&path)).unwrap();
+                        let patience = Duration::from_micros(random.u64(0..200));
+                        match ticket.wait(patience) {
+                            Ok(read) => assert_eq!(read, value.as_bytes()),
+                            Err(Error::Timeout { .. }) => {}
+                            Err(error) => panic!("{error}, with the seed {SEED}"),
+                        }
+                        if random.u8(..) < 32 {
+                            let watch = client.watching(&path).unwrap();
+                            assert!(watch.next(SOON).unwrap().unwrap().first);
+                        }
+                        assert_eq!(client.read_string(&path).unwrap(), value);
+                    }
+                })
+            })
+            .collect();
+        scope.spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                client.drive().unwrap();
+                assert_eq!(client.next_watch_event().unwrap(), None);
+                std::thread::yield_now();
+            }
+        });
+        let ended: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        over.store(true, Ordering::Relaxed);
+        assert!(ended.iter().all(Result::is_ok), "the seed is {SEED}");
+    });
+    // A thread that nobody wakes sleeps as long as its deadline.
+    assert!(began.elapsed() < SOON, "somebody slept; the seed is {SEED}");
 }

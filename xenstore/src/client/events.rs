@@ -6,6 +6,9 @@ use std::collections::{HashSet, VecDeque};
 /// Different events that may wait.
 pub const EVENTS_MAX: usize = 4096;
 
+/// How the tokens of watches with a queue of their own begin.
+pub(super) const ROUTED: &str = "pv-watch-";
+
 /// Something at or below a watched path changed, or the watch was just registered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WatchEvent {

@@ -34,6 +34,3 @@ pub use handle::{Client, DEFAULT_DEADLINE};
 pub use submit::{Request, Ticket};
 pub use transaction::{Attempts, TRANSACTION_ATTEMPTS_MAX, Transaction, TransactionSpan};
 pub use watching::Watch;
-
-/// How the tokens of watches with a queue of their own begin.
-const ROUTED: &str = "pv-watch-";

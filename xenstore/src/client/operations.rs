@@ -2,6 +2,7 @@
 
 use super::about::{About, text_of};
 use super::handle::{Call, Client};
+use super::protocol::DIRECTORY_MAX_BYTES;
 use super::submit::{Request, Ticket, all, read_many, submit};
 use super::transaction::{Transaction, TransactionSpan};
 use crate::error::{Error, Result};
@@ -13,9 +14,6 @@ use std::str::FromStr;
 
 /// A directory that changes all the time while its parts are read is given up after so many tries.
 const DIRECTORY_ATTEMPTS: u32 = 16;
-
-/// And no directory is longer: a hostile daemon's would have no end.
-const DIRECTORY_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 fn directory(to: &impl Call, path: &str) -> Result<Vec<String>> {
     let about = About {

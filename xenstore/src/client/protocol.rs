@@ -1,18 +1,24 @@
 //! The client's side of the protocol, without I/O: requests go out with ids of their own, as many at once
 //! as the limit allows; answers are matched by id, in whatever order they come; events are apart.
 //!
+//! oxenstored answers DIRECTORY with the whole list, however long, where others say E2BIG: to a DIRECTORY that
+//! was asked, such an answer is taken up to [`DIRECTORY_MAX_BYTES`].
+//!
 //! A stream that says something impossible (a message that is too long, an answer that nobody asked for
 //! or of another kind, an event that is none) is of no more use: every request that has no answer yet is
 //! answered with the cause, and the connection is over.
 
 use super::events::WatchEvent;
-use crate::wire::{Decoder, Kind, Packet};
+use crate::wire::{Decoder, Kind, PAYLOAD_MAX_BYTES, Packet};
 use libgnt::machine::{Machine, Now};
 use rustix::io::Errno;
 use std::collections::{HashMap, HashSet};
 
 /// Requests that may be in flight on one connection, those among them that nobody waits for any more.
 pub const IN_FLIGHT_MAX: usize = 1024;
+
+/// No directory is longer, however it comes: a hostile daemon's would have no end.
+pub const DIRECTORY_MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// What can happen to a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -149,7 +155,14 @@ impl Protocol {
     fn received(&mut self, bytes: &[u8], actions: &mut Vec<Action>) {
         self.decoder.push(bytes);
         loop {
-            let packet = match self.decoder.next_packet() {
+            let asked = &self.asked;
+            let limit = |kind, id: u32| match asked.get(&id) {
+                Some(asked) if kind == Kind::Directory as u32 && asked.kind == Kind::Directory => {
+                    DIRECTORY_MAX_BYTES
+                }
+                _ => PAYLOAD_MAX_BYTES,
+            };
+            let packet = match self.decoder.next_packet_within(limit) {
                 Ok(Some(packet)) => packet,
                 Ok(None) => return,
                 Err(error) => return self.end(format!("malformed message: {error}"), actions),

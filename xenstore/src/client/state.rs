@@ -1,7 +1,6 @@
 //! What a connection knows, behind its lock.
 
-use super::ROUTED;
-use super::events::{EventQueue, WatchEvent};
+use super::events::{EventQueue, ROUTED, WatchEvent};
 use super::protocol::{Action, Answer, IN_FLIGHT_MAX, Input, Protocol};
 use crate::error::{Error, Result};
 use crate::transport::Outbox;

@@ -1,7 +1,6 @@
 //! Watches that end with their owner.
 
-use super::ROUTED;
-use super::events::WatchEvent;
+use super::events::{ROUTED, WatchEvent};
 use super::handle::Client;
 use crate::error::{Error, Result};
 use crate::wire::Kind;

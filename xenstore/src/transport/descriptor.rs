@@ -1,7 +1,7 @@
 //! A Unix socket to the daemon, or `/dev/xen/xenbus`.
 
 use super::outbox::Outbox;
-use super::{Received, Sent, closed};
+use super::outcome::{RECEIVE_MAX_BYTES, Received, Sent, closed};
 use crate::error::{Error, Result};
 use crate::wire::{HEADER_BYTES, PAYLOAD_MAX_BYTES};
 use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
@@ -92,7 +92,7 @@ impl Descriptor {
                 Ok(0) => return Err(closed()),
                 // Less than there was room for: nothing more is there now, or an edge will tell.
                 Ok(bytes) if bytes < room => return Ok(Received::All),
-                Ok(_) if into.len() >= super::RECEIVE_MAX_BYTES => return Ok(Received::Some),
+                Ok(_) if into.len() >= RECEIVE_MAX_BYTES => return Ok(Received::Some),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(Received::All),
                 Err(Errno::CONNRESET) => return Err(closed()),

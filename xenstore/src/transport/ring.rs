@@ -5,7 +5,7 @@
 //! kept here and never read back, and each byte is copied once.
 
 use super::outbox::Outbox;
-use super::{RECEIVE_MAX_BYTES, Received, Sent};
+use super::outcome::{RECEIVE_MAX_BYTES, Received, Sent};
 use crate::error::{Error, Result};
 use libgnt::event::{Channel, Events};
 use libgnt::{PAGE_SIZE, SharedPages};

@@ -33,11 +33,21 @@ pub fn run_case((name, case): Case, connect: &Connect<'_>) {
     dom0.remove_tree(&node, "/").unwrap();
 }
 
-/// Runs all, and gives the names of those that ran.
+/// Runs all, whatever becomes of them, and gives the names of those that ran.
+///
+/// # Panics
+/// If one has failed, at the end.
 pub fn run(connect: &Connect<'_>) -> Vec<&'static str> {
-    let run = |case: Case| {
-        run_case(case, connect);
+    let mut failed = Vec::new();
+    let mut run = |case: Case| {
+        let ran =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run_case(case, connect)));
+        if ran.is_err() {
+            failed.push(case.0);
+        }
         case.0
     };
-    cases().into_iter().map(run).collect()
+    let ran = cases().into_iter().map(&mut run).collect();
+    assert!(failed.is_empty(), "these cases failed: {failed:?}");
+    ran
 }

@@ -86,11 +86,6 @@ fn permissions_come_back(connect: &Connect<'_>, node: &str) {
     assert_eq!(dom0.get_perms(&child).unwrap(), perms, "inherited");
 }
 
-/// False: this daemon has no DIRECTORY_PART (oxenstored before 4.19).
-fn has_parts(directory: &pv_xenstore::Result<Vec<String>>) -> bool {
-    !matches!(directory, Err(error) if error.is_unknown_request())
-}
-
 fn sorted(mut names: Vec<String>) -> Vec<String> {
     names.sort();
     names
@@ -113,18 +108,12 @@ fn a_long_directory_comes_whole(connect: &Connect<'_>, node: &str) {
     let dom0 = connect();
     assert_eq!(dom0.directory(node).unwrap(), Vec::<String>::new());
     let names = fill(&dom0, node, 400);
-    let directory = dom0.directory(node);
-    if has_parts(&directory) {
-        assert_eq!(sorted(directory.unwrap()), names);
-    }
+    assert_eq!(sorted(dom0.directory(node).unwrap()), names);
 }
 
 fn a_long_directory_that_changes_comes_from_one_moment(connect: &Connect<'_>, node: &str) {
     let dom0 = connect();
     let names = fill(&dom0, node, 300);
-    if !has_parts(&dom0.directory(node)) {
-        return;
-    }
     let one = format!("{node}/{}", names[0]);
     std::thread::scope(|scope| {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();

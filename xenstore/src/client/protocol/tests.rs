@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::testing::step;
-use crate::wire::PAYLOAD_MAX_BYTES;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -95,6 +94,43 @@ fn what_no_server_may_say_ends_the_connection_and_answers_everybody() {
                 ..
             }]
         ));
+    }
+}
+
+/// oxenstored's way; from anybody else, and for anything else, it is too long.
+#[test]
+fn only_a_directory_that_was_asked_may_be_long() {
+    let long = |kind: Kind, id: u32, len: usize| {
+        let mut bytes = Packet::new(kind, id, 0, Vec::new()).encode();
+        bytes[12..16].copy_from_slice(&(len as u32).to_ne_bytes());
+        bytes.resize(bytes.len() + len.min(100_000), b'n');
+        Input::Received(bytes)
+    };
+    let mut protocol = Protocol::default();
+    let id = ask(&mut protocol, Kind::Directory, b"a\0");
+    let actions = step(&mut protocol, long(Kind::Directory, id, 100_000));
+    assert!(
+        matches!(&actions[..], [Action::Answer { answer: Answer::Done(names), .. }] if names.len() == 100_000)
+    );
+    // Not asked (any more); asked something else; no end.
+    for (asked, kind, same, len) in [
+        (Kind::Directory, Kind::Directory, false, 4097),
+        (Kind::Read, Kind::Directory, true, 4097),
+        (Kind::Directory, Kind::Read, true, 4097),
+        (
+            Kind::Directory,
+            Kind::Directory,
+            true,
+            DIRECTORY_MAX_BYTES + 1,
+        ),
+    ] {
+        let mut protocol = Protocol::default();
+        let id = ask(&mut protocol, asked, b"a\0");
+        let id = if same { id } else { id + 1 };
+        assert!(
+            ends(&step(&mut protocol, long(kind, id, len))),
+            "{kind:?} {len}"
+        );
     }
 }
 
