@@ -177,7 +177,7 @@ impl Client {
     /// A command for the daemon, and its arguments; each daemon has its own. dom0 only.
     ///
     /// # Errors
-    /// EACCES; EINVAL: no such command; the connection's.
+    /// EACCES; EINVAL: no such command (oxenstored says OK to those, too); the connection's.
     pub fn control(&self, command: &[&str]) -> Result<Vec<u8>> {
         let Some(shown) = command.first().copied() else {
             return Err(Error::Invalid("xenstore control: no command".into()));
