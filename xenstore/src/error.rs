@@ -11,7 +11,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The server refused a request.
-    #[error("xenstore {operation} {path}: {errno}{}", Cure(*.errno))]
+    #[error("xenstore {operation} {path}: {errno}{}{}", Said(.said.as_deref()), Cure(*.errno))]
     Refused {
         /// `read`, `write`, ….
         operation: &'static str,
@@ -19,6 +19,22 @@ pub enum Error {
         path: String,
         /// The server's reason.
         errno: Errno,
+        /// The server's own word for it, where that is none of the names that xenstore knows
+        /// ([`crate::wire::named`]).
+        said: Option<String>,
+    },
+    /// The server is older than this, or of another make, and it was not asked for it.
+    #[error("the xenstore server does not offer {what}; Xen 4.22 or later is needed")]
+    NotOffered {
+        /// What it lacks.
+        what: &'static str,
+    },
+    /// As many requests as one connection carries are without an answer, or with one that nobody
+    /// has taken.
+    #[error("{limit} xenstore requests are in flight on this connection; take their answers first")]
+    Busy {
+        /// The limit.
+        limit: usize,
     },
     /// The server did not answer in time. The connection stays usable: a late answer is dropped.
     #[error("xenstore {operation} {path}: no answer after {waited:?}; is the server running?")]
@@ -134,6 +150,18 @@ impl Error {
     }
 }
 
+/// A word that no other program would say.
+struct Said<'a>(Option<&'a str>);
+
+impl std::fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(said) => write!(f, " (the server said \"{said}\")"),
+            None => Ok(()),
+        }
+    }
+}
+
 struct Cure(Errno);
 
 impl std::fmt::Display for Cure {
@@ -141,7 +169,7 @@ impl std::fmt::Display for Cure {
         f.write_str(match self.0 {
             Errno::ACCESS => "; have the node's owner or dom0 allow it (xenstore-chmod)",
             Errno::PERM => "; only dom0 can change a node's owner",
-            Errno::NOSPC => "; a quota of this domain is used up: remove nodes or transactions, or raise the quota in dom0",
+            Errno::NOSPC | Errno::DQUOT => "; a quota of this domain is used up: remove nodes or transactions, or raise the quota in dom0",
             Errno::TOOBIG => "; too long, or too many watches: xenstore takes 4096 bytes a message and 128 watches a domain",
             Errno::INVAL => "; a path is letters, digits and -/_@, at most 2048 bytes",
             Errno::EXIST => "; it is there already",

@@ -11,12 +11,13 @@
 //! 5. [`path`]: paths, and how a relative one becomes absolute.
 //! 6. [`domain`]: what a domain finds in its home.
 //! 7. `server` (a feature): a state machine without I/O, and its thread. Nothing below uses it.
-//! 8. `transport`: the client's end of the byte stream.
+//! 8. `transport`: the client's end of the byte stream: a socket, the device, or a ring.
 //! 9. [`client`]: requests with a deadline, watch events, transactions.
-//! 10. [`steady`]: a connection that bad days do not end.
-//! 11. [`keeper`]: the thread that keeps a device's side of xenstore.
-//! 12. [`xenbus`]: the handshake of both ends, without I/O, and the store's side of it.
-//! 13. [`toolstack`]: creates, finds and removes block devices.
+//! 10. `xs` (the feature `xenstore-rs`): the traits of that crate.
+//! 11. [`steady`]: a connection that bad days do not end.
+//! 12. [`keeper`]: the thread that keeps a device's side of xenstore.
+//! 13. [`xenbus`]: the handshake of both ends, without I/O, and the store's side of it.
+//! 14. [`toolstack`]: creates, finds and removes block devices.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -47,6 +48,9 @@ mod transport;
 
 pub mod client;
 
+#[cfg(feature = "xenstore-rs")]
+mod xs;
+
 pub mod steady;
 
 pub mod keeper;
@@ -55,11 +59,12 @@ pub mod xenbus;
 
 pub mod toolstack;
 
-pub use client::{Client, Transaction, WatchEvent};
+pub use client::{Client, Transaction, Watch, WatchEvent};
 pub use error::{DeviceTrouble, Error, Result};
 pub use perms::{Permission, Rights};
 #[cfg(feature = "server")]
 pub use server::StoreSabotage;
 #[cfg(feature = "server")]
 pub use server::service::{ServerConfig, ServerHandle, ServiceError};
+pub use transport::RingParts;
 pub use xenbus::XenbusState;

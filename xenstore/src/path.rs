@@ -11,6 +11,12 @@ pub const INTRODUCE_DOMAIN: &str = "@introduceDomain";
 /// Fired when a domain is gone.
 pub const RELEASE_DOMAIN: &str = "@releaseDomain";
 
+/// Fired when this one domain is gone (`@releaseDomain/<domid>`). Since Xen 4.22, from the
+/// documentation; older daemons take the watch, and never fire it again.
+pub fn release_of(domid: DomId) -> String {
+    format!("{RELEASE_DOMAIN}/{}", domid.0)
+}
+
 /// A domain's home directory, where its relative paths start.
 pub fn home(domid: DomId) -> String {
     format!("/local/domain/{}", domid.0)

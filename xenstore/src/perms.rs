@@ -50,6 +50,32 @@ pub struct Permission {
 }
 
 impl Permission {
+    /// `DOMID_ANY` (Xen 4.22's `xen.h`): an entry for whatever domain is not listed. From the
+    /// documentation, and only for a daemon of that version: older ones take it for a domain.
+    pub const ANY: DomId = DomId(0x7ff5);
+
+    /// An entry as a daemon sends it: with any number, for it may keep one of a domain that is no more.
+    ///
+    /// # Errors
+    /// [`BadPermission`].
+    pub fn from_wire(text: &str) -> Result<Permission, BadPermission> {
+        let bad = || BadPermission(text.to_owned());
+        let mut chars = text.chars();
+        let rights = match chars.next() {
+            Some('n') => Rights::None,
+            Some('r') => Rights::Read,
+            Some('w') => Rights::Write,
+            Some('b') => Rights::Both,
+            _ => return Err(bad()),
+        };
+        let digits = chars.as_str();
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(bad());
+        }
+        let domid = digits.parse().map(DomId).map_err(|_| bad())?;
+        Ok(Permission { domid, rights })
+    }
+
     /// An entry.
     pub const fn new(rights: Rights, domid: DomId) -> Permission {
         Permission { domid, rights }
@@ -77,24 +103,10 @@ impl FromStr for Permission {
     type Err = BadPermission;
 
     fn from_str(text: &str) -> Result<Permission, BadPermission> {
-        let bad = || BadPermission(text.to_owned());
-        let mut chars = text.chars();
-        let rights = match chars.next() {
-            Some('n') => Rights::None,
-            Some('r') => Rights::Read,
-            Some('w') => Rights::Write,
-            Some('b') => Rights::Both,
-            _ => return Err(bad()),
-        };
-        let digits = chars.as_str();
-        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(bad());
+        match Permission::from_wire(text)? {
+            permission if permission.domid < DomId::FIRST_RESERVED => Ok(permission),
+            _ => Err(BadPermission(text.to_owned())),
         }
-        let domid = digits.parse().map(DomId).map_err(|_| bad())?;
-        if domid >= DomId::FIRST_RESERVED {
-            return Err(bad());
-        }
-        Ok(Permission { domid, rights })
     }
 }
 
@@ -227,5 +239,12 @@ mod tests {
         ] {
             assert!(text.parse::<Permission>().is_err(), "{text:?}");
         }
+        let anybody = Permission::new(Rights::Read, Permission::ANY);
+        assert_eq!(Permission::from_wire(&anybody.to_string()), Ok(anybody));
+        assert!(
+            "r32757".parse::<Permission>().is_err(),
+            "no server of 4.20 does"
+        );
+        assert!(Permission::from_wire("r65536").is_err());
     }
 }

@@ -60,6 +60,10 @@ pub struct Steady {
     watches: Vec<(String, String)>,
     /// Watches whose events may have been missed.
     missed: bool,
+    /// Watches that were registered again, and whose first event is still to come: it tells nothing that
+    /// `missed` has not told.
+    again: BTreeSet<(String, String)>,
+    reconnections: u64,
     brake: Brake,
     /// When the present trouble began.
     since: Option<Instant>,
@@ -73,6 +77,8 @@ impl Steady {
             client: Some(client),
             watches: Vec::new(),
             missed: false,
+            again: BTreeSet::new(),
+            reconnections: 0,
             brake: Brake::default(),
             since: None,
         }
@@ -149,20 +155,32 @@ impl Steady {
         Ok(allowed)
     }
 
-    /// The tokens of the watches that have fired since the last time. Bounded, and never waits for
-    /// xenstore unless there is no connection.
+    /// How often the connection has come back: a daemon that was restarted, or cut it.
+    pub fn reconnections(&self) -> u64 {
+        self.reconnections
+    }
+
+    /// The tokens of the watches that have fired since the last time: all of them, once, when the connection
+    /// has come back, for nobody knows what was missed. Bounded, and never waits for xenstore unless there
+    /// is no connection.
     ///
     /// # Errors
     /// As [`Steady::run`].
     pub fn fired(&mut self) -> Result<BTreeSet<String>> {
         let mut fired = BTreeSet::new();
         let mut missed = false;
-        self.run(|client| {
+        let mut again = std::mem::take(&mut self.again);
+        let connection = self.reconnections;
+        let done = self.run(|client| {
             // Each different event comes once, and no more of them than the client keeps.
             for _ in 0..crate::client::EVENTS_MAX {
                 match client.next_watch_event() {
                     Ok(Some(event)) => {
-                        fired.insert(event.token);
+                        let fresh = event.first;
+                        let watch = (event.path, event.token);
+                        if !(fresh && again.remove(&watch)) {
+                            fired.insert(watch.1);
+                        }
                     }
                     Ok(None) => break,
                     Err(Error::EventsLost { .. }) => missed = true,
@@ -170,7 +188,12 @@ impl Steady {
                 }
             }
             Ok(())
-        })?;
+        });
+        // Those of an older connection come no more.
+        if self.reconnections == connection {
+            self.again = again;
+        }
+        done?;
         if missed || std::mem::take(&mut self.missed) {
             fired.extend(self.watches.iter().map(|(_, token)| token.clone()));
         }
@@ -195,6 +218,9 @@ impl Steady {
             }
             // Whatever happened while nobody watched.
             self.missed = true;
+            self.again = self.watches.iter().cloned().collect();
+            self.reconnections += 1;
+            tracing::info!(count = self.reconnections, "xenstore connected again");
             self.client = Some(client);
         }
         match &self.client {

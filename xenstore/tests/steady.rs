@@ -50,6 +50,7 @@ fn refused(errno: Errno) -> Error {
         operation: "write",
         path: "a".into(),
         errno,
+        said: None,
     }
 }
 
@@ -119,14 +120,31 @@ fn a_new_connection_watches_what_the_old_one_did_and_looks_again() {
     assert_eq!(wait(&mut store), only_a, "a fresh watch fires");
     streams.cut();
     assert_eq!(wait(&mut store), only_a, "whatever happened meanwhile");
-    // The new watch's own event came before this answer.
+    // The new watch's own event came before this answer, and tells nothing new.
     store.run(|client| client.read("domid")).unwrap();
-    store.fired().unwrap();
+    assert_eq!(store.fired().unwrap(), BTreeSet::new());
+    assert_eq!(store.reconnections(), 1);
     xenstore
         .dom0()
         .write("/local/domain/1/data/a", "1")
         .unwrap();
     assert_eq!(wait(&mut store), only_a);
+}
+
+/// A daemon that is stopped and started again at the same socket.
+#[test]
+fn a_daemon_that_is_restarted_is_found_again() {
+    let mut xenstore = Xenstore::new();
+    let socket = xenstore.socket();
+    let open: Open = Box::new(move || Client::from_socket_path(&socket));
+    let mut store = Steady::new(open().unwrap(), open);
+    store.watch("/x", "x").unwrap();
+    store.run(|client| client.read("/local")).unwrap();
+    store.fired().unwrap();
+    xenstore.restart();
+    store.run(|client| client.write("/x", "1")).unwrap();
+    assert_eq!(store.reconnections(), 1);
+    assert_eq!(store.fired().unwrap(), BTreeSet::from(["x".to_owned()]));
 }
 
 /// Counts looks, and echoes.

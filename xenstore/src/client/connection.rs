@@ -1,9 +1,17 @@
-//! One connection: its stream, and what has been read from it.
+//! One connection: its stream, the protocol on it, and the threads that wait.
+//!
+//! Any number of threads may have requests in flight. One of those that wait, the leader, polls the
+//! descriptor for all and hands over what comes; the others sleep until theirs is there, or until they
+//! are to lead.
 
+use super::about::{About, busy};
 use super::events::{EventQueue, WatchEvent};
+use super::protocol::{Answer, Input};
+use super::state::{State, Waiter};
 use crate::error::{Error, Result};
-use crate::transport::{SendError, Stream};
-use crate::wire::{Decoder, HEADER_BYTES, Kind, PAYLOAD_MAX_BYTES, Packet, error_from_name};
+use crate::transport::{Received, Sent, Stream};
+use crate::wire::Kind;
+use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,43 +19,20 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: Stream,
+    /// Wakes the leader when somebody else has taken in what it waits for, or has something to send.
+    bell: OwnedFd,
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
-struct State {
-    decoder: Decoder,
-    events: EventQueue,
-    last_request: u32,
-    deadline: Duration,
-    /// Why the connection is of no more use.
-    broken: Option<String>,
-}
-
-/// What an error should say about a request.
-#[derive(Clone, Copy)]
-pub(super) struct About<'a> {
-    pub(super) operation: &'static str,
-    pub(super) path: &'a str,
-}
-
-/// Whoever can make a request: outside of a transaction, or inside.
-pub(super) trait Call {
-    fn request(&self, about: About<'_>, kind: Kind, parts: &[&[u8]]) -> Result<Vec<u8>>;
-}
-
 impl Connection {
-    pub(super) fn new(fd: OwnedFd, deadline: Duration) -> Result<Connection> {
-        let state = State {
-            decoder: Decoder::new(),
-            events: EventQueue::default(),
-            last_request: 0,
-            deadline,
-            broken: None,
-        };
+    pub(super) fn new(stream: Stream, deadline: Duration) -> Result<Connection> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let operation = "eventfd";
+        let bell = eventfd(0, flags).map_err(|errno| Error::Io { operation, errno })?;
         Ok(Connection {
-            stream: Stream::new(fd)?,
-            state: Mutex::new(state),
+            stream,
+            bell,
+            state: Mutex::new(State::new(deadline)),
         })
     }
 
@@ -55,67 +40,8 @@ impl Connection {
         self.state().deadline = deadline;
     }
 
-    /// The next watch event, without waiting.
-    pub(super) fn next_event(&self) -> Result<Option<WatchEvent>> {
-        let mut state = self.state();
-        if let Some(event) = state.events.pop()? {
-            return Ok(Some(event));
-        }
-        state.check()?;
-        loop {
-            let received = self.stream.receive(&mut state.decoder);
-            // What came before the end of the stream still counts.
-            let taken = state.take_packets(None);
-            let popped = state.events.pop()?;
-            if popped.is_some() {
-                if let Err(error) = received {
-                    state.breaks(&error);
-                }
-                return Ok(popped);
-            }
-            if let Err(error) = received.and(taken.map(|_| ())) {
-                state.breaks(&error);
-                return Err(error);
-            }
-            if state.decoder.buffered() < HEADER_BYTES + PAYLOAD_MAX_BYTES {
-                return Ok(None);
-            }
-        }
-    }
-
-    /// Waits for an event of one watch, and takes it; leaves others' events where they are.
-    /// False: the time is over.
-    pub(super) fn wait_token(&self, token: &str, timeout: Duration) -> Result<bool> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            {
-                let mut state = self.state();
-                state.check()?;
-                let received = self.stream.receive(&mut state.decoder);
-                state.take_packets(None)?;
-                if state.events.remove(token) {
-                    return Ok(true);
-                }
-                received.inspect_err(|error| state.breaks(error))?;
-            }
-            if !self.stream.wait_readable(deadline)? {
-                return Ok(false);
-            }
-        }
-    }
-
-    pub(super) fn wait_readable(&self, deadline: Instant) -> Result<bool> {
-        self.stream.wait_readable(deadline)
-    }
-
-    /// Forgets the queued events of a watch that is no more.
-    pub(super) fn drop_events(&self, token: &str) {
-        self.state().events.remove(token);
-    }
-
-    /// Are there events that a request has read already?
-    pub(super) fn has_events(&self) -> bool {
-        !self.state().events.is_empty()
+    pub(super) fn deadline(&self) -> Duration {
+        self.state().deadline
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -128,10 +54,184 @@ impl Connection {
         about: About<'_>,
         kind: Kind,
         tx_id: u32,
-        parts: &[&[u8]],
+        payload: Vec<u8>,
     ) -> Result<Vec<u8>> {
+        self.check(about, &payload)?;
+        let mut state = self.state();
+        let waited = state.deadline;
+        let deadline = Instant::now() + waited;
+        if !state.has_room() {
+            let (again, room) = self.wait_for(state, None, deadline, |state| {
+                state.has_room().then_some(())
+            });
+            if room.is_none() {
+                return Err(about.timeout(waited));
+            }
+            state = again;
+        }
+        let id = self.ask(&mut state, kind, tx_id, payload);
+        let (mut state, answer) =
+            self.wait_for(state, Some(id), deadline, |state| state.answers.remove(&id));
+        match answer {
+            Some(answer) => about.result(answer),
+            None => {
+                self.forget_in(&mut state, id);
+                Err(about.timeout(waited))
+            }
+        }
+    }
+
+    /// Asks, and does not wait.
+    pub(super) fn submit(
+        &self,
+        about: About<'_>,
+        kind: Kind,
+        tx_id: u32,
+        payload: Vec<u8>,
+    ) -> Result<u32> {
+        self.check(about, &payload)?;
+        let mut state = self.state();
+        state.check()?;
+        if !state.has_room() {
+            // Perhaps there is by now.
+            self.turn(&mut state);
+            self.leave(&mut state);
+            if !state.has_room() {
+                return Err(busy());
+            }
+        }
+        Ok(self.ask(&mut state, kind, tx_id, payload))
+    }
+
+    /// Asks for something that nobody waits for, as soon as there is room: for what must be said at an
+    /// end, once for each thing that was begun.
+    pub(super) fn tell(&self, kind: Kind, tx_id: u32, payload: Vec<u8>) {
+        let mut state = self.state();
+        state.farewells.push_back((kind, tx_id, payload));
+        self.say_farewells(&mut state);
+    }
+
+    fn say_farewells(&self, state: &mut State) {
+        while state.has_room()
+            && let Some((kind, tx_id, payload)) = state.farewells.pop_front()
+        {
+            let id = self.ask(state, kind, tx_id, payload);
+            self.forget_in(state, id);
+        }
+    }
+
+    /// The answer to what was submitted, if it has come.
+    pub(super) fn answer(&self, id: u32) -> Option<Answer> {
+        let mut state = self.state();
+        if !state.answers.contains_key(&id) {
+            self.turn(&mut state);
+            self.leave(&mut state);
+        }
+        state.answers.remove(&id)
+    }
+
+    pub(super) fn is_answered(&self, id: u32) -> bool {
+        self.state().answers.contains_key(&id)
+    }
+
+    /// Waits for the answer to what was submitted.
+    pub(super) fn wait_answer(&self, id: u32, deadline: Instant) -> Option<Answer> {
+        let state = self.state();
+        let (_state, answer) =
+            self.wait_for(state, Some(id), deadline, |state| state.answers.remove(&id));
+        answer
+    }
+
+    pub(super) fn forget(&self, id: u32) {
+        self.forget_in(&mut self.state(), id);
+    }
+
+    fn forget_in(&self, state: &mut State, id: u32) {
+        state.answers.remove(&id);
+        state.feed(Input::Forget(id));
+    }
+
+    /// Sends and takes in what can be without waiting.
+    pub(super) fn drive(&self) -> Result<()> {
+        let mut state = self.state();
+        self.turn(&mut state);
+        self.leave(&mut state);
+        state.check()
+    }
+
+    /// Is there something that waits for room in the stream?
+    pub(super) fn wants_room(&self) -> bool {
+        !self.state().outbox.is_empty()
+    }
+
+    /// May there be more to take in, although no descriptor says so?
+    pub(super) fn has_more(&self) -> bool {
+        self.state().more
+    }
+
+    /// The next watch event, without waiting: of the common queue, or of a watch's own.
+    pub(super) fn next_event(&self, of: Option<&str>) -> Result<Option<WatchEvent>> {
+        let mut state = self.state();
+        if let Some(event) = state.pop(of)? {
+            return Ok(Some(event));
+        }
+        state.check()?;
+        loop {
+            self.turn(&mut state);
+            self.leave(&mut state);
+            // What came before the end of the stream still counts.
+            if let Some(event) = state.pop(of)? {
+                return Ok(Some(event));
+            }
+            state.check()?;
+            if !state.more {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The next watch event; waits for it. `None`: the deadline has passed.
+    pub(super) fn wait_event(
+        &self,
+        of: Option<&str>,
+        deadline: Instant,
+    ) -> Result<Option<WatchEvent>> {
+        if let Some(event) = self.next_event(of)? {
+            return Ok(Some(event));
+        }
+        let (_state, event) =
+            self.wait_for(self.state(), None, deadline, |state| match state.pop(of) {
+                Ok(None) => state.check().err().map(Err),
+                other => other.transpose(),
+            });
+        event.transpose()
+    }
+
+    /// From now on the events of this token have a queue of their own.
+    pub(super) fn open_route(&self, token: &str) {
+        let queue = EventQueue::default();
+        self.state().routes.insert(token.to_owned(), queue);
+    }
+
+    /// And from now on they are dropped.
+    pub(super) fn close_route(&self, token: &str) {
+        self.state().routes.remove(token);
+    }
+
+    /// Are there events that have been taken in already?
+    pub(super) fn has_events(&self, of: Option<&str>) -> bool {
+        let state = self.state();
+        match of {
+            None => !state.events.is_empty(),
+            Some(token) => state
+                .routes
+                .get(token)
+                .is_some_and(|queue| !queue.is_empty()),
+        }
+    }
+
+    fn check(&self, about: About<'_>, payload: &[u8]) -> Result<()> {
         let About { operation, path } = about;
-        let payload = parts.concat();
         let limit = self.stream.payload_max();
         if payload.len() > limit {
             return Err(Error::Invalid(format!(
@@ -144,115 +244,120 @@ impl Connection {
                 "xenstore {operation} {path:?}: a NUL in the path"
             )));
         }
-        let mut state = self.state();
-        state.check()?;
-        state.last_request = state.last_request.wrapping_add(1);
-        let (request, waited) = (state.last_request, state.deadline);
-        let deadline = Instant::now() + waited;
-        let timeout = || Error::Timeout {
-            operation,
-            path: path.to_owned(),
-            waited,
-        };
-
-        let packet = Packet::new(kind, request, tx_id, payload);
-        let mut started = false;
-        match self
-            .stream
-            .send(&packet, deadline, &mut state.decoder, &mut started)
-        {
-            Ok(()) => {}
-            Err(SendError::Deadline) => {
-                if started {
-                    state.broken = Some("half a request was sent when the deadline came".into());
-                }
-                return Err(timeout());
-            }
-            Err(SendError::Failed(error)) => {
-                if started || matches!(error, Error::Disconnected { .. }) {
-                    state.breaks(&error);
-                }
-                return Err(error);
-            }
-        }
-        loop {
-            let received = self.stream.receive(&mut state.decoder);
-            if let Some(reply) = state.take_packets(Some(request))? {
-                return match reply.known_kind() {
-                    Some(Kind::Error) => Err(Error::Refused {
-                        operation,
-                        path: path.to_owned(),
-                        errno: error_from_name(&reply.payload),
-                    }),
-                    Some(answered) if answered == kind => Ok(reply.payload),
-                    _ => Err(Error::Protocol {
-                        operation,
-                        path: path.to_owned(),
-                        what: format!("a reply of kind {}", reply.kind),
-                    }),
-                };
-            }
-            if let Err(error) = received {
-                state.breaks(&error);
-                return Err(error);
-            }
-            if !self.stream.wait_readable(deadline)? {
-                return Err(timeout());
-            }
-        }
-    }
-}
-
-impl State {
-    fn check(&self) -> Result<()> {
-        match &self.broken {
-            Some(cause) => Err(Error::Disconnected {
-                cause: cause.clone(),
-            }),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
-    fn breaks(&mut self, error: &Error) {
-        self.broken.get_or_insert_with(|| match error {
-            Error::Disconnected { cause } => cause.clone(),
-            other => other.to_string(),
+    fn ask(&self, state: &mut State, kind: Kind, tx_id: u32, payload: Vec<u8>) -> u32 {
+        let id = state.protocol.next_id();
+        state.feed(Input::Ask {
+            id,
+            kind,
+            tx_id,
+            payload,
         });
+        self.send(state);
+        self.ring_leader(state);
+        id
     }
 
-    /// Sorts what has come: events to the queue, the awaited reply to the caller. A reply that
-    /// nobody awaits answers a request that has timed out.
-    fn take_packets(&mut self, awaited: Option<u32>) -> Result<Option<Packet>> {
+    /// Waits until `check` says something, or the deadline has passed.
+    fn wait_for<'a, T>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        id: Option<u32>,
+        deadline: Instant,
+        mut check: impl FnMut(&mut State) -> Option<T>,
+    ) -> (MutexGuard<'a, State>, Option<T>) {
         loop {
-            match self.decoder.next_packet() {
-                Ok(None) => return Ok(None),
-                Ok(Some(packet)) if packet.known_kind() == Some(Kind::WatchEvent) => {
-                    self.events.push(&packet.payload);
+            let found = check(&mut state);
+            let now = Instant::now();
+            if found.is_some() || now >= deadline {
+                self.leave(&mut state);
+                return (state, found);
+            }
+            if !state.led {
+                let to_send = !state.outbox.is_empty();
+                if !std::mem::take(&mut state.more) {
+                    state.led = true;
+                    drop(state);
+                    let polled = self.stream.wait(to_send, &self.bell, deadline);
+                    state = self.state();
+                    state.led = false;
+                    if let Err(error) = polled {
+                        state.fail(&error);
+                    }
                 }
-                Ok(Some(packet)) if Some(packet.req_id) == awaited => return Ok(Some(packet)),
-                Ok(Some(packet)) => tracing::debug!(?packet, "late reply dropped"),
-                Err(error) => {
-                    let error = Error::Disconnected {
-                        cause: format!("malformed message: {error}"),
-                    };
-                    self.breaks(&error);
-                    return Err(error);
+                self.turn(&mut state);
+                state.news = false;
+            } else {
+                let thread = std::thread::current();
+                let me = thread.id();
+                state.waiters.push(Waiter { id, thread });
+                drop(state);
+                std::thread::park_timeout(deadline - now);
+                state = self.state();
+                let at = state.waiters.iter().position(|w| w.thread.id() == me);
+                if let Some(at) = at {
+                    state.waiters.swap_remove(at);
                 }
             }
         }
     }
-}
 
-pub(super) fn text_of(about: About<'_>, bytes: Vec<u8>) -> Result<String> {
-    let mut bytes = bytes;
-    if bytes.last() == Some(&0) {
-        bytes.pop();
+    /// Who waits no more lets another one lead, and tells the leader what it does not know.
+    fn leave(&self, state: &mut State) {
+        self.ring_leader(state);
+        if !state.led
+            && let Some(next) = state.waiters.first()
+        {
+            next.thread.unpark();
+        }
     }
-    String::from_utf8(bytes).map_err(|error| Error::Protocol {
-        operation: about.operation,
-        path: about.path.to_owned(),
-        what: error.to_string(),
-    })
+
+    fn ring_leader(&self, state: &mut State) {
+        if state.led && (state.news || !state.outbox.is_empty()) {
+            // Full means that it rings already.
+            let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        }
+        state.news = false;
+    }
+
+    /// Sends and takes in what can be without waiting.
+    fn turn(&self, state: &mut State) {
+        if state.protocol.over().is_some() {
+            state.more = false;
+            return;
+        }
+        let mut bytes = Vec::new();
+        let received = self.stream.receive(&mut bytes);
+        if !bytes.is_empty() {
+            state.feed(Input::Received(bytes));
+        }
+        match received {
+            Ok(received) => state.more = received == Received::Some,
+            Err(error) => state.fail(&error),
+        }
+        self.send(state);
+        self.say_farewells(state);
+    }
+
+    fn send(&self, state: &mut State) {
+        while !state.outbox.is_empty() {
+            match self.stream.send(&mut state.outbox) {
+                Ok(Sent::All | Sent::NoRoom) => return,
+                Ok(Sent::Refused(id, errno)) => state.feed(Input::Refused(id, errno)),
+                Err(error) => {
+                    // What it said before it closed is still to be read.
+                    let mut bytes = Vec::new();
+                    let _ = self.stream.receive(&mut bytes);
+                    if !bytes.is_empty() {
+                        state.feed(Input::Received(bytes));
+                    }
+                    state.fail(&error);
+                }
+            }
+        }
+    }
 }
 
 impl AsFd for Connection {

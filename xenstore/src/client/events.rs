@@ -6,6 +6,9 @@ use std::collections::{HashSet, VecDeque};
 /// Different events that may wait.
 pub const EVENTS_MAX: usize = 4096;
 
+/// How the tokens of watches with a queue of their own begin.
+pub(super) const ROUTED: &str = "pv-watch-";
+
 /// Something at or below a watched path changed, or the watch was just registered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WatchEvent {
@@ -13,6 +16,23 @@ pub struct WatchEvent {
     pub path: String,
     /// The watch's token.
     pub token: String,
+    /// The one event that each watch fires when it is registered, changed or not.
+    pub first: bool,
+}
+
+impl WatchEvent {
+    /// Takes an event's payload: path, token, each with a NUL. What a daemon of later days may add is
+    /// left. `None` if it is none.
+    pub(super) fn parse(payload: &[u8]) -> Option<WatchEvent> {
+        let mut parts = payload.strip_suffix(b"\0")?.split(|b| *b == 0);
+        let mut text = || parts.next().map(String::from_utf8_lossy);
+        let (path, token) = (text()?, text()?);
+        (!path.is_empty()).then(|| WatchEvent {
+            path: path.into_owned(),
+            token: token.into_owned(),
+            first: false,
+        })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -23,19 +43,7 @@ pub(super) struct EventQueue {
 }
 
 impl EventQueue {
-    /// Takes an event's payload: path, token, each with a NUL.
-    pub(super) fn push(&mut self, payload: &[u8]) {
-        let mut parts = payload.split(|b| *b == 0);
-        let mut text = || {
-            parts
-                .next()
-                .map(|part| String::from_utf8_lossy(part).into_owned())
-        };
-        let (Some(path), Some(token)) = (text(), text()) else {
-            tracing::warn!(payload = %payload.escape_ascii(), "malformed watch event dropped");
-            return;
-        };
-        let event = WatchEvent { path, token };
+    pub(super) fn push(&mut self, event: WatchEvent) {
         if self.waiting.contains(&event) {
             return;
         }
@@ -58,15 +66,6 @@ impl EventQueue {
         }
     }
 
-    /// Takes all events of a token out; true if there were any, or if some are lost: they may have
-    /// been this token's.
-    pub(super) fn remove(&mut self, token: &str) -> bool {
-        let before = self.events.len();
-        self.events.retain(|event| event.token != token);
-        self.waiting.retain(|event| event.token != token);
-        self.events.len() < before || self.lost
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.events.is_empty() && !self.lost
     }
@@ -76,21 +75,45 @@ impl EventQueue {
 mod tests {
     use super::*;
 
+    fn event(path: &str) -> WatchEvent {
+        WatchEvent::parse(format!("{path}\0t\0").as_bytes()).unwrap()
+    }
+
     #[test]
     fn merges_bounds_and_says_when_events_are_lost() {
         let mut queue = EventQueue::default();
         for n in 0..EVENTS_MAX {
-            queue.push(format!("a/{n}\0t\0").as_bytes());
-            queue.push(b"a/0\0t\0");
+            queue.push(event(&format!("a/{n}")));
+            queue.push(event("a/0"));
         }
-        queue.push(b"one-too-many\0t\0");
+        queue.push(event("one-too-many"));
         for n in 0..EVENTS_MAX {
             assert_eq!(queue.pop().unwrap().unwrap().path, format!("a/{n}"));
         }
         assert!(!queue.is_empty(), "the loss is still to be told");
         assert!(matches!(queue.pop(), Err(Error::EventsLost { .. })));
         assert!(matches!(queue.pop(), Ok(None)));
-        queue.push(b"a/0\0t\0");
+        queue.push(event("a/0"));
         assert!(queue.pop().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_change_is_not_merged_into_the_first_event() {
+        let mut queue = EventQueue::default();
+        let mut first = event("a");
+        first.first = true;
+        queue.push(first.clone());
+        queue.push(event("a"));
+        assert_eq!(queue.pop().unwrap(), Some(first));
+        assert_eq!(queue.pop().unwrap(), Some(event("a")));
+    }
+
+    #[test]
+    fn what_is_an_event() {
+        for bad in [&b""[..], b"\0", b"a\0", b"a\0t", b"\0t\0"] {
+            assert_eq!(WatchEvent::parse(bad), None, "{}", bad.escape_ascii());
+        }
+        let event = WatchEvent::parse(b"a\0\0more\0").unwrap();
+        assert_eq!((&event.path[..], &event.token[..]), ("a", ""));
     }
 }

@@ -1,15 +1,17 @@
 //! The handle on a connection.
 
-use super::connection::{About, Call, Connection, text_of};
+use super::about::About;
+use super::connection::Connection;
 use super::events::WatchEvent;
 use crate::error::{Error, Result};
+use crate::transport::{Ring, RingParts, Stream};
 use crate::wire::Kind;
-use libgnt::{DomId, Platform};
+use libgnt::Platform;
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,10 +21,13 @@ pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A connection to xenstore. Clones share it, its transactions and its event queue.
 ///
-/// Requests block, up to the deadline. Watch events that arrive meanwhile are queued. With an
-/// edge-triggered loop, call [`Client::next_watch_event`] until it says `None` after each wake-up
+/// Requests block, up to the deadline; any number of threads may have one in flight, and none waits for
+/// another's answer. [`Client::submit`] blocks nobody. Watch events that arrive meanwhile are queued.
+///
+/// With an edge-triggered loop, call [`Client::next_watch_event`] until it says `None` after each wake-up
 /// *and* after any request: the request may have read the event that the edge was about
-/// ([`Client::has_watch_events`]).
+/// ([`Client::has_watch_events`]). A connection whose descriptor is polled belongs to that loop alone:
+/// another thread's request would take in what the descriptor became readable for.
 ///
 /// Paths are absolute, or relative to the client's own home, `/local/domain/N`.
 #[derive(Clone, Debug)]
@@ -42,7 +47,23 @@ impl Client {
     /// # Errors
     /// [`Error::Io`].
     pub fn from_stream(fd: OwnedFd) -> Result<Client> {
-        let connection = Connection::new(fd, DEFAULT_DEADLINE)?;
+        Client::over(Stream::of_descriptor(fd)?)
+    }
+
+    /// Takes a ring page that the daemon has mapped, too: the way of a domain that has no kernel for it, a
+    /// stub domain say (`struct xenstore_domain_interface`, `io/xs_wire.h`). A ring that was used before is
+    /// begun anew, which ends its watches and transactions, if the daemon can do that; if not, what was left
+    /// unread in it is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`]: the daemon does not begin anew before the deadline, or its indices make no
+    /// sense. [`Error::Invalid`], [`Error::Platform`], [`Error::Io`].
+    pub fn from_ring(parts: RingParts, deadline: Duration) -> Result<Client> {
+        Client::over(Stream::Ring(Ring::start(parts, deadline)?))
+    }
+
+    fn over(stream: Stream) -> Result<Client> {
+        let connection = Connection::new(stream, DEFAULT_DEADLINE)?;
         Ok(Client(Arc::new(connection)))
     }
 
@@ -63,81 +84,22 @@ impl Client {
         self.0.set_deadline(deadline);
     }
 
-    /// Watches a node and all below it. An event comes at once, whether the node is there or not.
-    ///
-    /// # Errors
-    /// EEXIST: watched with this token already. E2BIG: the domain's quota of watches.
-    pub fn watch(&self, path: &str, token: &str) -> Result<()> {
-        let about = About {
-            operation: "watch",
-            path,
-        };
-        self.call(
-            about,
-            Kind::Watch,
-            0,
-            &[path.as_bytes(), b"\0", token.as_bytes(), b"\0"],
-        )?;
-        Ok(())
+    /// How long requests wait for their answers.
+    pub fn deadline(&self) -> Duration {
+        self.0.deadline()
     }
 
-    /// Stops a watch. Events already queued still come.
-    ///
-    /// # Errors
-    /// ENOENT: no such watch.
-    pub fn unwatch(&self, path: &str, token: &str) -> Result<()> {
-        let about = About {
-            operation: "unwatch",
-            path,
-        };
-        self.call(
-            about,
-            Kind::Unwatch,
-            0,
-            &[path.as_bytes(), b"\0", token.as_bytes(), b"\0"],
-        )?;
-        Ok(())
+    pub(super) fn connection(&self) -> &Connection {
+        &self.0
     }
 
-    /// A domain's home directory, `/local/domain/N`.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] and the connection's.
-    pub fn domain_path(&self, domid: DomId) -> Result<String> {
-        let text = domid.0.to_string();
-        let about = About {
-            operation: "get-domain-path",
-            path: &text,
-        };
-        let path = self.call(about, Kind::GetDomainPath, 0, &[text.as_bytes(), b"\0"])?;
-        text_of(about, path)
-    }
-
-    /// Does xenstore know the domain? xenstored lets only dom0 ask.
-    ///
-    /// # Errors
-    /// [`Error::Refused`] and the connection's.
-    pub fn is_domain_introduced(&self, domid: DomId) -> Result<bool> {
-        let text = domid.0.to_string();
-        let about = About {
-            operation: "is-domain-introduced",
-            path: &text,
-        };
-        let answer = self.call(
-            about,
-            Kind::IsDomainIntroduced,
-            0,
-            &[text.as_bytes(), b"\0"],
-        )?;
-        Ok(answer.starts_with(b"T"))
-    }
-
-    /// The next watch event, without waiting. `None`: nothing more has come so far.
+    /// The next watch event, without waiting. `None`: nothing more has come so far. Events of a
+    /// [`Watch`](super::Watch) are its own, and not among these.
     ///
     /// # Errors
     /// [`Error::EventsLost`], once each time it happens; [`Error::Disconnected`].
     pub fn next_watch_event(&self) -> Result<Option<WatchEvent>> {
-        self.0.next_event()
+        self.0.next_event(None)
     }
 
     /// The next watch event; waits for it. `None`: the time is over.
@@ -145,31 +107,28 @@ impl Client {
     /// # Errors
     /// As [`Client::next_watch_event`].
     pub fn wait_watch_event(&self, timeout: Duration) -> Result<Option<WatchEvent>> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            if let Some(event) = self.next_watch_event()? {
-                return Ok(Some(event));
-            }
-            if !self.0.wait_readable(deadline)? {
-                return Ok(None);
-            }
-        }
+        self.0.wait_event(None, Instant::now() + timeout)
     }
 
-    /// Waits for an event of one watch, and takes it; leaves others' events where they are.
-    /// False: the time is over.
-    pub(crate) fn wait_token(&self, token: &str, timeout: Duration) -> Result<bool> {
-        self.0.wait_token(token, timeout)
-    }
-
-    /// Forgets the queued events of a watch that is no more.
-    pub(crate) fn drop_events(&self, token: &str) {
-        self.0.drop_events(token);
-    }
-
-    /// Are there events that a request has read already?
+    /// May there be events that a request has read already?
     pub fn has_watch_events(&self) -> bool {
-        self.0.has_events()
+        self.0.has_events(None) || self.0.has_more()
+    }
+
+    /// Sends and takes in what can be without waiting: for a loop whose poll says that the descriptor is
+    /// readable or writable. Answers are then in their [`Ticket`](super::Ticket)s, events in their queues.
+    ///
+    /// # Errors
+    /// [`Error::Disconnected`].
+    pub fn drive(&self) -> Result<()> {
+        self.0.drive()
+    }
+
+    /// Is something waiting for room in the stream? The descriptor becomes writable then, and whoever
+    /// polls it should ask for that. (A ring's descriptor becomes readable for it, and the device's takes
+    /// everything at once.)
+    pub fn wants_room(&self) -> bool {
+        self.0.wants_room()
     }
 
     /// One request, one answer.
@@ -180,13 +139,34 @@ impl Client {
         tx_id: u32,
         parts: &[&[u8]],
     ) -> Result<Vec<u8>> {
-        self.0.call(about, kind, tx_id, parts)
+        self.0.call(about, kind, tx_id, parts.concat())
+    }
+}
+
+/// Whoever can make a request: outside of a transaction, or inside.
+pub(super) trait Call {
+    fn client(&self) -> &Client;
+
+    fn tx_id(&self) -> u32;
+
+    fn request(&self, about: About<'_>, kind: Kind, parts: &[&[u8]]) -> Result<Vec<u8>> {
+        self.client().call(about, kind, self.tx_id(), parts)
     }
 }
 
 impl Call for Client {
-    fn request(&self, about: About<'_>, kind: Kind, parts: &[&[u8]]) -> Result<Vec<u8>> {
-        self.call(about, kind, 0, parts)
+    fn client(&self) -> &Client {
+        self
+    }
+
+    fn tx_id(&self) -> u32 {
+        0
+    }
+}
+
+impl AsRawFd for Client {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 
@@ -196,7 +176,7 @@ impl AsFd for Client {
     }
 }
 
-/// Readable when watch events may have come.
+/// Readable when answers or watch events may have come; writable when there is room ([`Client::wants_room`]).
 impl Source for Client {
     fn register(
         &mut self,

@@ -1,8 +1,10 @@
 //! What a client, and a transaction of it, can do with nodes.
 
-use super::connection::{About, Call, text_of};
-use super::handle::Client;
-use super::transaction::Transaction;
+use super::about::{About, text_of};
+use super::handle::{Call, Client};
+use super::protocol::DIRECTORY_MAX_BYTES;
+use super::submit::{Request, Ticket, all, read_many, submit};
+use super::transaction::{Transaction, TransactionSpan};
 use crate::error::{Error, Result};
 use crate::perms::Permission;
 use crate::value;
@@ -29,11 +31,6 @@ fn directory(to: &impl Call, path: &str) -> Result<Vec<String>> {
 }
 
 fn directory_in_parts(to: &impl Call, about: About<'_>) -> Result<Vec<u8>> {
-    let nonsense = |what: &str| Error::Protocol {
-        operation: about.operation,
-        path: about.path.to_owned(),
-        what: what.to_owned(),
-    };
     'again: for _ in 0..DIRECTORY_ATTEMPTS {
         let (mut names, mut generation) = (Vec::new(), None);
         loop {
@@ -43,15 +40,18 @@ fn directory_in_parts(to: &impl Call, about: About<'_>) -> Result<Vec<u8>> {
             let nul = part
                 .iter()
                 .position(|b| *b == 0)
-                .ok_or_else(|| nonsense("no generation"))?;
+                .ok_or_else(|| about.nonsense("no generation"))?;
             let (now, rest) = (part[..nul].to_vec(), &part[nul + 1..]);
             if generation.get_or_insert_with(|| now.clone()) != &now {
                 continue 'again;
             }
             if rest.is_empty() {
-                return Err(nonsense("an empty part"));
+                return Err(about.nonsense("an empty part"));
             }
             names.extend_from_slice(rest);
+            if names.len() > DIRECTORY_MAX_BYTES {
+                return Err(about.nonsense("a directory without an end"));
+            }
             // The last part ends with an empty name.
             if names == b"\0" || names.ends_with(b"\0\0") {
                 names.pop();
@@ -65,11 +65,7 @@ fn directory_in_parts(to: &impl Call, about: About<'_>) -> Result<Vec<u8>> {
 }
 
 fn names_of(about: About<'_>, names: &[u8]) -> Result<Vec<String>> {
-    let names = strings(names).ok_or_else(|| Error::Protocol {
-        operation: about.operation,
-        path: about.path.to_owned(),
-        what: "a name without an end".into(),
-    })?;
+    let names = strings(names).ok_or_else(|| about.nonsense("a name without an end"))?;
     names
         .into_iter()
         .map(|name| text_of(about, name.to_vec()))
@@ -83,11 +79,7 @@ fn get_perms(to: &impl Call, path: &str) -> Result<Vec<Permission>> {
     };
     let answer = to.request(about, Kind::GetPerms, &[path.as_bytes(), b"\0"])?;
     let parse = |text: String| {
-        text.parse().map_err(|error| Error::Protocol {
-            operation: about.operation,
-            path: path.to_owned(),
-            what: format!("{error}"),
-        })
+        Permission::from_wire(&text).map_err(|error| about.nonsense(error.to_string()))
     };
     names_of(about, &answer)?.into_iter().map(parse).collect()
 }
@@ -248,6 +240,40 @@ macro_rules! operations {
                 Ok(())
             }
 
+            /// The values of many nodes, in the order of the paths; `None` for a node that is not
+            /// there. Many requests are in flight at once, so it takes little longer than one.
+            ///
+            /// # Errors
+            /// EACCES, and the connection's.
+            pub fn read_many<P: AsRef<str>>(
+                &self,
+                paths: impl IntoIterator<Item = P>,
+            ) -> Result<Vec<Option<Vec<u8>>>> {
+                read_many(self, paths)
+            }
+
+            /// Performs requests in order, many of them in flight at once, and gives what became of
+            /// each.
+            ///
+            /// # Errors
+            /// [`Error::Invalid`] for one that cannot be sent, and the connection's; the earlier ones
+            /// may have been done.
+            pub fn perform_all(
+                &self,
+                requests: impl IntoIterator<Item = Request>,
+            ) -> Result<Vec<Result<Vec<u8>>>> {
+                all(self, requests)
+            }
+
+            /// Sends a request, and does not wait for its answer. Answers of one connection come in
+            /// whatever order the daemon gives them: in that of the requests, as all daemons do now.
+            ///
+            /// # Errors
+            /// [`Error::Busy`], [`Error::Invalid`], [`Error::Disconnected`].
+            pub fn submit(&self, request: Request) -> Result<Ticket> {
+                submit(self, request)
+            }
+
             /// The names of a node's children, in order; however many.
             ///
             /// # Errors
@@ -285,3 +311,4 @@ macro_rules! operations {
 
 operations!(Client);
 operations!(Transaction<'_>);
+operations!(TransactionSpan);

@@ -3,7 +3,7 @@
 use super::errors::{forget_errors, read_error};
 use super::patience::{Action, End, Input, Patience};
 use super::place::{DeviceKey, DevicePaths, is_there};
-use crate::client::{Client, Transaction};
+use crate::client::{Client, Transaction, Watch};
 use crate::error::{Error, Result};
 use crate::xenbus::XenbusState::{self, Closed, Closing, Connected, InitWait, Unknown};
 use libgnt::machine::{Machine, monotonic};
@@ -60,16 +60,9 @@ pub fn remove(
     };
 
     let nodes = [format!("{front}/state"), format!("{back}/state")];
-    let token = format!("remove-{:016x}", fastrand::u64(..));
-    for node in &nodes {
-        client.watch(node, &token)?;
-    }
-    let waited = wait_closed(client, &nodes, &token, Patience::new(before, deadline));
-    for node in &nodes {
-        client.unwatch(node, &token)?;
-    }
-    client.drop_events(&token);
-    let (end, states) = waited?;
+    let watch = client.watching_all(&nodes)?;
+    let (end, states) = wait_closed(client, &nodes, &watch, Patience::new(before, deadline))?;
+    drop(watch);
 
     let front_error = read_error(client, front)?;
     let back_error = read_error(client, back)?;
@@ -110,12 +103,12 @@ pub fn remove_nodes(client: &Client, device: &DeviceKey, paths: &DevicePaths) ->
 fn remove_nodes_in(tx: &Transaction<'_>, device: &DeviceKey, paths: &DevicePaths) -> Result<()> {
     let DevicePaths { front, back } = paths;
     // What a domain's creator made for all its devices stays.
-    remove_with_parents(tx, front, &format!("{}/device", home_of(front)))?;
-    remove_with_parents(tx, back, home_of(back))?;
-    remove_with_parents(tx, &device.own_record(), "/")?;
+    tx.remove_tree(front, &format!("{}/device", home_of(front)))?;
+    tx.remove_tree(back, home_of(back))?;
+    tx.remove_tree(&device.own_record(), "/")?;
     let libxl = device.libxl_record();
     let devices = format!("/libxl/{}/device", device.front_domid.0);
-    remove_with_parents(tx, &libxl, &devices)
+    tx.remove_tree(&libxl, &devices)
 }
 
 /// Tries the removal in a transaction that is dropped: a refusal comes before anything has changed.
@@ -160,7 +153,7 @@ fn ask_to_close(tx: &Transaction<'_>, back: &str) -> Result<Option<XenbusState>>
 fn wait_closed(
     client: &Client,
     nodes: &[String; 2],
-    token: &str,
+    watch: &Watch,
     mut patience: Patience,
 ) -> Result<(End, Input)> {
     loop {
@@ -176,9 +169,10 @@ fn wait_closed(
         for action in actions {
             match action {
                 Action::Over(end) => return Ok((end, states)),
-                Action::WaitUntil(until) => {
-                    client.wait_token(token, until.saturating_sub(now))?;
-                }
+                Action::WaitUntil(until) => match watch.next(until.saturating_sub(now)) {
+                    Ok(_) | Err(Error::EventsLost { .. }) => {}
+                    Err(error) => return Err(error),
+                },
             }
         }
     }
@@ -194,23 +188,4 @@ fn home_of(path: &str) -> &str {
 
 fn is_missing(error: &Error) -> bool {
     error.errno() == Some(Errno::NOENT)
-}
-
-/// Removes a directory, and those above it, below `keep`, that this leaves empty.
-fn remove_with_parents(tx: &Transaction<'_>, path: &str, keep: &str) -> Result<()> {
-    let mut path = path;
-    loop {
-        match tx.rm(path) {
-            // It went together with what is above it, with its domain say.
-            Err(error) if is_missing(&error) => return Ok(()),
-            other => other?,
-        }
-        let Some((parent, _)) = path.rsplit_once('/') else {
-            return Ok(());
-        };
-        if parent.len() <= keep.len() || !tx.directory(parent)?.is_empty() {
-            return Ok(());
-        }
-        path = parent;
-    }
 }

@@ -27,6 +27,14 @@ impl Xenstore {
         }
     }
 
+    /// The same socket, and an empty store.
+    pub fn restart(&mut self) {
+        self.server.stop();
+        let mut config = ServerConfig::default();
+        config.socket = Some(self.socket());
+        self.server = ServerHandle::start(config).unwrap();
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("sock")
     }

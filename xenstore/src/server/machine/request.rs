@@ -105,6 +105,10 @@ impl Server {
             }
             // These go the other way only.
             Kind::WatchEvent | Kind::Error => Err(Errno::NOSYS),
+            // Xen 4.22's.
+            Kind::GetFeature | Kind::SetFeature | Kind::GetQuota | Kind::SetQuota => {
+                Err(Errno::NOSYS)
+            }
         }
     }
 
