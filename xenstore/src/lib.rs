@@ -61,5 +61,5 @@ pub use perms::{Permission, Rights};
 #[cfg(feature = "server")]
 pub use server::StoreSabotage;
 #[cfg(feature = "server")]
-pub use server::service::{ServerConfig, ServerHandle, ServiceError};
+pub use server::service::{DomainSocket, ServerConfig, ServerHandle, ServiceError};
 pub use xenbus::XenbusState;

@@ -113,6 +113,11 @@ impl Server {
         &self.tree
     }
 
+    /// Is the domain there?
+    pub fn is_introduced(&self, domid: DomId) -> bool {
+        self.introduced.contains(&domid)
+    }
+
     #[cfg(test)]
     pub(super) fn knows(&self, conn: ConnId) -> bool {
         self.connections.contains_key(&conn)

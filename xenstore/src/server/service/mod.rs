@@ -10,19 +10,20 @@ mod socket;
 mod thread;
 
 pub use error::ServiceError;
+pub use socket::DomainSocket;
 
 use super::machine::{Server, StoreSabotage};
 use super::queue::QueueLimits;
 use super::quota::Quotas;
-use crossbeam::channel::{Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use libgnt::DomId;
 use mio::{Interest, Poll, Waker};
-use socket::{SocketFile, listen};
+use socket::Listener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use thread::{LISTENER, Message, Opened, Service, WAKER};
+use thread::{Message, Opened, Service, WAKER, listener_token};
 
 /// Messages of handles that may wait. With more, a handle waits: the thread takes them all whenever it
 /// is woken, and waits for nobody itself. Whoever has put one in wakes it, so a full queue is taken.
@@ -36,6 +37,8 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 pub struct ServerConfig {
     /// Where to listen for dom0; nowhere if `None`.
     pub socket: Option<PathBuf>,
+    /// Where to listen for domains.
+    pub domain_sockets: Vec<DomainSocket>,
     /// Limits on domains.
     pub quotas: Quotas,
     /// Limits on each connection's queue.
@@ -48,6 +51,8 @@ struct Shared {
     messages: Sender<Message>,
     waker: Arc<Waker>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Says why the thread has ended by itself; is cut off when it has ended.
+    ended: Receiver<ServiceError>,
 }
 
 impl Drop for Shared {
@@ -84,31 +89,41 @@ impl ServerHandle {
         };
         let poll = Poll::new().map_err(io("epoll_create", &None))?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(io("eventfd", &None))?);
-        let mut listener = config.socket.as_deref().map(listen).transpose()?;
-        if let Some(listener) = &mut listener {
+        let mut listeners = Vec::new();
+        let dom0 = config.socket.iter().map(|path| (DomId::DOM0, path));
+        let domains = config.domain_sockets.iter().map(|s| (s.domid, &s.path));
+        for (n, (domid, path)) in dom0.chain(domains).enumerate() {
+            let mut listener = Listener::bind(domid, path)?;
             poll.registry()
-                .register(listener, LISTENER, Interest::READABLE)
-                .map_err(io("epoll_ctl", &config.socket))?;
+                .register(&mut listener.socket, listener_token(n), Interest::READABLE)
+                .map_err(io("epoll_ctl", &Some(path.clone())))?;
+            listeners.push(listener);
         }
         let (messages, inbox) = bounded(MESSAGES);
+        // Room for the one error, so that the thread never waits with it.
+        let (end, ended) = bounded(1);
         let opened = Opened {
             poll,
             waker: Arc::clone(&waker),
-            listener,
-            socket: config.socket.clone().map(SocketFile),
+            listeners,
             inbox,
         };
         let server = Server::sabotaged(config.quotas, config.sabotage);
         let service = Service::new(opened, server, config.queue);
         let thread = std::thread::Builder::new()
             .name("xenstore".into())
-            .spawn(move || service.run())
+            .spawn(move || {
+                if let Err(error) = service.run() {
+                    let _ = end.try_send(error);
+                }
+            })
             .map_err(io("clone", &None))?;
         let thread = Mutex::new(Some(thread));
         Ok(ServerHandle(Arc::new(Shared {
             messages,
             waker,
             thread,
+            ended,
         })))
     }
 
@@ -155,6 +170,14 @@ impl ServerHandle {
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the xenstore server's thread panicked");
         }
+    }
+
+    /// Waits until the thread has ended, by [`ServerHandle::stop`] or by itself.
+    ///
+    /// # Errors
+    /// Why it has ended by itself. Only the first who asks is told.
+    pub fn wait(&self) -> Result<(), ServiceError> {
+        self.0.ended.recv().map_or(Ok(()), Err)
     }
 
     fn send(&self, message: Message) -> Result<(), ServiceError> {

@@ -4,23 +4,29 @@ use super::super::machine::{Action, Input, Server};
 use super::super::queue::{OutQueue, QueueLimits};
 use super::super::requests::{domain_requests, remove_request};
 use super::super::watch::ConnId;
-use super::socket::SocketFile;
+use super::error::ServiceError;
+use super::socket::Listener;
 use crate::path::home;
 use crate::wire::{Decoder, Packet};
 use crossbeam::channel::{Receiver, Sender};
 use libgnt::DomId;
 use libgnt::machine::{Machine, monotonic};
-use mio::net::{UnixListener, UnixStream};
+use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) const LISTENER: Token = Token(0);
-pub(super) const WAKER: Token = Token(1);
-/// A connection's token is its id plus this.
-const FIRST_CONNECTION: usize = 2;
+pub(super) const WAKER: Token = Token(0);
+/// A connection's token is its id, which is at least 1.
+fn connection_token(conn: ConnId) -> Token {
+    Token(conn.0 as usize)
+}
+/// Listeners count down from the highest that mio leaves free.
+pub(super) fn listener_token(n: usize) -> Token {
+    Token(usize::MAX - 1 - n)
+}
 /// Requests of one connection before the others' turn.
 const REQUESTS_A_TURN: usize = 32;
 /// How soon to try again to accept, when file descriptors ran out.
@@ -44,7 +50,7 @@ struct Connection {
 
 pub(super) struct Service {
     poll: Poll,
-    listener: Option<UnixListener>,
+    listeners: Vec<Listener>,
     inbox: Receiver<Message>,
     server: Server,
     /// A connection of dom0 without a socket, for the nodes that the service itself writes.
@@ -57,15 +63,13 @@ pub(super) struct Service {
     accept_again: bool,
     /// Keeps the eventfd open: closing it takes it out of the poll, with the last handle's wake-up.
     _waker: Arc<Waker>,
-    _socket: Option<SocketFile>,
 }
 
 /// What the thread works with, as the handle has opened it.
 pub(super) struct Opened {
     pub poll: Poll,
     pub waker: Arc<Waker>,
-    pub listener: Option<UnixListener>,
-    pub socket: Option<SocketFile>,
+    pub listeners: Vec<Listener>,
     pub inbox: Receiver<Message>,
 }
 
@@ -74,7 +78,7 @@ impl Service {
     pub(super) fn new(opened: Opened, server: Server, queue_limits: QueueLimits) -> Service {
         let mut service = Service {
             poll: opened.poll,
-            listener: opened.listener,
+            listeners: opened.listeners,
             inbox: opened.inbox,
             server,
             toolstack: ConnId(0),
@@ -84,7 +88,6 @@ impl Service {
             ready: BTreeSet::new(),
             accept_again: false,
             _waker: opened.waker,
-            _socket: opened.socket,
         };
         service.toolstack = service.connect(DomId::DOM0, false);
         service.write_domain(DomId::DOM0, "Domain-0");
@@ -110,7 +113,8 @@ impl Service {
         conn
     }
 
-    pub(super) fn run(mut self) {
+    /// Serves until it is told to stop.
+    pub(super) fn run(mut self) -> Result<(), ServiceError> {
         let mut events = Events::with_capacity(256);
         loop {
             let timeout = if !self.ready.is_empty() {
@@ -122,21 +126,25 @@ impl Service {
             };
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    tracing::error!(%error, "the xenstore server cannot poll");
-                    return;
+                Err(source) => {
+                    tracing::error!(error = %source, "the xenstore server cannot poll");
+                    return Err(ServiceError::Io {
+                        operation: "epoll_wait",
+                        path: None,
+                        source,
+                    });
                 }
                 Ok(()) => {}
             }
             if std::mem::take(&mut self.accept_again) {
-                self.accept();
+                self.accept_all();
             }
             for event in events.iter() {
                 match event.token() {
-                    LISTENER => self.accept(),
                     WAKER => {}
+                    token if token > listener_token(self.listeners.len()) => self.accept_all(),
                     Token(n) => {
-                        let id = ConnId((n - FIRST_CONNECTION) as u64);
+                        let id = ConnId(n as u64);
                         if let Some(connection) = self.connections.get_mut(&id) {
                             connection.readable |= event.is_readable() || event.is_read_closed();
                             self.ready.insert(id);
@@ -145,7 +153,7 @@ impl Service {
                 }
             }
             if !self.take_messages() {
-                return;
+                return Ok(());
             }
             for id in std::mem::take(&mut self.ready) {
                 self.serve(id);
@@ -191,16 +199,23 @@ impl Service {
         }
     }
 
-    fn accept(&mut self) {
-        loop {
-            let accepted = match &self.listener {
-                Some(listener) => listener.accept(),
-                None => return,
-            };
-            match accepted {
+    fn accept_all(&mut self) {
+        for n in 0..self.listeners.len() {
+            self.accept(n);
+        }
+    }
+
+    fn accept(&mut self, n: usize) {
+        while let Some(listener) = self.listeners.get(n) {
+            let domid = listener.domid;
+            match listener.socket.accept() {
+                // Dropped, which closes it.
+                Ok(_) if !self.server.is_introduced(domid) => {
+                    tracing::warn!(%domid, "a connection of a domain that is not there: closed");
+                }
                 Ok((stream, _)) => {
-                    let conn = self.connect(DomId::DOM0, false);
-                    self.add(stream, conn, DomId::DOM0);
+                    let conn = self.connect(domid, false);
+                    self.add(stream, conn, domid);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -214,7 +229,7 @@ impl Service {
     }
 
     fn add(&mut self, mut stream: UnixStream, id: ConnId, domid: DomId) {
-        let token = Token(id.0 as usize + FIRST_CONNECTION);
+        let token = connection_token(id);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
             tracing::warn!(%error, %domid, "cannot serve a connection");
