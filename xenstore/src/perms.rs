@@ -167,12 +167,17 @@ impl Perms {
     /// What the caller may do: the owner and dom0 everything, a listed domain what its first
     /// entry says, anybody else what the owner's entry says.
     pub fn rights(&self, caller: Caller) -> Rights {
+        self.rights_where(caller, |_| true)
+    }
+
+    /// The same, as if entries that do not count were not there. The owner's counts always.
+    pub fn rights_where(&self, caller: Caller, counts: impl Fn(DomId) -> bool) -> Rights {
         if self.owned(caller) {
             return Rights::Both;
         }
         let entry = self.0[1..]
             .iter()
-            .find(|p| caller.is(p.domid))
+            .find(|p| caller.is(p.domid) && counts(p.domid))
             .unwrap_or(&self.0[0]);
         entry.rights
     }

@@ -2,6 +2,8 @@
 
 use clap::Parser;
 use libgnt::DomId;
+use pv_xenstore::Daemon;
+use pv_xenstore::server::quota::QuotaSetting;
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -27,6 +29,18 @@ pub(crate) struct Cli {
     /// connect.
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: PathBuf,
+    /// Whose answers to give, where daemons differ: c-4.14, c-4.17 or c-4.20 for xenstored of that Xen;
+    /// c-4.22 is from its documentation, and compared with no daemon.
+    #[arg(long, default_value_t = Daemon::default(), value_name = "DAEMON")]
+    pub(crate) daemon: Daemon,
+    /// A limit on every domain but dom0, by xenstored's name for it: nodes, watches, outstanding, memory,
+    /// transactions, transaction-nodes, node-permissions, path-max, node-size.
+    #[arg(long, value_name = "NAME=NUMBER")]
+    pub(crate) quota: Vec<QuotaSetting>,
+    /// Let domains write as fast as they like. Else writes that can be in the way of others'
+    /// transactions are limited, as xenstored limits them.
+    #[arg(long)]
+    pub(crate) no_write_limit: bool,
     /// A domain that is there from the start, and where its programs connect: they have its rights
     /// then. INTRODUCE makes more domains (without a ring: they can own nodes, and cannot connect).
     #[arg(long, value_name = "DOMID[=PATH]", value_parser = domain)]

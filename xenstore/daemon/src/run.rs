@@ -3,6 +3,7 @@
 use crate::args::Cli;
 use crate::failure::{ENVIRONMENT, FAILED, Failure};
 use clap::Parser;
+use pv_xenstore::server::rate::WriteRate;
 use pv_xenstore::{DomainSocket, ServerConfig, ServerHandle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -53,6 +54,11 @@ fn serve(cli: Cli) -> Result<(), Failure> {
         .map_err(|e| Failure::environment(format!("cannot listen for signals: {e}")))?;
     let mut config = ServerConfig::default();
     config.socket = Some(cli.socket.clone());
+    config.daemon = cli.daemon;
+    for setting in &cli.quota {
+        config.quotas.set(setting);
+    }
+    config.write_rate = (!cli.no_write_limit).then(WriteRate::default);
     for domain in &cli.domain {
         if let Some(path) = &domain.socket {
             config
@@ -66,7 +72,7 @@ fn serve(cli: Cli) -> Result<(), Failure> {
             .introduce(domain.domid, &format!("Domain-{}", domain.domid.0))
             .map_err(Failure::at_work)?;
     }
-    tracing::info!(socket = %cli.socket.display(), "listening");
+    tracing::info!(socket = %cli.socket.display(), daemon = %cli.daemon, "listening");
     let stops = server.clone();
     std::thread::Builder::new()
         .name("signals".into())

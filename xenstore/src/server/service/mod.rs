@@ -12,9 +12,11 @@ mod thread;
 pub use error::ServiceError;
 pub use socket::DomainSocket;
 
-use super::machine::{Server, StoreSabotage};
+use super::daemon::Daemon;
+use super::machine::{Server, Settings, StoreSabotage};
 use super::queue::QueueLimits;
 use super::quota::Quotas;
+use super::rate::WriteRate;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use libgnt::DomId;
 use mio::{Interest, Poll, Waker};
@@ -39,8 +41,12 @@ pub struct ServerConfig {
     pub socket: Option<PathBuf>,
     /// Where to listen for domains.
     pub domain_sockets: Vec<DomainSocket>,
+    /// Whose answers it gives.
+    pub daemon: Daemon,
     /// Limits on domains.
     pub quotas: Quotas,
+    /// How fast domains may write into others' transactions; `None`: as fast as they like.
+    pub write_rate: Option<WriteRate>,
     /// Limits on each connection's queue.
     pub queue: QueueLimits,
     /// Broken on purpose, to see that tests notice.
@@ -108,7 +114,12 @@ impl ServerHandle {
             listeners,
             inbox,
         };
-        let server = Server::sabotaged(config.quotas, config.sabotage);
+        let server = Server::new(Settings {
+            daemon: config.daemon,
+            quotas: config.quotas,
+            write_rate: config.write_rate,
+            sabotage: config.sabotage,
+        });
         let service = Service::new(opened, server, config.queue);
         let thread = std::thread::Builder::new()
             .name("xenstore".into())
