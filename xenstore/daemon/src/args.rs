@@ -29,6 +29,10 @@ pub(crate) struct Cli {
     /// connect.
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: PathBuf,
+    /// Where to keep the store, so that it outlives this program: clients that connect again find all
+    /// as it was. Written at most five times a second, and at the end; a crash leaves the last whole one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) state: Option<PathBuf>,
     /// Whose answers to give, where daemons differ: c-4.14, c-4.17 or c-4.20 for xenstored of that Xen;
     /// c-4.22 is from its documentation, and compared with no daemon.
     #[arg(long, default_value_t = Daemon::default(), value_name = "DAEMON")]

@@ -55,6 +55,7 @@ fn serve(cli: Cli) -> Result<(), Failure> {
     let mut config = ServerConfig::default();
     config.socket = Some(cli.socket.clone());
     config.daemon = cli.daemon;
+    config.state = cli.state;
     for setting in &cli.quota {
         config.quotas.set(setting);
     }

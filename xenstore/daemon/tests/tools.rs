@@ -184,9 +184,80 @@ fn a_signal_ends_it_and_removes_its_sockets() {
     }
 }
 
+#[test]
+fn the_store_outlives_the_program() {
+    let mut daemon = Daemon::start(&["--state", "state", "--domain", "7"]);
+    daemon.good(&[
+        "xenstore-write",
+        "/z",
+        "1",
+        "/a",
+        "2",
+        "/local/domain/7/name",
+        "renamed",
+    ]);
+    daemon.good(&["xenstore-chmod", "/a", "n7", "r8"]);
+    let before = daemon.good(&["xenstore-ls", "-f", "-p"]);
+    assert!(before.contains("renamed"));
+    assert_eq!(daemon.end(Signal::TERM), Some(0));
+    let dir = std::mem::replace(&mut daemon.dir, tempfile::tempdir().unwrap());
+    let mut daemon = Daemon::start_in(dir, &["--state", "state", "--domain", "7"]);
+    assert_eq!(daemon.good(&["xenstore-ls", "-f", "-p"]), before);
+    // Killed, it loses no more than the last moment.
+    daemon.good(&["xenstore-write", "/b", "3"]);
+    let state = daemon.dir.path().join("state");
+    let is_there = || {
+        std::fs::read(&state)
+            .unwrap()
+            .windows(2)
+            .any(|w| w == b"/b")
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !is_there() {
+        assert!(std::time::Instant::now() < deadline, "it is never written");
+        daemon.good(&["xenstore-exists", "/b"]);
+    }
+    daemon.end(Signal::KILL);
+    let dir = std::mem::replace(&mut daemon.dir, tempfile::tempdir().unwrap());
+    let daemon = Daemon::start_in(dir, &["--state", "state"]);
+    assert_eq!(daemon.good(&["xenstore-read", "/b", "/a"]), "3\n2\n");
+    // A file that is none of ours is left alone.
+    let other = daemon.dir.path().join("other");
+    std::fs::write(&other, "precious").unwrap();
+    let (status, text) = refused(
+        daemon.dir.path(),
+        &["--socket", "new.sock", "--state", "other"],
+    );
+    assert_eq!(status, Some(2));
+    assert!(text.contains("other holds no state"), "{text}");
+    assert_eq!(std::fs::read_to_string(other).unwrap(), "precious");
+}
+
+#[test]
+fn quotas_are_set_by_their_names() {
+    let daemon = Daemon::start(&[
+        "--daemon",
+        "c-4.17",
+        "--quota",
+        "nodes=8",
+        "--domain",
+        "7=dom7.sock",
+    ]);
+    let as_domain = |args: &[&str]| daemon.tool("dom7.sock", args).output().unwrap();
+    let write = |n: usize| as_domain(&["xenstore-write", &format!("data/{n}"), "1"]);
+    // Five nodes are its own from the start.
+    for n in 0..3 {
+        assert!(write(n).status.success());
+    }
+    let refused = write(3);
+    assert!(!refused.status.success(), "{refused:?}");
+}
+
 /// Exit status and the one line on standard error.
 fn refused(dir: &Path, args: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(PROGRAM)
+    // One that is not refused would serve for ever.
+    let output = Command::new("timeout")
+        .args(["20", PROGRAM])
         .current_dir(dir)
         .args(args)
         .output()
@@ -233,6 +304,10 @@ fn bad_options_are_status_2_and_one_line() {
         &["--socket", "xs.sock", "--domain", "0"],
         &["--socket", "xs.sock", "--domain", "7="],
         &["--socket", "xs.sock", "--log", "a=b=c"],
+        &["--socket", "xs.sock", "--daemon", "c-4.16"],
+        &["--socket", "xs.sock", "--quota", "nodes"],
+        &["--socket", "xs.sock", "--quota", "none=1"],
+        &["--socket", "xs.sock", "--state", "no/such/directory/state"],
         &["--socket", "no/such/directory/xs.sock"],
     ] {
         let (status, text) = refused(dir.path(), args);

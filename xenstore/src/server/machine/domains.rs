@@ -14,6 +14,7 @@ impl Server {
     /// A domain exists from now on.
     pub(super) fn introduce(&mut self, domid: DomId, actions: &mut Vec<Action>) {
         if self.introduced.insert(domid) {
+            self.turnover += 1;
             if let Some(rates) = &mut self.rates {
                 rates.come(domid, self.now);
             }
@@ -27,6 +28,7 @@ impl Server {
         if domid == DomId::DOM0 || !self.introduced.remove(&domid) {
             return;
         }
+        self.turnover += 1;
         let closed = self.by_domain.get(&domid).cloned().unwrap_or_default();
         let closed: Vec<ConnId> = closed.into_iter().collect();
         for conn in &closed {

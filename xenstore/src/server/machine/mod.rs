@@ -14,6 +14,7 @@ use super::change::Change;
 use super::daemon::Daemon;
 use super::quota::Quotas;
 use super::rate::{Rates, WriteRate};
+use super::state::{Snapshot, State};
 use super::store::Tree;
 use super::store::grant::{Deaths, Grant};
 use super::transaction::Transaction;
@@ -119,6 +120,8 @@ pub struct Server {
     listed: Option<(Path, u64, Arc<[u8]>)>,
     /// The time of this step.
     now: Now,
+    /// Domains that have come and gone.
+    turnover: u64,
 }
 
 /// Ways to break the server, for tests of those who must notice.
@@ -151,8 +154,16 @@ impl Server {
         Server::with_tree(settings, tree)
     }
 
-    /// One that goes on with a tree.
-    pub fn with_tree(settings: Settings, tree: Tree) -> Server {
+    /// One that goes on where another was: with its nodes and its domains.
+    pub fn restored(settings: Settings, state: &State) -> Server {
+        let mut server = Server::with_tree(settings, state.tree());
+        for domid in state.introduced() {
+            server.introduce(*domid, &mut Vec::new());
+        }
+        server
+    }
+
+    fn with_tree(settings: Settings, tree: Tree) -> Server {
         Server {
             tree,
             watches: Watches::default(),
@@ -167,6 +178,7 @@ impl Server {
             later: later::Later::default(),
             listed: None,
             now: Now::ZERO,
+            turnover: 0,
         }
     }
 
@@ -175,19 +187,23 @@ impl Server {
         &self.tree
     }
 
-    /// Permissions of domains that have died do not count.
-    pub fn deaths(&self) -> &Deaths {
-        &self.deaths
-    }
-
     /// Is the domain there?
     pub fn is_introduced(&self, domid: DomId) -> bool {
         self.introduced.contains(&domid)
     }
 
-    /// The domains that are there.
-    pub fn introduced(&self) -> impl Iterator<Item = DomId> {
-        self.introduced.iter().copied()
+    /// What there is to keep.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            tree: self.tree.clone(),
+            deaths: self.deaths.clone(),
+            introduced: self.introduced.iter().copied().collect(),
+        }
+    }
+
+    /// Changes whenever a snapshot does.
+    pub fn version(&self) -> (u64, u64) {
+        (self.tree.generation(), self.turnover)
     }
 
     /// How many of a connection's answers may wait before no more of its requests are taken.

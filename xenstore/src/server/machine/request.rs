@@ -22,6 +22,10 @@ impl Server {
             return self.later_request(caller, packet);
         }
         let kind = packet.known_kind().ok_or(Errno::NOSYS)?;
+        if kind > Kind::DirectoryPart {
+            // For newer daemons.
+            return Err(Errno::NOSYS);
+        }
         let is_toolstacks = matches!(
             kind,
             Kind::Introduce

@@ -5,6 +5,8 @@
 
 mod error;
 
+mod connection;
+mod saver;
 mod socket;
 
 mod thread;
@@ -20,6 +22,7 @@ use super::rate::WriteRate;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use libgnt::DomId;
 use mio::{Interest, Poll, Waker};
+use saver::Saver;
 use socket::Listener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +46,9 @@ pub struct ServerConfig {
     pub domain_sockets: Vec<DomainSocket>,
     /// Whose answers it gives.
     pub daemon: Daemon,
+    /// Where to keep the tree, so that the next server goes on with it; nowhere if `None`. It is written
+    /// soon after each change, at most five times a second, and at the end.
+    pub state: Option<PathBuf>,
     /// Limits on domains.
     pub quotas: Quotas,
     /// How fast domains may write into others' transactions; `None`: as fast as they like.
@@ -105,6 +111,19 @@ impl ServerHandle {
                 .map_err(io("epoll_ctl", &Some(path.clone())))?;
             listeners.push(listener);
         }
+        // Only who has the socket reads and writes the state.
+        let kept = config
+            .state
+            .as_deref()
+            .map(saver::read)
+            .transpose()?
+            .flatten();
+        let saver = config
+            .state
+            .clone()
+            .map(|path| Saver::start(path, Arc::clone(&waker)))
+            .transpose()
+            .map_err(io("clone", &None))?;
         let (messages, inbox) = bounded(MESSAGES);
         // Room for the one error, so that the thread never waits with it.
         let (end, ended) = bounded(1);
@@ -112,14 +131,19 @@ impl ServerHandle {
             poll,
             waker: Arc::clone(&waker),
             listeners,
+            saver,
             inbox,
         };
-        let server = Server::new(Settings {
+        let settings = Settings {
             daemon: config.daemon,
             quotas: config.quotas,
             write_rate: config.write_rate,
             sabotage: config.sabotage,
-        });
+        };
+        let server = match &kept {
+            Some(state) => Server::restored(settings, state),
+            None => Server::new(settings),
+        };
         let service = Service::new(opened, server, config.queue);
         let thread = std::thread::Builder::new()
             .name("xenstore".into())
