@@ -170,7 +170,10 @@ impl Server {
             connections: BTreeMap::new(),
             by_domain: BTreeMap::new(),
             introduced: BTreeSet::from([DomId::DOM0]),
-            deaths: Deaths::default(),
+            deaths: match settings.daemon >= Daemon::C422 {
+                true => Deaths::with_anybody(),
+                false => Deaths::default(),
+            },
             targets: BTreeMap::new(),
             open_transactions: 0,
             rates: settings.write_rate.map(Rates::new),

@@ -42,7 +42,7 @@ impl Grant {
     /// What the caller may do.
     pub fn rights(&self, caller: Caller, deaths: &Deaths) -> Rights {
         self.perms
-            .rights_where(caller, |domid| self.counts(domid, deaths))
+            .rights_where(caller, |domid| self.counts(domid, deaths), deaths.anybody)
     }
 
     /// Do all of its entries count?
@@ -67,16 +67,31 @@ impl Grant {
 /// When domains died, in generations of the tree. A permission that was given to a domain before its
 /// death is not its successor's of the same number (XSA-322; `domain_adjust_node_perms`).
 #[derive(Clone, Debug, Default)]
-pub struct Deaths(BTreeMap<DomId, u64>);
+pub struct Deaths {
+    at: BTreeMap<DomId, u64>,
+    anybody: Option<DomId>,
+}
+
+/// `DOMID_ANY` (`xen/include/public/xen.h`, 4.22).
+const ANYBODY: DomId = DomId(0x7ff5);
 
 impl Deaths {
+    /// None so far; and an entry for `DOMID_ANY` is for every domain that has none of its own, as from
+    /// Xen 4.22 on.
+    pub fn with_anybody() -> Deaths {
+        Deaths {
+            at: BTreeMap::new(),
+            anybody: Some(ANYBODY),
+        }
+    }
+
     /// A domain dies.
     pub fn note(&mut self, domid: DomId, generation: u64) {
-        self.0.insert(domid, generation);
+        self.at.insert(domid, generation);
     }
 
     fn last(&self, domid: DomId) -> Option<u64> {
-        self.0.get(&domid).copied()
+        self.at.get(&domid).copied()
     }
 }
 

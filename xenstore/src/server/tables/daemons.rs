@@ -125,6 +125,19 @@ fn a_watch_of_some_levels() {
 }
 
 #[test]
+fn a_permission_for_anybody() {
+    for (daemon, answer) in [(Daemon::C420, "EACCES"), (Daemon::C422, "x")] {
+        of(daemon).run(&[
+            ("1 WRITE data/a|x~", "OK", &[]),
+            ("1 SET_PERMS data/a|n1|n2|r32757", "OK", &[]),
+            ("1 GET_PERMS data/a", "n1|n2|r32757", &[]),
+            ("2 READ /local/domain/1/data/a", "EACCES", &[]),
+            ("3 READ /local/domain/1/data/a", answer, &[]),
+        ]);
+    }
+}
+
+#[test]
 fn the_end_of_one_domain() {
     of(Daemon::C422).run(&[
         (
