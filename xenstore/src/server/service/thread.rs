@@ -294,8 +294,9 @@ impl Service {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut left = REQUESTS_A_TURN;
         let mut end: Result<(), Box<dyn std::fmt::Display>> = Ok(());
+        let mut is_closed = false;
         while left > 0 && end.is_ok() {
-            let begun = left;
+            let mut is_full = false;
             while left > 0 {
                 if let Some(wait) = self.server.wait(id, monotonic()) {
                     self.held.insert(id, monotonic() + wait);
@@ -306,7 +307,8 @@ impl Service {
                     return;
                 };
                 let queue = &connection.queue;
-                if queue.is_congested() || queue.replies() >= outstanding {
+                is_full = queue.is_congested() || queue.replies() >= outstanding;
+                if is_full {
                     break;
                 }
                 match connection.next(&mut buffer) {
@@ -316,7 +318,7 @@ impl Service {
                     }
                     Incoming::Nothing => break,
                     Incoming::Closed => {
-                        end = Err(Box::new("closed by the client"));
+                        is_closed = true;
                         break;
                     }
                     Incoming::Malformed(error) => {
@@ -335,9 +337,14 @@ impl Service {
             };
             match connection.flush() {
                 Err(error) => end = Err(Box::new(error)),
+                // It may have closed its half alone, and read the rest still.
+                Ok(()) if is_closed && connection.queue.is_empty() => {
+                    end = Err(Box::new("closed by the client"));
+                }
+                // All has gone: there is room for more answers.
+                Ok(()) if is_full && connection.queue.is_empty() => {}
                 // The edge that says "writable again", or "readable again", brings us back.
-                Ok(()) if left == begun || !connection.queue.is_empty() => break,
-                Ok(()) => {}
+                Ok(()) => break,
             }
         }
         self.buffer = buffer;
