@@ -319,10 +319,9 @@ impl Access<'_> {
     /// do the same with the nearest node above; for others it is EACCES, so that it tells nothing.
     fn node(&mut self, path: &str, need: Need) -> Result<&Arc<Node>, Errno> {
         let (caller, deaths) = (self.caller, self.rules.deaths);
-        let there = match self.fetch(path)? {
-            Some(node) => Some(allows(node.grant(), caller, deaths, need)),
-            None => None,
-        };
+        let there = self
+            .fetch(path)?
+            .map(|node| allows(node.grant(), caller, deaths, need));
         if there == Some(true) {
             return self.fetch(path)?.ok_or(Errno::NOENT);
         }

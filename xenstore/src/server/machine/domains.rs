@@ -40,7 +40,7 @@ impl Server {
         if let Some(rates) = &mut self.rates {
             rates.go(domid);
         }
-        self.later.forget(domid);
+        self.own.forget(domid);
         self.remove_owned(domid, actions);
         self.deaths.note(domid, self.tree.generation());
         self.fire_release(domid, actions);

@@ -9,7 +9,6 @@ use crate::perms::Caller;
 use crate::wire::Packet;
 use libgnt::DomId;
 use rustix::io::Errno;
-use std::collections::BTreeMap;
 
 /// `XS_GET_FEATURE` and the three that follow.
 const GET_FEATURE: u32 = 23;
@@ -19,24 +18,9 @@ const SET_QUOTA: u32 = 26;
 /// `XENSTORE_SERVER_FEATURE_WATCHDEPTH`. The others are about the ring page, which is not here.
 const FEATURE_WATCH_DEPTH: u32 = 4;
 
-/// What was set for single domains.
-#[derive(Debug, Default)]
-pub(super) struct Later {
-    features: BTreeMap<DomId, u32>,
-    quotas: BTreeMap<DomId, Quotas>,
-}
-
-impl Later {
-    /// A new domain of this number begins anew (XSA-483).
-    pub(super) fn forget(&mut self, domid: DomId) {
-        self.features.remove(&domid);
-        self.quotas.remove(&domid);
-    }
-}
-
 impl Server {
     pub(super) fn quotas_of(&self, domid: DomId) -> Quotas {
-        let own = self.later.quotas.get(&domid);
+        let own = self.own.quotas.get(&domid);
         *own.unwrap_or(&self.settings.quotas)
     }
 
@@ -56,13 +40,14 @@ impl Server {
 
     pub(super) fn later_request(&mut self, caller: Caller, packet: &Packet) -> Answer {
         let args = terminated(&packet.payload);
-        if !caller.is_privileged() && !(packet.kind == GET_FEATURE && args.is_empty()) {
+        let is_open_to_all = packet.kind == GET_FEATURE && args.is_empty();
+        if !caller.is_privileged() && !is_open_to_all {
             return Err(Errno::ACCESS);
         }
         match (packet.kind, &args[..]) {
             (GET_FEATURE, []) => Ok(nul_terminated(FEATURE_WATCH_DEPTH.to_string())),
             (GET_FEATURE, [domid]) => {
-                let features = self.later.features.get(&self.known_domain(domid)?);
+                let features = self.own.features.get(&self.known_domain(domid)?);
                 let features = features.copied().unwrap_or(FEATURE_WATCH_DEPTH);
                 Ok(nul_terminated(features.to_string()))
             }
@@ -72,7 +57,7 @@ impl Server {
                 if features & !FEATURE_WATCH_DEPTH != 0 {
                     return Err(Errno::INVAL);
                 }
-                self.later.features.insert(domid, features);
+                self.own.features.insert(domid, features);
                 ok()
             }
             (GET_QUOTA, []) => {
@@ -89,7 +74,7 @@ impl Server {
                 let domid = self.known_domain(domid)?;
                 let mut quotas = self.quotas_of(domid);
                 quotas.set(&setting(name, value)?);
-                self.later.quotas.insert(domid, quotas);
+                self.own.quotas.insert(domid, quotas);
                 ok()
             }
             _ => Err(Errno::INVAL),

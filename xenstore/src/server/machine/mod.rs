@@ -5,6 +5,7 @@ mod control;
 mod domains;
 mod later;
 mod nodes;
+mod own;
 mod request;
 mod transactions;
 mod watches;
@@ -115,7 +116,7 @@ pub struct Server {
     open_transactions: usize,
     rates: Option<Rates>,
     settings: Settings,
-    later: later::Later,
+    own: own::Own,
     /// The last long list of children that was asked for: of which node, in which generation.
     listed: Option<(Path, u64, Arc<[u8]>)>,
     /// The time of this step.
@@ -178,7 +179,7 @@ impl Server {
             open_transactions: 0,
             rates: settings.write_rate.map(Rates::new),
             settings,
-            later: later::Later::default(),
+            own: own::Own::default(),
             listed: None,
             now: Now::ZERO,
             turnover: 0,

@@ -1,7 +1,6 @@
 //! The children of one node, by name. A copy shares all it can: a change to a directory of which
 //! somebody has a snapshot costs about as much as the square root of its length.
 
-use super::node::Node;
 use std::sync::Arc;
 
 /// A list longer than this is split.
@@ -9,42 +8,54 @@ const LIST_MAX: usize = 128;
 /// How a short list grows: most directories stay short, and a store has many.
 const GROWTH: usize = 4;
 
+/// What can be a child.
+pub(super) trait Named {
+    /// Its name among its siblings.
+    fn name_in_bytes(&self) -> &[u8];
+}
+
 /// See the module.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Children {
-    lists: Lists,
+#[derive(Clone, Debug)]
+pub(super) struct Children<N> {
+    lists: Lists<N>,
     count: u32,
     /// Of all names, without their NULs.
     names_bytes: u32,
 }
 
+type List<N> = Vec<Arc<N>>;
+
 #[derive(Clone, Debug)]
-enum Lists {
-    One(Vec<Arc<Node>>),
+enum Lists<N> {
+    One(List<N>),
     /// Each list's names are all before the next one's. None is empty.
-    Many(Vec<Arc<Vec<Arc<Node>>>>),
+    Many(Vec<Arc<List<N>>>),
 }
 
-impl Default for Lists {
-    fn default() -> Lists {
-        Lists::One(Vec::new())
+impl<N> Default for Children<N> {
+    fn default() -> Children<N> {
+        Children {
+            lists: Lists::One(Vec::new()),
+            count: 0,
+            names_bytes: 0,
+        }
     }
 }
 
-fn place(list: &[Arc<Node>], name: &[u8]) -> Result<usize, usize> {
+fn place<N: Named>(list: &[Arc<N>], name: &[u8]) -> Result<usize, usize> {
     list.binary_search_by(|node| node.name_in_bytes().cmp(name))
 }
 
 /// The list in which a name is, or belongs.
-fn list_of(lists: &[Arc<Vec<Arc<Node>>>], name: &[u8]) -> usize {
-    let first = |list: &Arc<Vec<Arc<Node>>>| {
+fn list_of<N: Named>(lists: &[Arc<List<N>>], name: &[u8]) -> usize {
+    let first = |list: &Arc<List<N>>| {
         list.first()
             .is_some_and(|node| node.name_in_bytes() <= name)
     };
     lists.partition_point(first).saturating_sub(1)
 }
 
-impl Children {
+impl<N: Named> Children<N> {
     pub(super) fn len(&self) -> usize {
         self.count as usize
     }
@@ -53,7 +64,7 @@ impl Children {
         self.names_bytes as usize
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Node>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<N>> {
         let (one, many) = match &self.lists {
             Lists::One(list) => (&list[..], &[][..]),
             Lists::Many(lists) => (&[][..], &lists[..]),
@@ -61,7 +72,7 @@ impl Children {
         one.iter().chain(many.iter().flat_map(|list| list.iter()))
     }
 
-    pub(super) fn get(&self, name: &[u8]) -> Option<&Arc<Node>> {
+    pub(super) fn get(&self, name: &[u8]) -> Option<&Arc<N>> {
         let list = match &self.lists {
             Lists::One(list) => list,
             Lists::Many(lists) => lists.get(list_of(lists, name))?,
@@ -69,7 +80,7 @@ impl Children {
         list.get(place(list, name).ok()?)
     }
 
-    pub(super) fn get_mut(&mut self, name: &[u8]) -> Option<&mut Arc<Node>> {
+    pub(super) fn get_mut(&mut self, name: &[u8]) -> Option<&mut Arc<N>> {
         let list = match &mut self.lists {
             Lists::One(list) => list,
             Lists::Many(lists) => {
@@ -82,7 +93,7 @@ impl Children {
     }
 
     /// Adds a child; one of the same name goes.
-    pub(super) fn insert(&mut self, node: Arc<Node>) {
+    pub(super) fn insert(&mut self, node: Arc<N>) {
         if let Some(there) = self.get_mut(node.name_in_bytes()) {
             *there = node;
             return;
@@ -116,7 +127,7 @@ impl Children {
     }
 
     /// Takes a child out.
-    pub(super) fn remove(&mut self, name: &[u8]) -> Option<Arc<Node>> {
+    pub(super) fn remove(&mut self, name: &[u8]) -> Option<Arc<N>> {
         let gone = match &mut self.lists {
             Lists::One(list) => list.remove(place(list, name).ok()?),
             Lists::Many(lists) => {
@@ -128,7 +139,7 @@ impl Children {
                     lists.remove(n);
                 }
                 if lists.is_empty() {
-                    self.lists = Lists::default();
+                    self.lists = Lists::One(Vec::new());
                 }
                 gone
             }
@@ -139,7 +150,7 @@ impl Children {
     }
 }
 
-fn split(mut list: Vec<Arc<Node>>) -> (Vec<Arc<Node>>, Vec<Arc<Node>>) {
+fn split<N>(mut list: List<N>) -> (List<N>, List<N>) {
     let mut high = Vec::with_capacity(LIST_MAX + 1);
     // Names that come in order fill the lists when only the last part is split off.
     high.extend(list.drain(list.len() * 3 / 4..));
@@ -148,15 +159,21 @@ fn split(mut list: Vec<Arc<Node>>) -> (Vec<Arc<Node>>, Vec<Arc<Node>>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::grant::Grant;
     use super::*;
-    use crate::perms::Perms;
     use std::collections::BTreeMap;
+
+    #[derive(Clone)]
+    struct Child(String, u64);
+
+    impl Named for Child {
+        fn name_in_bytes(&self) -> &[u8] {
+            self.0.as_bytes()
+        }
+    }
 
     /// Against a sorted map, over every length at which lists are split and emptied.
     #[test]
     fn behaves_as_a_map() {
-        let grant = Grant::new(Perms::private(), 0);
         for seed in 0..8 {
             let mut rng = fastrand::Rng::with_seed(seed);
             let (mut children, mut model) = (Children::default(), BTreeMap::new());
@@ -164,15 +181,14 @@ mod tests {
                 let name = rng.u32(0..1500).to_string();
                 // It grows, then shrinks to nothing.
                 if rng.u64(0..6000) > step {
-                    let node = Node::new(&name, b"", Arc::clone(&grant), step);
-                    children.insert(Arc::new(node));
+                    children.insert(Arc::new(Child(name.clone(), step)));
                     model.insert(name, step);
                 } else {
-                    let gone = children.remove(name.as_bytes()).map(|node| node.born());
+                    let gone = children.remove(name.as_bytes()).map(|node| node.1);
                     assert_eq!(gone, model.remove(&name), "seed {seed} step {step}");
                 }
                 if step % 97 == 0 {
-                    let mine = children.iter().map(|n| (n.name().to_owned(), n.born()));
+                    let mine = children.iter().map(|n| (n.0.clone(), n.1));
                     assert!(mine.eq(model.clone()), "seed {seed} step {step}");
                     assert_eq!(children.len(), model.len());
                     let bytes: usize = model.keys().map(String::len).sum();
@@ -194,8 +210,7 @@ mod tests {
 
     #[test]
     fn a_copy_does_not_move() {
-        let grant = Grant::new(Perms::private(), 0);
-        let node = |n: u32| Arc::new(Node::new(&n.to_string(), b"", Arc::clone(&grant), n.into()));
+        let node = |n: u32| Arc::new(Child(n.to_string(), n.into()));
         let mut children = Children::default();
         (0..1000).for_each(|n| children.insert(node(n)));
         let copy = children.clone();

@@ -1,7 +1,7 @@
 //! The tree of nodes. Immutable snapshots are cheap: nodes are shared, and a change copies what it
 //! changes, from the root down to it, if somebody has a snapshot of that.
 //!
-//! Each module uses only what is above it: [`grant`]; `node` and `children`, which are one structure.
+//! Each module uses only what is above it: [`grant`]; `children`, in any order by name; `node`.
 
 pub mod grant;
 

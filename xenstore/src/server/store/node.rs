@@ -1,6 +1,6 @@
 //! One node, in few bytes: a store has many.
 
-use super::children::Children;
+use super::children::{Children, Named};
 use super::grant::Grant;
 use crate::perms::Perms;
 use std::sync::Arc;
@@ -15,11 +15,17 @@ pub struct Node {
     pub(super) grant: Arc<Grant>,
     pub(super) generation: u64,
     born: u64,
-    pub(super) children: Option<Box<Children>>,
+    pub(super) children: Option<Box<Children<Node>>>,
 }
 
 /// What xenstored stores for each permission: `struct xs_permissions`.
 const PERMISSION_BYTES: usize = 8;
+
+impl Named for Node {
+    fn name_in_bytes(&self) -> &[u8] {
+        &self.text[..self.name_bytes.into()]
+    }
+}
 
 impl Node {
     /// A node without children, as old as `born`.
@@ -37,10 +43,6 @@ impl Node {
     /// Its name in its directory; empty for the root.
     pub fn name(&self) -> &str {
         std::str::from_utf8(self.name_in_bytes()).unwrap_or_default()
-    }
-
-    pub(super) fn name_in_bytes(&self) -> &[u8] {
-        &self.text[..self.name_bytes.into()]
     }
 
     /// Its bytes; empty for a plain directory.
@@ -110,7 +112,7 @@ impl Node {
     }
 
     fn names_bytes(&self) -> usize {
-        let of = |children: &Children| children.names_bytes() + children.len();
+        let of = |children: &Children<Node>| children.names_bytes() + children.len();
         self.children.as_deref().map_or(0, of)
     }
 
