@@ -63,8 +63,8 @@ pub use client::{Client, Transaction, Watch, WatchEvent};
 pub use error::{DeviceTrouble, Error, Result};
 pub use perms::{Permission, Rights};
 #[cfg(feature = "server")]
-pub use server::StoreSabotage;
+pub use server::service::{DomainSocket, ServerConfig, ServerHandle, ServiceError};
 #[cfg(feature = "server")]
-pub use server::service::{ServerConfig, ServerHandle, ServiceError};
+pub use server::{Daemon, StoreSabotage};
 pub use transport::RingParts;
 pub use xenbus::XenbusState;

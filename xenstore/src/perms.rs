@@ -179,12 +179,25 @@ impl Perms {
     /// What the caller may do: the owner and dom0 everything, a listed domain what its first
     /// entry says, anybody else what the owner's entry says.
     pub fn rights(&self, caller: Caller) -> Rights {
+        self.rights_where(caller, |_| true, None)
+    }
+
+    /// The same, as if entries that do not count were not there; the owner's counts always. An entry
+    /// for `anybody` is for who has none.
+    pub fn rights_where(
+        &self,
+        caller: Caller,
+        counts: impl Fn(DomId) -> bool,
+        anybody: Option<DomId>,
+    ) -> Rights {
         if self.owned(caller) {
             return Rights::Both;
         }
+        let own = |p: &&Permission| caller.is(p.domid) && counts(p.domid);
         let entry = self.0[1..]
             .iter()
-            .find(|p| caller.is(p.domid))
+            .find(own)
+            .or_else(|| self.0[1..].iter().find(|p| Some(p.domid) == anybody))
             .unwrap_or(&self.0[0]);
         entry.rights
     }

@@ -3,8 +3,9 @@
 
 use super::queue::{OutQueue, QueueLimits};
 use super::quota::Quotas;
-use super::{Action, ConnId, Input, Server};
-use crate::path::Path;
+use super::rate::WriteRate;
+use super::store::Owned;
+use super::{Action, ConnId, Daemon, Input, Server, Settings};
 use crate::testing::step;
 use crate::wire::{Decoder, PAYLOAD_MAX_BYTES, Packet};
 use libgnt::DomId;
@@ -36,6 +37,14 @@ fn payload(rng: &mut fastrand::Rng) -> Vec<u8> {
         b"..",
         b"print",
         b"domid",
+        b"-1",
+        b"n1",
+        b"b2",
+        b"quota",
+        b"set",
+        b"nodes",
+        b"check",
+        b"help",
     ];
     let mut bytes = Vec::new();
     for _ in 0..rng.usize(0..4) {
@@ -57,17 +66,17 @@ fn payload(rng: &mut fastrand::Rng) -> Vec<u8> {
 }
 
 fn check_books(server: &Server, seed: u64) {
-    let all = server.tree().subtree(&Path::root());
-    for domid in 0..5 {
-        let count = all
-            .iter()
-            .filter(|(_, perms)| perms.owner() == DomId(domid))
-            .count();
-        assert_eq!(
-            count,
-            server.tree().owned_by(DomId(domid)),
-            "domain {domid}, seed {seed}"
-        );
+    let all = server.tree().subtree("/");
+    for domid in (0..5).map(DomId) {
+        let mine = all.iter().filter(|(_, node)| node.grant().owner() == domid);
+        let bytes = mine
+            .clone()
+            .map(|(path, node)| path.len() + node.content_bytes());
+        let owned = Owned {
+            nodes: mine.clone().count(),
+            bytes: bytes.sum(),
+        };
+        assert_eq!(owned, server.tree().owned(domid), "{domid}, seed {seed}");
     }
 }
 
@@ -94,7 +103,11 @@ fn come(server: &mut Server, connections: &mut Vec<ConnId>, domid: DomId) {
 fn random_requests_are_answered_and_never_panic() {
     for seed in 0..40 {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let mut server = Server::new(Quotas::default());
+        let mut server = Server::new(Settings {
+            daemon: Daemon::ALL[seed as usize % Daemon::ALL.len()],
+            write_rate: Some(WriteRate::default()),
+            ..Settings::default()
+        });
         let mut connections: Vec<ConnId> = Vec::new();
         for domid in [0, 0, 1, 1, 2] {
             come(&mut server, &mut connections, DomId(domid));
@@ -104,7 +117,7 @@ fn random_requests_are_answered_and_never_panic() {
             let kind = if rng.u8(0..16) == 0 {
                 rng.u32(..)
             } else {
-                rng.u32(0..24)
+                rng.u32(0..28)
             };
             let tx_id = if rng.bool() { 0 } else { rng.u32(0..4) };
             let packet = Packet {

@@ -1,12 +1,12 @@
 //! Domains that come and go, and the requests that only dom0 may make.
 
-use super::super::access::Access;
+use super::super::access::{Access, Place, Rules};
 use super::super::watch::ConnId;
-use super::arguments::{Answer, nul_terminated, number_as_domid, ok, one};
+use super::arguments::{Answer, domain_number, nul_terminated, number, ok, one, terminated};
 use super::{Action, Server};
-use crate::path::{INTRODUCE_DOMAIN, Path, RELEASE_DOMAIN};
+use crate::path::{INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 use crate::perms::Caller;
-use crate::wire::{Kind, strings};
+use crate::wire::Kind;
 use libgnt::DomId;
 use rustix::io::Errno;
 
@@ -14,43 +14,68 @@ impl Server {
     /// A domain exists from now on.
     pub(super) fn introduce(&mut self, domid: DomId, actions: &mut Vec<Action>) {
         if self.introduced.insert(domid) {
+            self.turnover += 1;
+            if let Some(rates) = &mut self.rates {
+                rates.come(domid, self.now);
+            }
             self.fire_special(INTRODUCE_DOMAIN, actions);
         }
     }
 
-    /// A domain is gone: its connections are closed, the nodes it owned removed, and
-    /// `@releaseDomain` fires, after the removals.
+    /// A domain is gone: its connections are closed, the nodes it owned removed, others' permissions
+    /// for it no longer count, and `@releaseDomain` fires, after the removals.
     pub(super) fn release(&mut self, domid: DomId, actions: &mut Vec<Action>) {
         if domid == DomId::DOM0 || !self.introduced.remove(&domid) {
             return;
         }
-        let closed: Vec<ConnId> = self
-            .connections
-            .iter()
-            .filter(|(_, c)| c.domid == domid)
-            .map(|(id, _)| *id)
-            .collect();
+        self.turnover += 1;
+        let closed = self.by_domain.get(&domid).cloned().unwrap_or_default();
+        let closed: Vec<ConnId> = closed.into_iter().collect();
         for conn in &closed {
             self.forget(*conn);
         }
+        actions.extend(closed.into_iter().map(Action::Close));
         self.targets
             .retain(|stub, target| *stub != domid && *target != domid);
-        let mut changes = Vec::new();
-        let owned = self.tree.subtree(&Path::root());
-        for (path, _) in owned.iter().filter(|(_, perms)| perms.owner() == domid) {
-            let mut access = Access {
-                tree: &mut self.tree,
-                caller: Caller::of(DomId::DOM0),
-                quotas: &self.quotas,
-                changes: &mut changes,
-                touched: None,
-            };
-            // Below a node that has just gone there is nothing left to remove.
-            access.remove(path);
+        if let Some(rates) = &mut self.rates {
+            rates.go(domid);
         }
-        actions.extend(closed.into_iter().map(Action::Close));
-        self.fire(&changes, actions);
+        self.own.forget(domid);
+        self.remove_owned(domid, actions);
+        self.deaths.note(domid, self.tree.generation());
+        self.fire_release(domid, actions);
+    }
+
+    fn fire_release(&self, domid: DomId, actions: &mut Vec<Action>) {
         self.fire_special(RELEASE_DOMAIN, actions);
+        if self.has_release_of_one() {
+            self.fire_special(&format!("{RELEASE_DOMAIN}/{}", domid.0), actions);
+        }
+    }
+
+    fn remove_owned(&mut self, domid: DomId, actions: &mut Vec<Action>) {
+        if self.tree.owned_by(domid) == 0 {
+            return;
+        }
+        let mut changes = Vec::new();
+        let all = self.tree.subtree("/");
+        let mut owned = all.iter().filter(|(_, node)| node.grant().owner() == domid);
+        let mut access = Access {
+            place: Place::Tree(&mut self.tree),
+            caller: Caller::of(DomId::DOM0),
+            rules: Rules {
+                daemon: self.settings.daemon,
+                quotas: &self.settings.quotas,
+                deaths: &self.deaths,
+            },
+            other_bytes: 0,
+            changes: &mut changes,
+        };
+        let removed = owned.try_for_each(|(path, _)| access.remove_if_there(path));
+        if let Err(errno) = removed {
+            tracing::error!(%domid, %errno, "a dead domain's nodes stay");
+        }
+        self.fire(&changes, actions);
     }
 
     /// Requests that only dom0 may make.
@@ -60,73 +85,48 @@ impl Server {
         payload: &[u8],
         actions: &mut Vec<Action>,
     ) -> Answer {
-        let args = strings(payload).ok_or(Errno::INVAL)?;
-        let first = args.first().copied().ok_or(Errno::INVAL)?;
+        let introduced = &self.introduced;
+        let known = |domid: Option<DomId>| domid.filter(|it| introduced.contains(it));
         match kind {
             Kind::Introduce => {
                 // Domain, frame and port; there is no ring to map here, so only the first counts.
-                let [domid, _, _] = args[..] else {
+                let [domid, _, port, ..] = terminated(payload)[..] else {
                     return Err(Errno::INVAL);
                 };
-                self.introduce(number_as_domid(domid)?, actions);
-                ok()
-            }
-            Kind::Release => {
-                let domid = number_as_domid(first)?;
-                if domid == DomId::DOM0 {
+                if number(port) <= 0 {
                     return Err(Errno::INVAL);
                 }
-                if !self.introduced.contains(&domid) {
-                    return Err(Errno::NOENT);
-                }
-                self.release(domid, actions);
+                let domid = domain_number(domid).ok_or(Errno::INVAL)?;
+                self.introduce(domid, actions);
                 ok()
             }
-            Kind::Resume => {
-                let known = self.introduced.contains(&number_as_domid(first)?);
-                if known { ok() } else { Err(Errno::NOENT) }
+            Kind::Release | Kind::Resume => {
+                let text = one(payload)?;
+                if number(text) == 0 {
+                    return Err(Errno::INVAL);
+                }
+                let domid = known(domain_number(text)).ok_or(Errno::NOENT)?;
+                if kind == Kind::Release {
+                    self.release(domid, actions);
+                }
+                ok()
             }
             Kind::IsDomainIntroduced => {
-                let known = self.introduced.contains(&number_as_domid(one(payload)?)?);
-                Ok(nul_terminated(if known { "T" } else { "F" }))
+                let text = one(payload)?;
+                let itself = number(text) == i32::from(DomId::SELF.0);
+                let is = itself || known(domain_number(text)).is_some();
+                Ok(nul_terminated(if is { "T" } else { "F" }))
             }
             Kind::SetTarget => {
-                let [domid, target] = args[..] else {
+                let [domid, target, ..] = terminated(payload)[..] else {
                     return Err(Errno::INVAL);
                 };
-                let (domid, target) = (number_as_domid(domid)?, number_as_domid(target)?);
-                if !self.introduced.contains(&domid) || !self.introduced.contains(&target) {
-                    return Err(Errno::NOENT);
-                }
+                let domid = known(domain_number(domid)).ok_or(Errno::NOENT)?;
+                let target = known(domain_number(target)).ok_or(Errno::NOENT)?;
                 self.targets.insert(domid, target);
                 ok()
             }
-            Kind::Control => self.control(first, &args[1..]),
-            _ => Err(Errno::NOSYS),
-        }
-    }
-
-    fn control(&self, command: &[u8], args: &[&[u8]]) -> Answer {
-        match command {
-            b"help" => Ok(nul_terminated("help\nprint TEXT\nquota")),
-            b"print" => {
-                let text = args.first().ok_or(Errno::INVAL)?;
-                tracing::info!(text = %text.escape_ascii(), "print");
-                ok()
-            }
-            b"quota" => {
-                let q = &self.quotas;
-                Ok(nul_terminated(format!(
-                    "nodes: {}\nwatches: {}\ntransactions: {}\nsize: {}\npermissions: {}\ntransaction-nodes: {}",
-                    q.nodes,
-                    q.watches,
-                    q.transactions,
-                    q.node_bytes,
-                    q.permissions,
-                    q.transaction_nodes
-                )))
-            }
-            _ => Err(Errno::INVAL),
+            _ => self.control(payload),
         }
     }
 }
