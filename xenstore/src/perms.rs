@@ -29,6 +29,17 @@ impl Rights {
         matches!(self, Rights::Write | Rights::Both)
     }
 
+    /// That of a letter, if it has one.
+    pub(crate) fn from_letter(letter: char) -> Option<Rights> {
+        match letter {
+            'n' => Some(Rights::None),
+            'r' => Some(Rights::Read),
+            'w' => Some(Rights::Write),
+            'b' => Some(Rights::Both),
+            _ => None,
+        }
+    }
+
     fn letter(self) -> char {
         match self {
             Rights::None => 'n',
@@ -79,13 +90,7 @@ impl FromStr for Permission {
     fn from_str(text: &str) -> Result<Permission, BadPermission> {
         let bad = || BadPermission(text.to_owned());
         let mut chars = text.chars();
-        let rights = match chars.next() {
-            Some('n') => Rights::None,
-            Some('r') => Rights::Read,
-            Some('w') => Rights::Write,
-            Some('b') => Rights::Both,
-            _ => return Err(bad()),
-        };
+        let rights = chars.next().and_then(Rights::from_letter).ok_or_else(bad)?;
         let digits = chars.as_str();
         if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
             return Err(bad());

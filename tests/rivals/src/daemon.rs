@@ -73,6 +73,14 @@ impl Rival {
         })
     }
 
+    /// The nodes that its tree begins with.
+    pub fn first_nodes(self) -> &'static [&'static str] {
+        match self.make {
+            Make::C => &["/tool/xenstored"],
+            Make::Ocaml => &[],
+        }
+    }
+
     /// Where its packages are: unpacked in the cache, or installed on this machine. `None`: neither.
     pub fn kept(self, cache: Option<&Path>) -> Option<Place> {
         let program = |root: &Path| {
@@ -147,7 +155,8 @@ impl Daemon {
         }
         match rival.make {
             Make::C => {
-                command.arg("-N");
+                // Its clock is fast: no event would wait long enough to be read.
+                command.args(["-N", "-w", "watch-event=0"]);
             }
             Make::Ocaml => {
                 let config = dir.join("oxenstored.conf");
@@ -200,6 +209,17 @@ impl Daemon {
             return Ok(true);
         }
         if end { Err(self.gone("ended")) } else { Ok(false) }
+    }
+
+    /// Does it end within this time?
+    pub fn ends_within(&mut self, within: Timespec) -> bool {
+        let mut end = [PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
+        matches!(poll(&mut end, Some(&within)), Ok(1..)) && self.has_ended()
+    }
+
+    /// Has it ended?
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
     }
 
     /// The error for a daemon that is not as it should be.

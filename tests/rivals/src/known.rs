@@ -3,6 +3,7 @@
 use crate::daemon::{Make, Rival};
 use crate::message::Message;
 use crate::step::{Link, Tx};
+use pv_xenstore::wire::Kind;
 
 /// One answer, as both sides gave it.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub struct Seen<'a> {
     pub tx: Tx,
     /// With what.
     pub payload: &'a [u8],
+    /// Does it release a domain that is the target of another?
+    pub releases_target: bool,
     /// The events that came before the answer, and the answer, of the daemon.
     pub theirs: &'a [Message],
     /// The same of our server.
@@ -49,8 +52,67 @@ pub struct Known {
     pub is_it: fn(&Seen<'_>) -> bool,
 }
 
-/// All of them.
-pub const ALL: &[Known] = &[];
+/// Answers inside of a transaction that fails with EAGAIN on both sides, or is given up.
+pub const DOOMED: &str = "doomed-transaction";
+
+/// All that one answer shows.
+pub const ALL: &[Known] = &[
+    Known {
+        id: "other-errno",
+        of: "xenstored 4.17",
+        what: "a request on one node whose payload is not one string that ends with a NUL, and SET_PERMS of a special watch that fails: EINVAL or EACCES",
+        why: "xenstored 4.17 says another errno",
+        after: After::Same,
+        is_it: |seen| {
+            let said = errno(seen.theirs).is_some() && errno(seen.ours).is_some();
+            has_other_errno(seen) && said && events_agree(seen)
+        },
+    },
+    Known {
+        id: "ended",
+        of: "xenstored",
+        what: "an answer, whatever it is",
+        why: "a daemon that has ended says nothing more",
+        after: After::Ends,
+        is_it: |seen| is_c(seen) && seen.theirs.last() == Some(&Message::Died),
+    },
+    Known {
+        id: "wide-permission",
+        of: "xenstored",
+        what: "SET_PERMS with a number over 65535 that is not the owner's: EINVAL",
+        why: "no domain has such a number; xenstored keeps it",
+        after: After::Ends,
+        is_it: |seen| {
+            is_c(seen)
+                && seen.kind == Kind::SetPerms as u32
+                && errno(seen.ours) == Some("EINVAL")
+                && errno(seen.theirs) != Some("EINVAL")
+                && has_wide_number(seen.payload)
+        },
+    },
+    Known {
+        id: "odd-special-watch",
+        of: "xenstored",
+        what: "a watch on a path that begins with @ and has a byte that no path has: EINVAL",
+        why: "nothing ever fires there",
+        after: After::Ends,
+        is_it: |seen| {
+            is_c(seen)
+                && seen.kind == Kind::Watch as u32
+                && seen.payload.starts_with(b"@")
+                && errno(seen.ours) == Some("EINVAL")
+                && errno(seen.theirs).is_none()
+        },
+    },
+    Known {
+        id: "release-of-a-target",
+        of: "xenstored",
+        what: "RELEASE of a domain that is another's target: it is gone",
+        why: "xenstored only forgets that it is a target; a second RELEASE removes it",
+        after: After::Ends,
+        is_it: |seen| is_c(seen) && seen.releases_target,
+    },
+];
 
 /// The one that this is.
 pub fn explain(seen: &Seen<'_>) -> Option<&'static Known> {
@@ -60,4 +122,43 @@ pub fn explain(seen: &Seen<'_>) -> Option<&'static Known> {
 /// Is it the C daemon?
 pub fn is_c(seen: &Seen<'_>) -> bool {
     seen.rival.make == Make::C
+}
+
+fn is_about_one_node(kind: u32) -> bool {
+    use Kind::{Directory, GetPerms, Mkdir, Read, Rm};
+    let known = Kind::from_number(kind);
+    known.is_some_and(|kind| [Directory, GetPerms, Mkdir, Read, Rm].contains(&kind))
+}
+
+fn is_one_string(payload: &[u8]) -> bool {
+    let nul = payload.iter().position(|byte| *byte == 0);
+    nul.is_some_and(|nul| nul + 1 == payload.len())
+}
+
+/// A request that xenstored 4.17 refuses with another errno.
+fn has_other_errno(seen: &Seen<'_>) -> bool {
+    let without_path = is_about_one_node(seen.kind) && !is_one_string(seen.payload);
+    let special = seen.kind == Kind::SetPerms as u32 && seen.payload.starts_with(b"@");
+    is_c(seen) && seen.rival.version == "4.17" && (without_path || special)
+}
+
+fn has_wide_number(payload: &[u8]) -> bool {
+    let entries = payload.split(|byte| *byte == 0).skip(2);
+    let numbers = entries.filter_map(|entry| std::str::from_utf8(entry.get(1..)?).ok());
+    let mut numbers = numbers.filter_map(|text| text.parse::<i64>().ok());
+    numbers.any(|number| u16::try_from(number).is_err())
+}
+
+/// The errno that is the answer.
+fn errno(messages: &[Message]) -> Option<&str> {
+    messages.last()?.errno()
+}
+
+/// Is the answer all that differs?
+fn events_agree(seen: &Seen<'_>) -> bool {
+    let events = |messages: &[Message]| {
+        let events = messages.iter().filter(|message| message.is_event());
+        events.cloned().collect::<Vec<_>>()
+    };
+    events(seen.theirs) == events(seen.ours)
 }

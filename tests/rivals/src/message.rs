@@ -13,6 +13,8 @@ pub struct Asked {
     pub req_id: u32,
     /// Its transaction.
     pub tx_id: u32,
+    /// Its payload's length.
+    pub len: u32,
 }
 
 /// What was sent on a connection.
@@ -33,6 +35,8 @@ pub enum Message {
     Closed,
     /// Nothing came.
     Nothing,
+    /// The daemon's process ended.
+    Died,
 }
 
 impl Message {
@@ -109,6 +113,7 @@ impl fmt::Display for Message {
             }
             Message::Closed => f.write_str("hangs up"),
             Message::Nothing => f.write_str("no answer"),
+            Message::Died => f.write_str("the process ended"),
         }
     }
 }
@@ -121,6 +126,7 @@ mod tests {
         kind: 6,
         req_id: 9,
         tx_id: 0,
+        len: 0,
     };
 
     fn of(kind: Kind, payload: &[u8]) -> Message {

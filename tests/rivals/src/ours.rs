@@ -5,8 +5,8 @@ use libgnt::DomId;
 use libgnt::machine::Machine;
 use pv_xenstore::server::quota::Quotas;
 use pv_xenstore::server::{Action, ConnId, Input, Server};
-use pv_xenstore::wire::Packet;
-use std::collections::{BTreeMap, VecDeque};
+use pv_xenstore::wire::{Kind, Packet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
 /// What the server sent on a connection and nobody has looked at yet.
@@ -25,17 +25,23 @@ pub struct Ours {
     connections: u64,
 }
 
-impl Default for Ours {
-    fn default() -> Ours {
-        Ours {
+impl Ours {
+    /// A server whose tree has these nodes, as the daemon's has at the start.
+    pub fn with_nodes(paths: &[&str]) -> Ours {
+        let mut ours = Ours {
             server: Server::new(Quotas::default()),
             links: BTreeMap::new(),
             connections: 0,
+        };
+        let link = Link::Socket(u8::MAX);
+        ours.open(link);
+        for path in paths {
+            ours.ask(link, Packet::new(Kind::Mkdir, 0, 0, [path.as_bytes(), b"\0"].concat()));
         }
+        ours.close(link);
+        ours
     }
-}
 
-impl Ours {
     /// A connection is made, with the rights of the domain.
     pub fn open(&mut self, link: Link) {
         self.connections += 1;
@@ -81,6 +87,13 @@ impl Ours {
         self.links.get_mut(&link)?.messages.pop_front()
     }
 
+    /// What was sent on a connection so far is lost.
+    pub fn forget_messages(&mut self, link: Link) {
+        if let Some(pending) = self.links.get_mut(&link) {
+            pending.messages.clear();
+        }
+    }
+
     /// Did the server close it, or was it never there?
     pub fn is_closed(&self, link: Link) -> bool {
         self.links.get(&link).is_none_or(|pending| pending.closed)
@@ -89,7 +102,15 @@ impl Ours {
     fn step(&mut self, input: Input) {
         let mut actions = Vec::new();
         self.server.step(Duration::ZERO, input, &mut actions);
+        // What waits in a queue already is not put there again: the service does the same
+        // (`server::queue`).
+        let mut queued = HashSet::new();
         for action in actions {
+            if let Action::Event(conn, packet) = &action
+                && !queued.insert((*conn, packet.payload.clone()))
+            {
+                continue;
+            }
             let (conn, packet) = match action {
                 Action::Reply(conn, packet) | Action::Event(conn, packet) => (conn, Some(packet)),
                 Action::Close(conn) => (conn, None),

@@ -52,6 +52,12 @@ struct Pair {
     /// The numbers of each connection's transactions: the daemon's and ours.
     begun: BTreeMap<Link, Vec<(u32, u32)>>,
     open: BTreeSet<Link>,
+    /// Transactions in which an answer differed. They must fail on both sides.
+    doubtful: BTreeMap<(Link, u32), Difference>,
+    /// Domains that were made a target of another.
+    targets: BTreeSet<u16>,
+    /// A target was released: of what follows nothing is certain.
+    released_target: bool,
     req_id: u32,
     hash: Sha256,
     outcome: Outcome,
@@ -64,10 +70,13 @@ struct Pair {
 pub fn play(rival: Rival, place: &Place, steps: &[Step]) -> Result<Outcome> {
     let mut pair = Pair {
         theirs: Theirs::start(rival, place, &DOMAINS)?,
-        ours: Ours::default(),
+        ours: Ours::with_nodes(rival.first_nodes()),
         rival,
         begun: BTreeMap::new(),
         open: BTreeSet::new(),
+        doubtful: BTreeMap::new(),
+        targets: BTreeSet::new(),
+        released_target: false,
         req_id: 0,
         hash: Sha256::new(),
         outcome: Outcome::default(),
@@ -156,6 +165,7 @@ impl Pair {
         if self.ask(at, link, Kind::GetDomainPath as u32, Tx::None, b"0\0")? {
             return Ok(true);
         }
+        self.released_target |= self.targets.contains(&domid);
         self.theirs.set_life(domid, Life::Dying)?;
         let text = format!("{domid}\0");
         let kind = Kind::IsDomainIntroduced as u32;
@@ -193,6 +203,7 @@ impl Pair {
             kind,
             req_id: self.req_id,
             tx_id,
+            len: 0,
         }
     }
 
@@ -204,21 +215,22 @@ impl Pair {
             .then(|| first_number(payload))
             .flatten()
             .filter(|domid| DOMAINS.contains(domid));
-        if let Some(domid) = introduced
-            && !self.open.contains(&Link::Domain(domid))
-        {
-            self.theirs.prepare(domid)?;
-        }
-        let numbers = self.begun.get(&link).map_or(&[][..], Vec::as_slice);
-        let (theirs_tx, ours_tx) = match tx {
-            Tx::None => (0, 0),
-            Tx::Made(number) => (number, number),
-            Tx::Begun(n) => {
-                let at = numbers.len().checked_sub(1 + usize::from(n));
-                at.map_or((0, 0), |at| numbers[at])
+        if let Some(domid) = introduced {
+            let ring = Link::Domain(domid);
+            if !self.open.contains(&ring) {
+                self.theirs.prepare(domid)?;
+            } else if ring != link
+                // A ring page that begins anew loses what is in it.
+                && self.ask(at, ring, Kind::GetDomainPath as u32, Tx::None, b"0\0")?
+            {
+                return Ok(true);
             }
+        }
+        let (theirs_tx, ours_tx) = self.numbers(link, tx);
+        let to_them = Asked {
+            len: payload.len() as u32,
+            ..self.asked(kind, theirs_tx)
         };
-        let to_them = self.asked(kind, theirs_tx);
         let to_us = Asked {
             tx_id: ours_tx,
             ..to_them
@@ -226,15 +238,27 @@ impl Pair {
         if payload.len() > PAYLOAD_MAX_BYTES {
             return self.oversized(at, link, to_them, payload);
         }
+        if kind == Kind::Release as u32 {
+            let released = first_number(payload);
+            self.released_target |= released.is_some_and(|it| self.targets.contains(&it));
+        }
         self.theirs
             .send(link, &request(to_them, payload).encode())?;
         self.ours.ask(link, request(to_us, payload));
         let mut raw = Vec::new();
-        let theirs = self.hear_theirs_raw(link, to_them, &mut raw)?;
+        let mut theirs = self.hear_theirs_raw(link, to_them, &mut raw)?;
         let mut raw_ours = Vec::new();
-        let ours = self.hear_ours_raw(link, to_us, &mut raw_ours);
+        let mut ours = self.hear_ours_raw(link, to_us, &mut raw_ours);
+        if kind == Kind::Release as u32 {
+            // xenstored tells of the domain's end before or after the answer, as its connection is or
+            // is not the next in a list (`main`, `tools/xenstore/xenstored_core.c`).
+            let (more_theirs, more_ours) = self.events_so_far(link)?;
+            theirs.splice(theirs.len() - 1..theirs.len() - 1, more_theirs);
+            ours.splice(ours.len() - 1..ours.len() - 1, more_ours);
+        }
         let begun = (number_of(&raw), number_of(&raw_ours));
         let done = theirs.last().is_some_and(|m| m.errno().is_none());
+        self.theirs.drain()?;
         let ends = self.compare(at, link, kind, tx, payload, theirs, ours)?;
         if kind == Kind::TransactionStart as u32
             && let (Some(theirs), Some(ours)) = begun
@@ -245,11 +269,18 @@ impl Pair {
             let numbers = self.begun.entry(link).or_default();
             numbers.retain(|(theirs, _)| *theirs != theirs_tx);
         }
-        if let Some(domid) = introduced.filter(|_| done)
-            && self.open.insert(Link::Domain(domid))
-        {
+        if let Some(domid) = introduced.filter(|_| done) {
+            let ring = Link::Domain(domid);
             self.theirs.introduced(domid);
-            self.ours.open(Link::Domain(domid));
+            self.begun.remove(&ring);
+            if self.open.insert(ring) {
+                self.ours.open(ring);
+            } else {
+                self.ours.forget_messages(ring);
+            }
+        }
+        if kind == Kind::SetTarget as u32 && done {
+            self.targets.extend(second_number(payload));
         }
         if kind == Kind::Release as u32
             && done
@@ -258,6 +289,20 @@ impl Pair {
             self.gone(Link::Domain(domid));
         }
         Ok(ends)
+    }
+
+    /// The events that have come by now on either side.
+    fn events_so_far(&mut self, link: Link) -> Result<(Vec<Message>, Vec<Message>)> {
+        let asked = self.asked(Kind::GetDomainPath as u32, 0);
+        let packet = request(asked, b"0\0");
+        self.theirs.send(link, &packet.encode())?;
+        self.ours.ask(link, packet);
+        let mut theirs = self.hear_theirs(link, asked)?;
+        let mut ours = self.hear_ours(link, asked);
+        // The answers to this are the same.
+        theirs.pop();
+        ours.pop();
+        Ok((theirs, ours))
     }
 
     /// A header that announces more than there may be.
@@ -290,6 +335,7 @@ impl Pair {
         asked: Asked,
         raw: &mut Vec<u8>,
     ) -> Result<Vec<Message>> {
+        let may_close = asked.len as usize > PAYLOAD_MAX_BYTES;
         let mut heard = Vec::new();
         loop {
             let message = match self.theirs.hear(link)? {
@@ -297,8 +343,11 @@ impl Pair {
                     raw.clone_from(&packet.payload);
                     Message::of(&packet, asked)
                 }
+                // Known to be closed, or unexpectedly.
+                Heard::Closed if !may_close && self.theirs.has_died() => Message::Died,
                 Heard::Closed => Message::Closed,
                 Heard::Nothing => Message::Nothing,
+                Heard::Died => Message::Died,
             };
             let is_last = !message.is_event();
             heard.push(message);
@@ -344,10 +393,16 @@ impl Pair {
     ) -> Result<bool> {
         self.outcome.requests += 1;
         self.hash.update(format!("{theirs:?}"));
+        let theirs_tx = self.numbers(link, tx).0;
+        if let Some(first) = self.ended_in_doubt(link, kind, theirs_tx, payload, &theirs, &ours) {
+            self.outcome.difference = Some(first);
+            return Ok(true);
+        }
         if theirs == ours {
             return Ok(false);
         }
         let seen = Seen {
+            releases_target: self.released_target,
             rival: self.rival,
             link,
             kind,
@@ -364,13 +419,64 @@ impl Pair {
             }
             return Ok(ends);
         }
-        self.outcome.difference = Some(Difference {
+        let difference = Difference {
             at,
             link,
             theirs,
             ours,
-        });
+        };
+        let is_known_tx = theirs_tx != 0 && self.is_begun(link, theirs_tx);
+        if is_known_tx && kind != Kind::TransactionEnd as u32 && difference.is_of_answers() {
+            self.doubtful.entry((link, theirs_tx)).or_insert(difference);
+            return Ok(false);
+        }
+        self.outcome.difference = Some(difference);
         Ok(true)
+    }
+
+    /// The difference in a transaction that has just been committed on either side. One that fails on
+    /// both, as it does when others were in its way, may have seen what it likes.
+    fn ended_in_doubt(
+        &mut self,
+        link: Link,
+        kind: u32,
+        tx: u32,
+        payload: &[u8],
+        theirs: &[Message],
+        ours: &[Message],
+    ) -> Option<Difference> {
+        if kind != Kind::TransactionEnd as u32 {
+            return None;
+        }
+        let errnos = [theirs, ours].map(|messages| messages.last().and_then(Message::errno));
+        if errnos == [Some("EINVAL"); 2] {
+            // It goes on.
+            return None;
+        }
+        let difference = self.doubtful.remove(&(link, tx))?;
+        if payload != b"T\0" || errnos == [Some("EAGAIN"); 2] {
+            *self.outcome.explained.entry(known::DOOMED).or_default() += 1;
+            return None;
+        }
+        Some(difference)
+    }
+
+    fn is_begun(&self, link: Link, theirs_tx: u32) -> bool {
+        let mut begun = self.begun.get(&link).into_iter().flatten();
+        begun.any(|(theirs, _)| *theirs == theirs_tx)
+    }
+
+    /// A transaction's number on either side.
+    fn numbers(&self, link: Link, tx: Tx) -> (u32, u32) {
+        let numbers = self.begun.get(&link).map_or(&[][..], Vec::as_slice);
+        match tx {
+            Tx::None => (0, 0),
+            Tx::Made(number) => (number, number),
+            Tx::Begun(n) => {
+                let at = numbers.len().checked_sub(1 + usize::from(n));
+                at.map_or((0, 0), |at| numbers[at])
+            }
+        }
     }
 }
 
@@ -395,7 +501,21 @@ fn first_number(payload: &[u8]) -> Option<u16> {
     text[..digits].parse().ok()
 }
 
+fn second_number(payload: &[u8]) -> Option<u16> {
+    let nul = payload.iter().position(|byte| *byte == 0)?;
+    first_number(&payload[nul + 1..])
+}
+
 impl Difference {
+    /// Do the events agree?
+    fn is_of_answers(&self) -> bool {
+        let events = |messages: &[Message]| {
+            let events = messages.iter().filter(|message| message.is_event());
+            events.cloned().collect::<Vec<_>>()
+        };
+        events(&self.theirs) == events(&self.ours)
+    }
+
     /// As people read it.
     pub fn lines(&self) -> String {
         let side = |messages: &[Message]| {

@@ -145,7 +145,11 @@ fn arguments(rng: &mut Rng, kind: Kind) -> Vec<u8> {
         Kind::TransactionStart | Kind::ResetWatches => b"\0".to_vec(),
         Kind::TransactionEnd => nul(pick(rng, &["T", "T", "T", "F", "F", "x", ""]).as_bytes()),
         Kind::Introduce => {
-            let domid = domid(rng);
+            let mut domid = domid(rng);
+            if domid == b"65536" {
+                // C makes 0 of it, of which Xen would have to say something.
+                domid = b"65535".to_vec();
+            }
             [nul(&domid), b"5\x007\0".to_vec()].concat()
         }
         Kind::SetTarget => [nul(&domid(rng)), nul(&domid(rng))].concat(),

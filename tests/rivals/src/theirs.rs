@@ -27,6 +27,8 @@ pub enum Heard {
     Closed,
     /// Nothing, for as long as anybody would wait.
     Nothing,
+    /// The daemon's process has ended.
+    Died,
 }
 
 #[derive(Debug)]
@@ -62,6 +64,11 @@ impl Theirs {
     /// The daemon.
     pub fn daemon(&self) -> &Daemon {
         &self.daemon
+    }
+
+    /// Has the daemon ended, or will it at once? To be asked when a connection ends unexpectedly.
+    pub fn has_died(&mut self) -> bool {
+        self.daemon.ends_within(Timespec { tv_sec: 2, tv_nsec: 0 })
     }
 
     /// Connects to the socket.
@@ -154,6 +161,26 @@ impl Theirs {
         Ok(())
     }
 
+    /// Takes what is in the rings, so that none stays full: a domain whose events nobody reads holds up
+    /// those who cause them.
+    ///
+    /// # Errors
+    /// What the FIFOs say.
+    pub fn drain(&mut self) -> Result<()> {
+        for (link, wire) in &mut self.wires {
+            if let Link::Domain(domid) = link
+                && let Some(corner) = self.world.corner(*domid)
+            {
+                let bytes = ring::take(&corner.ring);
+                if !bytes.is_empty() {
+                    wire.decoder.push(&bytes);
+                    self.world.ring(*domid)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The next message.
     ///
     /// # Errors
@@ -181,8 +208,11 @@ impl Theirs {
                         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                         Err(_) => return Ok(Heard::Closed),
                     }
-                    if !self.daemon.wait_for(stream.as_fd(), Some(&ANSWER))? {
-                        return Ok(Heard::Nothing);
+                    match self.daemon.wait_for(stream.as_fd(), Some(&ANSWER)) {
+                        Ok(true) => {}
+                        Ok(false) => return Ok(Heard::Nothing),
+                        Err(_) if self.daemon.has_ended() => return Ok(Heard::Died),
+                        Err(error) => return Err(error),
                     }
                 }
                 (None, Link::Domain(domid)) => {
@@ -197,8 +227,11 @@ impl Theirs {
                         self.world.ring(domid)?;
                         continue;
                     }
-                    if !self.daemon.wait_for(corner.bell(), Some(&ANSWER))? {
-                        return Ok(Heard::Nothing);
+                    match self.daemon.wait_for(corner.bell(), Some(&ANSWER)) {
+                        Ok(true) => {}
+                        Ok(false) => return Ok(Heard::Nothing),
+                        Err(_) if self.daemon.has_ended() => return Ok(Heard::Died),
+                        Err(error) => return Err(error),
                     }
                 }
                 (None, Link::Socket(_)) => return Ok(Heard::Closed),

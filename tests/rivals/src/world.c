@@ -355,8 +355,14 @@ static void *ring_of(uint32_t domid)
 {
     char name[32];
 
+    void *page;
+
     snprintf(name, sizeof(name), "ring-%u", domid);
-    return map_in_world(name);
+    page = map_in_world(name);
+    if (!page)
+        /* As mmap of gntdev fails. */
+        errno = EINVAL;
+    return page;
 }
 
 void *xc_map_foreign_range(void *xch, uint32_t domid, int size, int prot, unsigned long frame)

@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 pub struct Change {
     /// What changed.
     pub path: Path,
-    /// True: only a watch on exactly this path hears it. A removed subtree is one change for the
-    /// watches above its top, and one exact change for each node in it.
+    /// True: only a watch on exactly this path hears it. A removed subtree is one exact change for each
+    /// node below its top, children first, and then one for the top and the watches above it.
     pub exact: bool,
     /// A caller hears of the change if one of these lets it read.
     pub readable_by: Vec<Perms>,
@@ -143,18 +143,19 @@ impl Access<'_> {
 
     /// Removes a node, whoever asks, and notes what watches must hear.
     pub fn remove(&mut self, path: &Path) {
-        let above = path.parent().and_then(|p| {
-            self.touch(&p);
-            self.tree.get(&p).map(|n| n.perms.clone())
-        });
-        for (n, (gone, perms)) in self.tree.remove(path).into_iter().enumerate() {
+        if let Some(parent) = path.parent() {
+            self.touch(&parent);
+        }
+        let before = self.tree.clone();
+        for (gone, perms) in self.tree.remove(path) {
             self.touch(&gone);
-            let mut readable_by = vec![perms];
-            readable_by.extend(above.clone().filter(|_| n == 0));
+            // Who could read the directory hears of it, too.
+            let above = gone.parent();
+            let above = above.and_then(|p| before.get(&p).map(|n| n.perms.clone()));
             self.changes.push(Change {
+                exact: gone != *path,
                 path: gone,
-                exact: n > 0,
-                readable_by,
+                readable_by: [perms].into_iter().chain(above).collect(),
             });
         }
     }
@@ -226,11 +227,18 @@ impl Access<'_> {
             let nearest = path.ancestors().find(|p| self.tree.get(p).is_some());
             let nearest = nearest.unwrap_or_else(Path::root);
             self.touch(&nearest);
-            let allowed = self
-                .tree
-                .get(&nearest)
-                .is_some_and(|n| self.allows(&n.perms, need));
+            // Any one of the rights that are needed will do here.
+            let allows = |perms: &Perms| match need {
+                Need::Own => self.allows(perms, Need::Write) || self.allows(perms, Need::Own),
+                need => self.allows(perms, need),
+            };
+            let allowed = self.tree.get(&nearest).is_some_and(|n| allows(&n.perms));
             return Err(if allowed { Errno::NOENT } else { Errno::ACCESS });
+        }
+        let denied = |node: &Node| !self.allows(&node.perms, need);
+        if self.tree.get(path).is_some_and(denied) {
+            // As for one that is not there: what is above has been asked for.
+            self.touch(&path.parent().unwrap_or_else(Path::root));
         }
         match self.tree.get(path) {
             Some(node) if self.allows(&node.perms, need) => Ok(node),

@@ -24,9 +24,14 @@ pub struct Node {
 impl Node {
     /// The children's names, the oldest first, as xenstored's list has them.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let mut names: Vec<_> = self.children.iter().map(|(n, c)| (c.born, &**n)).collect();
-        names.sort_unstable();
-        names.into_iter().map(|(_, name)| name)
+        self.by_age().map(|(name, _)| name)
+    }
+
+    fn by_age(&self) -> impl DoubleEndedIterator<Item = (&str, &Node)> {
+        let children = self.children.iter();
+        let mut children: Vec<_> = children.map(|(n, c)| (c.born, &**n, &**c)).collect();
+        children.sort_unstable_by_key(|(born, _, _)| *born);
+        children.into_iter().map(|(_, name, child)| (name, child))
     }
 
     /// What xenstored stores for the node: that has a limit (`write_node_raw`).
@@ -136,7 +141,7 @@ impl Tree {
         true
     }
 
-    /// Removes a node and all below it; says what went, the top first. Nothing for the root.
+    /// Removes a node and all below it; says what went, children before parents. Nothing for the root.
     pub fn remove(&mut self, path: &Path) -> Vec<(Path, Perms)> {
         let Some(parent) = path.parent() else {
             return Vec::new();
@@ -144,7 +149,7 @@ impl Tree {
         if self.get(path).is_none() {
             return Vec::new();
         }
-        let gone = self.subtree(path);
+        let gone = self.children_first(path);
         self.change(&parent, |parent| parent.children.remove(path.name()));
         for (_, perms) in &gone {
             self.count(perms.owner(), -1);
@@ -152,7 +157,7 @@ impl Tree {
         gone
     }
 
-    /// A node and all below it, parents before children.
+    /// A node and all below it, parents before children, older ones before younger ones.
     pub fn subtree(&self, top: &Path) -> Vec<(Path, Perms)> {
         let mut found = Vec::new();
         let mut todo: Vec<(Path, &Node)> = self
@@ -162,13 +167,27 @@ impl Tree {
             .collect();
         while let Some((path, node)) = todo.pop() {
             todo.extend(
-                node.children
-                    .iter()
+                node.by_age()
                     .rev()
-                    .map(|(name, child)| (path.child(name), &**child)),
+                    .map(|(name, child)| (path.child(name), child)),
             );
             found.push((path, node.perms.clone()));
         }
+        found
+    }
+
+    /// As [`Tree::subtree`], but children before parents, still older ones before younger ones.
+    fn children_first(&self, top: &Path) -> Vec<(Path, Perms)> {
+        let mut found = Vec::new();
+        let mut todo: Vec<(Path, &Node)> = Vec::new();
+        todo.extend(self.get(top).map(|node| (top.clone(), node)));
+        while let Some((path, node)) = todo.pop() {
+            let children = node.by_age();
+            todo.extend(children.map(|(name, child)| (path.child(name), child)));
+            found.push((path, node.perms.clone()));
+        }
+        // Parents before children and younger ones before older ones, the other way round.
+        found.reverse();
         found
     }
 

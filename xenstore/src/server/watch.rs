@@ -3,6 +3,7 @@
 use super::access::Change;
 use crate::path::Path;
 use crate::perms::Caller;
+use crate::wire::PAYLOAD_MAX_BYTES;
 use std::collections::BTreeMap;
 
 /// A connection of a client. Its number is never given to another one.
@@ -15,6 +16,8 @@ struct Watch {
     token: Vec<u8>,
     /// Registered by a relative path: events carry relative paths too.
     relative: bool,
+    /// The how manyth watch it is: a connection's watches hear in the order of their registration.
+    order: u64,
 }
 
 /// An event on its way to a connection.
@@ -32,6 +35,7 @@ pub struct Fired {
 #[derive(Debug, Default)]
 pub struct Watches {
     by_path: BTreeMap<Path, Vec<Watch>>,
+    registered: u64,
 }
 
 impl Watches {
@@ -52,10 +56,12 @@ impl Watches {
 
     /// Adds one.
     pub fn add(&mut self, conn: ConnId, path: Path, token: &[u8], relative: bool) {
+        self.registered += 1;
         self.by_path.entry(path).or_default().push(Watch {
             conn,
             token: token.to_vec(),
             relative,
+            order: self.registered,
         });
     }
 
@@ -91,7 +97,8 @@ impl Watches {
         });
     }
 
-    /// Whom a change concerns: watches on its path and above, of callers who may read there.
+    /// Whom a change concerns: watches on its path and above, of callers who may read there, in the
+    /// order of their registration.
     pub fn fired(
         &self,
         change: &Change,
@@ -117,13 +124,20 @@ impl Watches {
                 } else {
                     change.path.as_str()
                 };
-                fired.push(Fired {
+                // A token may be so long that not every event fits in a message: that one is not
+                // sent (`send_event`, `tools/xenstore/xenstored_core.c`).
+                if path.len() + watch.token.len() + 2 > PAYLOAD_MAX_BYTES {
+                    continue;
+                }
+                let event = Fired {
                     conn: watch.conn,
                     path: path.as_bytes().to_vec(),
                     token: watch.token.clone(),
-                });
+                };
+                fired.push((watch.order, event));
             }
         }
-        fired
+        fired.sort_unstable_by_key(|(order, _)| *order);
+        fired.into_iter().map(|(_, event)| event).collect()
     }
 }

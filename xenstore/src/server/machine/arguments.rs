@@ -1,6 +1,7 @@
 //! The arguments of a request, and the answer's payload.
 
-use crate::wire::{PAYLOAD_MAX_BYTES, strings};
+use crate::perms::{Permission, Rights};
+use crate::wire::PAYLOAD_MAX_BYTES;
 use libgnt::DomId;
 use rustix::io::Errno;
 
@@ -27,28 +28,93 @@ pub(super) fn one(payload: &[u8]) -> Result<&[u8], Errno> {
     }
 }
 
+/// The strings that end with a NUL, which must be two. What follows the last NUL counts for nothing
+/// (`get_strings`, `tools/xenstore/xenstored_core.c`).
 pub(super) fn two(payload: &[u8]) -> Result<[&[u8]; 2], Errno> {
-    let args = strings(payload).ok_or(Errno::INVAL)?;
-    args.try_into().map_err(invalid)
+    terminated(payload).try_into().map_err(invalid)
 }
 
-pub(super) fn number<T: std::str::FromStr>(bytes: &[u8]) -> Result<T, Errno> {
-    if bytes.is_empty() || !bytes.iter().all(u8::is_ascii_digit) {
-        return Err(Errno::INVAL);
-    }
-    std::str::from_utf8(bytes)
-        .map_err(invalid)?
-        .parse()
-        .map_err(invalid)
+/// The strings that end with a NUL.
+pub(super) fn terminated(payload: &[u8]) -> Vec<&[u8]> {
+    let mut strings: Vec<&[u8]> = payload.split(|byte| *byte == 0).collect();
+    // What follows the last NUL, be it nothing.
+    strings.pop();
+    strings
 }
 
-pub(super) fn number_as_domid(bytes: &[u8]) -> Result<DomId, Errno> {
-    let domid = DomId(number(bytes)?);
-    if domid < DomId::FIRST_RESERVED {
-        Ok(domid)
-    } else {
-        Err(Errno::INVAL)
+/// A number as the daemons read it, with C's `atoi`: what comes before a sign or a digit may be white
+/// space, what comes after the digits counts for nothing, and no digit at all is 0.
+pub(super) fn number(bytes: &[u8]) -> i32 {
+    let space = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0b;
+    let start = bytes.iter().position(|byte| !space(byte)).unwrap_or(0);
+    let (negative, digits) = match &bytes[start..] {
+        [b'-', rest @ ..] => (true, rest),
+        [b'+', rest @ ..] => (false, rest),
+        rest => (false, rest),
+    };
+    let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
+    let value = digits.fold(0i64, |value, digit| {
+        value.saturating_mul(10).saturating_add(i64::from(digit - b'0'))
+    });
+    // glibc: the number as a long, at most the greatest and at least the least, then its low half.
+    let most = value == i64::MAX;
+    let value = match (negative, most) {
+        (true, true) => i64::MIN,
+        (true, false) => -value,
+        (false, _) => value,
+    };
+    value as i32
+}
+
+/// A domain's number. `None`: no domain can have it.
+pub(super) fn domain_number(bytes: &[u8]) -> Option<DomId> {
+    let domid = u16::try_from(number(bytes)).ok().map(DomId)?;
+    (domid < DomId::FIRST_RESERVED).then_some(domid)
+}
+
+/// Permissions as the daemons read them (`xs_strings_to_perms`, `tools/xenstore/xs_lib.c`): a letter,
+/// and a number in any of C's notations, at the text's end. An owner that cannot be there is ENOENT;
+/// others that cannot be there are kept.
+pub(super) fn permissions(entries: &[&[u8]]) -> Result<Vec<Permission>, Errno> {
+    let parsed: Vec<(Rights, u32)> = entries
+        .iter()
+        .map(|entry| permission(entry).ok_or(Errno::INVAL))
+        .collect::<Result<_, _>>()?;
+    let is_reserved = |number: &u32| *number >= u32::from(DomId::FIRST_RESERVED.0);
+    if parsed.first().is_some_and(|(_, owner)| is_reserved(owner)) {
+        return Err(Errno::NOENT);
     }
+    let narrow = |(rights, number)| {
+        let domid = u16::try_from(number).map(DomId).map_err(invalid)?;
+        Ok(Permission::new(rights, domid))
+    };
+    parsed.into_iter().map(narrow).collect()
+}
+
+fn permission(entry: &[u8]) -> Option<(Rights, u32)> {
+    let (letter, number) = entry.split_first()?;
+    let rights = Rights::from_letter(char::from(*letter))?;
+    // strtol(…, 0), and nothing may follow; its value is cut to an unsigned int.
+    let text = std::str::from_utf8(number).ok()?;
+    let text = text.trim_start_matches([' ', '\t', '\n', '\x0b', '\x0c', '\r']);
+    let (negative, text) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let hex = text.strip_prefix("0x").or(text.strip_prefix("0X"));
+    let (base, digits) = match (hex, text) {
+        (Some(hex), _) => (16, hex),
+        (None, "0") => (10, "0"),
+        (None, text) => text.strip_prefix('0').map_or((10, text), |rest| (8, rest)),
+    };
+    // A sign is no digit: `from_str_radix` would take another one.
+    if !digits.chars().all(|digit| digit.is_digit(base)) || digits.is_empty() {
+        return None;
+    }
+    let value = i128::from_str_radix(digits, base).unwrap_or(i128::MAX);
+    let value = if negative { -value } else { value };
+    let value = value.clamp(i128::from(i64::MIN), i128::from(i64::MAX));
+    Some((rights, value as u32))
 }
 
 /// As many whole names from `offset` as fit, after the generation; the last part ends with an
@@ -70,4 +136,68 @@ pub(super) fn directory_part(generation: u64, names: &[u8], offset: usize) -> Ve
         part.push(0);
     }
     part
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_atoi() {
+        for (text, expected) in [
+            ("", 0),
+            ("x", 0),
+            ("7", 7),
+            ("7x", 7),
+            (" \t\n\x0b7", 7),
+            ("+7", 7),
+            ("-1", -1),
+            ("--1", 0),
+            ("4294967297", 1),
+            ("99999999999999999999", -1),
+            ("-99999999999999999999", 0),
+        ] {
+            assert_eq!(number(text.as_bytes()), expected, "{text:?}");
+        }
+        assert_eq!(domain_number(b"32751"), Some(DomId(32751)));
+        assert_eq!(domain_number(b"32752"), None);
+        assert_eq!(domain_number(b"65536"), None);
+        assert_eq!(domain_number(b"-1"), None);
+    }
+
+    #[test]
+    fn permissions_are_those_of_xs_lib() {
+        for (text, expected) in [
+            ("r7", Some((Rights::Read, 7))),
+            ("n 7", Some((Rights::None, 7))),
+            ("b0x1F", Some((Rights::Both, 31))),
+            ("w010", Some((Rights::Write, 8))),
+            ("n0", Some((Rights::None, 0))),
+            ("n-1", Some((Rights::None, u32::MAX))),
+            ("n4294967297", Some((Rights::None, 1))),
+            ("n99999999999999999999", Some((Rights::None, u32::MAX))),
+            ("", None),
+            ("n", None),
+            ("n-", None),
+            ("n+-1", None),
+            ("n1x", None),
+            ("n08", None),
+            ("n0x", None),
+            ("R1", None),
+        ] {
+            assert_eq!(permission(text.as_bytes()), expected, "{text:?}");
+        }
+        assert_eq!(permissions(&[b"n32752", b"r1"]), Err(Errno::NOENT));
+        assert!(permissions(&[b"n1", b"r32752"]).is_ok());
+        assert_eq!(permissions(&[b"n1", b"r65536"]), Err(Errno::INVAL));
+    }
+
+    #[test]
+    fn what_follows_the_last_nul_is_nothing() {
+        assert_eq!(terminated(b"a\0b"), [b"a"]);
+        assert_eq!(terminated(b"a\0\0"), [&b"a"[..], b""]);
+        assert!(terminated(b"").is_empty());
+        assert_eq!(two(b"a\0b\0c"), Ok([&b"a"[..], b"b"]));
+        assert_eq!(two(b"a\0b\0c\0"), Err(Errno::INVAL));
+    }
 }

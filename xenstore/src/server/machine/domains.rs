@@ -2,11 +2,13 @@
 
 use super::super::access::Access;
 use super::super::watch::ConnId;
-use super::arguments::{Answer, nul_terminated, number_as_domid, ok, one};
-use super::{Action, Server};
+use super::arguments::{
+    Answer, domain_number, nul_terminated, number, ok, one, terminated,
+};
+use super::{Action, Connection, Server};
 use crate::path::{INTRODUCE_DOMAIN, Path, RELEASE_DOMAIN};
 use crate::perms::Caller;
-use crate::wire::{Kind, strings};
+use crate::wire::Kind;
 use libgnt::DomId;
 use rustix::io::Errno;
 
@@ -53,6 +55,17 @@ impl Server {
         self.fire_special(RELEASE_DOMAIN, actions);
     }
 
+    /// A domain's ring page begins anew: its connection has no watches and no transactions any more.
+    /// Open files of its device have their own.
+    fn reset(&mut self, domid: DomId) {
+        let of_ring = |c: &&mut Connection| c.domid == domid && domid != DomId::DOM0 && !c.device;
+        let rings = self.connections.iter_mut();
+        for (conn, ring) in rings.filter(|(_, connection)| of_ring(connection)) {
+            self.watches.forget(*conn);
+            ring.transactions.clear();
+        }
+    }
+
     /// Requests that only dom0 may make.
     pub(super) fn toolstack_request(
         &mut self,
@@ -60,48 +73,52 @@ impl Server {
         payload: &[u8],
         actions: &mut Vec<Action>,
     ) -> Answer {
-        let args = strings(payload).ok_or(Errno::INVAL)?;
-        let first = args.first().copied().ok_or(Errno::INVAL)?;
+        let known = |domid: Option<DomId>| domid.filter(|it| self.introduced.contains(it));
         match kind {
             Kind::Introduce => {
                 // Domain, frame and port; there is no ring to map here, so only the first counts.
-                let [domid, _, _] = args[..] else {
+                let [domid, _, port, ..] = terminated(payload)[..] else {
                     return Err(Errno::INVAL);
                 };
-                self.introduce(number_as_domid(domid)?, actions);
-                ok()
-            }
-            Kind::Release => {
-                let domid = number_as_domid(first)?;
-                if domid == DomId::DOM0 {
+                if number(port) <= 0 {
                     return Err(Errno::INVAL);
                 }
-                if !self.introduced.contains(&domid) {
-                    return Err(Errno::NOENT);
-                }
-                self.release(domid, actions);
+                let domid = domain_number(domid).ok_or(Errno::INVAL)?;
+                self.introduce(domid, actions);
+                self.reset(domid);
                 ok()
             }
-            Kind::Resume => {
-                let known = self.introduced.contains(&number_as_domid(first)?);
-                if known { ok() } else { Err(Errno::NOENT) }
+            Kind::Release | Kind::Resume => {
+                let text = one(payload)?;
+                if number(text) == 0 {
+                    return Err(Errno::INVAL);
+                }
+                let domid = known(domain_number(text)).ok_or(Errno::NOENT)?;
+                if kind == Kind::Release {
+                    self.release(domid, actions);
+                }
+                ok()
             }
             Kind::IsDomainIntroduced => {
-                let known = self.introduced.contains(&number_as_domid(one(payload)?)?);
-                Ok(nul_terminated(if known { "T" } else { "F" }))
+                let text = one(payload)?;
+                let itself = number(text) == i32::from(DomId::SELF.0);
+                let is = itself || known(domain_number(text)).is_some();
+                Ok(nul_terminated(if is { "T" } else { "F" }))
             }
             Kind::SetTarget => {
-                let [domid, target] = args[..] else {
+                let [domid, target, ..] = terminated(payload)[..] else {
                     return Err(Errno::INVAL);
                 };
-                let (domid, target) = (number_as_domid(domid)?, number_as_domid(target)?);
-                if !self.introduced.contains(&domid) || !self.introduced.contains(&target) {
-                    return Err(Errno::NOENT);
-                }
+                let domid = known(domain_number(domid)).ok_or(Errno::NOENT)?;
+                let target = known(domain_number(target)).ok_or(Errno::NOENT)?;
                 self.targets.insert(domid, target);
                 ok()
             }
-            Kind::Control => self.control(first, &args[1..]),
+            Kind::Control => {
+                let args = terminated(payload);
+                let (first, rest) = args.split_first().ok_or(Errno::INVAL)?;
+                self.control(first, rest)
+            }
             _ => Err(Errno::NOSYS),
         }
     }

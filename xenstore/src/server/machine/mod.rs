@@ -36,8 +36,9 @@ pub enum Input {
     },
     /// A client is gone. Its watches and its transactions are forgotten.
     Disconnected(ConnId),
-    /// A client asks. Whatever the message holds, there is exactly one [`Action::Reply`], and it
-    /// comes first; there is none if the connection is not known (any more).
+    /// A client asks. Whatever the message holds, there is exactly one [`Action::Reply`]: after the
+    /// events that it causes, as in xenstored, but before the first event of a watch. There is none if
+    /// the connection is not known (any more).
     Request(ConnId, Packet),
     /// A domain exists from now on: `@introduceDomain` fires, unless it existed already.
     Introduce(DomId),
@@ -51,7 +52,8 @@ pub enum Input {
 pub enum Action {
     /// Send the answer to a request.
     Reply(ConnId, Packet),
-    /// Send a watch event. It follows the reply to the request that caused it.
+    /// Send a watch event. It goes before the reply to the request that caused it, but a watch's first
+    /// one after it.
     Event(ConnId, Packet),
     /// Close this connection: its domain is gone. The machine has forgotten it.
     Close(ConnId),
@@ -128,7 +130,7 @@ impl Server {
             return;
         };
         let caller = self.caller(connection.domid);
-        let at = actions.len();
+        let first = actions.len();
         let (kind, payload) = match self.execute(conn, caller, &packet, actions) {
             Ok(payload) => (packet.kind, payload),
             Err(errno) => (Kind::Error as u32, nul_terminated(error_name(errno))),
@@ -138,6 +140,10 @@ impl Server {
             req_id: packet.req_id,
             tx_id: packet.tx_id,
             payload,
+        };
+        let at = match packet.known_kind() {
+            Some(Kind::Watch) => first,
+            _ => actions.len(),
         };
         actions.insert(at, Action::Reply(conn, reply));
     }

@@ -4,12 +4,12 @@
 use super::super::access::{Access, Edit};
 use super::super::watch::ConnId;
 use super::arguments::{
-    Answer, directory_part, invalid, nul_terminated, number, number_as_domid, ok, one, two,
+    Answer, directory_part, invalid, nul_terminated, number, ok, one, permissions, terminated, two,
 };
 use super::{Action, Server};
-use crate::path::{self, Path};
-use crate::perms::{Caller, Permission, Perms};
-use crate::wire::{Kind, PAYLOAD_MAX_BYTES, Packet, strings};
+use crate::path::{INTRODUCE_DOMAIN, Path, RELEASE_DOMAIN};
+use crate::perms::{Caller, Perms};
+use crate::wire::{Kind, PAYLOAD_MAX_BYTES, Packet};
 use rustix::io::Errno;
 
 impl Server {
@@ -24,6 +24,7 @@ impl Server {
             return Err(Errno::TOOBIG);
         }
         let kind = packet.known_kind().ok_or(Errno::NOSYS)?;
+        self.check_header(conn, caller, kind, packet.tx_id)?;
         let payload = &packet.payload[..];
         let node = |bytes: &[u8]| Path::parse_node(bytes, caller.domid).map_err(invalid);
         match kind {
@@ -43,21 +44,17 @@ impl Server {
             }
             Kind::DirectoryPart => {
                 let [path, offset] = two(payload)?;
-                let (path, offset) = (node(path)?, number::<usize>(offset)?);
+                // The offset is an unsigned int in C: before the list's start is behind its end.
+                let (path, offset) = (node(path)?, number(offset) as u32 as usize);
                 let (generation, names) =
                     self.read(conn, caller, packet.tx_id, |access| access.directory(&path))?;
                 Ok(directory_part(generation, &names, offset))
             }
             Kind::GetPerms => {
-                let (path, _) = Path::parse(one(payload)?, caller.domid).map_err(invalid)?;
-                let perms = if path.is_special() {
-                    self.special
-                        .get(&path)
-                        .cloned()
-                        .unwrap_or_else(Perms::private)
-                } else {
-                    self.read(conn, caller, packet.tx_id, |access| access.get_perms(&path))?
-                };
+                // Those of special watches can be set, and not be asked for.
+                let path = node(one(payload)?)?;
+                let perms =
+                    self.read(conn, caller, packet.tx_id, |access| access.get_perms(&path))?;
                 Ok(perms
                     .entries()
                     .iter()
@@ -90,21 +87,37 @@ impl Server {
             }
             Kind::TransactionStart => self.transaction_start(conn, caller, packet),
             Kind::TransactionEnd => self.transaction_end(conn, caller, packet, actions),
-            Kind::GetDomainPath => Ok(nul_terminated(path::home(number_as_domid(one(payload)?)?))),
+            Kind::GetDomainPath => {
+                // Whatever number it is.
+                let number = number(one(payload)?) as u32;
+                Ok(nul_terminated(format!("/local/domain/{number}")))
+            },
             Kind::Introduce
             | Kind::Release
             | Kind::Resume
             | Kind::SetTarget
             | Kind::IsDomainIntroduced
-            | Kind::Control => {
-                if caller.is_privileged() {
-                    self.toolstack_request(kind, payload, actions)
-                } else {
-                    Err(Errno::ACCESS)
-                }
-            }
+            | Kind::Control => self.toolstack_request(kind, payload, actions),
             // These go the other way only.
             Kind::WatchEvent | Kind::Error => Err(Errno::NOSYS),
+        }
+    }
+
+    /// What is looked at before the arguments (`process_message`, `tools/xenstore/xenstored_core.c`):
+    /// who may ask this, and whether the transaction is one of the caller's. Watches have none, so there
+    /// any number will do.
+    fn check_header(&self, conn: ConnId, caller: Caller, kind: Kind, tx: u32) -> Result<(), Errno> {
+        if kind.is_toolstacks() && !caller.is_privileged() {
+            return Err(Errno::ACCESS);
+        }
+        let any = tx == 0 || matches!(kind, Kind::Watch | Kind::Unwatch);
+        let mine = self.connections.get(&conn);
+        if any || mine.is_some_and(|mine| mine.transactions.contains_key(&tx)) {
+            Ok(())
+        } else if matches!(kind, Kind::WatchEvent | Kind::Error) {
+            Err(Errno::NOSYS)
+        } else {
+            Err(Errno::NOENT)
         }
     }
 
@@ -169,18 +182,17 @@ impl Server {
         packet: &Packet,
         actions: &mut Vec<Action>,
     ) -> Answer {
-        let args = strings(&packet.payload).ok_or(Errno::INVAL)?;
+        let args = terminated(&packet.payload);
         let (path, entries) = args.split_first().ok_or(Errno::INVAL)?;
+        if entries.is_empty() {
+            return Err(Errno::INVAL);
+        }
+        if !caller.is_privileged() && entries.len() > self.quotas.permissions {
+            return Err(Errno::NOSPC);
+        }
+        let entries = permissions(entries)?;
+        // In this order: a wrong permission is told before a wrong path or a missing node.
         let (path, _) = Path::parse(path, caller.domid).map_err(invalid)?;
-        let entries: Vec<Permission> = entries
-            .iter()
-            .map(|e| {
-                std::str::from_utf8(e)
-                    .map_err(invalid)?
-                    .parse()
-                    .map_err(invalid)
-            })
-            .collect::<Result<_, Errno>>()?;
         if !path.is_special() {
             return self.edit(
                 conn,
@@ -190,7 +202,11 @@ impl Server {
                 actions,
             );
         }
-        if !caller.is_privileged() {
+        if ![INTRODUCE_DOMAIN, RELEASE_DOMAIN].contains(&path.as_str()) {
+            return Err(Errno::INVAL);
+        }
+        let old = self.special.get(&path);
+        if !old.unwrap_or(&Perms::private()).owned(caller) {
             return Err(Errno::ACCESS);
         }
         self.special
