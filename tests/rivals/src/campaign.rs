@@ -97,6 +97,14 @@ fn shortest(
     difference: Difference,
 ) -> Result<Found> {
     steps.truncate(difference.at + 1);
+    if play(rival, place, &steps)?.difference.is_none() {
+        // It does not come again: time plays a part in it, and all of it is shown.
+        return Ok(Found {
+            seed,
+            steps,
+            difference,
+        });
+    }
     let mut last = difference;
     let steps = shrink(steps, SHRINKING, |part| -> Result<bool> {
         let Outcome { difference, .. } = play(rival, place, part)?;

@@ -395,7 +395,8 @@ impl Pair {
         self.hash.update(format!("{theirs:?}"));
         let theirs_tx = self.numbers(link, tx).0;
         if let Some(first) = self.ended_in_doubt(link, kind, theirs_tx, payload, &theirs, &ours) {
-            self.outcome.difference = Some(first);
+            // Only now it is one.
+            self.outcome.difference = Some(Difference { at, ..first });
             return Ok(true);
         }
         if theirs == ours {
@@ -454,7 +455,9 @@ impl Pair {
             return None;
         }
         let difference = self.doubtful.remove(&(link, tx))?;
-        if payload != b"T\0" || errnos == [Some("EAGAIN"); 2] {
+        // ENOENT: it was given up before.
+        let failed = [Some("EAGAIN"), Some("ENOENT")].map(|errno| [errno; 2]);
+        if payload != b"T\0" || failed.contains(&errnos) {
             *self.outcome.explained.entry(known::DOOMED).or_default() += 1;
             return None;
         }
@@ -497,6 +500,7 @@ fn number_of(raw: &[u8]) -> Option<u32> {
 fn first_number(payload: &[u8]) -> Option<u16> {
     let text = payload.split(|byte| *byte == 0).next().unwrap_or_default();
     let text = std::str::from_utf8(text).ok()?.trim_start();
+    let text = text.strip_prefix('+').unwrap_or(text);
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     text[..digits].parse().ok()
 }

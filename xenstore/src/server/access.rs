@@ -177,11 +177,13 @@ impl Access<'_> {
         }
         self.check_bytes(others + record_bytes(&perms))?;
         self.tree.set_perms(path, perms.clone());
-        // Who could read it and who can now: both learn of the change.
+        // Who could read it and who can now, or can read the directory: all learn of the change.
+        let above = path.parent();
+        let above = above.and_then(|p| self.tree.get(&p).map(|n| n.perms.clone()));
         self.changes.push(Change {
             path: path.clone(),
             exact: false,
-            readable_by: vec![old, perms],
+            readable_by: [old, perms].into_iter().chain(above).collect(),
         });
         Ok(())
     }
