@@ -59,7 +59,7 @@ pub use client::{Client, Transaction, WatchEvent};
 pub use error::{DeviceTrouble, Error, Result};
 pub use perms::{Permission, Rights};
 #[cfg(feature = "server")]
-pub use server::StoreSabotage;
+pub use server::service::{DomainSocket, ServerConfig, ServerHandle, ServiceError};
 #[cfg(feature = "server")]
-pub use server::service::{ServerConfig, ServerHandle, ServiceError};
+pub use server::{Daemon, StoreSabotage};
 pub use xenbus::XenbusState;

@@ -27,6 +27,31 @@ fn some_home_bytes(path: &[u8]) -> usize {
     }
 }
 
+/// The directory that a path's node is in. `None` for the root. Special paths are below the root,
+/// and below each other: that is whom xenstored asks about them (`get_parent`).
+pub(crate) fn parent_of(path: &str) -> Option<&str> {
+    match path.rfind('/') {
+        _ if path == "/" => None,
+        Some(0) | None => Some("/"),
+        Some(n) => Some(&path[..n]),
+    }
+}
+
+/// A path, its parent, and so on to the root.
+pub(crate) fn upwards(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(path), |path| parent_of(path))
+}
+
+/// The names from the root down. Empty for the root.
+pub(crate) fn names(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|name| !name.is_empty())
+}
+
+/// The last name; empty for the root.
+pub(crate) fn last_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or("")
+}
+
 /// Why bytes are no path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -70,8 +95,20 @@ impl Path {
     /// # Errors
     /// [`PathError`], never [`PathError::Special`].
     pub fn parse(bytes: &[u8], domid: DomId) -> Result<(Path, bool), PathError> {
+        Path::parse_within(bytes, domid, RELATIVE_PATH_MAX_BYTES)
+    }
+
+    /// The same with another limit.
+    ///
+    /// # Errors
+    /// [`PathError`], never [`PathError::Special`].
+    pub(crate) fn parse_within(
+        bytes: &[u8],
+        domid: DomId,
+        limit_bytes: usize,
+    ) -> Result<(Path, bool), PathError> {
         let relative = !matches!(bytes.first(), Some(b'/' | b'@'));
-        let limit = RELATIVE_PATH_MAX_BYTES + some_home_bytes(bytes);
+        let limit = limit_bytes + some_home_bytes(bytes);
         if bytes.is_empty() {
             return Err(PathError::Empty);
         }
@@ -105,7 +142,19 @@ impl Path {
     /// # Errors
     /// [`PathError`].
     pub fn parse_node(bytes: &[u8], domid: DomId) -> Result<Path, PathError> {
-        match Path::parse(bytes, domid)? {
+        Path::parse_node_within(bytes, domid, RELATIVE_PATH_MAX_BYTES)
+    }
+
+    /// The same with another limit.
+    ///
+    /// # Errors
+    /// [`PathError`].
+    pub(crate) fn parse_node_within(
+        bytes: &[u8],
+        domid: DomId,
+        limit_bytes: usize,
+    ) -> Result<Path, PathError> {
+        match Path::parse_within(bytes, domid, limit_bytes)? {
             (path, _) if path.is_special() => Err(PathError::Special),
             (path, _) => Ok(path),
         }
@@ -128,12 +177,12 @@ impl Path {
 
     /// The names from the root down. Empty for the root.
     pub fn components(&self) -> impl Iterator<Item = &str> {
-        self.0.split('/').filter(|c| !c.is_empty())
+        names(&self.0)
     }
 
     /// The last name; empty for the root.
     pub fn name(&self) -> &str {
-        self.0.rsplit('/').next().unwrap_or("")
+        last_name(&self.0)
     }
 
     /// The directory it is in. `None` for the root and special watches.
@@ -141,20 +190,7 @@ impl Path {
         if self.is_root() || self.is_special() {
             return None;
         }
-        match self.0.rfind('/') {
-            Some(0) | None => Some(Path::root()),
-            Some(n) => Some(Path(self.0[..n].into())),
-        }
-    }
-
-    /// A child. The name comes from a stored node, so it is valid.
-    #[cfg(feature = "server")]
-    pub(crate) fn child(&self, name: &str) -> Path {
-        if self.is_root() {
-            Path(format!("/{name}").into())
-        } else {
-            Path(format!("{self}/{name}").into())
-        }
+        parent_of(&self.0).map(|parent| Path(parent.into()))
     }
 
     /// Itself, its parent, and so on to the root.

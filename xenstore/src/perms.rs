@@ -29,17 +29,6 @@ impl Rights {
         matches!(self, Rights::Write | Rights::Both)
     }
 
-    /// That of a letter, if it has one.
-    pub(crate) fn from_letter(letter: char) -> Option<Rights> {
-        match letter {
-            'n' => Some(Rights::None),
-            'r' => Some(Rights::Read),
-            'w' => Some(Rights::Write),
-            'b' => Some(Rights::Both),
-            _ => None,
-        }
-    }
-
     fn letter(self) -> char {
         match self {
             Rights::None => 'n',
@@ -90,7 +79,13 @@ impl FromStr for Permission {
     fn from_str(text: &str) -> Result<Permission, BadPermission> {
         let bad = || BadPermission(text.to_owned());
         let mut chars = text.chars();
-        let rights = chars.next().and_then(Rights::from_letter).ok_or_else(bad)?;
+        let rights = match chars.next() {
+            Some('n') => Rights::None,
+            Some('r') => Rights::Read,
+            Some('w') => Rights::Write,
+            Some('b') => Rights::Both,
+            _ => return Err(bad()),
+        };
         let digits = chars.as_str();
         if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
             return Err(bad());
@@ -172,12 +167,17 @@ impl Perms {
     /// What the caller may do: the owner and dom0 everything, a listed domain what its first
     /// entry says, anybody else what the owner's entry says.
     pub fn rights(&self, caller: Caller) -> Rights {
+        self.rights_where(caller, |_| true)
+    }
+
+    /// The same, as if entries that do not count were not there. The owner's counts always.
+    pub fn rights_where(&self, caller: Caller, counts: impl Fn(DomId) -> bool) -> Rights {
         if self.owned(caller) {
             return Rights::Both;
         }
         let entry = self.0[1..]
             .iter()
-            .find(|p| caller.is(p.domid))
+            .find(|p| caller.is(p.domid) && counts(p.domid))
             .unwrap_or(&self.0[0]);
         entry.rights
     }

@@ -86,22 +86,6 @@ kinds! {
     DirectoryPart = 22 "XS_DIRECTORY_PART",
 }
 
-#[cfg(feature = "server")]
-impl Kind {
-    /// May only a privileged domain ask this?
-    pub(crate) fn is_toolstacks(self) -> bool {
-        matches!(
-            self,
-            Kind::Introduce
-                | Kind::Release
-                | Kind::Resume
-                | Kind::SetTarget
-                | Kind::IsDomainIntroduced
-                | Kind::Control
-        )
-    }
-}
-
 /// `xsd_errors`: the errors that travel, as their names.
 pub const ERRORS: &[(Errno, &str)] = &[
     (Errno::INVAL, "EINVAL"),

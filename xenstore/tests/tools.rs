@@ -80,7 +80,7 @@ fn ls_shows_the_tree_with_permissions() {
     );
     let everything = good(&xenstore, "xenstore-ls", &[]);
     assert!(
-        everything.starts_with("local = \"\"\n domain = \"\"\n"),
+        everything.starts_with("tool = \"\"\n xenstored = \"\"\nlocal = \"\"\n domain = \"\"\n"),
         "{everything}"
     );
 }

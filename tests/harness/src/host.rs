@@ -45,6 +45,8 @@ pub fn start(
     })?;
     let mut of_store = pv_xenstore::ServerConfig::default();
     of_store.socket = Some(dir.join(XENSTORE_SOCKET));
+    // The rules that the simulated Xen keeps are those of Xen 4.17.
+    of_store.daemon = pv_xenstore::Daemon::C417;
     of_store.sabotage = store_sabotage;
     let xenstore = ServerHandle::start(of_store)?;
     let services = Dom0 {

@@ -85,6 +85,10 @@ fn programs() -> Programs {
         ("pv-stress".to_owned(), stress),
         ("pv-frontend".to_owned(), front),
         ("pv-backend".to_owned(), back),
+        (
+            "pv-xenstored".to_owned(),
+            as_declared(&pv_xenstored::command()),
+        ),
     ])
 }
 

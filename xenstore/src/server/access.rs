@@ -1,51 +1,51 @@
-//! One caller's operations on one tree, with permissions, quotas and the list of what watches
-//! must hear. The live tree and a transaction's private tree go through the same code.
+//! One caller's operations on nodes, with permissions, quotas and the list of what watches must
+//! hear. The live tree and a transaction go through the same code.
 
+use super::change::Change;
+use super::daemon::Daemon;
 use super::quota::Quotas;
-use super::store::{Node, Tree, record_bytes};
-use crate::path::Path;
+use super::store::grant::{Deaths, Grant};
+use super::store::{Node, Tree, child_path, empty_node_bytes};
+use super::transaction::Transaction;
+use crate::path::{last_name, parent_of, upwards};
 use crate::perms::{Caller, Permission, Perms};
 use rustix::io::Errno;
-use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::sync::Arc;
 
-/// A change that watches may have to hear of.
-#[derive(Clone, Debug)]
-pub struct Change {
-    /// What changed.
-    pub path: Path,
-    /// True: only a watch on exactly this path hears it. A removed subtree is one exact change for each
-    /// node below its top, children first, and then one for the top and the watches above it.
-    pub exact: bool,
-    /// A caller hears of the change if one of these lets it read.
-    pub readable_by: Vec<Perms>,
+/// What is worked on.
+#[derive(Debug)]
+pub enum Place<'a> {
+    /// The tree itself.
+    Tree(&'a mut Tree),
+    /// A transaction beside it.
+    Inside(&'a Tree, &'a mut Transaction),
 }
 
-/// An operation that changes the tree, as a transaction logs it for its commit.
-#[derive(Clone, Debug)]
-pub enum Edit {
-    /// `WRITE`
-    Write(Path, Vec<u8>),
-    /// `MKDIR`
-    Mkdir(Path),
-    /// `RM`
-    Rm(Path),
-    /// `SET_PERMS`
-    SetPerms(Path, Vec<Permission>),
+/// What binds everybody.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// Whose answers.
+    pub daemon: Daemon,
+    /// The limits.
+    pub quotas: &'a Quotas,
+    /// Domains that have died.
+    pub deaths: &'a Deaths,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Access<'a> {
-    /// The tree.
-    pub tree: &'a mut Tree,
+    /// On what.
+    pub place: Place<'a>,
     /// Who.
     pub caller: Caller,
-    /// The limits.
-    pub quotas: &'a Quotas,
+    /// Within which limits.
+    pub rules: Rules<'a>,
+    /// What the caller's domain has beside its nodes in the tree, in bytes.
+    pub other_bytes: usize,
     /// What changed so far.
     pub changes: &'a mut Vec<Change>,
-    /// Every path that a result depended on, when somebody (a transaction) wants to know.
-    pub touched: Option<&'a mut BTreeSet<Path>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -59,226 +59,345 @@ impl Access<'_> {
     /// A node's value.
     ///
     /// # Errors
-    /// ENOENT, EACCES.
-    pub fn read(&mut self, path: &Path) -> Result<Vec<u8>, Errno> {
-        Ok(self.node(path, Need::Read)?.value.clone())
+    /// ENOENT, EACCES, ENOSPC.
+    pub fn read(&mut self, path: &str) -> Result<Vec<u8>, Errno> {
+        Ok(self.node(path, Need::Read)?.value().to_vec())
     }
 
-    /// A node's generation and its children's names, each with its NUL.
+    /// A node, if the caller may read it.
     ///
     /// # Errors
-    /// ENOENT, EACCES.
-    pub fn directory(&mut self, path: &Path) -> Result<(u64, Vec<u8>), Errno> {
-        let node = self.node(path, Need::Read)?;
-        let names = node
-            .names()
-            .flat_map(|name| name.bytes().chain([0]))
-            .collect();
-        Ok((node.generation, names))
+    /// ENOENT, EACCES, ENOSPC.
+    pub fn readable(&mut self, path: &str) -> Result<Arc<Node>, Errno> {
+        self.node(path, Need::Read).cloned()
     }
 
-    /// A node's permissions.
+    /// Sets a value; makes the node, and those above it, where they are missing.
     ///
     /// # Errors
-    /// ENOENT, EACCES.
-    pub fn get_perms(&mut self, path: &Path) -> Result<Perms, Errno> {
-        Ok(self.node(path, Need::Read)?.perms.clone())
-    }
-
-    /// Performs an edit.
-    ///
-    /// # Errors
-    /// ENOENT, EACCES, EINVAL, EPERM, ENOSPC.
-    pub fn edit(&mut self, edit: &Edit) -> Result<(), Errno> {
-        match edit {
-            Edit::Write(path, value) => self.write(path, value),
-            Edit::Mkdir(path) => self.mkdir(path),
-            Edit::Rm(path) => self.rm(path),
-            Edit::SetPerms(path, entries) => self.set_perms(path, entries),
-        }
-    }
-
-    fn write(&mut self, path: &Path, value: &[u8]) -> Result<(), Errno> {
+    /// EACCES, ENOENT, ENOSPC, ENOMEM.
+    pub fn write(&mut self, path: &str, value: &[u8]) -> Result<(), Errno> {
         match self.node(path, Need::Write) {
             Ok(node) => {
-                let bytes = node.record_bytes() - node.value.len() + value.len();
-                self.check_bytes(bytes)?;
-                self.tree.set_value(path, value);
+                let (old, new) = (node.value().len(), value.len());
+                let bytes = node.content_bytes() - old + new;
+                let checked = self
+                    .check_node(bytes)
+                    .and_then(|()| self.check_memory(new.saturating_sub(old)));
+                self.or_fail(checked)?;
+                match &mut self.place {
+                    Place::Tree(tree) => {
+                        tree.set_value(path, value);
+                    }
+                    Place::Inside(_, transaction) => transaction.set_value(path, value),
+                }
             }
             Err(Errno::NOENT) => self.create(path, value)?,
             Err(errno) => return Err(errno),
         }
-        self.changed(path);
+        self.changed(path, None);
         Ok(())
     }
 
-    fn mkdir(&mut self, path: &Path) -> Result<(), Errno> {
+    /// Makes a node, and those above it, where they are missing.
+    ///
+    /// # Errors
+    /// EACCES, ENOENT, ENOSPC, ENOMEM.
+    pub fn mkdir(&mut self, path: &str) -> Result<(), Errno> {
         match self.node(path, Need::Write) {
             // Already there: fine, and no news.
             Ok(_) => Ok(()),
             Err(Errno::NOENT) => {
                 self.create(path, b"")?;
-                self.changed(path);
+                self.changed(path, None);
                 Ok(())
             }
             Err(errno) => Err(errno),
         }
     }
 
-    fn rm(&mut self, path: &Path) -> Result<(), Errno> {
+    /// Removes a node and all below it.
+    ///
+    /// # Errors
+    /// EACCES, EINVAL, ENOENT, ENOSPC, EIO.
+    pub fn rm(&mut self, path: &str) -> Result<(), Errno> {
         match self.node(path, Need::Write) {
-            Ok(_) if path.is_root() => return Err(Errno::INVAL),
-            Ok(_) => {}
+            Ok(_) if path == "/" => Err(Errno::INVAL),
+            Ok(_) => self.remove(path),
             Err(Errno::NOENT) => {
                 // Not there is as good as removed, if it could have been there.
-                let parent = path.parent().ok_or(Errno::INVAL)?;
-                self.touch(&parent);
-                return self.tree.get(&parent).map(|_| ()).ok_or(Errno::NOENT);
+                let parent = parent_of(path).ok_or(Errno::INVAL)?;
+                self.fetch(parent)?.map(|_| ()).ok_or(Errno::NOENT)
             }
-            Err(errno) => return Err(errno),
+            Err(errno) => Err(errno),
         }
-        self.remove(path);
-        Ok(())
     }
 
     /// Removes a node, whoever asks, and notes what watches must hear.
-    pub fn remove(&mut self, path: &Path) {
-        if let Some(parent) = path.parent() {
-            self.touch(&parent);
-        }
-        let before = self.tree.clone();
-        for (gone, perms) in self.tree.remove(path) {
-            self.touch(&gone);
-            // Who could read the directory hears of it, too.
-            let above = gone.parent();
-            let above = above.and_then(|p| before.get(&p).map(|n| n.perms.clone()));
-            self.changes.push(Change {
-                exact: gone != *path,
-                path: gone,
-                readable_by: [perms].into_iter().chain(above).collect(),
-            });
+    ///
+    /// # Errors
+    /// As [`Access::rm`].
+    pub fn remove(&mut self, path: &str) -> Result<(), Errno> {
+        let parent = parent_of(path).ok_or(Errno::INVAL)?;
+        let above = match self.fetch(parent)? {
+            Some(node) => Arc::clone(node.grant()),
+            None => return Err(Errno::INVAL),
+        };
+        match &mut self.place {
+            Place::Tree(tree) => {
+                let gone = tree.remove(path);
+                let grants: HashMap<&str, &Arc<Grant>> = gone
+                    .iter()
+                    .map(|(path, node)| (&**path, node.grant()))
+                    .collect();
+                for (gone, node) in &gone {
+                    let parents = parent_of(gone).and_then(|parent| grants.get(parent));
+                    let parents = parents.copied().unwrap_or(&above);
+                    self.changes.push(Change {
+                        path: gone.clone(),
+                        exact: gone != path,
+                        readable_by: vec![Arc::clone(node.grant()), Arc::clone(parents)],
+                    });
+                }
+                Ok(())
+            }
+            Place::Inside(..) => self.remove_inside(path),
         }
     }
 
-    fn set_perms(&mut self, path: &Path, entries: &[Permission]) -> Result<(), Errno> {
-        let perms = Perms::new(entries.to_vec()).ok_or(Errno::INVAL)?;
-        let node = self.node(path, Need::Own)?;
-        let (old, others) = (
-            node.perms.clone(),
-            node.record_bytes() - record_bytes(&node.perms),
-        );
-        if !self.caller.is_privileged() {
-            if perms.owner() != old.owner() {
-                return Err(Errno::PERM);
-            }
-            if entries.len() > self.quotas.permissions {
-                return Err(Errno::NOSPC);
+    /// The same; fine if it is not there.
+    ///
+    /// # Errors
+    /// As [`Access::rm`].
+    pub fn remove_if_there(&mut self, path: &str) -> Result<(), Errno> {
+        match self.fetch(path)? {
+            Some(_) => self.remove(path),
+            None => Ok(()),
+        }
+    }
+
+    /// Children before their parents, siblings by age. A child that others have removed is found out
+    /// half way (`walk_node_tree`).
+    fn remove_inside(&mut self, top: &str) -> Result<(), Errno> {
+        let mut todo = vec![(top.to_owned(), false)];
+        while let Some((path, done)) = todo.pop() {
+            if !done {
+                let node = self.fetch(&path)?.cloned().ok_or(Errno::IO)?;
+                todo.push((path.clone(), true));
+                let children = node.children_by_age().into_iter().rev();
+                todo.extend(children.map(|child| (child_path(&path, child.name()), false)));
+            } else if let Place::Inside(_, transaction) = &mut self.place {
+                transaction.remove(&path);
+                transaction.fire(&path, path != top);
             }
         }
-        self.check_bytes(others + record_bytes(&perms))?;
-        self.tree.set_perms(path, perms.clone());
-        // Who could read it and who can now, or can read the directory: all learn of the change.
-        let above = path.parent();
-        let above = above.and_then(|p| self.tree.get(&p).map(|n| n.perms.clone()));
-        self.changes.push(Change {
-            path: path.clone(),
-            exact: false,
-            readable_by: [old, perms].into_iter().chain(above).collect(),
-        });
         Ok(())
     }
 
-    fn create(&mut self, path: &Path, value: &[u8]) -> Result<(), Errno> {
-        let missing: Vec<Path> = path
-            .ancestors()
-            .take_while(|p| self.tree.get(p).is_none())
-            .collect();
-        let top = missing.last().ok_or(Errno::EXIST)?;
-        let above = top.parent().ok_or(Errno::INVAL)?;
-        let parent = self.tree.get(&above).ok_or(Errno::NOENT)?;
-        // New nodes get their parent's permissions; a domain other than dom0 owns what it creates.
-        let perms = if self.caller.is_privileged() {
-            parent.perms.clone()
-        } else {
-            parent.perms.owned_by(self.caller.domid)
+    /// Replaces permissions.
+    ///
+    /// # Errors
+    /// EACCES, ENOENT, EPERM, ENOSPC, ENOMEM.
+    pub fn set_perms(&mut self, path: &str, entries: Vec<Permission>) -> Result<(), Errno> {
+        let perms = Perms::new(entries).ok_or(Errno::INVAL)?;
+        let node = self.node(path, Need::Own)?;
+        let old = Arc::clone(node.grant());
+        let entries = (old.perms().entries().len(), perms.entries().len());
+        let [before, after] = [entries.0, entries.1].map(empty_node_bytes);
+        let bytes = node.content_bytes() - before + after;
+        if !self.caller.is_privileged() && perms.owner() != old.owner() {
+            return Err(Errno::PERM);
+        }
+        let checked = self
+            .check_node(bytes)
+            .and_then(|()| self.check_memory(after.saturating_sub(before)));
+        self.or_fail(checked)?;
+        let grant = self.shared(path, perms)?;
+        match &mut self.place {
+            Place::Tree(tree) => {
+                tree.set_grant(path, grant);
+            }
+            Place::Inside(_, transaction) => transaction.set_grant(path, grant),
+        }
+        self.changed(path, Some(old));
+        Ok(())
+    }
+
+    /// The permissions as a list given now. A tree in which each node was given the same is common:
+    /// such lists are stored once.
+    fn shared(&self, path: &str, perms: Perms) -> Result<Arc<Grant>, Errno> {
+        let tree: &Tree = match &self.place {
+            Place::Tree(tree) => tree,
+            Place::Inside(tree, _) => tree,
         };
-        let owned = self.tree.owned_by(perms.owner());
-        if !self.caller.is_privileged() && owned + missing.len() > self.quotas.nodes {
+        let parent = parent_of(path).and_then(|parent| tree.get(parent));
+        let same = parent
+            .map(|parent| parent.grant())
+            .filter(|grant| *grant.perms() == perms && grant.is_whole(self.rules.deaths));
+        Ok(match same {
+            Some(grant) => Arc::clone(grant),
+            None => Grant::new(perms, tree.generation() + 1),
+        })
+    }
+
+    fn create(&mut self, path: &str, value: &[u8]) -> Result<(), Errno> {
+        let mut missing = vec![path];
+        let mut above = parent_of(path).ok_or(Errno::INVAL)?;
+        while self.fetch(above)?.is_none() {
+            missing.push(above);
+            above = parent_of(above).ok_or(Errno::NOENT)?;
+        }
+        let parent = self.fetch(above)?.ok_or(Errno::NOENT)?;
+        // New nodes get their parent's permissions; a domain other than dom0 owns what it creates.
+        let (grant, above_bytes) = (Arc::clone(parent.grant()), parent.content_bytes());
+        let grant = match self.caller.is_privileged() {
+            true => grant,
+            false => grant.for_owner(self.caller.domid),
+        };
+        let checked = self.check_new(&missing, &grant, value.len(), above_bytes);
+        self.or_fail(checked)?;
+        for new in missing.iter().rev() {
+            let value = if *new == path { value } else { b"" };
+            match &mut self.place {
+                Place::Tree(tree) => {
+                    tree.insert(new, value, Arc::clone(&grant));
+                }
+                Place::Inside(_, transaction) => transaction.insert(new, value, Arc::clone(&grant)),
+            }
+        }
+        Ok(())
+    }
+
+    fn check_new(
+        &self,
+        missing: &[&str],
+        grant: &Grant,
+        value_bytes: usize,
+        above_bytes: usize,
+    ) -> Result<(), Errno> {
+        if self.caller.is_privileged() {
+            return Ok(());
+        }
+        let domid = self.caller.domid;
+        let owned = match &self.place {
+            Place::Tree(tree) => tree.owned_by(domid),
+            Place::Inside(tree, transaction) => tree
+                .owned_by(domid)
+                .saturating_add_signed(transaction.owned(domid)),
+        };
+        if owned + missing.len() > self.rules.quotas.nodes {
             return Err(Errno::NOSPC);
         }
-        let mut below = value.len();
-        for p in &missing {
-            self.check_bytes(record_bytes(&perms) + below)?;
-            below = p.name().len() + 1;
+        let empty = empty_node_bytes(grant.perms().entries().len());
+        let (mut below, mut all) = (value_bytes, 0);
+        for new in missing {
+            self.check_node(empty + below)?;
+            all += new.len() + empty + below;
+            below = last_name(new).len() + 1;
         }
-        self.check_bytes(parent.record_bytes() + below)?;
-        self.touch(&above);
-        for p in missing.iter().rev() {
-            self.touch(p);
-            self.tree
-                .insert(p, if p == path { value } else { b"" }, perms.clone());
+        self.check_node(above_bytes + below)?;
+        self.check_memory(all + missing.len() * self.rules.daemon.node_header_bytes())
+    }
+
+    /// The node as it is in this place, or none; a transaction has looked at it then.
+    fn fetch(&mut self, path: &str) -> Result<Option<&Arc<Node>>, Errno> {
+        match &mut self.place {
+            Place::Tree(tree) => Ok(tree.get(path)),
+            Place::Inside(tree, transaction) => {
+                let most = self.rules.quotas.transaction_nodes;
+                let is_new = !transaction.has_seen(path);
+                if is_new && !self.caller.is_privileged() && transaction.len() >= most {
+                    transaction.fail();
+                    return Err(Errno::NOSPC);
+                }
+                Ok(transaction.fetch(tree, path))
+            }
         }
-        Ok(())
     }
 
     /// The node, if it is there and the caller may. What is not there is ENOENT only for who may
     /// do the same with the nearest node above; for others it is EACCES, so that it tells nothing.
-    fn node(&mut self, path: &Path, need: Need) -> Result<&Node, Errno> {
-        self.touch(path);
-        if self.tree.get(path).is_none() {
-            let nearest = path.ancestors().find(|p| self.tree.get(p).is_some());
-            let nearest = nearest.unwrap_or_else(Path::root);
-            self.touch(&nearest);
-            // Any one of the rights that are needed will do here.
-            let allows = |perms: &Perms| match need {
-                Need::Own => self.allows(perms, Need::Write) || self.allows(perms, Need::Own),
-                need => self.allows(perms, need),
-            };
-            let allowed = self.tree.get(&nearest).is_some_and(|n| allows(&n.perms));
-            return Err(if allowed { Errno::NOENT } else { Errno::ACCESS });
+    fn node(&mut self, path: &str, need: Need) -> Result<&Arc<Node>, Errno> {
+        let (caller, deaths) = (self.caller, self.rules.deaths);
+        let there = match self.fetch(path)? {
+            Some(node) => Some(allows(node.grant(), caller, deaths, need)),
+            None => None,
+        };
+        if there == Some(true) {
+            return self.fetch(path)?.ok_or(Errno::NOENT);
         }
-        let denied = |node: &Node| !self.allows(&node.perms, need);
-        if self.tree.get(path).is_some_and(denied) {
-            // As for one that is not there: what is above has been asked for.
-            self.touch(&path.parent().unwrap_or_else(Path::root));
+        for above in upwards(path).skip(1) {
+            if let Some(node) = self.fetch(above)? {
+                // Who may write a directory is told, too, that what it wants to own is not there.
+                let need = if need == Need::Own { Need::Write } else { need };
+                let told = there.is_none() && allows(node.grant(), caller, deaths, need);
+                return Err(if told { Errno::NOENT } else { Errno::ACCESS });
+            }
         }
-        match self.tree.get(path) {
-            Some(node) if self.allows(&node.perms, need) => Ok(node),
-            _ => Err(Errno::ACCESS),
-        }
+        // The root has nothing above it.
+        Err(Errno::ACCESS)
     }
 
-    fn allows(&self, perms: &Perms, need: Need) -> bool {
-        match need {
-            Need::Read => perms.rights(self.caller).reads(),
-            Need::Write => perms.rights(self.caller).writes(),
-            Need::Own => perms.owned(self.caller),
+    /// A transaction in which something went half way cannot end well.
+    fn or_fail<T>(&mut self, checked: Result<T, Errno>) -> Result<T, Errno> {
+        if let (Err(_), Place::Inside(_, transaction)) = (&checked, &mut self.place) {
+            transaction.fail();
         }
+        checked
     }
 
-    fn check_bytes(&self, record: usize) -> Result<(), Errno> {
-        if !self.caller.is_privileged() && record >= self.quotas.node_bytes {
+    fn check_node(&self, content_bytes: usize) -> Result<(), Errno> {
+        let Rules { daemon, quotas, .. } = self.rules;
+        let bytes = daemon.node_header_bytes() + content_bytes;
+        if !self.caller.is_privileged() && daemon.is_over_node_limit(bytes, quotas.node_bytes) {
             return Err(Errno::NOSPC);
         }
         Ok(())
     }
 
-    fn touch(&mut self, path: &Path) {
-        if let Some(touched) = &mut self.touched {
-            touched.insert(path.clone());
+    fn check_memory(&self, more: usize) -> Result<(), Errno> {
+        let limit = self.rules.quotas.memory;
+        if self.caller.is_privileged() || limit == 0 || more == 0 {
+            return Ok(());
+        }
+        let (tree, inside) = match &self.place {
+            Place::Tree(tree) => (&**tree, 0),
+            Place::Inside(tree, transaction) => (*tree, transaction.bytes()),
+        };
+        let owned = tree.owned(self.caller.domid);
+        let headers = owned.nodes * self.rules.daemon.node_header_bytes();
+        let bytes = owned.bytes + headers + inside + self.other_bytes + more;
+        if bytes >= limit {
+            Err(Errno::NOMEM)
+        } else {
+            Ok(())
         }
     }
 
-    fn changed(&mut self, path: &Path) {
-        let perms = |p: &Path| self.tree.get(p).map(|n| n.perms.clone());
-        let readable_by = perms(path)
-            .into_iter()
-            .chain(path.parent().as_ref().and_then(perms))
-            .collect();
-        self.changes.push(Change {
-            path: path.clone(),
-            exact: false,
-            readable_by,
-        });
+    fn changed(&mut self, path: &str, old: Option<Arc<Grant>>) {
+        match &mut self.place {
+            Place::Inside(_, transaction) => transaction.fire(path, false),
+            Place::Tree(tree) => {
+                let grant = |path: &str| tree.get(path).map(|node| Arc::clone(node.grant()));
+                let readable_by = old
+                    .into_iter()
+                    .chain(grant(path))
+                    .chain(parent_of(path).and_then(grant))
+                    .collect();
+                self.changes.push(Change {
+                    path: path.to_owned(),
+                    exact: false,
+                    readable_by,
+                });
+            }
+        }
+    }
+}
+
+fn allows(grant: &Grant, caller: Caller, deaths: &Deaths, need: Need) -> bool {
+    match need {
+        Need::Read => grant.rights(caller, deaths).reads(),
+        Need::Write => grant.rights(caller, deaths).writes(),
+        Need::Own => grant.perms().owned(caller),
     }
 }

@@ -4,7 +4,6 @@
 use super::queue::{OutQueue, QueueLimits};
 use super::quota::Quotas;
 use super::{Action, ConnId, Input, Server};
-use crate::path::Path;
 use crate::testing::step;
 use crate::wire::{Decoder, PAYLOAD_MAX_BYTES, Packet};
 use libgnt::DomId;
@@ -57,11 +56,11 @@ fn payload(rng: &mut fastrand::Rng) -> Vec<u8> {
 }
 
 fn check_books(server: &Server, seed: u64) {
-    let all = server.tree().subtree(&Path::root());
+    let all = server.tree().subtree("/");
     for domid in 0..5 {
         let count = all
             .iter()
-            .filter(|(_, perms)| perms.owner() == DomId(domid))
+            .filter(|(_, node)| node.grant().owner() == DomId(domid))
             .count();
         assert_eq!(
             count,

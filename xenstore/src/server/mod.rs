@@ -1,20 +1,28 @@
 //! The server: a state machine without I/O, and the thread that puts sockets around it.
 //!
 //! Each module uses only what is above it:
-//! - [`quota`]: what a domain may take;
-//! - [`store`]: the tree of nodes; [`access`]: one caller's operations on a tree;
-//!   [`transaction`]: a private tree and its commit; [`watch`]: who watches what;
+//! - [`daemon`]: which daemon it plays; [`quota`]: what a domain may take, and [`rate`]: how fast it may write;
+//! - [`store`]: the tree of nodes; [`change`]: what watches may have to hear of; [`transaction`]: what one
+//!   has seen and changed; [`access`]: one caller's operations on either; [`watch`]: who watches what;
+//! - [`state`]: the tree in a file;
 //! - [`machine`]: the state machine, [`Server`], spread over a file for each kind of request;
 //! - `requests`: what the service itself asks of the machine;
 //! - [`queue`]: what waits to be sent on one connection;
 //! - [`service`]: the thread with its sockets.
 
+pub mod daemon;
 pub mod quota;
+pub mod rate;
+
 pub mod store;
 
-pub mod access;
+pub mod change;
 pub mod transaction;
+
+pub mod access;
 pub mod watch;
+
+pub mod state;
 
 pub mod machine;
 
@@ -28,5 +36,6 @@ mod fuzz;
 #[cfg(test)]
 mod tables;
 
-pub use machine::{Action, Input, Server, StoreSabotage};
+pub use daemon::Daemon;
+pub use machine::{Action, Input, Server, Settings, StoreSabotage};
 pub use watch::ConnId;

@@ -5,9 +5,10 @@
 //! ones for long is cut. Their number alone says nothing about the client: one commit of another's
 //! makes as many as it likes, at once.
 
-use crate::wire::Packet;
+use crate::wire::{HEADER_BYTES, Packet};
 use libgnt::machine::Now;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 /// Limits of one connection.
@@ -46,51 +47,63 @@ pub struct TooManyEvents {
     pub bytes: usize,
 }
 
+/// An event of which no byte has gone.
 #[derive(Debug)]
-struct Item {
-    bytes: Vec<u8>,
-    event: bool,
+struct Event {
+    /// Where it begins, in bytes since the connection's first.
+    at: u64,
+    bytes: usize,
+    hash: u64,
 }
 
-/// The queue.
+/// The queue: one run of bytes, and where in it there is what.
 #[derive(Debug)]
 pub struct OutQueue {
     limits: QueueLimits,
-    items: VecDeque<Item>,
-    /// Events of `items` of which no byte has gone.
-    waiting: HashSet<Vec<u8>>,
-    /// Bytes of `waiting`.
-    waiting_bytes: usize,
+    bytes: Vec<u8>,
+    /// Bytes of `bytes` that have gone.
+    gone: usize,
+    /// All bytes that have gone since the connection's first.
+    all_gone: u64,
+    events: VecDeque<Event>,
+    /// Bytes of `events`.
+    event_bytes: usize,
+    /// Where each of `events` is, by its bytes' hash. Of two with one hash the first.
+    by_hash: HashMap<u64, u64>,
+    hashes: RandomState,
+    /// Where replies end that have not gone whole.
+    replies: VecDeque<u64>,
     /// The first event that came after the client last took something.
     quiet_since: Option<Now>,
-    bytes: usize,
-    /// Bytes of the first item that have gone.
-    sent: usize,
 }
+
+/// What an empty queue keeps for the next messages.
+const KEPT_BYTES: usize = 16 << 10;
 
 impl OutQueue {
     /// An empty one.
     pub fn new(limits: QueueLimits) -> OutQueue {
         OutQueue {
             limits,
-            items: VecDeque::new(),
-            waiting: HashSet::new(),
-            waiting_bytes: 0,
+            bytes: Vec::new(),
+            gone: 0,
+            all_gone: 0,
+            events: VecDeque::new(),
+            event_bytes: 0,
+            by_hash: HashMap::new(),
+            hashes: RandomState::new(),
+            replies: VecDeque::new(),
             quiet_since: None,
-            bytes: 0,
-            sent: 0,
         }
     }
 
     /// Adds a reply.
     pub fn push_reply(&mut self, packet: &Packet) {
-        self.push(Item {
-            bytes: packet.encode(),
-            event: false,
-        });
+        append(&mut self.bytes, packet);
+        self.replies.push_back(self.end());
     }
 
-    /// Adds an event, or merges it with an equal one that waits.
+    /// Adds an event, or merges it with an equal one that waits, unless it is of a special watch.
     ///
     /// Merging loses nothing: who handles the waiting event reads the store after it, and so
     /// after this change too.
@@ -98,65 +111,119 @@ impl OutQueue {
     /// # Errors
     /// [`TooManyEvents`]: cut the connection.
     pub fn push_event(&mut self, packet: &Packet, now: Now) -> Result<(), TooManyEvents> {
-        let bytes = packet.encode();
-        if self.waiting.contains(&bytes) {
+        let hash = self.hashes.hash_one(&packet.payload);
+        let is_merged = packet.payload.first() != Some(&b'@');
+        if is_merged
+            && self
+                .by_hash
+                .get(&hash)
+                .is_some_and(|at| self.is_at(*at, packet))
+        {
             return Ok(());
         }
         let since = *self.quiet_since.get_or_insert(now);
         let is_quiet = now.saturating_sub(since) >= self.limits.quiet;
-        let (events, waiting_bytes) = (self.waiting.len(), self.waiting_bytes + bytes.len());
-        if events >= self.limits.events && is_quiet || waiting_bytes > self.limits.event_bytes {
+        let bytes = HEADER_BYTES + packet.payload.len();
+        if self.events.len() >= self.limits.events && is_quiet
+            || self.event_bytes + bytes > self.limits.event_bytes
+        {
             return Err(TooManyEvents {
-                events,
-                bytes: self.waiting_bytes,
+                events: self.events.len(),
+                bytes: self.event_bytes,
             });
         }
-        self.waiting_bytes = waiting_bytes;
-        self.waiting.insert(bytes.clone());
-        self.push(Item { bytes, event: true });
+        let at = self.end();
+        append(&mut self.bytes, packet);
+        self.event_bytes += bytes;
+        self.events.push_back(Event { at, bytes, hash });
+        if is_merged {
+            self.by_hash.entry(hash).or_insert(at);
+        }
         Ok(())
+    }
+
+    fn end(&self) -> u64 {
+        self.all_gone + (self.bytes.len() - self.gone) as u64
+    }
+
+    /// Are the packet's bytes those at this place?
+    fn is_at(&self, at: u64, packet: &Packet) -> bool {
+        let start = self.gone + at.saturating_sub(self.all_gone) as usize + HEADER_BYTES;
+        let there = self.bytes.get(start..start + packet.payload.len());
+        there == Some(&packet.payload) && self.kind_and_length_at(start, packet)
+    }
+
+    fn kind_and_length_at(&self, payload: usize, packet: &Packet) -> bool {
+        let header = &self.bytes[payload - HEADER_BYTES..payload];
+        header[..4] == packet.kind.to_ne_bytes()
+            && header[12..] == (packet.payload.len() as u32).to_ne_bytes()
     }
 
     /// Should no more requests be read for now?
     pub fn is_congested(&self) -> bool {
-        self.bytes > self.limits.congested_bytes
+        self.bytes.len() - self.gone > self.limits.congested_bytes
+    }
+
+    /// Replies that have not gone whole.
+    pub fn replies(&self) -> usize {
+        self.replies.len()
     }
 
     /// Nothing to send?
     pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+        self.gone == self.bytes.len()
     }
 
     /// The next bytes to send.
     pub fn front(&self) -> &[u8] {
-        self.items
-            .front()
-            .map_or(&[], |item| &item.bytes[self.sent..])
+        &self.bytes[self.gone..]
     }
 
     /// So many bytes of [`OutQueue::front`] have gone.
     pub fn advance(&mut self, gone: usize) {
-        let Some(first) = self.items.front() else {
-            return;
-        };
+        let gone = gone.min(self.bytes.len() - self.gone);
         if gone > 0 {
             self.quiet_since = None;
         }
-        if self.sent == 0 && gone > 0 && first.event && self.waiting.remove(&first.bytes) {
-            self.waiting_bytes -= first.bytes.len();
+        self.gone += gone;
+        self.all_gone += gone as u64;
+        while let Some(event) = self.events.front().filter(|event| event.at < self.all_gone) {
+            self.event_bytes -= event.bytes;
+            if self.by_hash.get(&event.hash) == Some(&event.at) {
+                self.by_hash.remove(&event.hash);
+            }
+            self.events.pop_front();
         }
-        self.sent += gone;
-        self.bytes = self.bytes.saturating_sub(gone);
-        if self.sent >= first.bytes.len() {
-            self.items.pop_front();
-            self.sent = 0;
+        while self
+            .replies
+            .front()
+            .is_some_and(|end| *end <= self.all_gone)
+        {
+            self.replies.pop_front();
+        }
+        if self.is_empty() {
+            self.bytes.clear();
+            self.bytes.shrink_to(KEPT_BYTES);
+            self.gone = 0;
+        } else if self.gone > self.bytes.len() / 2 {
+            self.bytes.drain(..self.gone);
+            self.gone = 0;
         }
     }
+}
 
-    fn push(&mut self, item: Item) {
-        self.bytes += item.bytes.len();
-        self.items.push_back(item);
+fn append(bytes: &mut Vec<u8>, packet: &Packet) {
+    let words = [
+        packet.kind,
+        packet.req_id,
+        packet.tx_id,
+        packet.payload.len() as u32,
+    ];
+    bytes.reserve(HEADER_BYTES + packet.payload.len());
+    for word in words {
+        bytes.extend_from_slice(&word.to_ne_bytes());
     }
+    bytes.extend_from_slice(&packet.payload);
 }
 
 #[cfg(test)]
@@ -184,20 +251,72 @@ mod tests {
         for _ in 0..10 {
             queue.push_event(&event(1), now).unwrap();
         }
-        assert_eq!(queue.items.len(), 1);
+        assert_eq!(queue.events.len(), 1);
         queue.advance(1);
         queue.push_event(&event(1), now).unwrap();
+        let twice = [event(1).encode(), event(1).encode()].concat();
         assert_eq!(
-            queue.items.len(),
-            2,
+            queue.front(),
+            &twice[1..],
             "the first is on its way: the reader may have read the store"
         );
-        assert_eq!(queue.front(), &event(1).encode()[1..]);
-        queue.advance(queue.front().len());
+        queue.advance(event(1).encode().len() - 1);
         assert_eq!(queue.front(), event(1).encode());
         queue.advance(queue.front().len());
-        assert!(queue.is_empty() && queue.waiting.is_empty());
-        assert_eq!((queue.bytes, queue.waiting_bytes), (0, 0));
+        assert!(queue.is_empty() && queue.by_hash.is_empty());
+        assert_eq!((queue.bytes.len(), queue.event_bytes), (0, 0));
+    }
+
+    #[test]
+    fn events_of_special_watches_all_come() {
+        let mut queue = queue();
+        let released = Packet::watch_event(b"@releaseDomain", b"t");
+        for _ in 0..3 {
+            queue.push_event(&released, Now::ZERO).unwrap();
+        }
+        assert_eq!(queue.front().len(), 3 * released.encode().len());
+    }
+
+    /// Against the plainest model: a list of messages.
+    #[test]
+    fn all_comes_in_order_however_it_is_taken() {
+        for seed in 0..20 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut queue = OutQueue::new(QueueLimits::default());
+            let (mut waiting, mut sent) = (VecDeque::new(), 0);
+            for n in 0..2000 {
+                let packet = match rng.bool() {
+                    true => event(rng.usize(0..20)),
+                    false => Packet::new(Kind::Read, n, 0, vec![b'x'; rng.usize(0..50)]),
+                };
+                let bytes = packet.encode();
+                if packet.known_kind() == Some(Kind::Read) {
+                    queue.push_reply(&packet);
+                    waiting.push_back(bytes);
+                } else {
+                    queue.push_event(&packet, Now::ZERO).unwrap();
+                    let untouched = waiting.iter().skip(usize::from(sent > 0));
+                    if !untouched.clone().any(|other| *other == bytes) {
+                        waiting.push_back(bytes);
+                    }
+                }
+                let mut take = rng.usize(0..80).min(queue.front().len());
+                let all: Vec<u8> = waiting.iter().flatten().copied().skip(sent).collect();
+                assert_eq!(queue.front(), all, "seed {seed}");
+                queue.advance(take);
+                while take > 0 {
+                    let rest = waiting[0].len() - sent;
+                    let taken = take.min(rest);
+                    (take, sent) = (take - taken, sent + taken);
+                    if sent == waiting[0].len() {
+                        waiting.pop_front();
+                        sent = 0;
+                    }
+                }
+                let is_reply = |bytes: &&Vec<u8>| bytes[0] == Kind::Read as u8;
+                assert_eq!(queue.replies(), waiting.iter().filter(is_reply).count());
+            }
+        }
     }
 
     #[test]
@@ -228,7 +347,7 @@ mod tests {
             queue.push_event(&event(n), start).unwrap();
         }
         let later = start + Duration::from_secs(1000);
-        queue.advance(queue.front().len());
+        queue.advance(event(0).encode().len());
         queue.push_event(&event(4), later).unwrap();
         queue
             .push_event(&event(2), later + Duration::from_secs(1000))
@@ -242,7 +361,7 @@ mod tests {
         let long = |n: u8| Packet::watch_event(&[b'/', n], b"t");
         let pushed = (0..=255).take_while(|n| queue.push_event(&long(*n), now).is_ok());
         assert!((100..200).contains(&pushed.count()));
-        assert!(queue.waiting_bytes <= queue.limits.event_bytes);
+        assert!(queue.event_bytes <= queue.limits.event_bytes);
         while !queue.is_empty() {
             queue.advance(queue.front().len());
         }

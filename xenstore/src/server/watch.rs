@@ -1,23 +1,40 @@
 //! Who watches what.
 
-use super::access::Change;
-use crate::path::Path;
+use super::change::Change;
+use super::store::grant::Deaths;
+use crate::path::{Path, home, upwards};
 use crate::perms::Caller;
-use crate::wire::PAYLOAD_MAX_BYTES;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
-/// A connection of a client. Its number is never given to another one.
+/// A connection of a client. Its number is never given to another one, and grows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub u64);
 
 #[derive(Clone, Debug)]
 struct Watch {
     conn: ConnId,
-    token: Vec<u8>,
+    /// Counts registrations: a connection's events of one change come in this order.
+    number: u64,
+    token: Box<[u8]>,
     /// Registered by a relative path: events carry relative paths too.
     relative: bool,
-    /// The how manyth watch it is: a connection's watches hear in the order of their registration.
-    order: u64,
+    /// How many levels below its path it hears of; all if `None`.
+    depth: Option<usize>,
+}
+
+/// A watch to register.
+#[derive(Clone, Copy, Debug)]
+pub struct NewWatch<'a> {
+    /// Whose.
+    pub conn: ConnId,
+    /// On what.
+    pub path: &'a Path,
+    /// Comes back in each event.
+    pub token: &'a [u8],
+    /// Was it registered by a relative path?
+    pub relative: bool,
+    /// How many levels below its path it hears of; all if `None`.
+    pub depth: Option<usize>,
 }
 
 /// An event on its way to a connection.
@@ -31,38 +48,62 @@ pub struct Fired {
     pub token: Vec<u8>,
 }
 
+/// What a connection's watches take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Watched {
+    /// How many there are.
+    pub count: usize,
+    /// Bytes of their paths and tokens.
+    pub bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct OfConnection {
+    watched: Watched,
+    /// The paths of all of them, some more than once.
+    paths: Vec<Path>,
+}
+
 /// All watches of all connections.
 #[derive(Debug, Default)]
 pub struct Watches {
-    by_path: BTreeMap<Path, Vec<Watch>>,
+    by_path: HashMap<Path, Vec<Watch>>,
+    by_connection: HashMap<ConnId, OfConnection>,
     registered: u64,
 }
 
 impl Watches {
-    /// How many a set of connections has.
-    pub fn count(&self, of: impl Fn(ConnId) -> bool) -> usize {
-        self.by_path
-            .values()
-            .flatten()
-            .filter(|w| of(w.conn))
-            .count()
+    /// What a connection has.
+    pub fn of(&self, conn: ConnId) -> Watched {
+        self.by_connection
+            .get(&conn)
+            .map(|of| of.watched)
+            .unwrap_or_default()
     }
 
     /// Has the connection this path with this token?
     pub fn has(&self, conn: ConnId, path: &Path, token: &[u8]) -> bool {
         let watches = self.by_path.get(path);
-        watches.is_some_and(|all| all.iter().any(|w| w.conn == conn && w.token == token))
+        watches.is_some_and(|all| all.iter().any(|w| w.conn == conn && *w.token == *token))
     }
 
     /// Adds one.
-    pub fn add(&mut self, conn: ConnId, path: Path, token: &[u8], relative: bool) {
+    pub fn add(&mut self, new: NewWatch<'_>) {
         self.registered += 1;
-        self.by_path.entry(path).or_default().push(Watch {
-            conn,
-            token: token.to_vec(),
-            relative,
-            order: self.registered,
-        });
+        let of = self.by_connection.entry(new.conn).or_default();
+        of.watched.count += 1;
+        of.watched.bytes += new.path.as_str().len() + new.token.len();
+        of.paths.push(new.path.clone());
+        self.by_path
+            .entry(new.path.clone())
+            .or_default()
+            .push(Watch {
+                conn: new.conn,
+                number: self.registered,
+                token: new.token.into(),
+                relative: new.relative,
+                depth: new.depth,
+            });
     }
 
     /// Removes one, of those that were registered so, if that counts. False: there is none.
@@ -77,7 +118,7 @@ impl Watches {
             return false;
         };
         let index = watches.iter().position(|w| {
-            w.conn == conn && w.token == token && relative.is_none_or(|it| it == w.relative)
+            w.conn == conn && *w.token == *token && relative.is_none_or(|it| it == w.relative)
         });
         let Some(index) = index else {
             return false;
@@ -86,58 +127,70 @@ impl Watches {
         if watches.is_empty() {
             self.by_path.remove(path);
         }
+        if let Some(of) = self.by_connection.get_mut(&conn) {
+            of.watched.count -= 1;
+            of.watched.bytes -= path.as_str().len() + token.len();
+            if let Some(index) = of.paths.iter().position(|of| of == path) {
+                of.paths.swap_remove(index);
+            }
+        }
         true
     }
 
     /// Drops all of a connection's.
     pub fn forget(&mut self, conn: ConnId) {
-        self.by_path.retain(|_, watches| {
-            watches.retain(|w| w.conn != conn);
-            !watches.is_empty()
-        });
+        let Some(of) = self.by_connection.remove(&conn) else {
+            return;
+        };
+        for path in of.paths {
+            if let Some(watches) = self.by_path.get_mut(&path) {
+                watches.retain(|w| w.conn != conn);
+                if watches.is_empty() {
+                    self.by_path.remove(&path);
+                }
+            }
+        }
     }
 
-    /// Whom a change concerns: watches on its path and above, of callers who may read there, in the
-    /// order of their registration.
+    /// Whom a change concerns: watches on its path and above, of callers who may read there; the
+    /// oldest connection's first, and of each the oldest watch first (`fire_watches`).
     pub fn fired(
         &self,
         change: &Change,
+        deaths: &Deaths,
         caller_of: impl Fn(ConnId) -> Option<Caller>,
         to_everybody: bool,
     ) -> Vec<Fired> {
-        let mut fired = Vec::new();
-        for above in change.path.ancestors() {
-            if change.exact && above != change.path {
-                break;
-            }
-            for watch in self.by_path.get(&above).into_iter().flatten() {
+        let mut found: Vec<(&Watch, Caller)> = Vec::new();
+        let levels = if change.exact { 1 } else { usize::MAX };
+        for (level, path) in upwards(&change.path).take(levels).enumerate() {
+            for watch in self.by_path.get(path).into_iter().flatten() {
+                if watch.depth.is_some_and(|depth| level > depth) {
+                    continue;
+                }
                 let Some(caller) = caller_of(watch.conn) else {
                     continue;
                 };
                 let mut readable_by = change.readable_by.iter();
-                let readable = readable_by.any(|perms| perms.rights(caller).reads());
-                if !readable && !to_everybody {
-                    continue;
+                if readable_by.any(|grant| grant.rights(caller, deaths).reads()) || to_everybody {
+                    found.push((watch, caller));
                 }
-                let path = if watch.relative {
-                    change.path.relative_to(caller.domid)
-                } else {
-                    change.path.as_str()
-                };
-                // A token may be so long that not every event fits in a message: that one is not
-                // sent (`send_event`, `tools/xenstore/xenstored_core.c`).
-                if path.len() + watch.token.len() + 2 > PAYLOAD_MAX_BYTES {
-                    continue;
-                }
-                let event = Fired {
-                    conn: watch.conn,
-                    path: path.as_bytes().to_vec(),
-                    token: watch.token.clone(),
-                };
-                fired.push((watch.order, event));
             }
         }
-        fired.sort_unstable_by_key(|(order, _)| *order);
-        fired.into_iter().map(|(_, event)| event).collect()
+        found.sort_unstable_by_key(|(watch, _)| (watch.conn, watch.number));
+        let fired = found.into_iter().map(|(watch, caller)| {
+            let home = home(caller.domid);
+            let within = change.path.strip_prefix(&*home);
+            let path = match within.and_then(|rest| rest.strip_prefix('/')) {
+                Some(rest) if watch.relative => rest,
+                _ => &change.path,
+            };
+            Fired {
+                conn: watch.conn,
+                path: path.as_bytes().to_vec(),
+                token: watch.token.to_vec(),
+            }
+        });
+        fired.collect()
     }
 }

@@ -1,12 +1,10 @@
 //! Domains that come and go, and the requests that only dom0 may make.
 
-use super::super::access::Access;
+use super::super::access::{Access, Place, Rules};
 use super::super::watch::ConnId;
-use super::arguments::{
-    Answer, domain_number, nul_terminated, number, ok, one, terminated,
-};
-use super::{Action, Connection, Server};
-use crate::path::{INTRODUCE_DOMAIN, Path, RELEASE_DOMAIN};
+use super::arguments::{Answer, domain_number, nul_terminated, number, ok, one, terminated};
+use super::{Action, Server};
+use crate::path::{INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 use crate::perms::Caller;
 use crate::wire::Kind;
 use libgnt::DomId;
@@ -16,54 +14,68 @@ impl Server {
     /// A domain exists from now on.
     pub(super) fn introduce(&mut self, domid: DomId, actions: &mut Vec<Action>) {
         if self.introduced.insert(domid) {
+            self.turnover += 1;
+            if let Some(rates) = &mut self.rates {
+                rates.come(domid, self.now);
+            }
             self.fire_special(INTRODUCE_DOMAIN, actions);
         }
     }
 
-    /// A domain is gone: its connections are closed, the nodes it owned removed, and
-    /// `@releaseDomain` fires, after the removals.
+    /// A domain is gone: its connections are closed, the nodes it owned removed, others' permissions
+    /// for it no longer count, and `@releaseDomain` fires, after the removals.
     pub(super) fn release(&mut self, domid: DomId, actions: &mut Vec<Action>) {
         if domid == DomId::DOM0 || !self.introduced.remove(&domid) {
             return;
         }
-        let closed: Vec<ConnId> = self
-            .connections
-            .iter()
-            .filter(|(_, c)| c.domid == domid)
-            .map(|(id, _)| *id)
-            .collect();
+        self.turnover += 1;
+        let closed = self.by_domain.get(&domid).cloned().unwrap_or_default();
+        let closed: Vec<ConnId> = closed.into_iter().collect();
         for conn in &closed {
             self.forget(*conn);
         }
+        actions.extend(closed.into_iter().map(Action::Close));
         self.targets
             .retain(|stub, target| *stub != domid && *target != domid);
-        let mut changes = Vec::new();
-        let owned = self.tree.subtree(&Path::root());
-        for (path, _) in owned.iter().filter(|(_, perms)| perms.owner() == domid) {
-            let mut access = Access {
-                tree: &mut self.tree,
-                caller: Caller::of(DomId::DOM0),
-                quotas: &self.quotas,
-                changes: &mut changes,
-                touched: None,
-            };
-            // Below a node that has just gone there is nothing left to remove.
-            access.remove(path);
+        if let Some(rates) = &mut self.rates {
+            rates.go(domid);
         }
-        actions.extend(closed.into_iter().map(Action::Close));
-        self.fire(&changes, actions);
-        self.fire_special(RELEASE_DOMAIN, actions);
+        self.later.forget(domid);
+        self.remove_owned(domid, actions);
+        self.deaths.note(domid, self.tree.generation());
+        self.fire_release(domid, actions);
     }
 
-    /// A domain's ring page begins anew: its connection has no watches and no transactions any more.
-    /// Open files of its device have their own.
-    fn reset(&mut self, domid: DomId) {
-        let of_ring = |c: &&mut Connection| c.domid == domid && domid != DomId::DOM0 && !c.device;
-        let rings = self.connections.iter_mut();
-        for (conn, ring) in rings.filter(|(_, connection)| of_ring(connection)) {
-            self.watches.forget(*conn);
-            ring.transactions.clear();
+    fn fire_release(&self, domid: DomId, actions: &mut Vec<Action>) {
+        self.fire_special(RELEASE_DOMAIN, actions);
+        if self.has_release_of_one() {
+            self.fire_special(&format!("{RELEASE_DOMAIN}/{}", domid.0), actions);
         }
+    }
+
+    fn remove_owned(&mut self, domid: DomId, actions: &mut Vec<Action>) {
+        if self.tree.owned_by(domid) == 0 {
+            return;
+        }
+        let mut changes = Vec::new();
+        let all = self.tree.subtree("/");
+        let mut owned = all.iter().filter(|(_, node)| node.grant().owner() == domid);
+        let mut access = Access {
+            place: Place::Tree(&mut self.tree),
+            caller: Caller::of(DomId::DOM0),
+            rules: Rules {
+                daemon: self.settings.daemon,
+                quotas: &self.settings.quotas,
+                deaths: &self.deaths,
+            },
+            other_bytes: 0,
+            changes: &mut changes,
+        };
+        let removed = owned.try_for_each(|(path, _)| access.remove_if_there(path));
+        if let Err(errno) = removed {
+            tracing::error!(%domid, %errno, "a dead domain's nodes stay");
+        }
+        self.fire(&changes, actions);
     }
 
     /// Requests that only dom0 may make.
@@ -73,7 +85,8 @@ impl Server {
         payload: &[u8],
         actions: &mut Vec<Action>,
     ) -> Answer {
-        let known = |domid: Option<DomId>| domid.filter(|it| self.introduced.contains(it));
+        let introduced = &self.introduced;
+        let known = |domid: Option<DomId>| domid.filter(|it| introduced.contains(it));
         match kind {
             Kind::Introduce => {
                 // Domain, frame and port; there is no ring to map here, so only the first counts.
@@ -85,7 +98,6 @@ impl Server {
                 }
                 let domid = domain_number(domid).ok_or(Errno::INVAL)?;
                 self.introduce(domid, actions);
-                self.reset(domid);
                 ok()
             }
             Kind::Release | Kind::Resume => {
@@ -114,36 +126,7 @@ impl Server {
                 self.targets.insert(domid, target);
                 ok()
             }
-            Kind::Control => {
-                let args = terminated(payload);
-                let (first, rest) = args.split_first().ok_or(Errno::INVAL)?;
-                self.control(first, rest)
-            }
-            _ => Err(Errno::NOSYS),
-        }
-    }
-
-    fn control(&self, command: &[u8], args: &[&[u8]]) -> Answer {
-        match command {
-            b"help" => Ok(nul_terminated("help\nprint TEXT\nquota")),
-            b"print" => {
-                let text = args.first().ok_or(Errno::INVAL)?;
-                tracing::info!(text = %text.escape_ascii(), "print");
-                ok()
-            }
-            b"quota" => {
-                let q = &self.quotas;
-                Ok(nul_terminated(format!(
-                    "nodes: {}\nwatches: {}\ntransactions: {}\nsize: {}\npermissions: {}\ntransaction-nodes: {}",
-                    q.nodes,
-                    q.watches,
-                    q.transactions,
-                    q.node_bytes,
-                    q.permissions,
-                    q.transaction_nodes
-                )))
-            }
-            _ => Err(Errno::INVAL),
+            _ => self.control(payload),
         }
     }
 }

@@ -1,23 +1,34 @@
 //! The server, without I/O: a request of a connection goes in, messages to connections come out.
 
 mod arguments;
+mod control;
 mod domains;
+mod later;
+mod nodes;
 mod request;
 mod transactions;
 mod watches;
 
-use super::access::Change;
+use super::access::{Access, Place, Rules};
+use super::change::Change;
+use super::daemon::Daemon;
 use super::quota::Quotas;
+use super::rate::{Rates, WriteRate};
+use super::state::{Snapshot, State};
 use super::store::Tree;
+use super::store::grant::{Deaths, Grant};
 use super::transaction::Transaction;
 use super::watch::{ConnId, Watches};
-use crate::path::Path;
-use crate::perms::{Caller, Perms};
-use crate::wire::{Kind, Packet, error_name};
+use crate::path::{Path, RELEASE_DOMAIN, upwards};
+use crate::perms::{Caller, Permission, Perms, Rights};
+use crate::wire::{ABSOLUTE_PATH_MAX_BYTES, Kind, PAYLOAD_MAX_BYTES, Packet, error_name};
 use arguments::nul_terminated;
 use libgnt::DomId;
 use libgnt::machine::{Machine, Now};
+use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// What can happen to the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,9 +47,8 @@ pub enum Input {
     },
     /// A client is gone. Its watches and its transactions are forgotten.
     Disconnected(ConnId),
-    /// A client asks. Whatever the message holds, there is exactly one [`Action::Reply`]: after the
-    /// events that it causes, as in xenstored, but before the first event of a watch. There is none if
-    /// the connection is not known (any more).
+    /// A client asks. Whatever the message holds, there is exactly one [`Action::Reply`], and it
+    /// comes first; there is none if the connection is not known (any more).
     Request(ConnId, Packet),
     /// A domain exists from now on: `@introduceDomain` fires, unless it existed already.
     Introduce(DomId),
@@ -52,11 +62,33 @@ pub enum Input {
 pub enum Action {
     /// Send the answer to a request.
     Reply(ConnId, Packet),
-    /// Send a watch event. It goes before the reply to the request that caused it, but a watch's first
-    /// one after it.
+    /// Send a watch event. It follows the reply to the request that caused it.
     Event(ConnId, Packet),
     /// Close this connection: its domain is gone. The machine has forgotten it.
     Close(ConnId),
+}
+
+/// How the server is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Whose answers it gives.
+    pub daemon: Daemon,
+    /// Limits on domains.
+    pub quotas: Quotas,
+    /// How fast domains may write into others' transactions; `None`: as fast as they like.
+    pub write_rate: Option<WriteRate>,
+    /// Broken on purpose.
+    pub sabotage: Option<StoreSabotage>,
+}
+
+impl From<Quotas> for Settings {
+    fn from(quotas: Quotas) -> Settings {
+        Settings {
+            quotas,
+            ..Settings::default()
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -74,11 +106,22 @@ pub struct Server {
     tree: Tree,
     watches: Watches,
     connections: BTreeMap<ConnId, Connection>,
+    /// The connections of each domain that has any.
+    by_domain: BTreeMap<DomId, BTreeSet<ConnId>>,
     introduced: BTreeSet<DomId>,
+    deaths: Deaths,
     targets: BTreeMap<DomId, DomId>,
-    special: BTreeMap<Path, Perms>,
-    quotas: Quotas,
-    sabotage: Option<StoreSabotage>,
+    /// Of all connections.
+    open_transactions: usize,
+    rates: Option<Rates>,
+    settings: Settings,
+    later: later::Later,
+    /// The last long list of children that was asked for: of which node, in which generation.
+    listed: Option<(Path, u64, Arc<[u8]>)>,
+    /// The time of this step.
+    now: Now,
+    /// Domains that have come and gone.
+    turnover: u64,
 }
 
 /// Ways to break the server, for tests of those who must notice.
@@ -91,22 +134,51 @@ pub enum StoreSabotage {
 }
 
 impl Server {
-    /// An empty tree; only dom0 is introduced.
-    pub fn new(quotas: Quotas) -> Server {
-        Server::sabotaged(quotas, None)
+    /// A tree as xenstored begins with; only dom0 is introduced.
+    pub fn new(settings: impl Into<Settings>) -> Server {
+        let mut tree = Tree::new();
+        if let Some(root) = tree.get("/") {
+            let grant = Arc::clone(root.grant());
+            for path in ["/tool", "/tool/xenstored"] {
+                tree.insert(path, b"", Arc::clone(&grant));
+            }
+        }
+        let settings = settings.into();
+        if settings.daemon >= Daemon::C422 {
+            // From 4.22 on every domain may hear of the end of others.
+            let everybody = Permission::new(Rights::Read, DomId::DOM0);
+            if let Some(perms) = Perms::new(vec![everybody]) {
+                tree.set_grant(RELEASE_DOMAIN, Grant::new(perms, tree.generation()));
+            }
+        }
+        Server::with_tree(settings, tree)
     }
 
-    /// As [`Server::new`], but broken on purpose.
-    pub fn sabotaged(quotas: Quotas, sabotage: Option<StoreSabotage>) -> Server {
+    /// One that goes on where another was: with its nodes and its domains.
+    pub fn restored(settings: Settings, state: &State) -> Server {
+        let mut server = Server::with_tree(settings, state.tree());
+        for domid in state.introduced() {
+            server.introduce(*domid, &mut Vec::new());
+        }
+        server
+    }
+
+    fn with_tree(settings: Settings, tree: Tree) -> Server {
         Server {
-            tree: Tree::new(),
+            tree,
             watches: Watches::default(),
             connections: BTreeMap::new(),
+            by_domain: BTreeMap::new(),
             introduced: BTreeSet::from([DomId::DOM0]),
+            deaths: Deaths::default(),
             targets: BTreeMap::new(),
-            special: BTreeMap::new(),
-            quotas,
-            sabotage,
+            open_transactions: 0,
+            rates: settings.write_rate.map(Rates::new),
+            settings,
+            later: later::Later::default(),
+            listed: None,
+            now: Now::ZERO,
+            turnover: 0,
         }
     }
 
@@ -115,14 +187,67 @@ impl Server {
         &self.tree
     }
 
+    /// Is the domain there?
+    pub fn is_introduced(&self, domid: DomId) -> bool {
+        self.introduced.contains(&domid)
+    }
+
+    /// What there is to keep.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            tree: self.tree.clone(),
+            deaths: self.deaths.clone(),
+            introduced: self.introduced.iter().copied().collect(),
+        }
+    }
+
+    /// Changes whenever a snapshot does.
+    pub fn version(&self) -> (u64, u64) {
+        (self.tree.generation(), self.turnover)
+    }
+
+    /// How many of a connection's answers may wait before no more of its requests are taken.
+    pub fn outstanding_limit(&self, conn: ConnId) -> usize {
+        let domid = self.connections.get(&conn).map(|c| c.domid);
+        match domid {
+            Some(domid) if domid != DomId::DOM0 => self.quotas_of(domid).outstanding,
+            _ => usize::MAX,
+        }
+    }
+
+    /// How long a connection's next request has to wait, because its domain writes too fast.
+    pub fn wait(&mut self, conn: ConnId, now: Now) -> Option<Duration> {
+        let domid = self.connections.get(&conn)?.domid;
+        self.rates.as_mut()?.wait(domid, now)
+    }
+
     #[cfg(test)]
     pub(super) fn knows(&self, conn: ConnId) -> bool {
         self.connections.contains_key(&conn)
     }
 
+    fn connect(&mut self, conn: ConnId, domid: DomId, device: bool) {
+        let connection = Connection {
+            domid,
+            device,
+            transactions: BTreeMap::new(),
+            last_transaction: 0,
+        };
+        self.by_domain.entry(domid).or_default().insert(conn);
+        self.connections.insert(conn, connection);
+    }
+
     fn forget(&mut self, conn: ConnId) {
         self.watches.forget(conn);
-        self.connections.remove(&conn);
+        self.forget_transactions(conn);
+        if let Some(connection) = self.connections.remove(&conn)
+            && let Some(others) = self.by_domain.get_mut(&connection.domid)
+        {
+            others.remove(&conn);
+            if others.is_empty() {
+                self.by_domain.remove(&connection.domid);
+            }
+        }
     }
 
     fn answer(&mut self, conn: ConnId, packet: Packet, actions: &mut Vec<Action>) {
@@ -130,22 +255,42 @@ impl Server {
             return;
         };
         let caller = self.caller(connection.domid);
-        let first = actions.len();
+        let at = actions.len();
+        // Its place, until the answer is known: events follow it.
+        actions.push(Action::Close(conn));
+        let before = self.tree.generation();
         let (kind, payload) = match self.execute(conn, caller, &packet, actions) {
             Ok(payload) => (packet.kind, payload),
             Err(errno) => (Kind::Error as u32, nul_terminated(error_name(errno))),
         };
+        if self.tree.generation() != before {
+            self.pay(caller.domid);
+        }
         let reply = Packet {
             kind,
             req_id: packet.req_id,
             tx_id: packet.tx_id,
             payload,
         };
-        let at = match packet.known_kind() {
-            Some(Kind::Watch) => first,
-            _ => actions.len(),
-        };
-        actions.insert(at, Action::Reply(conn, reply));
+        actions[at] = Action::Reply(conn, reply);
+    }
+
+    /// Only a write that can be in the way of another's transaction costs something. The caller's own,
+    /// if this was its end, is no longer among those that are open.
+    fn pay(&mut self, domid: DomId) {
+        if self.open_transactions > 0
+            && let Some(rates) = &mut self.rates
+        {
+            rates.pay(domid, self.now);
+        }
+    }
+
+    /// How many bytes of a path the caller may use, those of a home directory not counted.
+    fn path_limit(&self, caller: Caller) -> usize {
+        match caller.is_privileged() && !self.settings.daemon.limits_paths_of_dom0() {
+            true => ABSOLUTE_PATH_MAX_BYTES,
+            false => self.quotas_of(caller.domid).path_bytes,
+        }
     }
 
     fn caller(&self, domid: DomId) -> Caller {
@@ -155,29 +300,78 @@ impl Server {
         }
     }
 
-    fn fire(&self, changes: &[Change], actions: &mut Vec<Action>) {
-        let caller_of = |conn| self.connections.get(&conn).map(|c| self.caller(c.domid));
-        let to_everybody = self.sabotage == Some(StoreSabotage::TellsEverybody);
-        let fired = changes
-            .iter()
-            .flat_map(|change| self.watches.fired(change, caller_of, to_everybody));
-        actions
-            .extend(fired.map(|f| Action::Event(f.conn, Packet::watch_event(&f.path, &f.token))));
+    /// Works on the tree, or in a transaction of the connection, and lets watches hear.
+    fn access<T>(
+        &mut self,
+        conn: ConnId,
+        caller: Caller,
+        tx_id: u32,
+        actions: &mut Vec<Action>,
+        work: impl FnOnce(&mut Access<'_>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let other_bytes = self.watched_bytes(caller);
+        let quotas = self.quotas_of(caller.domid);
+        let place = match tx_id {
+            0 => Place::Tree(&mut self.tree),
+            _ => {
+                let connection = self.connections.get_mut(&conn).ok_or(Errno::NOENT)?;
+                let transaction = connection.transactions.get_mut(&tx_id);
+                Place::Inside(&self.tree, transaction.ok_or(Errno::NOENT)?)
+            }
+        };
+        let mut changes = Vec::new();
+        let done = work(&mut Access {
+            place,
+            caller,
+            rules: Rules {
+                daemon: self.settings.daemon,
+                quotas: &quotas,
+                deaths: &self.deaths,
+            },
+            other_bytes,
+            changes: &mut changes,
+        })?;
+        self.fire(&changes, actions);
+        Ok(done)
     }
 
-    fn fire_special(&self, name: &str, actions: &mut Vec<Action>) {
-        let Ok((path, _)) = Path::parse(name.as_bytes(), DomId::DOM0) else {
-            return;
+    /// What the caller's domain takes beside nodes. dom0 may take what it likes.
+    fn watched_bytes(&self, caller: Caller) -> usize {
+        if caller.is_privileged() {
+            return 0;
+        }
+        let mine = self.by_domain.get(&caller.domid).into_iter().flatten();
+        mine.map(|conn| self.watches.of(*conn).bytes).sum()
+    }
+
+    fn fire(&self, changes: &[Change], actions: &mut Vec<Action>) {
+        let caller_of = |conn| self.connections.get(&conn).map(|c| self.caller(c.domid));
+        let to_everybody = self.settings.sabotage == Some(StoreSabotage::TellsEverybody);
+        for change in changes {
+            let fired = self
+                .watches
+                .fired(change, &self.deaths, caller_of, to_everybody);
+            for event in fired {
+                // One that is too long for a message is not sent (`send_event`).
+                if event.path.len() + event.token.len() + 2 <= PAYLOAD_MAX_BYTES {
+                    let packet = Packet::watch_event(&event.path, &event.token);
+                    actions.push(Action::Event(event.conn, packet));
+                }
+            }
+        }
+    }
+
+    /// A special watch fires for who may read it, or what is above it.
+    fn fire_special(&self, path: &str, actions: &mut Vec<Action>) {
+        let grant = |path| self.tree.get(path).map(|node| node.grant().clone());
+        let levels = match self.settings.daemon.has_special_nodes() {
+            true => 2,
+            false => 1,
         };
-        let perms = self
-            .special
-            .get(&path)
-            .cloned()
-            .unwrap_or_else(Perms::private);
         let change = Change {
-            path,
+            path: path.to_owned(),
             exact: true,
-            readable_by: vec![perms],
+            readable_by: upwards(path).take(levels).filter_map(grant).collect(),
         };
         self.fire(&[change], actions);
     }
@@ -187,22 +381,15 @@ impl Machine for Server {
     type Input = Input;
     type Action = Action;
 
-    /// Nothing here depends on the time.
-    fn step(&mut self, _now: Now, input: Input, actions: &mut Vec<Action>) {
+    /// Only the limit on writes depends on the time.
+    fn step(&mut self, now: Now, input: Input, actions: &mut Vec<Action>) {
+        self.now = now;
         match input {
             Input::Connected {
                 conn,
                 domid,
                 device,
-            } => {
-                let connection = Connection {
-                    domid,
-                    device,
-                    transactions: BTreeMap::new(),
-                    last_transaction: 0,
-                };
-                self.connections.insert(conn, connection);
-            }
+            } => self.connect(conn, domid, device),
             Input::Disconnected(conn) => self.forget(conn),
             Input::Request(conn, packet) => self.answer(conn, packet, actions),
             Input::Introduce(domid) => self.introduce(domid, actions),

@@ -19,15 +19,14 @@ impl Server {
             // No transaction inside a transaction.
             return Err(Errno::BUSY);
         }
-        let mine = self
-            .connections
-            .values()
-            .filter(|c| c.domid == caller.domid);
-        let open: usize = mine.map(|c| c.transactions.len()).sum();
-        if !caller.is_privileged() && open > self.quotas.transactions {
-            return Err(Errno::NOSPC);
+        if !caller.is_privileged() {
+            let mine = self.by_domain.get(&caller.domid).into_iter().flatten();
+            let mine = mine.filter_map(|conn| self.connections.get(conn));
+            let open: usize = mine.map(|c| c.transactions.len()).sum();
+            if open > self.quotas_of(caller.domid).transactions {
+                return Err(Errno::NOSPC);
+            }
         }
-        let transaction = Transaction::begin(&self.tree);
         let connection = self.connections.get_mut(&conn).ok_or(Errno::NOENT)?;
         let id = loop {
             connection.last_transaction = connection.last_transaction.wrapping_add(1);
@@ -36,7 +35,8 @@ impl Server {
                 break id;
             }
         };
-        connection.transactions.insert(id, transaction);
+        connection.transactions.insert(id, Transaction::default());
+        self.open_transactions += 1;
         Ok(nul_terminated(id.to_string()))
     }
 
@@ -47,27 +47,32 @@ impl Server {
         packet: &Packet,
         actions: &mut Vec<Action>,
     ) -> Answer {
-        let connection = self.connections.get_mut(&conn).ok_or(Errno::NOENT)?;
-        // A wrong word leaves the transaction open.
-        if packet.tx_id != 0 && !connection.transactions.contains_key(&packet.tx_id) {
-            return Err(Errno::NOENT);
-        }
         let commit = match one(&packet.payload)? {
             b"T" => true,
             b"F" => false,
+            // A wrong word leaves the transaction open.
             _ => return Err(Errno::INVAL),
         };
-        let mut transaction = connection
-            .transactions
-            .remove(&packet.tx_id)
-            .ok_or(Errno::NOENT)?;
+        let connection = self.connections.get_mut(&conn).ok_or(Errno::NOENT)?;
+        let transaction = connection.transactions.remove(&packet.tx_id);
+        let mut transaction = transaction.ok_or(Errno::NOENT)?;
+        self.open_transactions -= 1;
         if commit {
-            if self.sabotage == Some(StoreSabotage::IgnoresConflicts) {
-                transaction.forget_what_it_saw();
+            if self.settings.sabotage == Some(StoreSabotage::IgnoresConflicts) {
+                transaction.forget_what_it_saw(&self.tree);
             }
-            let changes = transaction.commit(&mut self.tree, caller, &self.quotas)?;
+            let quotas = self.quotas_of(caller.domid);
+            let most_nodes = (!caller.is_privileged()).then_some(quotas.nodes);
+            let changes = transaction.commit(&mut self.tree, most_nodes)?;
             self.fire(&changes, actions);
         }
         ok()
+    }
+
+    pub(super) fn forget_transactions(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.get_mut(&conn) {
+            self.open_transactions -= connection.transactions.len();
+            connection.transactions.clear();
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The requests about watches.
 
-use super::super::watch::ConnId;
-use super::arguments::{Answer, invalid, ok, two};
+use super::super::watch::{ConnId, NewWatch};
+use super::arguments::{Answer, invalid, number, ok, terminated, two};
 use super::{Action, Server};
 use crate::path::Path;
 use crate::perms::Caller;
@@ -16,20 +16,39 @@ impl Server {
         payload: &[u8],
         actions: &mut Vec<Action>,
     ) -> Answer {
-        let [text, token] = two(payload)?;
-        let (path, relative) = Path::parse(text, caller.domid).map_err(invalid)?;
-        let of_domain = |id| {
-            self.connections
-                .get(&id)
-                .is_some_and(|c| c.domid == caller.domid)
+        let (text, token, depth) = match terminated(payload)[..] {
+            [text, token] => (text, token, None),
+            [text, token, depth] if self.has_watch_depth() => (text, token, Some(number(depth))),
+            _ => return Err(Errno::INVAL),
         };
-        if !caller.is_privileged() && self.watches.count(of_domain) > self.quotas.watches {
-            return Err(Errno::TOOBIG);
-        }
+        let depth = depth
+            .map(|depth| usize::try_from(depth).map_err(invalid))
+            .transpose()?;
+        let limit = self.path_limit(caller);
+        let (path, relative) = Path::parse_within(text, caller.domid, limit).map_err(invalid)?;
         if !self.is_device(conn) && self.watches.has(conn, &path, token) {
             return Err(Errno::EXIST);
         }
-        self.watches.add(conn, path, token, relative);
+        if !caller.is_privileged() {
+            let quotas = self.quotas_of(caller.domid);
+            let mine = self.by_domain.get(&caller.domid).into_iter().flatten();
+            let count: usize = mine.map(|conn| self.watches.of(*conn).count).sum();
+            if count > quotas.watches {
+                return Err(Errno::TOOBIG);
+            }
+            let bytes = self.watched_bytes(caller) + self.tree.owned(caller.domid).bytes;
+            let bytes = bytes + path.as_str().len() + token.len();
+            if quotas.memory != 0 && bytes >= quotas.memory {
+                return Err(Errno::NOMEM);
+            }
+        }
+        self.watches.add(NewWatch {
+            conn,
+            path: &path,
+            token,
+            relative,
+            depth,
+        });
         // The first event says only that the watch stands; it comes whether or not the node is there.
         actions.push(Action::Event(conn, Packet::watch_event(text, token)));
         ok()
@@ -37,7 +56,8 @@ impl Server {
 
     pub(super) fn unwatch(&mut self, conn: ConnId, caller: Caller, payload: &[u8]) -> Answer {
         let [text, token] = two(payload)?;
-        let removed = match Path::parse(text, caller.domid) {
+        let limit = self.path_limit(caller);
+        let removed = match Path::parse_within(text, caller.domid, limit) {
             // The device compares the path with those that its file gave it, and knows no error.
             Ok((path, relative)) if self.is_device(conn) => {
                 self.watches.remove(conn, &path, token, Some(relative));
@@ -45,8 +65,7 @@ impl Server {
             }
             Err(_) if self.is_device(conn) => true,
             Ok((path, _)) => self.watches.remove(conn, &path, token, None),
-            // Nobody can watch there, so nobody does.
-            Err(_) => false,
+            Err(_) => return Err(self.settings.daemon.unwatch_of_no_path()),
         };
         if removed { ok() } else { Err(Errno::NOENT) }
     }

@@ -1,5 +1,6 @@
 //! Why the service fails.
 
+use super::super::state::BadState;
 use std::io;
 use std::path::PathBuf;
 
@@ -13,6 +14,16 @@ pub enum ServiceError {
     /// The path is taken by something that is no socket.
     #[error("{0} is there and is no socket; remove it, or use another directory")]
     NotASocket(PathBuf),
+    /// The file of the kept state holds none.
+    #[error(
+        "{path} holds no state of a xenstore server: {cause}; remove it to begin with an empty store"
+    )]
+    BadState {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: BadState,
+    },
     /// A system call failed.
     #[error("{operation} for the xenstore server{}: {source}", At(.path))]
     Io {

@@ -5,24 +5,30 @@
 
 mod error;
 
+mod connection;
+mod saver;
 mod socket;
 
 mod thread;
 
 pub use error::ServiceError;
+pub use socket::DomainSocket;
 
-use super::machine::{Server, StoreSabotage};
+use super::daemon::Daemon;
+use super::machine::{Server, Settings, StoreSabotage};
 use super::queue::QueueLimits;
 use super::quota::Quotas;
-use crossbeam::channel::{Sender, bounded};
+use super::rate::WriteRate;
+use crossbeam::channel::{Receiver, Sender, bounded};
 use libgnt::DomId;
 use mio::{Interest, Poll, Waker};
-use socket::{SocketFile, listen};
+use saver::Saver;
+use socket::Listener;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use thread::{LISTENER, Message, Opened, Service, WAKER};
+use thread::{Message, Opened, Service, WAKER, listener_token};
 
 /// Messages of handles that may wait. With more, a handle waits: the thread takes them all whenever it
 /// is woken, and waits for nobody itself. Whoever has put one in wakes it, so a full queue is taken.
@@ -36,8 +42,17 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 pub struct ServerConfig {
     /// Where to listen for dom0; nowhere if `None`.
     pub socket: Option<PathBuf>,
+    /// Where to listen for domains.
+    pub domain_sockets: Vec<DomainSocket>,
+    /// Whose answers it gives.
+    pub daemon: Daemon,
+    /// Where to keep the tree, so that the next server goes on with it; nowhere if `None`. It is written
+    /// soon after each change, at most five times a second, and at the end.
+    pub state: Option<PathBuf>,
     /// Limits on domains.
     pub quotas: Quotas,
+    /// How fast domains may write into others' transactions; `None`: as fast as they like.
+    pub write_rate: Option<WriteRate>,
     /// Limits on each connection's queue.
     pub queue: QueueLimits,
     /// Broken on purpose, to see that tests notice.
@@ -48,6 +63,8 @@ struct Shared {
     messages: Sender<Message>,
     waker: Arc<Waker>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Says why the thread has ended by itself; is cut off when it has ended.
+    ended: Receiver<ServiceError>,
 }
 
 impl Drop for Shared {
@@ -84,31 +101,64 @@ impl ServerHandle {
         };
         let poll = Poll::new().map_err(io("epoll_create", &None))?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER).map_err(io("eventfd", &None))?);
-        let mut listener = config.socket.as_deref().map(listen).transpose()?;
-        if let Some(listener) = &mut listener {
+        let mut listeners = Vec::new();
+        let dom0 = config.socket.iter().map(|path| (DomId::DOM0, path));
+        let domains = config.domain_sockets.iter().map(|s| (s.domid, &s.path));
+        for (n, (domid, path)) in dom0.chain(domains).enumerate() {
+            let mut listener = Listener::bind(domid, path)?;
             poll.registry()
-                .register(listener, LISTENER, Interest::READABLE)
-                .map_err(io("epoll_ctl", &config.socket))?;
+                .register(&mut listener.socket, listener_token(n), Interest::READABLE)
+                .map_err(io("epoll_ctl", &Some(path.clone())))?;
+            listeners.push(listener);
         }
+        // Only who has the socket reads and writes the state.
+        let kept = config
+            .state
+            .as_deref()
+            .map(saver::read)
+            .transpose()?
+            .flatten();
+        let saver = config
+            .state
+            .clone()
+            .map(|path| Saver::start(path, Arc::clone(&waker)))
+            .transpose()
+            .map_err(io("clone", &None))?;
         let (messages, inbox) = bounded(MESSAGES);
+        // Room for the one error, so that the thread never waits with it.
+        let (end, ended) = bounded(1);
         let opened = Opened {
             poll,
             waker: Arc::clone(&waker),
-            listener,
-            socket: config.socket.clone().map(SocketFile),
+            listeners,
+            saver,
             inbox,
         };
-        let server = Server::sabotaged(config.quotas, config.sabotage);
+        let settings = Settings {
+            daemon: config.daemon,
+            quotas: config.quotas,
+            write_rate: config.write_rate,
+            sabotage: config.sabotage,
+        };
+        let server = match &kept {
+            Some(state) => Server::restored(settings, state),
+            None => Server::new(settings),
+        };
         let service = Service::new(opened, server, config.queue);
         let thread = std::thread::Builder::new()
             .name("xenstore".into())
-            .spawn(move || service.run())
+            .spawn(move || {
+                if let Err(error) = service.run() {
+                    let _ = end.try_send(error);
+                }
+            })
             .map_err(io("clone", &None))?;
         let thread = Mutex::new(Some(thread));
         Ok(ServerHandle(Arc::new(Shared {
             messages,
             waker,
             thread,
+            ended,
         })))
     }
 
@@ -155,6 +205,14 @@ impl ServerHandle {
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the xenstore server's thread panicked");
         }
+    }
+
+    /// Waits until the thread has ended, by [`ServerHandle::stop`] or by itself.
+    ///
+    /// # Errors
+    /// Why it has ended by itself. Only the first who asks is told.
+    pub fn wait(&self) -> Result<(), ServiceError> {
+        self.0.ended.recv().map_or(Ok(()), Err)
     }
 
     fn send(&self, message: Message) -> Result<(), ServiceError> {

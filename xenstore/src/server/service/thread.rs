@@ -1,28 +1,38 @@
 //! The thread: a mio loop that performs what the machine says.
 
 use super::super::machine::{Action, Input, Server};
-use super::super::queue::{OutQueue, QueueLimits};
+use super::super::queue::QueueLimits;
 use super::super::requests::{domain_requests, remove_request};
 use super::super::watch::ConnId;
-use super::socket::SocketFile;
+use super::connection::{Connection, Incoming};
+use super::error::ServiceError;
+use super::saver::Saver;
+use super::socket::Listener;
 use crate::path::home;
-use crate::wire::{Decoder, Packet};
+use crate::wire::Packet;
 use crossbeam::channel::{Receiver, Sender};
 use libgnt::DomId;
-use libgnt::machine::{Machine, monotonic};
-use mio::net::{UnixListener, UnixStream};
+use libgnt::machine::{Machine, Now, monotonic};
+use mio::net::UnixStream;
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) const LISTENER: Token = Token(0);
-pub(super) const WAKER: Token = Token(1);
-/// A connection's token is its id plus this.
-const FIRST_CONNECTION: usize = 2;
+pub(super) const WAKER: Token = Token(0);
+/// A connection's token is its id, which is at least 1.
+fn connection_token(conn: ConnId) -> Token {
+    Token(conn.0 as usize)
+}
+/// Listeners count down from the highest that mio leaves free.
+pub(super) fn listener_token(n: usize) -> Token {
+    Token(usize::MAX - 1 - n)
+}
 /// Requests of one connection before the others' turn.
-const REQUESTS_A_TURN: usize = 32;
+const REQUESTS_A_TURN: usize = 64;
+/// Bytes that are read from one connection at a time.
+const READ_BYTES: usize = 32 << 10;
 /// How soon to try again to accept, when file descriptors ran out.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -34,17 +44,9 @@ pub(super) enum Message {
     Stop,
 }
 
-struct Connection {
-    stream: UnixStream,
-    decoder: Decoder,
-    queue: OutQueue,
-    /// Nothing said yet that the socket is empty: edges come once.
-    readable: bool,
-}
-
 pub(super) struct Service {
     poll: Poll,
-    listener: Option<UnixListener>,
+    listeners: Vec<Listener>,
     inbox: Receiver<Message>,
     server: Server,
     /// A connection of dom0 without a socket, for the nodes that the service itself writes.
@@ -55,17 +57,21 @@ pub(super) struct Service {
     /// Connections that have something to do without a new edge.
     ready: BTreeSet<ConnId>,
     accept_again: bool,
+    /// Connections whose domains write too fast, and until when they wait.
+    held: BTreeMap<ConnId, Now>,
+    saver: Option<Saver>,
+    buffer: Box<[u8]>,
+    actions: Vec<Action>,
     /// Keeps the eventfd open: closing it takes it out of the poll, with the last handle's wake-up.
     _waker: Arc<Waker>,
-    _socket: Option<SocketFile>,
 }
 
 /// What the thread works with, as the handle has opened it.
 pub(super) struct Opened {
     pub poll: Poll,
     pub waker: Arc<Waker>,
-    pub listener: Option<UnixListener>,
-    pub socket: Option<SocketFile>,
+    pub listeners: Vec<Listener>,
+    pub saver: Option<Saver>,
     pub inbox: Receiver<Message>,
 }
 
@@ -74,7 +80,7 @@ impl Service {
     pub(super) fn new(opened: Opened, server: Server, queue_limits: QueueLimits) -> Service {
         let mut service = Service {
             poll: opened.poll,
-            listener: opened.listener,
+            listeners: opened.listeners,
             inbox: opened.inbox,
             server,
             toolstack: ConnId(0),
@@ -83,19 +89,26 @@ impl Service {
             connections: BTreeMap::new(),
             ready: BTreeSet::new(),
             accept_again: false,
+            held: BTreeMap::new(),
+            saver: opened.saver,
+            buffer: vec![0; READ_BYTES].into(),
+            actions: Vec::new(),
             _waker: opened.waker,
-            _socket: opened.socket,
         };
         service.toolstack = service.connect(DomId::DOM0, false);
-        service.write_domain(DomId::DOM0, "Domain-0");
+        if service.server.tree().get(&home(DomId::DOM0)).is_none() {
+            service.write_domain(DomId::DOM0, "Domain-0");
+        }
         service
     }
 
     /// Tells the machine what has happened, and performs what it says.
     fn step(&mut self, input: Input) {
-        let mut actions = Vec::new();
-        self.server.step(monotonic(), input, &mut actions);
-        self.perform(actions);
+        let now = monotonic();
+        let mut actions = std::mem::take(&mut self.actions);
+        self.server.step(now, input, &mut actions);
+        self.perform(now, &mut actions);
+        self.actions = actions;
     }
 
     /// A connection of which the machine knows. [`Service::add`] gives it a socket.
@@ -110,47 +123,77 @@ impl Service {
         conn
     }
 
-    pub(super) fn run(mut self) {
+    /// Serves until it is told to stop.
+    pub(super) fn run(mut self) -> Result<(), ServiceError> {
         let mut events = Events::with_capacity(256);
         loop {
-            let timeout = if !self.ready.is_empty() {
-                Some(Duration::ZERO)
-            } else if self.accept_again {
-                Some(ACCEPT_AGAIN)
-            } else {
-                None
-            };
+            let timeout = self.timeout();
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => {
-                    tracing::error!(%error, "the xenstore server cannot poll");
-                    return;
+                Err(source) => {
+                    tracing::error!(error = %source, "the xenstore server cannot poll");
+                    return Err(ServiceError::Io {
+                        operation: "epoll_wait",
+                        path: None,
+                        source,
+                    });
                 }
                 Ok(()) => {}
             }
             if std::mem::take(&mut self.accept_again) {
-                self.accept();
+                self.accept_all();
             }
             for event in events.iter() {
                 match event.token() {
-                    LISTENER => self.accept(),
                     WAKER => {}
+                    token if token > listener_token(self.listeners.len()) => self.accept_all(),
                     Token(n) => {
-                        let id = ConnId((n - FIRST_CONNECTION) as u64);
+                        let id = ConnId(n as u64);
                         if let Some(connection) = self.connections.get_mut(&id) {
-                            connection.readable |= event.is_readable() || event.is_read_closed();
+                            connection.note(event.is_readable(), event.is_read_closed());
                             self.ready.insert(id);
                         }
                     }
                 }
             }
             if !self.take_messages() {
-                return;
+                if let Some(saver) = &mut self.saver {
+                    saver.finish(&self.server.snapshot());
+                }
+                return Ok(());
             }
             for id in std::mem::take(&mut self.ready) {
                 self.serve(id);
             }
         }
+    }
+
+    /// How long to sleep, if nothing happens.
+    fn timeout(&mut self) -> Option<Duration> {
+        if !self.ready.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let mut soonest = self.accept_again.then_some(ACCEPT_AGAIN);
+        let mut by = |wait: Duration| soonest = Some(soonest.map_or(wait, |it| it.min(wait)));
+        if self.held.is_empty() && self.saver.is_none() {
+            return soonest;
+        }
+        let now = monotonic();
+        if let Some(saver) = &mut self.saver {
+            let (version, server) = (self.server.version(), &self.server);
+            saver.turn(now, version, || server.snapshot()).map(&mut by);
+        }
+        self.held.retain(|id, until| {
+            let is_over = *until <= now;
+            if is_over {
+                self.ready.insert(*id);
+                by(Duration::ZERO);
+            } else {
+                by(*until - now);
+            }
+            !is_over
+        });
+        soonest
     }
 
     /// False: stop.
@@ -166,8 +209,11 @@ impl Service {
                     self.add(UnixStream::from_std(stream), conn, domid);
                 }
                 Message::Introduce(domid, name, done) => {
-                    self.write_domain(domid, &name);
-                    self.step(Input::Introduce(domid));
+                    // One that an earlier server has left is there already, with all it has become.
+                    if !self.server.is_introduced(domid) {
+                        self.write_domain(domid, &name);
+                        self.step(Input::Introduce(domid));
+                    }
                     let _ = done.send(());
                 }
                 Message::Release(domid, done) => {
@@ -191,16 +237,23 @@ impl Service {
         }
     }
 
-    fn accept(&mut self) {
-        loop {
-            let accepted = match &self.listener {
-                Some(listener) => listener.accept(),
-                None => return,
-            };
-            match accepted {
+    fn accept_all(&mut self) {
+        for n in 0..self.listeners.len() {
+            self.accept(n);
+        }
+    }
+
+    fn accept(&mut self, n: usize) {
+        while let Some(listener) = self.listeners.get(n) {
+            let domid = listener.domid;
+            match listener.socket.accept() {
+                // Dropped, which closes it.
+                Ok(_) if !self.server.is_introduced(domid) => {
+                    tracing::warn!(%domid, "a connection of a domain that is not there: closed");
+                }
                 Ok((stream, _)) => {
-                    let conn = self.connect(DomId::DOM0, false);
-                    self.add(stream, conn, DomId::DOM0);
+                    let conn = self.connect(domid, false);
+                    self.add(stream, conn, domid);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -214,19 +267,14 @@ impl Service {
     }
 
     fn add(&mut self, mut stream: UnixStream, id: ConnId, domid: DomId) {
-        let token = Token(id.0 as usize + FIRST_CONNECTION);
+        let token = connection_token(id);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
             tracing::warn!(%error, %domid, "cannot serve a connection");
             self.step(Input::Disconnected(id));
             return;
         }
-        let connection = Connection {
-            stream,
-            decoder: Decoder::new(),
-            queue: OutQueue::new(self.queue_limits),
-            readable: true,
-        };
+        let connection = Connection::new(stream, self.queue_limits);
         self.connections.insert(id, connection);
         self.ready.insert(id);
     }
@@ -236,56 +284,80 @@ impl Service {
         if let Some(mut connection) = self.connections.remove(&id) {
             let _ = self.poll.registry().deregister(&mut connection.stream);
         }
+        self.held.remove(&id);
         self.step(Input::Disconnected(id));
     }
 
-    /// One turn: send what waits, answer some requests.
+    /// One turn: answer some requests, and send what waits, in one piece.
     fn serve(&mut self, id: ConnId) {
-        for _ in 0..REQUESTS_A_TURN {
-            let Some(connection) = self.connections.get_mut(&id) else {
-                return;
-            };
-            if let Err(error) = flush(connection) {
-                return self.cut(id, &error);
-            }
-            if connection.queue.is_congested() {
-                // The edge that says "writable again" brings us back.
-                return;
-            }
-            match connection.decoder.next_packet() {
-                Ok(Some(packet)) => {
-                    self.step(Input::Request(id, packet));
+        let outstanding = self.server.outstanding_limit(id);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut left = REQUESTS_A_TURN;
+        let mut end: Result<(), Box<dyn std::fmt::Display>> = Ok(());
+        while left > 0 && end.is_ok() {
+            let begun = left;
+            while left > 0 {
+                if let Some(wait) = self.server.wait(id, monotonic()) {
+                    self.held.insert(id, monotonic() + wait);
+                    break;
                 }
-                Ok(None) if !connection.readable => return,
-                Ok(None) => {
-                    let mut bytes = [0; 4096];
-                    match connection.stream.read(&mut bytes) {
-                        Ok(0) => return self.cut(id, &"closed by the client"),
-                        Ok(n) => connection.decoder.push(&bytes[..n]),
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                            connection.readable = false;
-                        }
-                        Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                        Err(error) => return self.cut(id, &error),
+                let Some(connection) = self.connections.get_mut(&id) else {
+                    self.buffer = buffer;
+                    return;
+                };
+                let queue = &connection.queue;
+                if queue.is_congested() || queue.replies() >= outstanding {
+                    break;
+                }
+                match connection.next(&mut buffer) {
+                    Incoming::Request(packet) => {
+                        self.step(Input::Request(id, packet));
+                        left -= 1;
+                    }
+                    Incoming::Nothing => break,
+                    Incoming::Closed => {
+                        end = Err(Box::new("closed by the client"));
+                        break;
+                    }
+                    Incoming::Malformed(error) => {
+                        tracing::warn!(connection = id.0, %error, "malformed message: connection cut");
+                        end = Err(Box::new(error));
+                        break;
+                    }
+                    Incoming::Failed(error) => {
+                        end = Err(Box::new(error));
+                        break;
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(connection = id.0, %error, "malformed message: connection cut");
-                    return self.cut(id, &error);
-                }
+            }
+            let Some(connection) = self.connections.get_mut(&id) else {
+                break;
+            };
+            match connection.flush() {
+                Err(error) => end = Err(Box::new(error)),
+                // The edge that says "writable again", or "readable again", brings us back.
+                Ok(()) if left == begun || !connection.queue.is_empty() => break,
+                Ok(()) => {}
             }
         }
-        self.ready.insert(id);
+        self.buffer = buffer;
+        match end {
+            Err(why) => self.cut(id, &*why),
+            // Others have their turn first.
+            Ok(()) if left == 0 && !self.held.contains_key(&id) => {
+                self.ready.insert(id);
+            }
+            Ok(()) => {}
+        }
     }
 
-    fn perform(&mut self, actions: Vec<Action>) {
-        let now = monotonic();
-        for action in actions {
+    fn perform(&mut self, now: Now, actions: &mut Vec<Action>) {
+        for action in actions.drain(..) {
             let (id, result) = match action {
                 Action::Reply(id, packet) => match self.connections.get_mut(&id) {
                     Some(connection) => {
                         connection.queue.push_reply(&packet);
-                        (id, Ok(()))
+                        continue;
                     }
                     None => continue,
                 },
@@ -309,17 +381,4 @@ impl Service {
             }
         }
     }
-}
-
-fn flush(connection: &mut Connection) -> io::Result<()> {
-    while !connection.queue.is_empty() {
-        match connection.stream.write(connection.queue.front()) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(n) => connection.queue.advance(n),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

@@ -22,8 +22,8 @@ fn special_watches_and_the_end_of_a_domain() {
             "OK",
             &["1: @releaseDomain mine"],
         ),
-        ("0 INTRODUCE 9|0|0", "OK", &["0: @introduceDomain i"]),
-        ("0 INTRODUCE 9|0|0", "OK", &[]),
+        ("0 INTRODUCE 9|0|5", "OK", &["0: @introduceDomain i"]),
+        ("0 INTRODUCE 9|0|5", "OK", &[]),
         // The front end's directory is the front end's; the back end's stays.
         ("0 WRITE /local/domain/2/device/vbd/1/state|4~", "OK", &[]),
         ("0 SET_PERMS /local/domain/2/device/vbd/1|n2|r1", "OK", &[]),
@@ -72,7 +72,16 @@ fn special_watches_and_the_end_of_a_domain() {
 #[test]
 fn control_commands() {
     run(&[
-        ("0 CONTROL help", "help\nprint TEXT\nquota", &[]),
+        ("0 CONTROL check", "OK", &[]),
+        ("0 CONTROL log|on", "OK", &[]),
+        ("0 CONTROL log|+io", "OK", &[]),
+        ("0 CONTROL log|+none", "EINVAL", &[]),
+        ("0 CONTROL quota|set|nodes|6", "OK", &[]),
+        ("1 MKDIR data/a", "OK", &[]),
+        ("1 MKDIR data/b", "ENOSPC", &[]),
+        ("0 CONTROL quota|set|nodes|0", "EINVAL", &[]),
+        ("0 CONTROL quota|set|none|7", "EINVAL", &[]),
+        ("0 CONTROL quota|9", "ENOENT", &[]),
         ("0 CONTROL print|hello", "OK", &[]),
         ("0 CONTROL print", "EINVAL", &[]),
         ("0 CONTROL crash", "EINVAL", &[]),
@@ -80,5 +89,6 @@ fn control_commands() {
         ("0 RESUME 9", "ENOENT", &[]),
         ("0 SET_TARGET 9|1", "ENOENT", &[]),
         ("0 INTRODUCE 9", "EINVAL", &[]),
+        ("0 INTRODUCE 9|0|0", "EINVAL", &[]),
     ]);
 }

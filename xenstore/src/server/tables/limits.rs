@@ -12,6 +12,7 @@ fn quotas() {
         node_bytes: 40,
         permissions: 2,
         transaction_nodes: 4,
+        ..Quotas::default()
     };
     // Five nodes of its own each domain has from the toolstack.
     domains(quotas).run(&[
@@ -36,9 +37,9 @@ fn quotas() {
         ("1#1 READ data/a/b", "", &[]),
         ("1#1 READ data/a/b/c", "", &[]),
         ("1#1 READ data/a/b/c/d", "x", &[]),
-        ("1#1 READ data/e", "1234567", &[]),
-        ("1#1 READ domid", "ENOSPC", &[]),
-        ("1#1 TRANSACTION_END T", "OK", &[]),
+        ("1#1 READ data/e", "ENOSPC", &[]),
+        ("1#1 READ data/a", "", &[]),
+        ("1#1 TRANSACTION_END T", "ENOMEM", &[]),
         // One domain's greed is not another's loss, and dom0 has no quota.
         ("2 WRITE data/a|x~", "OK", &[]),
         ("0 WRITE /a/b/c/d/e/f/g/h/i/j/k/l|123456~", "OK", &[]),

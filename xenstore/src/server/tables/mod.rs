@@ -3,6 +3,7 @@
 //! A request is `KIND arg|arg`, each argument with its NUL; a trailing `~` leaves the last NUL
 //! out (values). `2#1 READ x` asks inside domain 2's transaction 1. An answer shows NULs as `|`.
 
+mod daemons;
 mod domains;
 mod limits;
 mod nodes;
@@ -12,7 +13,7 @@ mod watches;
 
 use super::quota::Quotas;
 use super::requests::domain_requests;
-use super::{Action, ConnId, Input, Server};
+use super::{Action, ConnId, Daemon, Input, Server, Settings};
 use crate::testing::step;
 use crate::wire::{Kind, Packet};
 use libgnt::DomId;
@@ -25,7 +26,14 @@ struct Domains {
 
 /// dom0 and domains 1, 2, 3, each with one connection; domain 1's open device is number 101.
 fn domains(quotas: Quotas) -> Domains {
-    let mut server = Server::new(quotas);
+    domains_of(Settings {
+        daemon: Daemon::C417,
+        ..Settings::from(quotas)
+    })
+}
+
+fn domains_of(settings: Settings) -> Domains {
+    let mut server = Server::new(settings);
     let toolstack = ConnId(1000);
     connect(&mut server, toolstack, DomId::DOM0, false);
     let mut connections = BTreeMap::new();
@@ -63,6 +71,13 @@ fn connect(server: &mut Server, conn: ConnId, domid: DomId, device: bool) {
 }
 
 impl Domains {
+    /// A domain that was introduced again has a new connection.
+    fn reconnect(&mut self, domid: u16) {
+        let conn = ConnId(2000 + u64::from(domid));
+        connect(&mut self.server, conn, DomId(domid), false);
+        self.connections.insert(domid, conn);
+    }
+
     fn ask(&mut self, request: &str) -> (String, Vec<String>) {
         let (who, rest) = request.split_once(' ').unwrap();
         let (domid, tx) = who.split_once('#').unwrap_or((who, "0"));

@@ -1,0 +1,103 @@
+//! Which daemon the server plays. Where their answers differ, the difference is a method here.
+
+use rustix::io::Errno;
+use std::fmt;
+use std::str::FromStr;
+
+/// A xenstore daemon, by its make and Xen's version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Daemon {
+    /// xenstored of Xen 4.14, as Debian 11 has it.
+    C414,
+    /// xenstored of Xen 4.17, as Debian 12 has it.
+    C417,
+    /// xenstored of Xen 4.20, as Debian 13 has it: the newest that Debian ships.
+    #[default]
+    C420,
+    /// xenstored of Xen 4.22, from its documentation: nobody has compared it with the daemon.
+    C422,
+}
+
+/// Text that names no daemon.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no daemon; there are c-4.14, c-4.17, c-4.20 and c-4.22")]
+pub struct UnknownDaemon(pub String);
+
+impl Daemon {
+    /// All of them, the oldest first.
+    pub const ALL: &'static [Daemon] = &[Daemon::C414, Daemon::C417, Daemon::C420, Daemon::C422];
+
+    /// What each node takes beside permissions, value and names: `struct xs_tdb_record_hdr` until
+    /// 4.17, `struct node_hdr` then (`calc_node_acc_size`).
+    pub(super) fn node_header_bytes(self) -> usize {
+        if self <= Daemon::C417 { 24 } else { 16 }
+    }
+
+    /// May a node be as large as its limit (`domain_max_chk`), or has it to stay below
+    /// (`write_node_raw` until 4.17)?
+    pub(super) fn is_over_node_limit(self, bytes: usize, limit: usize) -> bool {
+        if self <= Daemon::C417 {
+            bytes >= limit
+        } else {
+            bytes > limit
+        }
+    }
+
+    /// What UNWATCH of something that is no path is (`do_unwatch`).
+    pub(super) fn unwatch_of_no_path(self) -> Errno {
+        if self <= Daemon::C417 {
+            Errno::NOENT
+        } else {
+            Errno::INVAL
+        }
+    }
+
+    /// Are special watches nodes, but for the directory (`setup_structure`)? Before, their permissions
+    /// could be set, not told, and there was nobody above them (`set_perms_special`).
+    pub(super) fn has_special_nodes(self) -> bool {
+        self > Daemon::C417
+    }
+
+    /// Is dom0's path, too, as short as others' (`is_valid_nodename`; `canonicalize` since)?
+    pub(super) fn limits_paths_of_dom0(self) -> bool {
+        self <= Daemon::C417
+    }
+}
+
+impl fmt::Display for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Daemon::C414 => "c-4.14",
+            Daemon::C417 => "c-4.17",
+            Daemon::C420 => "c-4.20",
+            Daemon::C422 => "c-4.22",
+        })
+    }
+}
+
+impl FromStr for Daemon {
+    type Err = UnknownDaemon;
+
+    fn from_str(text: &str) -> Result<Daemon, UnknownDaemon> {
+        let mut all = Daemon::ALL.iter();
+        let found = all.find(|daemon| daemon.to_string() == text);
+        found.copied().ok_or_else(|| UnknownDaemon(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_back() {
+        for daemon in Daemon::ALL {
+            assert_eq!(daemon.to_string().parse(), Ok(*daemon));
+        }
+        let error = "c-4.16".parse::<Daemon>().unwrap_err().to_string();
+        for daemon in Daemon::ALL {
+            assert!(error.contains(&daemon.to_string()), "{error}");
+        }
+    }
+}

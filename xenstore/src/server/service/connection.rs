@@ -1,0 +1,81 @@
+//! One client's socket: bytes in, bytes out.
+
+use super::super::queue::{OutQueue, QueueLimits};
+use crate::wire::{Decoder, Packet, WireError};
+use mio::net::UnixStream;
+use std::io::{self, ErrorKind, Read, Write};
+
+pub(super) struct Connection {
+    pub(super) stream: UnixStream,
+    decoder: Decoder,
+    pub(super) queue: OutQueue,
+    /// Nothing said yet that the socket is empty: edges come once.
+    is_readable: bool,
+    /// The client sends no more. What it has sent is there still.
+    is_closing: bool,
+}
+
+/// What a client has for the server.
+pub(super) enum Incoming {
+    Request(Packet),
+    /// Nothing, until an edge comes.
+    Nothing,
+    Closed,
+    Malformed(WireError),
+    Failed(io::Error),
+}
+
+impl Connection {
+    pub(super) fn new(stream: UnixStream, limits: QueueLimits) -> Connection {
+        Connection {
+            stream,
+            decoder: Decoder::new(),
+            queue: OutQueue::new(limits),
+            is_readable: true,
+            is_closing: false,
+        }
+    }
+
+    /// An edge has come.
+    pub(super) fn note(&mut self, is_readable: bool, is_read_closed: bool) {
+        self.is_readable |= is_readable || is_read_closed;
+        self.is_closing |= is_read_closed;
+    }
+
+    /// The next request, read through `buffer`.
+    pub(super) fn next(&mut self, buffer: &mut [u8]) -> Incoming {
+        loop {
+            match self.decoder.next_packet() {
+                Ok(Some(packet)) => return Incoming::Request(packet),
+                Err(error) => return Incoming::Malformed(error),
+                Ok(None) if !self.is_readable => return Incoming::Nothing,
+                Ok(None) => {}
+            }
+            match self.stream.read(buffer) {
+                Ok(0) => return Incoming::Closed,
+                Ok(n) => {
+                    self.decoder.push(&buffer[..n]);
+                    // It had no more, so the next bytes are a new edge; the end may have been told.
+                    self.is_readable = n == buffer.len() || self.is_closing;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_readable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Incoming::Failed(error),
+            }
+        }
+    }
+
+    /// Sends as much as the socket takes.
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        while !self.queue.is_empty() {
+            match self.stream.write(self.queue.front()) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(n) => self.queue.advance(n),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
