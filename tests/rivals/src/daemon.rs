@@ -73,11 +73,14 @@ impl Rival {
         })
     }
 
-    /// The nodes that its tree begins with.
-    pub fn first_nodes(self) -> &'static [&'static str] {
-        match self.make {
-            Make::C => &["/tool/xenstored"],
-            Make::Ocaml => &[],
+    /// What our server plays when it is held against this one.
+    pub fn counterpart(self) -> pv_xenstore::server::Daemon {
+        use pv_xenstore::server::Daemon;
+        match (self.make, self.version) {
+            (Make::C, "4.14") => Daemon::C414,
+            (Make::C, "4.17") => Daemon::C417,
+            // Nothing plays oxenstored yet.
+            _ => Daemon::C420,
         }
     }
 

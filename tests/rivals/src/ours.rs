@@ -3,9 +3,8 @@
 use crate::step::Link;
 use libgnt::DomId;
 use libgnt::machine::Machine;
-use pv_xenstore::server::quota::Quotas;
-use pv_xenstore::server::{Action, ConnId, Input, Server};
-use pv_xenstore::wire::{Kind, Packet};
+use pv_xenstore::server::{Action, ConnId, Daemon, Input, Server, Settings};
+use pv_xenstore::wire::Packet;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -26,20 +25,15 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// A server whose tree has these nodes, as the daemon's has at the start.
-    pub fn with_nodes(paths: &[&str]) -> Ours {
-        let mut ours = Ours {
-            server: Server::new(Quotas::default()),
+    /// A server that plays this daemon.
+    pub fn playing(daemon: Daemon) -> Ours {
+        let mut settings = Settings::default();
+        settings.daemon = daemon;
+        Ours {
+            server: Server::new(settings),
             links: BTreeMap::new(),
             connections: 0,
-        };
-        let link = Link::Socket(u8::MAX);
-        ours.open(link);
-        for path in paths {
-            ours.ask(link, Packet::new(Kind::Mkdir, 0, 0, [path.as_bytes(), b"\0"].concat()));
         }
-        ours.close(link);
-        ours
     }
 
     /// A connection is made, with the rights of the domain.

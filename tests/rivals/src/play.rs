@@ -70,7 +70,7 @@ struct Pair {
 pub fn play(rival: Rival, place: &Place, steps: &[Step]) -> Result<Outcome> {
     let mut pair = Pair {
         theirs: Theirs::start(rival, place, &DOMAINS)?,
-        ours: Ours::with_nodes(rival.first_nodes()),
+        ours: Ours::playing(rival.counterpart()),
         rival,
         begun: BTreeMap::new(),
         open: BTreeSet::new(),
