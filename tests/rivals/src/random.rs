@@ -263,7 +263,7 @@ fn permissions(rng: &mut Rng) -> Vec<u8> {
     let mut all = Vec::new();
     for _ in 0..count {
         if rng.u8(..40) == 0 {
-            let odd = ["", "n", "x1", "n0x2", "n03", "r32752", "r40000", "b 1", "r1x", "R1"];
+            let odd = ["", "n", "x1", "n0x2", "n03", "r32752", "b 1", "r1x", "R1"];
             all.extend(nul(pick(rng, &odd).as_bytes()));
         } else {
             let letter = pick(rng, &["n", "r", "w", "b"]);
