@@ -6,6 +6,7 @@ use crate::play::{Difference, Outcome, play};
 use crate::random;
 use crate::shrink::shrink;
 use crate::step::Step;
+use pv_xenstore::server::StoreSabotage;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,6 +25,8 @@ pub struct Plan {
     pub requests: u64,
     /// How many in a history.
     pub each: usize,
+    /// Our server broken on purpose, to see that it is noticed.
+    pub sabotage: Option<StoreSabotage>,
 }
 
 /// What came of it.
@@ -54,16 +57,11 @@ pub struct Found {
     pub difference: Difference,
 }
 
-/// Runs it. `told` hears of each history's end.
+/// Runs it.
 ///
 /// # Errors
 /// The daemon cannot be run.
-pub fn run(
-    rival: Rival,
-    place: &Place,
-    plan: Plan,
-    mut told: impl FnMut(&Tally),
-) -> Result<Tally> {
+pub fn run(rival: Rival, place: &Place, plan: Plan) -> Result<Tally> {
     let mut tally = Tally::default();
     let mut hash = Sha256::new();
     while tally.requests < plan.requests {
@@ -71,7 +69,7 @@ pub fn run(
         let left = plan.requests - tally.requests;
         let each = plan.each.min(usize::try_from(left).unwrap_or(plan.each));
         let steps = random::history(seed, each);
-        let outcome = play(rival, place, &steps)?;
+        let outcome = play(rival, place, plan.sabotage, &steps)?;
         tally.histories += 1;
         tally.requests += outcome.requests;
         hash.update(outcome.hash);
@@ -81,10 +79,16 @@ pub fn run(
         tally.ended += u64::from(outcome.ended.is_some());
         tally.hash = hex(&hash.clone().finalize());
         if let Some(difference) = outcome.difference {
-            tally.found = Some(shortest(rival, place, seed, steps, difference)?);
+            tally.found = Some(shortest(
+                rival,
+                place,
+                plan.sabotage,
+                seed,
+                steps,
+                difference,
+            )?);
             break;
         }
-        told(&tally);
     }
     Ok(tally)
 }
@@ -92,12 +96,13 @@ pub fn run(
 fn shortest(
     rival: Rival,
     place: &Place,
+    sabotage: Option<StoreSabotage>,
     seed: u64,
     mut steps: Vec<Step>,
     difference: Difference,
 ) -> Result<Found> {
     steps.truncate(difference.at + 1);
-    if play(rival, place, &steps)?.difference.is_none() {
+    if play(rival, place, sabotage, &steps)?.difference.is_none() {
         // It does not come again: time plays a part in it, and all of it is shown.
         return Ok(Found {
             seed,
@@ -107,7 +112,7 @@ fn shortest(
     }
     let mut last = difference;
     let steps = shrink(steps, SHRINKING, |part| -> Result<bool> {
-        let Outcome { difference, .. } = play(rival, place, part)?;
+        let Outcome { difference, .. } = play(rival, place, sabotage, part)?;
         // Another difference is as good: it is shorter to show.
         Ok(difference.map(|found| last = found).is_some())
     })?;

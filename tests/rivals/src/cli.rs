@@ -3,7 +3,7 @@
 use crate::campaign::{self, HISTORY, Plan};
 use crate::daemon::Rival;
 use crate::error::{Result, RivalError};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,8 +50,13 @@ enum Ask {
     },
 }
 
+/// The command line, for whoever wants to look at it.
+pub fn command() -> clap::Command {
+    Args::command()
+}
+
 /// Exit status 0: no difference that is not known; 1: one; 2: it could not be found out.
-pub fn main(args: Args) -> ExitCode {
+pub fn run(args: Args) -> ExitCode {
     let mut out = anstream::stdout();
     let result = match args.command {
         Ask::Fetch { xen, cache, mirror } => fetch(&xen, cache, mirror, &mut out),
@@ -66,8 +71,9 @@ pub fn main(args: Args) -> ExitCode {
                 seed,
                 requests,
                 each,
+                sabotage: None,
             };
-            run(&daemon, plan, cache, &mut out)
+            compare(&daemon, plan, cache, &mut out)
         }
     };
     match result {
@@ -99,7 +105,7 @@ fn fetch(
     Ok(ExitCode::SUCCESS)
 }
 
-fn run(
+fn compare(
     names: &[String],
     plan: Plan,
     cache: Option<PathBuf>,
@@ -124,14 +130,11 @@ fn run(
             }
             continue;
         };
-        let tally = campaign::run(rival, &place, plan, |_| {})?;
+        let tally = campaign::run(rival, &place, plan)?;
         let _ = writeln!(
             out,
             "{rival}: {} requests in {} histories, {} of them cut short by a known difference; hash {}",
-            tally.requests,
-            tally.histories,
-            tally.ended,
-            tally.hash
+            tally.requests, tally.histories, tally.ended, tally.hash
         );
         for (id, count) in &tally.explained {
             let _ = writeln!(out, "  known: {id}, {count} times");

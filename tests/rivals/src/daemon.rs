@@ -144,7 +144,11 @@ impl Daemon {
                 command
                     .arg(loader.unwrap_or(&place.program))
                     .arg("--library-path")
-                    .arg(libraries.map(|dir| tree.join(dir).display().to_string()).join(":"))
+                    .arg(
+                        libraries
+                            .map(|dir| tree.join(dir).display().to_string())
+                            .join(":"),
+                    )
                     .arg("--preload")
                     .arg(world.library())
                     .arg(&place.program)
@@ -211,7 +215,11 @@ impl Daemon {
         if what_is {
             return Ok(true);
         }
-        if end { Err(self.gone("ended")) } else { Ok(false) }
+        if end {
+            Err(self.gone("ended"))
+        } else {
+            Ok(false)
+        }
     }
 
     /// Does it end within this time?

@@ -162,3 +162,120 @@ fn events_agree(seen: &Seen<'_>) -> bool {
     };
     events(seen.theirs) == events(seen.ours)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(name: &str) -> Message {
+        Message::Answer {
+            kind: Kind::Error as u32,
+            payload: [name.as_bytes(), b"\0"].concat(),
+            astray: false,
+        }
+    }
+
+    fn fine(kind: Kind) -> Message {
+        Message::Answer {
+            kind: kind as u32,
+            payload: b"OK\0".to_vec(),
+            astray: false,
+        }
+    }
+
+    fn id(kind: Kind, payload: &[u8], theirs: Message, ours: Message) -> Option<&'static str> {
+        let seen = Seen {
+            rival: Rival::named("xenstored-4.17").ok()?,
+            link: Link::Socket(0),
+            kind: kind as u32,
+            tx: Tx::None,
+            payload,
+            releases_target: false,
+            theirs: &[theirs],
+            ours: &[ours],
+        };
+        explain(&seen).map(|known| known.id)
+    }
+
+    #[test]
+    fn each_is_found_and_its_neighbours_are_not() {
+        use Kind::{Read, SetPerms, Watch, Write};
+        let einval = || error("EINVAL");
+        let table = [
+            (
+                Read,
+                &b"/a"[..],
+                error("EIO"),
+                einval(),
+                Some("other-errno"),
+            ),
+            (Read, b"/a\0", error("EIO"), einval(), None),
+            (Read, b"/a", fine(Read), einval(), None),
+            (Write, b"/a", error("EIO"), einval(), None),
+            (Read, b"", Message::Died, einval(), Some("ended")),
+            (Read, b"/a\0", Message::Died, einval(), Some("ended")),
+            (Read, b"", Message::Died, fine(Read), Some("ended")),
+            (
+                SetPerms,
+                b"@x\0n1\0",
+                error("ENOENT"),
+                einval(),
+                Some("other-errno"),
+            ),
+            (SetPerms, b"/x\0n1\0", error("ENOENT"), einval(), None),
+            (
+                SetPerms,
+                b"/x\0n1\0r65536\0",
+                fine(SetPerms),
+                einval(),
+                Some("wide-permission"),
+            ),
+            (SetPerms, b"/x\0r65536\0", fine(SetPerms), einval(), None),
+            (
+                SetPerms,
+                b"/x\0n1\0r65535\0",
+                fine(SetPerms),
+                einval(),
+                None,
+            ),
+            (
+                Watch,
+                b"@ \0t\0",
+                fine(Watch),
+                einval(),
+                Some("odd-special-watch"),
+            ),
+            (Watch, b"/ \0t\0", fine(Watch), einval(), None),
+            (Watch, b"@ \0t\0", einval(), fine(Watch), None),
+        ];
+        for (kind, payload, theirs, ours, expected) in table {
+            let text = format!("{kind:?} {}: {theirs}, {ours}", payload.escape_ascii());
+            assert_eq!(id(kind, payload, theirs, ours), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_document_has_the_same_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/fidelity.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        for known in ALL {
+            let row = format!(
+                "| `{}` | {} | {} | {} |",
+                known.id, known.of, known.what, known.why
+            );
+            assert!(text.contains(&row), "docs/fidelity.md lacks the row\n{row}");
+        }
+        let section = text
+            .split("## Held against Debian's daemons")
+            .nth(1)
+            .unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .count();
+        // The transactions that fail are the one that no single answer shows.
+        assert_eq!(rows, ALL.len() + 1, "a row too many in docs/fidelity.md");
+        assert!(section.contains(&format!("| `{DOOMED}` |")));
+    }
+}

@@ -4,5 +4,5 @@ use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    pv_rivals::cli::main(pv_rivals::cli::Args::parse())
+    pv_rivals::cli::run(pv_rivals::cli::Args::parse())
 }

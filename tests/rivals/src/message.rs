@@ -155,9 +155,6 @@ mod tests {
             assert_ne!(right, other);
         }
         let event = |req_id| Packet::new(Kind::WatchEvent, req_id, 3, "p\0t\0");
-        assert_eq!(
-            Message::of(&event(1), ASKED),
-            Message::of(&event(2), ASKED)
-        );
+        assert_eq!(Message::of(&event(1), ASKED), Message::of(&event(2), ASKED));
     }
 }

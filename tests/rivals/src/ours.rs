@@ -3,7 +3,7 @@
 use crate::step::Link;
 use libgnt::DomId;
 use libgnt::machine::Machine;
-use pv_xenstore::server::{Action, ConnId, Daemon, Input, Server, Settings};
+use pv_xenstore::server::{Action, ConnId, Daemon, Input, Server, Settings, StoreSabotage};
 use pv_xenstore::wire::Packet;
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
@@ -25,10 +25,11 @@ pub struct Ours {
 }
 
 impl Ours {
-    /// A server that plays this daemon.
-    pub fn playing(daemon: Daemon) -> Ours {
+    /// A server that plays this daemon, broken on purpose or not.
+    pub fn playing(daemon: Daemon, sabotage: Option<StoreSabotage>) -> Ours {
         let mut settings = Settings::default();
         settings.daemon = daemon;
+        settings.sabotage = sabotage;
         Ours {
             server: Server::new(settings),
             links: BTreeMap::new(),

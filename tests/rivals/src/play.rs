@@ -1,13 +1,14 @@
 //! Plays a history on a daemon and on our server, and compares all that they send, in order.
 
 use crate::daemon::{Place, Rival};
-use crate::error::{Result, RivalError};
+use crate::error::Result;
 use crate::known::{self, After, Seen};
 use crate::message::{Asked, Message, number};
 use crate::ours::Ours;
 use crate::step::{Link, Step, Tx};
 use crate::theirs::{Heard, Theirs};
 use crate::world::Life;
+use pv_xenstore::server::StoreSabotage;
 use pv_xenstore::wire::{Kind, PAYLOAD_MAX_BYTES, Packet};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,14 +64,19 @@ struct Pair {
     outcome: Outcome,
 }
 
-/// Plays a history from a fresh start.
+/// Plays a history from a fresh start, with our server broken on purpose or not.
 ///
 /// # Errors
 /// The daemon cannot be run, or ends.
-pub fn play(rival: Rival, place: &Place, steps: &[Step]) -> Result<Outcome> {
+pub fn play(
+    rival: Rival,
+    place: &Place,
+    sabotage: Option<StoreSabotage>,
+    steps: &[Step],
+) -> Result<Outcome> {
     let mut pair = Pair {
         theirs: Theirs::start(rival, place, &DOMAINS)?,
-        ours: Ours::playing(rival.counterpart()),
+        ours: Ours::playing(rival.counterpart(), sabotage),
         rival,
         begun: BTreeMap::new(),
         open: BTreeSet::new(),
@@ -89,7 +95,13 @@ pub fn play(rival: Rival, place: &Place, steps: &[Step]) -> Result<Outcome> {
     }
     // What has not been looked at yet.
     for link in pair.open.clone() {
-        if pair.ask(steps.len(), link, Kind::GetDomainPath as u32, Tx::None, b"0\0")? {
+        if pair.ask(
+            steps.len(),
+            link,
+            Kind::GetDomainPath as u32,
+            Tx::None,
+            b"0\0",
+        )? {
             break;
         }
     }
@@ -137,15 +149,15 @@ impl Pair {
 
     /// A connection of our own makes sure that the daemon has seen what came before.
     fn settle(&mut self, at: usize) -> Result<bool> {
-        let Some(link) = self.any_socket()? else {
+        let Some(link) = self.any_socket() else {
             return Ok(false);
         };
         self.ask(at, link, Kind::GetDomainPath as u32, Tx::None, b"0\0")
     }
 
-    fn any_socket(&mut self) -> Result<Option<Link>> {
-        let mut sockets = self.open.iter();
-        Ok(sockets.find(|link| matches!(link, Link::Socket(_))).copied())
+    fn any_socket(&self) -> Option<Link> {
+        let mut links = self.open.iter();
+        links.find(|link| matches!(link, Link::Socket(_))).copied()
     }
 
     fn gone(&mut self, link: Link) {
@@ -158,7 +170,7 @@ impl Pair {
     /// The daemon learns by a VIRQ, which overtakes requests or is overtaken: it is asked until it knows.
     fn die(&mut self, at: usize, domid: u16) -> Result<bool> {
         let link = Link::Domain(domid);
-        let (true, Some(socket)) = (self.open.contains(&link), self.any_socket()?) else {
+        let (true, Some(socket)) = (self.open.contains(&link), self.any_socket()) else {
             return Ok(false);
         };
         // What it was sent before.
@@ -264,7 +276,7 @@ impl Pair {
             theirs.splice(theirs.len() - 1..theirs.len() - 1, more_theirs);
             ours.splice(ours.len() - 1..ours.len() - 1, more_ours);
         }
-        let begun = (number_of(&raw), number_of(&raw_ours));
+        let begun = (number(&raw), number(&raw_ours));
         let done = theirs.last().is_some_and(|m| m.errno().is_none());
         self.theirs.drain()?;
         let ends = self.compare(at, link, kind, tx, payload, theirs, ours)?;
@@ -391,6 +403,7 @@ impl Pair {
         }
     }
 
+    /// True: the history ends here.
     #[allow(clippy::too_many_arguments, reason = "one request and its two answers")]
     fn compare(
         &mut self,
@@ -503,10 +516,6 @@ fn request(asked: Asked, payload: &[u8]) -> Packet {
     }
 }
 
-fn number_of(raw: &[u8]) -> Option<u32> {
-    number(raw)
-}
-
 /// The number at the beginning of a payload, as C's `atoi` reads it.
 fn first_number(payload: &[u8]) -> Option<u16> {
     let text = payload.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -545,6 +554,3 @@ impl Difference {
         )
     }
 }
-
-/// For callers who want the type of the error.
-pub type PlayError = RivalError;

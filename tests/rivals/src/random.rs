@@ -157,7 +157,9 @@ fn arguments(rng: &mut Rng, kind: Kind) -> Vec<u8> {
             let path = path(rng);
             // With the end of a domain that owns the root xenstored has no tree any more.
             let path = if path == b"/" { b"/b".to_vec() } else { path };
-            [nul(&path), permissions(rng)].concat()
+            // With the end of one that owns a special watch, 4.20's ends.
+            let owner: &[u8] = if path.starts_with(b"@") { b"n0\0" } else { b"" };
+            [&nul(&path), owner, &permissions(rng)].concat()
         }
         Kind::Watch | Kind::Unwatch => [nul(&watched(rng)), nul(&token(rng))].concat(),
         Kind::DirectoryPart => {
@@ -184,7 +186,18 @@ fn arguments(rng: &mut Rng, kind: Kind) -> Vec<u8> {
 
 fn domid(rng: &mut Rng) -> Vec<u8> {
     if rng.u8(..20) == 0 {
-        let odd = ["0", "", "x", "-1", "32752", "65536", "99999999999", "1x", "+1", " 1"];
+        let odd = [
+            "0",
+            "",
+            "x",
+            "-1",
+            "32752",
+            "65536",
+            "99999999999",
+            "1x",
+            "+1",
+            " 1",
+        ];
         return pick(rng, &odd).as_bytes().to_vec();
     }
     rng.u16(1..=DOMAINS + 1).to_string().into_bytes()
@@ -192,12 +205,29 @@ fn domid(rng: &mut Rng) -> Vec<u8> {
 
 fn path(rng: &mut Rng) -> Vec<u8> {
     match rng.u8(..100) {
-        0..3 => pick(rng, &["/", "@introduceDomain", "@releaseDomain", "@other", "/local"])
-            .as_bytes()
-            .to_vec(),
+        0..3 => pick(
+            rng,
+            &[
+                "/",
+                "@introduceDomain",
+                "@releaseDomain",
+                "@other",
+                "/local",
+            ],
+        )
+        .as_bytes()
+        .to_vec(),
         3..5 => {
             let bad: [&[u8]; 9] = [
-                b"", b"//", b"/a/", b"/a//b", b"/a b", b"a.b", b"/\xc3\xa9", b"@", b"/a\x01",
+                b"",
+                b"//",
+                b"/a/",
+                b"/a//b",
+                b"/a b",
+                b"a.b",
+                b"/\xc3\xa9",
+                b"@",
+                b"/a\x01",
             ];
             pick(rng, &bad).to_vec()
         }
@@ -267,7 +297,9 @@ fn permissions(rng: &mut Rng) -> Vec<u8> {
             all.extend(nul(pick(rng, &odd).as_bytes()));
         } else {
             let letter = pick(rng, &["n", "r", "w", "b"]);
-            all.extend(nul(format!("{letter}{}", rng.u16(..=DOMAINS + 1)).as_bytes()));
+            all.extend(nul(
+                format!("{letter}{}", rng.u16(..=DOMAINS + 1)).as_bytes()
+            ));
         }
     }
     all
@@ -295,4 +327,26 @@ fn spoilt(rng: &mut Rng, mut payload: Vec<u8>) -> Vec<u8> {
 
 fn pick<T: Copy>(rng: &mut Rng, from: &[T]) -> T {
     from[rng.usize(..from.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_seed_is_a_history_and_every_type_is_in_it() {
+        let steps = history(7, 20_000);
+        assert_eq!(steps, history(7, 20_000));
+        assert_ne!(steps, history(8, 20_000));
+        let kinds = steps.iter().filter_map(|step| match step {
+            Step::Ask { kind, .. } => Kind::from_number(*kind),
+            _ => None,
+        });
+        let kinds: BTreeSet<Kind> = kinds.collect();
+        // What CONTROL says is each daemon's own.
+        let all = Kind::ALL.iter().copied();
+        let compared = all.filter(|kind| *kind != Kind::Control && *kind <= Kind::DirectoryPart);
+        assert_eq!(kinds, compared.collect());
+    }
 }

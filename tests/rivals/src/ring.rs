@@ -28,7 +28,11 @@ pub fn put(page: &SharedPages, bytes: &[u8]) -> usize {
         at = 0;
     }
     // Pairs with the daemon's barrier after it has read the index.
-    page.store_u32(REQ_PROD, produced.wrapping_add(taken as u32), Ordering::Release);
+    page.store_u32(
+        REQ_PROD,
+        produced.wrapping_add(taken as u32),
+        Ordering::Release,
+    );
     taken
 }
 
@@ -44,7 +48,11 @@ pub fn take(page: &SharedPages) -> Vec<u8> {
     page.read(ANSWERS + at, &mut bytes[..first]);
     page.read(ANSWERS, &mut bytes[first..]);
     // Pairs with the daemon's barrier before it writes where these were.
-    page.store_u32(RSP_CONS, consumed.wrapping_add(len as u32), Ordering::Release);
+    page.store_u32(
+        RSP_CONS,
+        consumed.wrapping_add(len as u32),
+        Ordering::Release,
+    );
     bytes
 }
 

@@ -76,12 +76,7 @@ impl fmt::Display for Step {
                 kind,
                 tx,
                 payload,
-            } => write!(
-                f,
-                "{link}: {}{tx} {}",
-                kind_name(*kind),
-                bytes(payload)
-            ),
+            } => write!(f, "{link}: {}{tx} {}", kind_name(*kind), bytes(payload)),
         }
     }
 }

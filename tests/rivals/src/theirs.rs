@@ -68,7 +68,10 @@ impl Theirs {
 
     /// Has the daemon ended, or will it at once? To be asked when a connection ends unexpectedly.
     pub fn has_died(&mut self) -> bool {
-        self.daemon.ends_within(Timespec { tv_sec: 2, tv_nsec: 0 })
+        self.daemon.ends_within(Timespec {
+            tv_sec: 2,
+            tv_nsec: 0,
+        })
     }
 
     /// Connects to the socket.
