@@ -12,13 +12,14 @@
 //! 4. `ask`: what was asked for.
 //! 5. `fetch`: what Debian has, kept in a cache.
 //! 6. `build`: what the machine needs.
-//! 7. `image`: what it boots.
-//! 8. `machine`: it runs.
-//! 9. `results`: what it leaves.
-//! 10. `prune`: takes out of the cache what the next lab does not need.
-//! 11. `table`: a lab for each row of a table.
-//! 12. `run`: all of it in order.
-//! 13. [`peers`]: the suite of that name, which a lab runs in dom0.
+//! 7. [`daemons`]: Debian's xenstore daemons, for whoever runs them without a Xen.
+//! 8. `image`: what it boots.
+//! 9. `machine`: it runs.
+//! 10. `results`: what it leaves.
+//! 11. `prune`: takes out of the cache what the next lab does not need.
+//! 12. `table`: a lab for each row of a table.
+//! 13. `run`: all of it in order.
+//! 14. [`peers`]: the suite of that name, which a lab runs in dom0.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -33,6 +34,8 @@ mod ask;
 mod fetch;
 
 mod build;
+
+pub mod daemons;
 
 mod image;
 

@@ -194,7 +194,11 @@ impl Parts {
     }
 }
 
-fn choose_xen(archive: &Archive<'_>) -> Result<Choice> {
+/// The hypervisor and its tools, with all libraries, of a release.
+///
+/// # Errors
+/// If apt does not know them.
+pub fn choose_xen(archive: &Archive<'_>) -> Result<Choice> {
     // Its version is part of its packages' names.
     let hypervisor = archive.behind("xen-system-amd64", "xen-hypervisor-")?;
     let version = hypervisor

@@ -78,6 +78,21 @@ impl Server {
         self.fire(&changes, actions);
     }
 
+    /// A domain's ring page begins anew with each INTRODUCE: its connection has no watches and no
+    /// transactions any more (`domain_conn_reset`). Open files of its device have their own.
+    fn begin_ring_anew(&mut self, domid: DomId) {
+        if domid == DomId::DOM0 {
+            return;
+        }
+        let conns = self.by_domain.get(&domid).into_iter().flatten().copied();
+        let is_ring = |conn: &ConnId| self.connections.get(conn).is_some_and(|c| !c.device);
+        let rings: Vec<ConnId> = conns.filter(is_ring).collect();
+        for conn in rings {
+            self.watches.forget(conn);
+            self.forget_transactions(conn);
+        }
+    }
+
     /// Requests that only dom0 may make.
     pub(super) fn toolstack_request(
         &mut self,
@@ -98,6 +113,7 @@ impl Server {
                 }
                 let domid = domain_number(domid).ok_or(Errno::INVAL)?;
                 self.introduce(domid, actions);
+                self.begin_ring_anew(domid);
                 ok()
             }
             Kind::Release | Kind::Resume => {

@@ -48,8 +48,9 @@ pub enum Input {
     },
     /// A client is gone. Its watches and its transactions are forgotten.
     Disconnected(ConnId),
-    /// A client asks. Whatever the message holds, there is exactly one [`Action::Reply`], and it
-    /// comes first; there is none if the connection is not known (any more).
+    /// A client asks. Whatever the message holds, there is exactly one [`Action::Reply`]: after the
+    /// events that it causes, but before the first event of a watch. There is none if the connection
+    /// is not known (any more).
     Request(ConnId, Packet),
     /// A domain exists from now on: `@introduceDomain` fires, unless it existed already.
     Introduce(DomId),
@@ -63,7 +64,8 @@ pub enum Input {
 pub enum Action {
     /// Send the answer to a request.
     Reply(ConnId, Packet),
-    /// Send a watch event. It follows the reply to the request that caused it.
+    /// Send a watch event. It goes before the reply to the request that caused it; a watch's first one
+    /// follows it.
     Event(ConnId, Packet),
     /// Close this connection: its domain is gone. The machine has forgotten it.
     Close(ConnId),
@@ -259,9 +261,7 @@ impl Server {
             return;
         };
         let caller = self.caller(connection.domid);
-        let at = actions.len();
-        // Its place, until the answer is known: events follow it.
-        actions.push(Action::Close(conn));
+        let first = actions.len();
         let before = self.tree.generation();
         let (kind, payload) = match self.execute(conn, caller, &packet, actions) {
             Ok(payload) => (packet.kind, payload),
@@ -276,7 +276,12 @@ impl Server {
             tx_id: packet.tx_id,
             payload,
         };
-        actions[at] = Action::Reply(conn, reply);
+        // xenstored tells of a change before it answers who made it, and of a new watch after.
+        let at = match packet.known_kind() {
+            Some(Kind::Watch) => first,
+            _ => actions.len(),
+        };
+        actions.insert(at, Action::Reply(conn, reply));
     }
 
     /// Only a write that can be in the way of another's transaction costs something. The caller's own,

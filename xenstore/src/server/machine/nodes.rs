@@ -8,6 +8,7 @@ use super::{Action, Server};
 use crate::path::Path;
 use crate::perms::Caller;
 use crate::wire::{Kind, PAYLOAD_MAX_BYTES, Packet};
+use libgnt::DomId;
 use rustix::io::Errno;
 use std::sync::Arc;
 
@@ -143,6 +144,10 @@ impl Server {
             .iter()
             .map(|entry| permission(entry))
             .collect::<Result<Vec<_>, Errno>>()?;
+        // An owner that no domain can be; others that none can be are kept (`domain_alloc_permrefs`).
+        if entries[0].domid >= DomId::FIRST_RESERVED {
+            return Err(Errno::NOENT);
+        }
         let limit = self.path_limit(caller);
         let (path, _) = Path::parse_within(path, caller.domid, limit).map_err(invalid)?;
         let is_set_apart = path.is_special() && !self.settings.daemon.has_special_nodes();

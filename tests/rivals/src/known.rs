@@ -1,0 +1,281 @@
+//! Differences that stay, each with its reason. `docs/fidelity.md` has the same table.
+
+use crate::daemon::{Make, Rival};
+use crate::message::Message;
+use crate::step::{Link, Tx};
+use pv_xenstore::wire::Kind;
+
+/// One answer, as both sides gave it.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// Which daemon.
+    pub rival: Rival,
+    /// Who asked.
+    pub link: Link,
+    /// What type of request.
+    pub kind: u32,
+    /// In which transaction.
+    pub tx: Tx,
+    /// With what.
+    pub payload: &'a [u8],
+    /// Does it release a domain that is the target of another?
+    pub releases_target: bool,
+    /// The events that came before the answer, and the answer, of the daemon.
+    pub theirs: &'a [Message],
+    /// The same of our server.
+    pub ours: &'a [Message],
+}
+
+/// What becomes of the history after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Both trees are as before: the history goes on.
+    Same,
+    /// They are not: it ends.
+    Ends,
+}
+
+/// A difference that is known and explained.
+#[derive(Debug)]
+pub struct Known {
+    /// What it is called.
+    pub id: &'static str,
+    /// Of which daemons.
+    pub of: &'static str,
+    /// What differs.
+    pub what: &'static str,
+    /// Why it stays.
+    pub why: &'static str,
+    /// What follows.
+    pub after: After,
+    /// Is it this one?
+    pub is_it: fn(&Seen<'_>) -> bool,
+}
+
+/// Answers inside of a transaction that fails with EAGAIN on both sides, or is given up.
+pub const DOOMED: &str = "doomed-transaction";
+
+/// All that one answer shows.
+pub const ALL: &[Known] = &[
+    Known {
+        id: "other-errno",
+        of: "xenstored 4.17",
+        what: "a request on one node whose payload is not one string that ends with a NUL, and SET_PERMS of a special watch that fails: EINVAL or EACCES",
+        why: "xenstored 4.17 says another errno",
+        after: After::Same,
+        is_it: |seen| {
+            let said = errno(seen.theirs).is_some() && errno(seen.ours).is_some();
+            has_other_errno(seen) && said && events_agree(seen)
+        },
+    },
+    Known {
+        id: "ended",
+        of: "xenstored",
+        what: "an answer, whatever it is",
+        why: "a daemon that has ended says nothing more",
+        after: After::Ends,
+        is_it: |seen| is_c(seen) && seen.theirs.last() == Some(&Message::Died),
+    },
+    Known {
+        id: "wide-permission",
+        of: "xenstored",
+        what: "SET_PERMS with a number over 65535 that is not the owner's: EINVAL",
+        why: "no domain has such a number; xenstored keeps it",
+        after: After::Ends,
+        is_it: |seen| {
+            is_c(seen)
+                && seen.kind == Kind::SetPerms as u32
+                && errno(seen.ours) == Some("EINVAL")
+                && errno(seen.theirs) != Some("EINVAL")
+                && has_wide_number(seen.payload)
+        },
+    },
+    Known {
+        id: "odd-special-watch",
+        of: "xenstored",
+        what: "a watch on a path that begins with @ and has a byte that no path has: EINVAL",
+        why: "nothing ever fires there",
+        after: After::Ends,
+        is_it: |seen| {
+            is_c(seen)
+                && seen.kind == Kind::Watch as u32
+                && seen.payload.starts_with(b"@")
+                && errno(seen.ours) == Some("EINVAL")
+                && errno(seen.theirs).is_none()
+        },
+    },
+    Known {
+        id: "release-of-a-target",
+        of: "xenstored",
+        what: "RELEASE of a domain that is another's target: it is gone",
+        why: "xenstored only forgets that it is a target; a second RELEASE removes it",
+        after: After::Ends,
+        is_it: |seen| is_c(seen) && seen.releases_target,
+    },
+];
+
+/// The one that this is.
+pub fn explain(seen: &Seen<'_>) -> Option<&'static Known> {
+    ALL.iter().find(|known| (known.is_it)(seen))
+}
+
+/// Is it the C daemon?
+pub fn is_c(seen: &Seen<'_>) -> bool {
+    seen.rival.make == Make::C
+}
+
+fn is_about_one_node(kind: u32) -> bool {
+    use Kind::{Directory, GetPerms, Mkdir, Read, Rm};
+    let known = Kind::from_number(kind);
+    known.is_some_and(|kind| [Directory, GetPerms, Mkdir, Read, Rm].contains(&kind))
+}
+
+fn is_one_string(payload: &[u8]) -> bool {
+    let nul = payload.iter().position(|byte| *byte == 0);
+    nul.is_some_and(|nul| nul + 1 == payload.len())
+}
+
+/// A request that xenstored 4.17 refuses with another errno.
+fn has_other_errno(seen: &Seen<'_>) -> bool {
+    let without_path = is_about_one_node(seen.kind) && !is_one_string(seen.payload);
+    let special = seen.kind == Kind::SetPerms as u32 && seen.payload.starts_with(b"@");
+    is_c(seen) && seen.rival.version == "4.17" && (without_path || special)
+}
+
+fn has_wide_number(payload: &[u8]) -> bool {
+    let entries = payload.split(|byte| *byte == 0).skip(2);
+    let numbers = entries.filter_map(|entry| std::str::from_utf8(entry.get(1..)?).ok());
+    let mut numbers = numbers.filter_map(|text| text.parse::<i64>().ok());
+    numbers.any(|number| u16::try_from(number).is_err())
+}
+
+/// The errno that is the answer.
+fn errno(messages: &[Message]) -> Option<&str> {
+    messages.last()?.errno()
+}
+
+/// Is the answer all that differs?
+fn events_agree(seen: &Seen<'_>) -> bool {
+    let events = |messages: &[Message]| {
+        let events = messages.iter().filter(|message| message.is_event());
+        events.cloned().collect::<Vec<_>>()
+    };
+    events(seen.theirs) == events(seen.ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(name: &str) -> Message {
+        Message::Answer {
+            kind: Kind::Error as u32,
+            payload: [name.as_bytes(), b"\0"].concat(),
+            astray: false,
+        }
+    }
+
+    fn fine(kind: Kind) -> Message {
+        Message::Answer {
+            kind: kind as u32,
+            payload: b"OK\0".to_vec(),
+            astray: false,
+        }
+    }
+
+    fn id(kind: Kind, payload: &[u8], theirs: Message, ours: Message) -> Option<&'static str> {
+        let seen = Seen {
+            rival: Rival::named("xenstored-4.17").ok()?,
+            link: Link::Socket(0),
+            kind: kind as u32,
+            tx: Tx::None,
+            payload,
+            releases_target: false,
+            theirs: &[theirs],
+            ours: &[ours],
+        };
+        explain(&seen).map(|known| known.id)
+    }
+
+    #[test]
+    fn each_is_found_and_its_neighbours_are_not() {
+        use Kind::{Read, SetPerms, Watch, Write};
+        let einval = || error("EINVAL");
+        let table = [
+            (
+                Read,
+                &b"/a"[..],
+                error("EIO"),
+                einval(),
+                Some("other-errno"),
+            ),
+            (Read, b"/a\0", error("EIO"), einval(), None),
+            (Read, b"/a", fine(Read), einval(), None),
+            (Write, b"/a", error("EIO"), einval(), None),
+            (Read, b"", Message::Died, einval(), Some("ended")),
+            (Read, b"/a\0", Message::Died, einval(), Some("ended")),
+            (Read, b"", Message::Died, fine(Read), Some("ended")),
+            (
+                SetPerms,
+                b"@x\0n1\0",
+                error("ENOENT"),
+                einval(),
+                Some("other-errno"),
+            ),
+            (SetPerms, b"/x\0n1\0", error("ENOENT"), einval(), None),
+            (
+                SetPerms,
+                b"/x\0n1\0r65536\0",
+                fine(SetPerms),
+                einval(),
+                Some("wide-permission"),
+            ),
+            (SetPerms, b"/x\0r65536\0", fine(SetPerms), einval(), None),
+            (
+                SetPerms,
+                b"/x\0n1\0r65535\0",
+                fine(SetPerms),
+                einval(),
+                None,
+            ),
+            (
+                Watch,
+                b"@ \0t\0",
+                fine(Watch),
+                einval(),
+                Some("odd-special-watch"),
+            ),
+            (Watch, b"/ \0t\0", fine(Watch), einval(), None),
+            (Watch, b"@ \0t\0", einval(), fine(Watch), None),
+        ];
+        for (kind, payload, theirs, ours, expected) in table {
+            let text = format!("{kind:?} {}: {theirs}, {ours}", payload.escape_ascii());
+            assert_eq!(id(kind, payload, theirs, ours), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_document_has_the_same_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/fidelity.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        for known in ALL {
+            let row = format!(
+                "| `{}` | {} | {} | {} |",
+                known.id, known.of, known.what, known.why
+            );
+            assert!(text.contains(&row), "docs/fidelity.md lacks the row\n{row}");
+        }
+        let section = text
+            .split("## Held against Debian's daemons")
+            .nth(1)
+            .unwrap();
+        let section = section.split("\n## ").next().unwrap();
+        let rows = section
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .count();
+        // The transactions that fail are the one that no single answer shows.
+        assert_eq!(rows, ALL.len() + 1, "a row too many in docs/fidelity.md");
+        assert!(section.contains(&format!("| `{DOOMED}` |")));
+    }
+}

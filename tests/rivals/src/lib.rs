@@ -1,0 +1,40 @@
+//! Debian's unmodified xenstore daemons, run on any machine without Xen, and our server held against
+//! them: the same requests go to both, and every answer and every event is compared, in order.
+//!
+//! # Layers
+//!
+//! Each module uses only what is above it in this list:
+//!
+//! 1. [`error`]: what keeps a daemon from being tried.
+//! 2. [`step`]: what happens in a history.
+//! 3. [`ring`]: a domain's end of its ring page.
+//! 4. [`world`]: what a daemon finds instead of a Xen.
+//! 5. [`daemon`]: a daemon as a process in it.
+//! 6. [`theirs`]: the daemon's side of a history.
+//! 7. [`ours`]: our server's side.
+//! 8. [`message`]: what the two send, with what the protocol leaves open taken out.
+//! 9. [`known`]: the differences that stay, each with its reason.
+//! 10. [`play`]: plays a history on both, and compares.
+//! 11. [`random`]: histories from a seed.
+//! 12. [`shrink`](mod@shrink): the shortest part that still shows a difference.
+//! 13. [`campaign`]: many histories.
+//! 14. [`cli`]: `pv-rivals`.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
+
+pub mod campaign;
+pub mod cli;
+pub mod daemon;
+pub mod error;
+pub mod known;
+pub mod message;
+pub mod ours;
+pub mod play;
+pub mod random;
+pub mod ring;
+pub mod shrink;
+pub mod step;
+pub mod theirs;
+pub mod world;
+
+pub use error::{Result, RivalError};

@@ -1,0 +1,123 @@
+//! Our server's side of a history: the machine, without sockets.
+
+use crate::step::Link;
+use libgnt::DomId;
+use libgnt::machine::Machine;
+use pv_xenstore::server::{Action, ConnId, Daemon, Input, Server, Settings, StoreSabotage};
+use pv_xenstore::wire::Packet;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::time::Duration;
+
+/// What the server sent on a connection and nobody has looked at yet.
+#[derive(Debug, Default)]
+struct Pending {
+    conn: u64,
+    messages: VecDeque<Packet>,
+    closed: bool,
+}
+
+/// Our server and everybody who is connected to it.
+#[derive(Debug)]
+pub struct Ours {
+    server: Server,
+    links: BTreeMap<Link, Pending>,
+    connections: u64,
+}
+
+impl Ours {
+    /// A server that plays this daemon, broken on purpose or not.
+    pub fn playing(daemon: Daemon, sabotage: Option<StoreSabotage>) -> Ours {
+        let mut settings = Settings::default();
+        settings.daemon = daemon;
+        settings.sabotage = sabotage;
+        Ours {
+            server: Server::new(settings),
+            links: BTreeMap::new(),
+            connections: 0,
+        }
+    }
+
+    /// A connection is made, with the rights of the domain.
+    pub fn open(&mut self, link: Link) {
+        self.connections += 1;
+        let conn = self.connections;
+        let domid = match link {
+            Link::Socket(_) => DomId::DOM0,
+            Link::Domain(domid) => DomId(domid),
+        };
+        let pending = Pending {
+            conn,
+            ..Pending::default()
+        };
+        self.links.insert(link, pending);
+        self.step(Input::Connected {
+            conn: ConnId(conn),
+            domid,
+            device: false,
+        });
+    }
+
+    /// It ends.
+    pub fn close(&mut self, link: Link) {
+        if let Some(pending) = self.links.remove(&link) {
+            self.step(Input::Disconnected(ConnId(pending.conn)));
+        }
+    }
+
+    /// A domain is gone.
+    pub fn die(&mut self, domid: u16) {
+        self.step(Input::Release(DomId(domid)));
+    }
+
+    /// A request.
+    pub fn ask(&mut self, link: Link, packet: Packet) {
+        if let Some(pending) = self.links.get(&link) {
+            let conn = ConnId(pending.conn);
+            self.step(Input::Request(conn, packet));
+        }
+    }
+
+    /// The next message that was sent on a connection.
+    pub fn hear(&mut self, link: Link) -> Option<Packet> {
+        self.links.get_mut(&link)?.messages.pop_front()
+    }
+
+    /// What was sent on a connection so far is lost.
+    pub fn forget_messages(&mut self, link: Link) {
+        if let Some(pending) = self.links.get_mut(&link) {
+            pending.messages.clear();
+        }
+    }
+
+    /// Did the server close it, or was it never there?
+    pub fn is_closed(&self, link: Link) -> bool {
+        self.links.get(&link).is_none_or(|pending| pending.closed)
+    }
+
+    fn step(&mut self, input: Input) {
+        let mut actions = Vec::new();
+        self.server.step(Duration::ZERO, input, &mut actions);
+        // What waits in a queue already is not put there again: the service does the same
+        // (`server::queue`).
+        let mut queued = HashSet::new();
+        for action in actions {
+            if let Action::Event(conn, packet) = &action
+                && !queued.insert((*conn, packet.payload.clone()))
+            {
+                continue;
+            }
+            let (conn, packet) = match action {
+                Action::Reply(conn, packet) | Action::Event(conn, packet) => (conn, Some(packet)),
+                Action::Close(conn) => (conn, None),
+            };
+            let mut links = self.links.values_mut();
+            let Some(pending) = links.find(|pending| pending.conn == conn.0) else {
+                continue;
+            };
+            match packet {
+                Some(packet) => pending.messages.push_back(packet),
+                None => pending.closed = true,
+            }
+        }
+    }
+}
