@@ -96,6 +96,24 @@ fn no_dead_end_when_a_device_is_removed_and_made_again_under_crashes() {
 }
 
 #[test]
+fn no_dead_end_when_a_back_ends_domain_vanishes_and_comes_again() {
+    good(
+        3,
+        &[BackDomainVanishes, BackRemade, ToolstackMoves, BackDies],
+    );
+}
+
+#[test]
+fn a_state_written_over_a_new_devices_is_found() {
+    let sabotage = HandshakeSabotage::WritesOver;
+    for back_offers_always in [false, true] {
+        let trouble = [ToolstackReplaces, BackRemade];
+        let finding = explore(sabotage, back_offers_always, 1, &trouble).unwrap_err();
+        assert!(finding.contains("over a new device's"), "{finding}");
+    }
+}
+
+#[test]
 fn broken_handshakes_are_found() {
     let broken = [
         (HandshakeSabotage::StaleLooks, true),
