@@ -15,7 +15,8 @@
 //! 9. [`client`]: requests with a deadline, watch events, transactions.
 //! 10. [`steady`]: a connection that bad days do not end.
 //! 11. [`keeper`]: the thread that keeps a device's side of xenstore.
-//! 12. [`xenbus`]: the handshake of both ends, without I/O, and the store's side of it.
+//! 12. [`xenbus`]: the handshake of both ends, without I/O, and the store's side of it; devices of any
+//!     protocol, and the roster of a driver domain's.
 //! 13. [`toolstack`]: creates, finds and removes block devices.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]

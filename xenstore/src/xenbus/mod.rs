@@ -58,6 +58,8 @@ pub mod feature;
 
 pub mod device;
 
+pub mod roster;
+
 #[cfg(test)]
 mod explore;
 #[cfg(test)]

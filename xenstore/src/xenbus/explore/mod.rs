@@ -9,7 +9,7 @@ mod strangers;
 
 use explorer::{Explorer, HandshakeSabotage};
 use pair::Pair;
-use search::{Finding, Rules, search};
+pub(super) use search::{Finding, Rules, search};
 use steps::Step::{self, *};
 use steps::{DEADLINES, PROGRESS, TROUBLE};
 
