@@ -33,9 +33,6 @@ pub enum FrontError {
     /// The kernel's own driver has the device.
     #[error(transparent)]
     KernelDriver(#[from] DriverBound),
-    /// The back end's xenstore nodes make no sense.
-    #[error("{0}")]
-    Nodes(String),
     /// Something did not come in time.
     #[error("{what}: not done after {waited:?}; {waits_for}")]
     Timeout {

@@ -138,7 +138,7 @@ fn a_signal_ends_every_command_at_a_back_end_that_stalls() {
 #[test]
 fn a_signal_ends_the_wait_for_a_back_end() {
     let stage = Stage::new();
-    let mut child = start(&stage, &["info", "--log=pv_frontend=debug"]);
+    let mut child = start(&stage, &["info", "--log=pv_xenstore=debug"]);
     // It has begun the handshake.
     let mut stderr = BufReader::new(child.stderr.as_mut().expect("piped"));
     let mut line = String::new();

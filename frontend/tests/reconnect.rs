@@ -154,3 +154,43 @@ fn rings_for_back_ends_that_do_not_last_are_paced() {
     let pause = connected[5] - connected[4];
     assert!(pause >= Duration::from_millis(80), "{connected:?}");
 }
+
+/// A back end's domain crashes, and the toolstack makes the device again before the front end looks.
+#[test]
+fn a_device_that_is_made_anew_gets_what_the_old_back_end_left_unanswered() {
+    let stage = Stage::new();
+    let first = stage.back(|back| {
+        // Nothing tells of its end.
+        back.liveness = false;
+        take_one_and_die(back)
+    });
+    let (disk, events) = observed(stage.config());
+    let ticket = disk.submit(Io::write(0, vec![7; 512])).expect("submit");
+    drop(first.join().expect("back end"));
+    let (front, back) = (stage.front_dir(), stage.back_dir());
+    let anew = stage.store.transaction(|tx| {
+        for node in ["ring-ref", "event-channel"] {
+            tx.rm(&format!("{front}/{node}"))?;
+        }
+        for directory in [&front, &back] {
+            tx.write(&format!("{directory}/state"), "1")?;
+        }
+        Ok::<_, pv_xenstore::Error>(())
+    });
+    anew.expect("transaction");
+    let last = stage.back(|back| {
+        back.connect();
+        back.serve_until_closed();
+    });
+    let (why, unanswered) = await_event(&events, |event| match event.kind {
+        FrontEventKind::BackendGone { why, unanswered } => Some((why, unanswered)),
+        _ => None,
+    });
+    assert!(why.contains("the toolstack made the device anew"), "{why}");
+    assert_eq!(unanswered, 1);
+    ticket.wait().expect("done by the new back end");
+    assert_eq!(stage.image.lock().unwrap()[..512], [7; 512]);
+    disk.close().expect("close");
+    last.join().expect("back end");
+    assert_eq!(stage.granted_pages(), 0);
+}

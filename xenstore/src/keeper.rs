@@ -3,7 +3,7 @@
 //! gone costs this thread its time, and nobody else's.
 
 use crate::error::{Error, Result};
-use crate::steady::{Brake, Steady};
+use crate::steady::{Brake, Fired, Steady};
 use crate::transport::timespec;
 use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use mio::event::Source;
@@ -41,6 +41,14 @@ pub trait Keep: Send + 'static {
     /// # Errors
     /// As [`Keep::begin`].
     fn look(&mut self, store: &mut Steady, fired: &BTreeSet<String>) -> Result<()>;
+
+    /// As [`Keep::look`], for whoever watches more than one thing: where they have fired.
+    ///
+    /// # Errors
+    /// As [`Keep::begin`].
+    fn look_at(&mut self, store: &mut Steady, fired: &Fired) -> Result<()> {
+        self.look(store, &fired.tokens().map(str::to_owned).collect())
+    }
 
     /// When [`Keep::late`] is to be called.
     fn deadline(&self) -> Option<Instant> {
@@ -182,6 +190,34 @@ impl<K: Keep> Keeper<K> {
         }
     }
 
+    /// As [`Keeper::news`], and waits for it until then.
+    ///
+    /// # Errors
+    /// As [`Keeper::news`]; the kernel's.
+    pub fn wait_news(&self, until: Instant) -> Result<News<K::News>> {
+        loop {
+            // Taken before the look: who rings after it is heard.
+            let _ = rustix::io::read(&*self.news_bell, &mut [0_u8; 8]);
+            match self.news()? {
+                News::Nothing => {}
+                news => return Ok(news),
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(News::Nothing);
+            }
+            let timeout = timespec(left.saturating_add(Duration::from_millis(1)));
+            let mut fds = [PollFd::new(&*self.news_bell, PollFlags::IN)];
+            match poll(&mut fds, Some(&timeout)) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => {
+                    let operation = "poll";
+                    return Err(Error::Io { operation, errno });
+                }
+            }
+        }
+    }
+
     /// From that moment on it tries nothing again.
     pub fn stop_at(&self, at: Instant) {
         self.brake.stop_at(at);
@@ -274,7 +310,7 @@ fn run<K: Keep>(
     untold: &mut VecDeque<K::News>,
 ) -> Result<()> {
     let mut pace = Pace::default();
-    let mut fired = BTreeSet::new();
+    let mut fired = Fired::default();
     keep.begin(store)?;
     loop {
         while let Some(piece) = keep.news() {
@@ -298,12 +334,12 @@ fn run<K: Keep>(
             keep.late(store)?;
             continue;
         }
-        fired.append(&mut store.fired()?);
+        fired.append(store.fired_at()?);
         let patience = pace.left();
         let may_look = untold.is_empty();
         if may_look && !fired.is_empty() && patience.is_zero() {
             pace.looked();
-            keep.look(store, &std::mem::take(&mut fired))?;
+            keep.look_at(store, &std::mem::take(&mut fired))?;
             continue;
         }
         if store.has_events() {

@@ -16,7 +16,8 @@
 //! 10. `xs` (the feature `xenstore-rs`): the traits of that crate.
 //! 11. [`steady`]: a connection that bad days do not end.
 //! 12. [`keeper`]: the thread that keeps a device's side of xenstore.
-//! 13. [`xenbus`]: the handshake of both ends, without I/O, and the store's side of it.
+//! 13. [`xenbus`]: the handshake of both ends, without I/O, and the store's side of it; devices of any
+//!     protocol, and the roster of a driver domain's.
 //! 14. [`toolstack`]: creates, finds and removes block devices.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]

@@ -7,7 +7,7 @@
 use crate::client::Client;
 use crate::error::{Error, Result};
 use rustix::io::Errno;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -45,6 +45,54 @@ impl Brake {
             }
             let waited = changed.wait_timeout(stop_at, wake - now);
             stop_at = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Different paths of one token that are told apart. Beyond, they are one: anywhere.
+const PATHS_MAX: usize = 1024;
+
+/// Watches that have fired, and where. Whoever may write below a watched path can make events there
+/// without end: they are merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fired(BTreeMap<String, BTreeSet<String>>);
+
+impl Fired {
+    /// Nothing has.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The tokens.
+    pub fn tokens(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// Where a token's watch has fired. A watched path itself stands for everything below it: the watch
+    /// was just registered, events were lost, or the directory was removed. So does the empty path:
+    /// there were too many to be told apart.
+    pub fn paths(&self, token: &str) -> impl Iterator<Item = &str> {
+        self.0.get(token).into_iter().flatten().map(String::as_str)
+    }
+
+    /// Takes those of another one in.
+    pub fn append(&mut self, other: Fired) {
+        for (token, paths) in other.0 {
+            for path in paths {
+                self.insert(token.clone(), path);
+            }
+        }
+    }
+
+    fn insert(&mut self, token: String, path: String) {
+        let paths = self.0.entry(token).or_default();
+        if paths.contains("") {
+            return;
+        }
+        paths.insert(path);
+        if paths.len() > PATHS_MAX {
+            paths.clear();
+            paths.insert(String::new());
         }
     }
 }
@@ -160,6 +208,23 @@ impl Steady {
         self.reconnections
     }
 
+    /// Watches a path no longer, here and on every later connection.
+    ///
+    /// # Errors
+    /// As [`Steady::run`].
+    pub fn unwatch(&mut self, path: &str, token: &str) -> Result<()> {
+        self.watches
+            .retain(|watch| (watch.0.as_str(), watch.1.as_str()) != (path, token));
+        self.run(|client| match client.unwatch(path, token) {
+            // An answer was lost, or this connection never had it.
+            Err(Error::Refused {
+                errno: Errno::NOENT,
+                ..
+            }) => Ok(()),
+            other => other,
+        })
+    }
+
     /// The tokens of the watches that have fired since the last time: all of them, once, when the connection
     /// has come back, for nobody knows what was missed. Bounded, and never waits for xenstore unless there
     /// is no connection.
@@ -167,7 +232,15 @@ impl Steady {
     /// # Errors
     /// As [`Steady::run`].
     pub fn fired(&mut self) -> Result<BTreeSet<String>> {
-        let mut fired = BTreeSet::new();
+        Ok(self.fired_at()?.tokens().map(str::to_owned).collect())
+    }
+
+    /// As [`Steady::fired`], with the paths.
+    ///
+    /// # Errors
+    /// As [`Steady::run`].
+    pub fn fired_at(&mut self) -> Result<Fired> {
+        let mut fired = Fired::default();
         let mut missed = false;
         let mut again = std::mem::take(&mut self.again);
         let connection = self.reconnections;
@@ -179,7 +252,7 @@ impl Steady {
                         let fresh = event.first;
                         let watch = (event.path, event.token);
                         if !(fresh && again.remove(&watch)) {
-                            fired.insert(watch.1);
+                            fired.insert(watch.1, watch.0);
                         }
                     }
                     Ok(None) => break,
@@ -195,7 +268,9 @@ impl Steady {
         }
         done?;
         if missed || std::mem::take(&mut self.missed) {
-            fired.extend(self.watches.iter().map(|(_, token)| token.clone()));
+            for (path, token) in &self.watches {
+                fired.insert(token.clone(), path.clone());
+            }
         }
         Ok(fired)
     }
@@ -284,4 +359,25 @@ fn breaks(error: &Error) -> bool {
             | Error::Protocol { .. }
             | Error::Platform(_)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_without_end_are_one_anywhere() {
+        let mut fired = Fired::default();
+        for n in 0..PATHS_MAX {
+            fired.insert("a".into(), format!("state/{n}"));
+        }
+        fired.insert("b".into(), "online".into());
+        assert_eq!(fired.paths("a").count(), PATHS_MAX);
+        let mut more = Fired::default();
+        more.insert("a".into(), "state/x".into());
+        fired.append(more);
+        assert!(fired.paths("a").eq([""]));
+        assert!(fired.paths("b").eq(["online"]));
+        assert!(fired.tokens().eq(["a", "b"]));
+    }
 }

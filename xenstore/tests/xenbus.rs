@@ -7,12 +7,37 @@ use common::Xenstore;
 use libgnt::DomId;
 use libgnt::machine::{Machine, monotonic};
 use pv_xenstore::toolstack::{BlockDevice, DevicePaths, End};
-use pv_xenstore::xenbus::node::{Switched, read_online, read_state, switch_state};
+use pv_xenstore::xenbus::node::{Ends, Switched, read_online, read_state, switch_state};
 use pv_xenstore::xenbus::{SwitchState, XenbusState, back, front};
 use pv_xenstore::{Client, Permission, Rights};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
+
+fn front_end(paths: &DevicePaths) -> Ends<'_> {
+    Ends {
+        own: &paths.front,
+        peer: &paths.back,
+        link: Some("backend"),
+    }
+}
+
+fn back_end(paths: &DevicePaths) -> Ends<'_> {
+    Ends {
+        own: &paths.back,
+        peer: &paths.front,
+        link: None,
+    }
+}
+
+/// From Initialising.
+fn first(to: XenbusState, while_peer: Option<XenbusState>) -> SwitchState {
+    SwitchState {
+        to,
+        from: XenbusState::Initialising,
+        while_peer,
+    }
+}
 
 struct Front {
     client: Client,
@@ -80,18 +105,19 @@ impl Front {
                     self.tell(Input::Connected);
                 }
                 Action::ReadPeer => self.tell(self.look()),
-                Action::SwitchState(SwitchState { to, while_peer }) => {
+                Action::SwitchState(switch) => {
                     let ring = [("ring-ref", self.rings.to_string())];
-                    let nodes = if to == XenbusState::Initialised {
+                    let nodes = if switch.to == XenbusState::Initialised {
                         &ring[..]
                     } else {
                         &[]
                     };
-                    let guard = while_peer.map(|state| (self.paths.back.as_str(), state));
-                    match switch_state(&self.client, &self.paths.front, to, guard, nodes).unwrap() {
-                        Switched::Done if guard.is_some() => self.tell(Input::Switched),
+                    let ends = front_end(&self.paths);
+                    match switch_state(&self.client, ends, switch, nodes).unwrap() {
+                        Switched::Done if switch.while_peer.is_some() => self.tell(Input::Switched),
                         Switched::Done => {}
                         Switched::OwnGone => self.tell(Input::Own(None)),
+                        Switched::Renewed => self.tell(Input::Renewed),
                         Switched::PeerMoved(state) => {
                             let online = read_online(&self.client, &self.paths.back).unwrap();
                             self.tell(Input::PeerMoved { state, online });
@@ -172,18 +198,19 @@ impl Back {
                     let state = read_state(&self.client, &self.paths.front).unwrap();
                     self.tell(Input::Peer(state));
                 }
-                Action::SwitchState(SwitchState { to, while_peer }) => {
+                Action::SwitchState(switch) => {
                     let size = [("sectors", "2048".to_owned())];
-                    let nodes = if to == XenbusState::Connected {
+                    let nodes = if switch.to == XenbusState::Connected {
                         &size[..]
                     } else {
                         &[]
                     };
-                    let guard = while_peer.map(|state| (self.paths.front.as_str(), state));
-                    match switch_state(&self.client, &self.paths.back, to, guard, nodes).unwrap() {
-                        Switched::Done if guard.is_some() => self.tell(Input::Switched),
+                    let ends = back_end(&self.paths);
+                    match switch_state(&self.client, ends, switch, nodes).unwrap() {
+                        Switched::Done if switch.while_peer.is_some() => self.tell(Input::Switched),
                         Switched::Done => {}
                         Switched::OwnGone => self.tell(Input::Own(None)),
+                        Switched::Renewed => self.tell(Input::Renewed),
                         Switched::PeerMoved(state) => self.tell(Input::PeerMoved(state)),
                     }
                 }
@@ -312,17 +339,18 @@ fn nothing_is_written_where_nothing_is_or_for_a_peer_that_moved() {
     let (xenstore, device, paths) = set_up();
     let (back, front) = (xenstore.client(1), xenstore.client(2));
     let to = XenbusState::Initialised;
-    let guard = Some((paths.back.as_str(), XenbusState::InitWait));
+    let switch = first(to, Some(XenbusState::InitWait));
     let ring = [("ring-ref", "8".to_owned())];
-    let switched = switch_state(&front, &paths.front, to, guard, &ring).unwrap();
+    let switched = switch_state(&front, front_end(&paths), switch, &ring).unwrap();
     assert_eq!(
         switched,
         Switched::PeerMoved(Some(XenbusState::Initialising))
     );
     assert!(!front.exists("device/vbd/51712/ring-ref").unwrap());
-    switch_state(&back, &paths.back, XenbusState::InitWait, None, &[]).unwrap();
+    let waits = first(XenbusState::InitWait, None);
+    switch_state(&back, back_end(&paths), waits, &[]).unwrap();
     assert_eq!(
-        switch_state(&front, &paths.front, to, guard, &ring).unwrap(),
+        switch_state(&front, front_end(&paths), switch, &ring).unwrap(),
         Switched::Done
     );
     assert_eq!(read_state(&back, &paths.front).unwrap(), Some(to));
@@ -331,13 +359,39 @@ fn nothing_is_written_where_nothing_is_or_for_a_peer_that_moved() {
     assert_eq!(read_state(&front, &paths.back).unwrap(), None);
     assert!(!read_online(&front, &paths.back).unwrap());
     for client in [&dom0, &back] {
-        let gone = switch_state(client, &paths.back, to, None, &[]).unwrap();
+        let gone = switch_state(client, back_end(&paths), first(to, None), &[]).unwrap();
         assert_eq!(gone, Switched::OwnGone);
     }
     assert!(
         !dom0.exists("/local/domain/1/backend").unwrap(),
         "no leftover is made"
     );
+}
+
+#[test]
+fn nothing_is_written_into_a_device_that_was_made_anew() {
+    let (xenstore, _, paths) = set_up();
+    let front = xenstore.client(2);
+    // It reads Initialising: no end that was further has written that.
+    let closing = SwitchState {
+        to: XenbusState::Closing,
+        from: XenbusState::Connected,
+        while_peer: None,
+    };
+    let renewed = switch_state(&front, front_end(&paths), closing, &[]).unwrap();
+    assert_eq!(renewed, Switched::Renewed);
+    let renewed = switch_state(&xenstore.client(1), back_end(&paths), closing, &[]).unwrap();
+    assert_eq!(renewed, Switched::Renewed);
+    // And the same state, with a back end elsewhere.
+    let elsewhere = paths.back.replace("/1/", "/7/");
+    let dom0 = xenstore.dom0();
+    dom0.write(&format!("{}/backend", paths.front), elsewhere)
+        .unwrap();
+    let switch = first(XenbusState::Initialised, None);
+    let renewed = switch_state(&front, front_end(&paths), switch, &[]).unwrap();
+    assert_eq!(renewed, Switched::Renewed);
+    let state = read_state(&front, &paths.front).unwrap();
+    assert_eq!(state, Some(XenbusState::Initialising));
 }
 
 #[test]
@@ -359,10 +413,9 @@ fn values_of_other_toolstacks_are_read() {
     dom0.write(&format!("{}/state", paths.back), b"2\0")
         .unwrap();
     let front = xenstore.client(2);
-    let guard = Some((paths.back.as_str(), XenbusState::InitWait));
-    let to = XenbusState::Initialised;
+    let switch = first(XenbusState::Initialised, Some(XenbusState::InitWait));
     assert_eq!(
-        switch_state(&front, &paths.front, to, guard, &[]).unwrap(),
+        switch_state(&front, front_end(&paths), switch, &[]).unwrap(),
         Switched::Done
     );
 }

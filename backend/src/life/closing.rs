@@ -1,7 +1,6 @@
 //! The end of a connection, and of the device: drained, cut, left to the next back end.
 
 use super::Lifecycle;
-use crate::bus::Report;
 use crate::link::Nobody;
 use crate::machine::Input;
 use std::time::{Duration, Instant};
@@ -49,7 +48,7 @@ impl Lifecycle {
 
     pub fn front_died(&mut self, how: &str) {
         if std::mem::take(&mut self.serving) {
-            self.bus.tell(Report::FrontDied(how.into()));
+            self.bus.front_died(how.into());
         }
     }
 
@@ -57,7 +56,7 @@ impl Lifecycle {
     pub fn fatal(&mut self, reason: String) {
         // Nothing more of this ring, however long xenstore takes to hear of it.
         if std::mem::take(&mut self.serving) {
-            self.bus.tell(Report::Fatal(reason));
+            self.bus.fatal(reason);
         }
     }
 
@@ -91,9 +90,9 @@ impl Lifecycle {
                     self.freeing = false;
                     self.explain_at = None;
                     if std::mem::take(&mut self.explained) && !self.failed {
-                        self.bus.tell(Report::Explain(None));
+                        self.bus.explain(None);
                     }
-                    self.bus.tell(Report::Freed);
+                    self.bus.freed();
                 }
                 pages => self.explain_delay(pages),
             }
@@ -116,7 +115,7 @@ impl Lifecycle {
         tracing::warn!(front = %self.front, "{why}");
         // The reason for which the device closes is worth more.
         if !self.failed {
-            self.bus.tell(Report::Explain(Some(why)));
+            self.bus.explain(Some(why));
         }
     }
 
@@ -133,7 +132,7 @@ impl Lifecycle {
         if let Some(at) = self.give_up_at {
             self.bus.stop_at(at);
         }
-        self.bus.tell(Report::Stop(close));
+        self.bus.stop(close);
     }
 
     /// Ends without xenstore when it has had its time: it may be stuck in a request.

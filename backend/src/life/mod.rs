@@ -2,7 +2,7 @@
 
 mod closing;
 
-use crate::bus::{Bus, Order, Report};
+use crate::bus::{Bus, Order};
 use crate::config::Mode;
 use crate::data::DataPath;
 use crate::error::BackError;
@@ -14,7 +14,7 @@ use libgnt::DomId;
 use libgnt::grant::Mapper;
 use libgnt::proto::blkif::Request;
 use libgnt::stop::Stop;
-use pv_xenstore::keeper::{Keeper, News};
+use pv_xenstore::keeper::News;
 use std::time::{Duration, Instant};
 
 /// What the configuration says of connections: as in [`BackConfig`](crate::BackConfig).
@@ -33,7 +33,7 @@ pub(crate) struct Lifecycle {
     pub mapper: Mapper,
     pub front: DomId,
     /// xenstore's side, on a thread of its own.
-    pub bus: Keeper<Bus>,
+    pub bus: Bus,
     pub data: DataPath,
     pub link: Option<Link>,
     /// While there is no link, which has it else.
@@ -69,7 +69,7 @@ impl Lifecycle {
         config: Course,
         front: DomId,
         (bell, mapper): (Bell, Mapper),
-        bus: Keeper<Bus>,
+        bus: Bus,
         data: DataPath,
         record: Record,
     ) -> Self {
@@ -167,13 +167,13 @@ impl Lifecycle {
         };
         if offer.take_over && !self.data.outlives_us() {
             let why = LinkError::DiskGone.to_string();
-            self.bus.tell(Report::ConnectFailed(why));
+            self.bus.connect_failed(why);
             return Ok(());
         }
         // The machine asks only when the last front's things are freed.
         if !self.data.is_drained() {
             let why = LinkError::NotClosed.to_string();
-            self.bus.tell(Report::ConnectFailed(why));
+            self.bus.connect_failed(why);
             return Ok(());
         }
         let read_only = offer.read_only;
@@ -189,7 +189,7 @@ impl Lifecycle {
                 self.link = Some(link);
                 self.left = left;
                 self.read_only = offer.read_only;
-                self.bus.tell(Report::Connected);
+                self.bus.connected();
                 Ok(())
             }
             Err(error) => {
@@ -199,7 +199,7 @@ impl Lifecycle {
                     LinkError::Xen(error @ libgnt::Error::HostGone { .. }) => Err(error.into()),
                     LinkError::Served => Err(BackError::Served(error.to_string())),
                     error => {
-                        self.bus.tell(Report::ConnectFailed(error.to_string()));
+                        self.bus.connect_failed(error.to_string());
                         Ok(())
                     }
                 }

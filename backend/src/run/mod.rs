@@ -2,7 +2,7 @@
 
 mod turn;
 
-use crate::bus::{Bus, Found, Report};
+use crate::bus::Found;
 use crate::claim::{Claim, RunDir};
 use crate::config::BackConfig;
 use crate::data::DataPath;
@@ -73,17 +73,13 @@ impl Backend {
         let run_dir = run_dir.unwrap_or_else(|| RunDir::Platforms(platform.run_dir()));
         let device = DeviceKey::new(front, class, device);
         let claim = Claim::take(run_dir, &device)?;
-        let Found {
-            bus,
-            client,
-            is_new,
-        } = Bus::open(&*platform, &device, sysfs.as_deref())?;
+        let found = Found::find(&*platform, &device, sysfs.as_deref())?;
         let mut record = Record::open(&claim.file, front, device.devid)
             .map_err(|error| claim.cannot("make room in", &error))?;
-        if is_new {
+        if found.is_new {
             record.forget();
         }
-        let read_only = read_only || bus.toolstack_forbids_writes(&client)?;
+        let read_only = read_only || found.toolstack_forbids_writes()?;
         let disk = Disk::open(&backing, read_only)?;
         let poll = mio::Poll::new().map_err(system("epoll_create"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(system("eventfd"))?;
@@ -93,7 +89,7 @@ impl Backend {
         restrict(&events, front)?;
         let mut bell = Bell::new(events);
         let mut mapper = Mapper::open(Arc::clone(&platform), Ledger::new())?;
-        mapper.refuse_grants_of(bus.own());
+        mapper.refuse_grants_of(found.own);
         let registry = poll.registry();
         let register = system("epoll_ctl");
         registry
@@ -123,8 +119,8 @@ impl Backend {
                 Some(started.map_err(system("starting the disk's threads"))?)
             }
         };
-        let mut bus = bus
-            .start(client, Arc::clone(&platform), (&disk, mode))
+        let mut bus = found
+            .start(Arc::clone(&platform), (&disk, mode))
             .map_err(system("starting xenstore's thread"))?;
         registry
             .register(&mut bus, XENSTORE, Interest::READABLE)
@@ -249,8 +245,8 @@ impl Backend {
         let until = Instant::now() + FAREWELL;
         self.life.stopping = true;
         self.life.bus.stop_at(until);
-        self.life.bus.tell(Report::Fatal(reason.to_string()));
-        self.life.bus.tell(Report::Stop(Duration::ZERO));
+        self.life.bus.fatal(reason.to_string());
+        self.life.bus.stop(Duration::ZERO);
         while !self.life.over {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {

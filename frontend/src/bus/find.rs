@@ -2,18 +2,17 @@
 
 use crate::config::{FrontConfig, name};
 use crate::error::FrontError;
-use libgnt::DomId;
+use pv_xenstore::Client;
 use pv_xenstore::toolstack::{KernelCheck, Side};
-use pv_xenstore::{Client, value};
+use pv_xenstore::xenbus::device::Link;
+use pv_xenstore::xenbus::feature::{BadNode, ReadError};
 
 /// Where a device is in xenstore.
 #[derive(Debug)]
 pub(super) struct Found {
     /// Relative to our home: `device/CLASS/N`.
     pub front: String,
-    /// Absolute.
-    pub back: String,
-    pub back_domid: DomId,
+    pub link: Link,
     /// Does the kernel's own driver leave it alone?
     pub kernel: KernelCheck,
 }
@@ -27,29 +26,19 @@ pub(super) fn find(client: &Client, config: &FrontConfig) -> Result<Found, Front
         cause,
         cure: "let the toolstack create it, as `xl block-attach` does".into(),
     };
-    let read = |node: &str| {
-        let path = format!("{front}/{node}");
-        match client.try_read(&path)? {
-            Some(value) => Ok(value),
-            None => Err(no_device(format!("this domain's xenstore has no {path}"))),
+    let link = Link::read(client, &front).map_err(|error| match error {
+        ReadError::Store(error) => error.into(),
+        ReadError::Node(BadNode::Missing { path }) => {
+            no_device(format!("this domain's xenstore has no {path}"))
         }
-    };
-    let back = read("backend")?;
-    let back = String::from_utf8_lossy(value::trimmed(&back)).into_owned();
-    let id = read("backend-id")?;
-    let back_domid = value::number(&id).map(DomId).ok_or_else(|| {
-        no_device(format!(
-            "{front}/backend-id is \"{}\", which is no domain",
-            value::shown(&id)
-        ))
+        other => no_device(other.to_string()),
     })?;
     let sysfs = config.sysfs.as_deref();
     let kernel = KernelCheck::new(&*config.platform, sysfs, Side::Front, class, device);
     kernel.look()?;
     Ok(Found {
         front,
-        back,
-        back_domid,
+        link,
         kernel,
     })
 }

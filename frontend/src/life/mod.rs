@@ -14,6 +14,7 @@ use crate::observe::FrontEventKind;
 use crate::pace::Rings;
 use libgnt::DomId;
 use libgnt::grant::Granter;
+use libgnt::proto::blkif::nodes::BackNodes;
 use rustix::io::Errno;
 use std::time::{Duration, Instant};
 
@@ -109,7 +110,7 @@ impl Lifecycle {
     /// Does what xenstore's news ask for, until there are no more.
     pub(crate) fn settle_bus(&mut self) -> Result<(), FrontError> {
         loop {
-            while let Some(event) = self.bus.next_event()? {
+            while let Some(event) = self.bus.next_news()? {
                 self.on_bus(event)?;
             }
             if self.service != Service::Draining || self.data.machine().in_flight() > 0 {
@@ -131,11 +132,7 @@ impl Lifecycle {
                 });
                 self.share(now)?;
             }
-            BusEvent::Connected {
-                disk,
-                handle,
-                liveness,
-            } => {
+            BusEvent::Connected(BackNodes { disk, liveness, .. }) => {
                 let Some(link) = &mut self.link else {
                     return Ok(());
                 };
@@ -154,9 +151,11 @@ impl Lifecycle {
                 self.state = State::Connected;
                 self.service = Service::Running;
                 self.data.tell.tell(|| connected(link, again));
+                // The slot's field has 16 bits, as Linux's `blkif_vdev_t`.
+                let handle = self.config.device.0 as u16;
                 self.data.connected(link, disk, handle);
             }
-            BusEvent::Resized { sectors } => {
+            BusEvent::Changed(sectors) => {
                 if let Some(disk) = &mut self.disk {
                     let from = std::mem::replace(&mut disk.sectors, sectors);
                     let device = name(self.config.device);
@@ -307,7 +306,7 @@ impl Lifecycle {
         match Link::prepare(config, granter, &self.bell, wanted.back, room) {
             Ok(link) => {
                 self.wanted = None;
-                self.bus.ring_ready(&link);
+                self.bus.ring_ready(link.nodes().write());
                 self.link = Some(link);
             }
             Err(error) if matches!(error.errno(), Some(Errno::NOSPC | Errno::NOMEM)) => {

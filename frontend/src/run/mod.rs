@@ -4,7 +4,7 @@
 pub(crate) mod close;
 mod turn;
 
-use crate::bus::Bus;
+use crate::bus;
 use crate::config::{FrontConfig, name};
 use crate::counters::Counters;
 use crate::data::DataPath;
@@ -53,7 +53,7 @@ impl Frontend {
         config.stop.wakes(&waker);
         let mut bell = Bell::new(Events::open(&*config.platform)?);
         let granter = Granter::open(Arc::clone(&config.platform), config.ledger.clone())?;
-        let mut bus = Bus::open(&config)?;
+        let mut bus = bus::open(&config)?;
         let register = |source: &mut dyn mio::event::Source, token, what| {
             let done = poll.registry().register(source, token, Interest::READABLE);
             done.map_err(system(what))

@@ -18,9 +18,9 @@ use libgnt::sim::host::{HostThread, Services};
 use libgnt::{Access, DomId, EvtchnPort, ForeignGrant, GrantRef};
 use pv_frontend::{DeviceError, DeviceId, FrontConfig, FrontError, IoError, ProtocolError};
 use pv_xenstore::toolstack::{BlockDevice, read_error};
-use pv_xenstore::xenbus::XenbusState;
 use pv_xenstore::xenbus::back::{Action, Handshake, Input};
-use pv_xenstore::xenbus::node::{Switched, read_online, read_state, switch_state};
+use pv_xenstore::xenbus::node::{Ends, Switched, read_online, read_state, switch_state};
+use pv_xenstore::xenbus::{SwitchState, XenbusState};
 use pv_xenstore::{Client, ServerHandle};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
@@ -250,8 +250,17 @@ impl Back {
         let mut own = read_state(&self.client, &back).expect("read");
         if own == Some(XenbusState::Connected) {
             own = Some(XenbusState::Closing);
-            let closing = switch_state(&self.client, &back, XenbusState::Closing, None, &[]);
-            closing.expect("switch");
+            let ends = Ends {
+                own: &back,
+                peer: &self.paths.0,
+                link: None,
+            };
+            let closing = SwitchState {
+                to: XenbusState::Closing,
+                from: XenbusState::Connected,
+                while_peer: None,
+            };
+            switch_state(&self.client, ends, closing, &[]).expect("switch");
         }
         self.feed(Input::Start { own, online: true });
         self.follow("there", |back| back.handshake.own() == state);
@@ -353,13 +362,18 @@ impl Back {
                     .collect(),
                     _ => Vec::new(),
                 };
-                let peer = switch.while_peer.map(|state| (front.as_str(), state));
-                let done = switch_state(&self.client, &back, switch.to, peer, &nodes);
+                let ends = Ends {
+                    own: &back,
+                    peer: &front,
+                    link: None,
+                };
+                let done = switch_state(&self.client, ends, switch, &nodes);
                 match done.expect("switch") {
                     _ if switch.while_peer.is_none() => None,
                     Switched::Done => Some(Input::Switched),
                     Switched::PeerMoved(state) => Some(Input::PeerMoved(state)),
                     Switched::OwnGone => Some(Input::Own(None)),
+                    Switched::Renewed => Some(Input::Renewed),
                 }
             }
             Action::ReadPeerAndConnect { .. } => {

@@ -28,6 +28,8 @@ const DRAWN: &[&str] = &[
     "mpx/fault-under-lock",
     "mpx/look-up",
     "mpx/two-phases-marks-only",
+    "xenbus/number-not-read-yet",
+    "xenbus/probe-ends",
 ];
 
 /// The files of `docs/diagrams`, as (name, contents).

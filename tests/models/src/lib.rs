@@ -1,4 +1,4 @@
-//! The five discussions about taking memory away while others use it, as models that a checker
+//! Six discussions about taking memory, or a device, away while others use it, as models that a checker
 //! explores in every interleaving.
 //!
 //! # Layers
@@ -16,7 +16,7 @@
 //! 9. [`history`]: that way in words.
 //! 10. [`diagram`]: the same as a drawing.
 //! 11. [`variant`]: an entry of the catalogue: a model, and what is expected of it.
-//! 12. [`systems`]: the five systems, and libgnt itself.
+//! 12. [`systems`]: the six systems, and libgnt itself.
 //! 13. [`catalogue`]: finds variants by name.
 //! 14. [`verdict`]: what was found, against what was expected.
 //! 15. [`table`]: the table of verdicts.

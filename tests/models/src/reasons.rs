@@ -330,6 +330,36 @@ const REASONS: &[Reason] = &[
         &[],
     ),
     (
+        "xenbus/notices-nothing",
+        NOTHING_LEAKS,
+        "module 1: lets go of device lock",
+        &[],
+    ),
+    (
+        "xenbus/closes-the-new-one",
+        "own-device-only",
+        "xenwatch: unregisters the device",
+        &[],
+    ),
+    (
+        "xenbus/number-not-read-yet",
+        NOBODY_WAITS,
+        "module 1: reads who the back end is",
+        &["xenwatch", "module 1"],
+    ),
+    (
+        "xenbus/crash-in-a-probe",
+        NOBODY_WAITS,
+        "driver: queues for device lock for writing",
+        &["xenwatch", "module 1"],
+    ),
+    (
+        "xenbus/taken-away-elsewhere",
+        NOBODY_WAITS,
+        "driver: queues for device lock for writing",
+        &["work queue", "module 1"],
+    ),
+    (
         "libgnt/sync",
         "no-cycle",
         "i915 1: lets go of its page",

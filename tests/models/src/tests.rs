@@ -54,6 +54,11 @@ fn mpx_is_as_expected() {
 }
 
 #[test]
+fn xenbus_is_as_expected() {
+    system_is_as_expected("xenbus");
+}
+
+#[test]
 fn libgnt_is_as_expected() {
     // The production machine is some hundred times slower to step than a model.
     system_is_as_expected_with("libgnt", Bounds { actors: 1 });

@@ -84,7 +84,10 @@ fn programs() -> Programs {
     BTreeMap::from([
         ("pv-stress".to_owned(), stress),
         ("pv-frontend".to_owned(), front),
-        ("pv-rivals".to_owned(), as_declared(&pv_rivals::cli::command())),
+        (
+            "pv-rivals".to_owned(),
+            as_declared(&pv_rivals::cli::command()),
+        ),
         ("pv-backend".to_owned(), back),
         (
             "pv-xenstored".to_owned(),

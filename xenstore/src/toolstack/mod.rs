@@ -13,6 +13,8 @@ mod place;
 
 mod errors;
 
+mod nodes;
+
 mod patience;
 
 mod remove;

@@ -3,8 +3,10 @@
 //!
 //! [`front::Handshake`] and [`back::Handshake`] are state machines without I/O
 //! ([`Machine`](libgnt::machine::Machine)): an input goes in, actions come out, to be performed in
-//! order. [`node`] has the store's side of the actions. Each uses only what is above it here:
-//! [`XenbusState`], then the two machines and [`node`], of which none uses another.
+//! order. [`node`] has the store's side of the actions. [`device`] puts both together for whatever
+//! protocol: who writes one hands in its nodes ([`feature`]) and does what it is told. Each uses only what is
+//! above it here: [`XenbusState`]; the two machines and [`node`], of which none uses another;
+//! [`errors`] and [`feature`]; [`device`].
 //!
 //! The order, as Linux peers keep it:
 //!
@@ -37,6 +39,12 @@
 //! - A front end in service that sees its back end at 2 takes that as "it was restarted", closes,
 //!   and comes back. Unanswered requests are the front end's to keep.
 //!
+//! - The toolstack may take a device away and make it again before an end has looked: a back end's domain
+//!   that crashed, and its successor. A switch never writes over a state that was reset
+//!   ([`SwitchState::from`]), nor where the own directory names another back end by now: what is held
+//!   is given up, and the new device begins at Initialising (`Renewed`). Linux' front ends do so from 7.0
+//!   on (`xenbus_dev_changed` in `drivers/xen/xenbus/xenbus_probe.c`), and say "state reset occurred".
+//!
 //! Front ends of other makes (OVMF, U-Boot, Mini-OS) go to 4 without waiting for the back end's.
 
 mod state;
@@ -44,6 +52,13 @@ mod state;
 pub mod back;
 pub mod front;
 pub mod node;
+
+pub mod errors;
+pub mod feature;
+
+pub mod device;
+
+pub mod roster;
 
 #[cfg(test)]
 mod explore;

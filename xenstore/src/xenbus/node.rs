@@ -1,6 +1,6 @@
 //! The store's side of the handshake.
 
-use super::state::XenbusState;
+use super::state::{SwitchState, XenbusState};
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::steady::Steady;
@@ -13,6 +13,8 @@ pub enum Switched {
     Done,
     /// The own directory is gone; nothing was written, so that no leftover is made.
     OwnGone,
+    /// The own directory has been made anew ([`SwitchState::from`]); nothing was written.
+    Renewed,
     /// The peer's state is no longer what it had to be; nothing was written.
     PeerMoved(Option<XenbusState>),
 }
@@ -43,28 +45,56 @@ pub fn read_online(client: &Client, back_directory: &str) -> Result<bool> {
     }))
 }
 
-/// Writes `nodes` (names within `directory`) and then `state`, in one transaction, if the own
-/// directory is still there and the peer is still where it has to be.
+/// The two directories of a device, as one end sees them.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends<'a> {
+    /// The own one.
+    pub own: &'a str,
+    /// The other end's.
+    pub peer: &'a str,
+    /// The own node that says where the other end's is (`backend`): if it says something else by now,
+    /// the device has been made anew. `None`: not asked.
+    pub link: Option<&'a str>,
+}
+
+/// Writes `nodes` (names within the own directory) and then `state`, in one transaction, if the own
+/// directory is still there, is still the same device's, and the peer is still where it has to be.
 ///
 /// # Errors
 /// The connection's.
 pub fn switch_state(
     client: &Client,
-    directory: &str,
-    to: XenbusState,
-    while_peer: Option<(&str, XenbusState)>,
+    ends: Ends<'_>,
+    switch: SwitchState,
     nodes: &[(&str, String)],
 ) -> Result<Switched> {
+    let SwitchState {
+        to,
+        from,
+        while_peer,
+    } = switch;
+    let directory = ends.own;
     let own = format!("{directory}/state");
-    let peer = while_peer.map(|(directory, state)| (format!("{directory}/state"), state));
     client.transaction(|tx| {
-        if tx.read_unless_gone(&own)?.is_none() {
+        let Some(state) = tx.read_unless_gone(&own)? else {
             return Ok(Switched::OwnGone);
+        };
+        let is_reset = XenbusState::parse(&state) == XenbusState::Initialising;
+        if is_reset && from != XenbusState::Initialising {
+            return Ok(Switched::Renewed);
         }
-        if let Some((path, wanted)) = &peer {
-            let state = tx.read_unless_gone(path)?;
+        if let Some(link) = ends.link
+            && is_reset
+        {
+            let peer = tx.read_unless_gone(&format!("{directory}/{link}"))?;
+            if peer.is_none_or(|peer| value::trimmed(&peer) != ends.peer.as_bytes()) {
+                return Ok(Switched::Renewed);
+            }
+        }
+        if let Some(wanted) = while_peer {
+            let state = tx.read_unless_gone(&format!("{}/state", ends.peer))?;
             let state = state.map(|value| XenbusState::parse(&value));
-            if state != Some(*wanted) {
+            if state != Some(wanted) {
                 return Ok(Switched::PeerMoved(state));
             }
         }
@@ -82,18 +112,17 @@ pub fn switch_state(
 /// As [`Steady::run`].
 pub fn switch_state_steadily(
     store: &mut Steady,
-    directory: &str,
-    to: XenbusState,
-    while_peer: Option<(&str, XenbusState)>,
+    ends: Ends<'_>,
+    switch: SwitchState,
     nodes: &[(&str, String)],
 ) -> Result<Switched> {
     let mut lost = false;
     store.run(|client| {
         // What was lost may be the answer, and not the write.
-        if lost && read_state(client, directory)? == Some(to) {
+        if lost && read_state(client, ends.own)? == Some(switch.to) {
             return Ok(Switched::Done);
         }
-        let switched = switch_state(client, directory, to, while_peer, nodes);
+        let switched = switch_state(client, ends, switch, nodes);
         lost = matches!(
             switched,
             Err(Error::Timeout { .. } | Error::Disconnected { .. } | Error::Io { .. })

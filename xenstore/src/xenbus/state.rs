@@ -8,6 +8,11 @@ use std::fmt;
 pub struct SwitchState {
     /// The new state.
     pub to: XenbusState,
+    /// What the own node says, unless somebody else has written it since. If it says Initialising
+    /// and this does not, the toolstack has made the device anew (the other end's domain vanished, and
+    /// came again): write nothing, and say so (`Renewed`). The state of an end that is no more would
+    /// close the new device before it was ever connected.
+    pub from: XenbusState,
     /// In one transaction with the write, and with the other nodes that belong to this step,
     /// check that the peer's state is still this one. Then say how it went (`Switched` or
     /// `PeerMoved`). `None`: just write; there is nothing to say.

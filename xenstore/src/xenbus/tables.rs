@@ -23,7 +23,7 @@ const PEERS: [Option<XenbusState>; 10] = [
     Some(Reconfigured),
 ];
 
-fn switch(SwitchState { to, while_peer }: SwitchState) -> String {
+fn switch(SwitchState { to, while_peer, .. }: SwitchState) -> String {
     format!(
         "{}{}",
         to.as_str(),

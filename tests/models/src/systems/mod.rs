@@ -1,4 +1,4 @@
-//! The five systems, and libgnt itself.
+//! The six systems, and libgnt itself.
 
 pub mod gntdev;
 pub mod libgnt;
@@ -6,6 +6,7 @@ pub mod mpx;
 pub mod p2pdma;
 pub mod type1;
 pub mod vfio_pci;
+pub mod xenbus;
 
 use super::subject::Subject;
 use super::variant::{Bounds, Builder, Expected, Variant};
@@ -155,6 +156,12 @@ const MENDS: &[(&str, &str)] = &[
         "mpx/two-phases-marks-only",
     ),
     ("mpx/partly-covered-kept", "mpx/partly-covered"),
+    ("xenbus/number-once-read", "xenbus/number-not-read-yet"),
+    ("xenbus/probe-ends", "xenbus/crash-in-a-probe"),
+    (
+        "xenbus/taken-away-elsewhere-probe-ends",
+        "xenbus/taken-away-elsewhere",
+    ),
 ];
 
 /// The naive variant that a sound one mends.
@@ -171,6 +178,7 @@ pub fn all() -> Vec<System> {
         vfio_pci::system(),
         type1::system(),
         mpx::system(),
+        xenbus::system(),
         libgnt::system(),
     ]
 }

@@ -74,7 +74,7 @@ enum Command {
         #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
         deadline: Duration,
     },
-    /// The five discussions as models, checked in every interleaving
+    /// The six discussions as models, checked in every interleaving
     Model {
         #[command(subcommand)]
         command: pv_models::cli::ModelCommand,

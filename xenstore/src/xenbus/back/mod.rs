@@ -134,7 +134,13 @@ impl Handshake {
                 }
             }
             Input::Own(Some(own)) if own == self.own => {}
-            Input::Own(Some(Initialising)) => self.recreated = true,
+            Input::Own(Some(Initialising)) | Input::Renewed => {
+                self.recreated = true;
+                if matches!(self.task, Some(Task::Switch(_))) {
+                    // It was not written: the node belongs to the new device.
+                    self.task = None;
+                }
+            }
             Input::Own(Some(Closing)) if self.own == Closed => {
                 // The toolstack asks a closed device to close: it is.
                 self.switch(Closed, actions);
@@ -172,7 +178,13 @@ impl Handshake {
             }
             Input::Freed => return Err("nothing is being freed"),
             Input::CloseRequested => self.stop = true,
-            Input::Fatal(text) => self.fail(text, actions),
+            Input::Fatal(text) => {
+                if matches!(self.task, Some(Task::Switch(_))) {
+                    // What belongs to the switch was not to be had.
+                    self.task = None;
+                }
+                self.fail(text, actions);
+            }
             Input::Abandon => {
                 self.stop = true;
                 self.force = true;
@@ -193,6 +205,7 @@ impl Handshake {
                 self.remove(actions);
             } else {
                 self.recreated = false;
+                self.own = Initialising;
                 self.offer(actions);
             }
             return true;
@@ -289,15 +302,17 @@ impl Handshake {
         self.task = Some(Task::Switch(Connected));
         actions.push(Action::SwitchState(SwitchState {
             to: Connected,
+            from: self.own,
             while_peer: self.peer,
         }));
     }
 
     fn switch(&mut self, to: XenbusState, actions: &mut Vec<Action>) {
-        self.own = to;
+        let from = std::mem::replace(&mut self.own, to);
         self.inherited = false;
         actions.push(Action::SwitchState(SwitchState {
             to,
+            from,
             while_peer: None,
         }));
         self.look(actions);

@@ -19,6 +19,9 @@ pub enum Input {
     PeerDied,
     /// The own state node, as read after a watch event.
     Own(Option<XenbusState>),
+    /// The own directory has been made anew, though perhaps with the state that it had: nothing that
+    /// was said or held is of this device.
+    Renewed,
     /// The own `online` node.
     Online(bool),
     /// To [`Action::ReadPeerAndConnect`]: the ring is mapped. Nothing is taken from it yet.
@@ -33,7 +36,8 @@ pub enum Input {
     Freed,
     /// The back end is to stop.
     CloseRequested,
-    /// The front end broke the protocol, or the device failed.
+    /// The front end broke the protocol, or the device failed. Also to [`Action::SwitchState`] with a
+    /// condition: nothing was written.
     Fatal(String),
     /// The time to close in order is over.
     Abandon,

@@ -1,6 +1,6 @@
 //! Takes a step, performs what the machines say, and checks what must hold.
 
-use super::super::XenbusState::{Closed, Closing, Connected, Initialised, Initialising};
+use super::super::XenbusState::{self, Closed, Closing, Connected, Initialised, Initialising};
 use super::super::{SwitchState, back, front};
 use super::pair::{BackTask, FrontTask, Pair};
 use super::search::Finding;
@@ -19,6 +19,8 @@ pub(super) enum HandshakeSabotage {
     FreesEarly,
     /// A restarted back end leaves its state node alone until the front end moves.
     BackWaits,
+    /// Either end writes its state without a look at whose node it is.
+    WritesOver,
 }
 
 pub(super) struct Explorer {
@@ -37,6 +39,15 @@ impl Explorer {
         let Some(mut machine) = pair.front.take() else {
             return;
         };
+        if matches!(
+            input,
+            front::Input::Own(Some(Initialising)) | front::Input::Renewed
+        ) {
+            let renews = input == front::Input::Renewed || machine.own() != Initialising;
+            pair.ring_old |=
+                renews && (pair.ring_granted || pair.front_task == Some(FrontTask::Prepare));
+            (pair.front_new, pair.front_renews) = (false, true);
+        }
         let actions = step(&mut machine, input);
         pair.front = Some(machine);
         for action in actions {
@@ -54,17 +65,35 @@ impl Explorer {
                     pair.front_task = Some(FrontTask::Free);
                 }
                 front::Action::StopRequests => pair.draining = true,
-                front::Action::SwitchState(SwitchState { to, while_peer }) => {
+                front::Action::SwitchState(SwitchState {
+                    to,
+                    from,
+                    while_peer,
+                }) => {
                     if pair.front_state.is_none() {
                         self.tell_front(pair, front::Input::Own(None));
                         continue;
                     }
+                    let moved = std::mem::take(&mut pair.moved);
+                    if moved || self.is_of_another(pair.front_state, from) {
+                        self.tell_front(pair, front::Input::Renewed);
+                        continue;
+                    }
+                    self.check(
+                        to != Initialised || !pair.ring_old,
+                        "the front end announces an old device's ring",
+                    );
+                    self.check(
+                        !pair.front_new,
+                        "the front end writes its old state over a new device's",
+                    );
                     let moved = while_peer.is_some() && pair.back_state != while_peer;
                     if moved {
                         let (state, online) = (pair.back_state, pair.online);
                         self.tell_front(pair, front::Input::PeerMoved { state, online });
                         continue;
                     }
+                    pair.front_renews = false;
                     pair.front_wrote(Some(to));
                     if to == Closing && self.sabotage == HandshakeSabotage::FreesEarly {
                         pair.ring_granted = false;
@@ -104,6 +133,12 @@ impl Explorer {
         let Some(mut machine) = pair.back.take() else {
             return;
         };
+        if matches!(
+            input,
+            back::Input::Own(Some(Initialising)) | back::Input::Renewed
+        ) {
+            (pair.back_new, pair.back_renews) = (false, true);
+        }
         let actions = step(&mut machine, input);
         pair.back = Some(machine);
         for action in actions {
@@ -118,17 +153,30 @@ impl Explorer {
                     self.check(pair.ring_mapped, "the back end frees what it does not hold");
                     pair.back_task = Some(BackTask::Free);
                 }
-                back::Action::SwitchState(SwitchState { to, while_peer }) => {
+                back::Action::SwitchState(SwitchState {
+                    to,
+                    from,
+                    while_peer,
+                }) => {
                     if pair.back_state.is_none() {
                         self.tell_back(pair, back::Input::Own(None));
                         continue;
                     }
+                    if self.is_of_another(pair.back_state, from) {
+                        self.tell_back(pair, back::Input::Renewed);
+                        continue;
+                    }
+                    self.check(
+                        !pair.back_new,
+                        "the back end writes its old state over a new device's",
+                    );
                     let moved = while_peer.is_some() && pair.front_state != while_peer;
                     if moved {
                         let state = pair.front_state;
                         self.tell_back(pair, back::Input::PeerMoved(state));
                         continue;
                     }
+                    pair.back_renews = false;
                     pair.back_wrote(Some(to));
                     if while_peer.is_some() {
                         self.tell_back(pair, back::Input::Switched);
@@ -150,6 +198,11 @@ impl Explorer {
         }
     }
 
+    fn is_of_another(&self, state: Option<XenbusState>, from: XenbusState) -> bool {
+        let is_reset = state == Some(Initialising) && from != Initialising;
+        is_reset && self.sabotage != HandshakeSabotage::WritesOver
+    }
+
     fn check(&mut self, good: bool, what: &str) {
         if !good {
             self.fails(what);
@@ -160,6 +213,8 @@ impl Explorer {
     fn front_ends(pair: &mut Pair) {
         pair.front = None;
         pair.front_task = None;
+        (pair.front_new, pair.front_renews) = (false, false);
+        (pair.moved, pair.ring_old) = (false, false);
         pair.draining = false;
         pair.ring_granted = false;
         pair.ring_current = false;
@@ -171,6 +226,7 @@ impl Explorer {
     fn back_ends(pair: &mut Pair) {
         pair.back = None;
         pair.back_task = None;
+        (pair.back_new, pair.back_renews) = (false, false);
         pair.ring_mapped = false;
         pair.back_sees_peer = false;
         pair.back_sees_own = false;
@@ -212,13 +268,17 @@ impl Explorer {
             }
             FrontSeesPeer => {
                 taken(&mut w.front_sees_peer)?;
-                let (state, online) = (w.back_state, w.online);
+                // The old directory is gone.
+                let state = w.back_state.filter(|_| !w.moved);
+                let online = w.online && !w.moved;
                 self.tell_front(w, front::Input::Peer { state, online });
             }
             FrontSeesOwn => {
                 taken(&mut w.front_sees_own)?;
-                let own = w.front_state;
-                self.tell_front(w, front::Input::Own(own));
+                match (std::mem::take(&mut w.moved), w.front_state) {
+                    (true, Some(Initialising)) => self.tell_front(w, front::Input::Renewed),
+                    (_, own) => self.tell_front(w, front::Input::Own(own)),
+                }
             }
             FrontHearsDeath => {
                 taken(&mut w.front_hears_death)?;
@@ -255,6 +315,7 @@ impl Explorer {
                     );
                     w.ring_granted = false;
                     w.ring_current = false;
+                    w.ring_old = false;
                     w.draining = false;
                     self.tell_front(w, front::Input::Freed);
                 }
@@ -280,6 +341,7 @@ impl Explorer {
             FrontTaskFails => match w.front_task {
                 Some(FrontTask::Prepare) => {
                     w.front_task = None;
+                    w.ring_old = false;
                     self.tell_front(w, front::Input::RingFailed(String::new()));
                 }
                 Some(FrontTask::Connect) => {
@@ -341,6 +403,8 @@ impl Explorer {
                 } else {
                     Closing
                 };
+                // Whoever asks again for the end of a new device hides that it is new.
+                w.back_new = false;
                 w.back_wrote(Some(state));
             }
             ToolstackForces => {
@@ -356,8 +420,37 @@ impl Explorer {
                     return None;
                 }
                 w.online = true;
-                w.front_wrote(Some(Initialising));
-                w.back_wrote(Some(Initialising));
+                w.front_made();
+                w.back_made();
+            }
+            ToolstackReplaces => {
+                // Removed and made again before anybody looked.
+                w.front_state?;
+                w.online = true;
+                w.abandoned = true;
+                w.front_made();
+                w.back_made();
+            }
+            ToolstackMoves => {
+                // The same, with a back end elsewhere; the old one's domain is no more.
+                w.front_state?;
+                w.online = true;
+                w.abandoned = true;
+                w.front_hears_death |= w.ring_mapped;
+                Self::back_ends(w);
+                w.front_made();
+                w.back_made();
+                w.moved = w.front.is_some();
+            }
+            BackRemade => {
+                w.back_state.filter(|_| w.online)?;
+                w.back_made();
+            }
+            BackDomainVanishes => {
+                w.back_state.filter(|_| w.online)?;
+                w.front_hears_death |= w.ring_mapped;
+                Self::back_ends(w);
+                w.back_made();
             }
         }
         self.check(

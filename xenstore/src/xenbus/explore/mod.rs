@@ -9,7 +9,7 @@ mod strangers;
 
 use explorer::{Explorer, HandshakeSabotage};
 use pair::Pair;
-use search::{Finding, Rules, search};
+pub(super) use search::{Finding, Rules, search};
 use steps::Step::{self, *};
 use steps::{DEADLINES, PROGRESS, TROUBLE};
 
@@ -93,6 +93,24 @@ fn no_dead_end_when_a_device_is_removed_and_made_again_under_crashes() {
             BackDies,
         ],
     );
+}
+
+#[test]
+fn no_dead_end_when_a_back_ends_domain_vanishes_and_comes_again() {
+    good(
+        3,
+        &[BackDomainVanishes, BackRemade, ToolstackMoves, BackDies],
+    );
+}
+
+#[test]
+fn a_state_written_over_a_new_devices_is_found() {
+    let sabotage = HandshakeSabotage::WritesOver;
+    for back_offers_always in [false, true] {
+        let trouble = [ToolstackReplaces, BackRemade];
+        let finding = explore(sabotage, back_offers_always, 1, &trouble).unwrap_err();
+        assert!(finding.contains("over a new device's"), "{finding}");
+    }
 }
 
 #[test]

@@ -24,6 +24,16 @@ pub(super) struct Pair {
     pub(super) front_state: Option<XenbusState>,
     pub(super) back_state: Option<XenbusState>,
     pub(super) online: bool,
+    /// The directory was made anew, and the end that had a state in the old one does not know yet.
+    pub(super) front_new: bool,
+    pub(super) back_new: bool,
+    /// The front end's directory names another back end than the front end knows.
+    pub(super) moved: bool,
+    /// The ring, or the one that is being made, is of a device that the front end knows to be no more.
+    pub(super) ring_old: bool,
+    /// It knows, and has not written its first state yet.
+    pub(super) front_renews: bool,
+    pub(super) back_renews: bool,
     /// Watch events on their way: each reads the node when it arrives.
     pub(super) front_sees_peer: bool,
     pub(super) front_sees_own: bool,
@@ -54,6 +64,12 @@ impl Pair {
             front_state: Some(Initialising),
             back_state: Some(Initialising),
             online: true,
+            front_new: false,
+            back_new: false,
+            moved: false,
+            ring_old: false,
+            front_renews: false,
+            back_renews: false,
             front_sees_peer: false,
             front_sees_own: false,
             back_sees_peer: false,
@@ -80,6 +96,21 @@ impl Pair {
         self.back_state = state;
         self.back_sees_own = self.back.is_some();
         self.front_sees_peer = self.front.is_some();
+    }
+
+    /// The toolstack makes the front end's directory, whatever was there.
+    pub(super) fn front_made(&mut self) {
+        let knows = |front: &front::Handshake| front.own() == Initialising;
+        self.front_new =
+            self.front.as_ref().is_some_and(|front| !knows(front)) && !self.front_renews;
+        self.front_wrote(Some(Initialising));
+    }
+
+    /// As [`Pair::front_made`].
+    pub(super) fn back_made(&mut self) {
+        let knows = |back: &back::Handshake| back.own() == Initialising;
+        self.back_new = self.back.as_ref().is_some_and(|back| !knows(back)) && !self.back_renews;
+        self.back_wrote(Some(Initialising));
     }
 
     pub(super) fn in_service(&self) -> bool {

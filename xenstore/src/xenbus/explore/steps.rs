@@ -31,6 +31,10 @@ pub(super) enum Step {
     ToolstackAsks,
     ToolstackForces,
     ToolstackCreates,
+    ToolstackReplaces,
+    ToolstackMoves,
+    BackRemade,
+    BackDomainVanishes,
 }
 
 pub(super) const PROGRESS: &[Step] = &[
@@ -58,5 +62,9 @@ pub(super) const TROUBLE: &[Step] = &[
     ToolstackAsks,
     ToolstackForces,
     ToolstackCreates,
+    ToolstackReplaces,
+    ToolstackMoves,
+    BackRemade,
+    BackDomainVanishes,
 ];
 pub(super) const DEADLINES: &[Step] = &[FrontAbandons, BackAbandons];

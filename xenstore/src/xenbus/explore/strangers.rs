@@ -101,7 +101,7 @@ impl Meeting {
                     self.task = Some(Task::Connect { take_over });
                 }
                 back::Action::FreeResources => self.task = Some(Task::Free),
-                back::Action::SwitchState(SwitchState { to, while_peer }) => {
+                back::Action::SwitchState(SwitchState { to, while_peer, .. }) => {
                     if while_peer.is_some_and(|state| state != self.front) {
                         self.tell(back::Input::PeerMoved(Some(self.front)))?;
                         continue;

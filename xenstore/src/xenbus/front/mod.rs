@@ -101,7 +101,10 @@ impl Handshake {
                         self.look(actions);
                     }
                     // An earlier front end's ring may still be in the back end's hands: close first.
-                    Some(_) => self.switch(Closing, actions),
+                    Some(own) => {
+                        self.own = own;
+                        self.switch(Closing, actions);
+                    }
                 }
             }
             Input::Peer { state, online } => self.see(state, online),
@@ -119,12 +122,22 @@ impl Handshake {
                 }
             }
             Input::Own(Some(own)) if own == self.own => {}
-            Input::Own(Some(Initialising)) => self.recreated = true,
+            Input::Own(Some(Initialising)) | Input::Renewed => {
+                self.recreated = true;
+                if matches!(self.task, Some(Task::Switch(_))) {
+                    // It was not written: the node belongs to the new device.
+                    self.task = None;
+                }
+            }
             Input::Own(Some(Closing)) => self.stop = true,
             Input::Own(Some(_)) => return Err("somebody else has written the front end's state"),
             Input::RingReady if self.task == Some(Task::Prepare) => {
                 self.held = true;
-                self.commit(Initialised, InitWait, actions);
+                self.task = None;
+                // It was made for a device that is no more, perhaps for another domain.
+                if !self.own_gone && !self.recreated {
+                    self.commit(Initialised, InitWait, actions);
+                }
             }
             Input::RingFailed(text) if self.task == Some(Task::Prepare) => {
                 self.task = None;
@@ -132,7 +145,10 @@ impl Handshake {
             }
             Input::RingReady | Input::RingFailed(_) => return Err("no ring is being prepared"),
             Input::Connected if self.task == Some(Task::Connect) => {
-                self.commit(Connected, Connected, actions);
+                self.task = None;
+                if !self.own_gone && !self.recreated {
+                    self.commit(Connected, Connected, actions);
+                }
             }
             Input::ConnectFailed(text) if self.task == Some(Task::Connect) => {
                 self.task = None;
@@ -280,8 +296,11 @@ impl Handshake {
 
     fn commit(&mut self, to: XenbusState, while_peer: XenbusState, actions: &mut Vec<Action>) {
         self.task = Some(Task::Switch(to));
-        let while_peer = Some(while_peer);
-        actions.push(Action::SwitchState(SwitchState { to, while_peer }));
+        actions.push(Action::SwitchState(SwitchState {
+            to,
+            from: self.own,
+            while_peer: Some(while_peer),
+        }));
     }
 
     /// To Closing. If the ring is in service and will not be replaced, its answers are waited for.
@@ -308,9 +327,10 @@ impl Handshake {
     }
 
     fn switch(&mut self, to: XenbusState, actions: &mut Vec<Action>) {
-        self.own = to;
+        let from = std::mem::replace(&mut self.own, to);
         actions.push(Action::SwitchState(SwitchState {
             to,
+            from,
             while_peer: None,
         }));
         self.look(actions);

@@ -18,6 +18,9 @@ pub enum Input {
     PeerDied,
     /// The own state node, as read after a watch event.
     Own(Option<XenbusState>),
+    /// The own directory has been made anew, though perhaps with the state that it had: nothing that
+    /// was said or held is of this device.
+    Renewed,
     /// To [`Action::PrepareRing`]: pages are granted, the event channel stands.
     RingReady,
     /// To [`Action::PrepareRing`]: it did not work, and nothing is held.
