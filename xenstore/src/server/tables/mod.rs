@@ -102,15 +102,25 @@ impl Domains {
             payload,
         };
         let conn = self.connections[&domid.parse().unwrap()];
-        let mut actions = step(&mut self.server, Input::Request(conn, packet)).into_iter();
-        let Some(Action::Reply(to, reply)) = actions.next() else {
-            panic!("no reply comes first")
+        let mut actions = step(&mut self.server, Input::Request(conn, packet));
+        let is_reply = |action: &Action| matches!(action, Action::Reply(..));
+        let at = actions.iter().position(is_reply).expect("a reply");
+        // A watch is answered before its first event; a change is told before its answer.
+        let due = match kind {
+            "WATCH" => 0,
+            "WRITE" | "MKDIR" | "RM" | "SET_PERMS" | "TRANSACTION_END" => actions.len() - 1,
+            _ => at,
+        };
+        assert_eq!(at, due, "{request}: the place of the reply in {actions:?}");
+        let Action::Reply(to, reply) = actions.remove(at) else {
+            unreachable!("it is a reply")
         };
         assert_eq!((to, reply.req_id, reply.tx_id), (conn, 77, tx_id));
         let text = |payload: &[u8]| String::from_utf8_lossy(payload).replace('\0', "|");
         let is_error = reply.known_kind() == Some(Kind::Error);
         assert!(is_error || reply.kind == number);
-        let events = actions.map(|action| self.show(action)).collect();
+        let shown = actions.into_iter().map(|action| self.show(action));
+        let events = shown.collect();
         (
             text(&reply.payload).trim_end_matches('|').to_owned(),
             events,
