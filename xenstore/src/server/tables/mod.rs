@@ -101,15 +101,18 @@ impl Domains {
             payload,
         };
         let conn = self.connections[&domid.parse().unwrap()];
-        let mut actions = step(&mut self.server, Input::Request(conn, packet)).into_iter();
-        let Some(Action::Reply(to, reply)) = actions.next() else {
-            panic!("no reply comes first")
+        let is_watch = number == Kind::Watch as u32;
+        let mut actions = step(&mut self.server, Input::Request(conn, packet));
+        // What a change causes comes before its answer, and a new watch's first event after it.
+        let at = if is_watch { 0 } else { actions.len() - 1 };
+        let Action::Reply(to, reply) = actions.remove(at) else {
+            panic!("the reply has another place: {actions:?}")
         };
         assert_eq!((to, reply.req_id, reply.tx_id), (conn, 77, tx_id));
         let text = |payload: &[u8]| String::from_utf8_lossy(payload).replace('\0', "|");
         let is_error = reply.known_kind() == Some(Kind::Error);
         assert!(is_error || reply.kind == number);
-        let events = actions.map(|action| self.show(action)).collect();
+        let events = actions.into_iter().map(|action| self.show(action)).collect();
         (
             text(&reply.payload).trim_end_matches('|').to_owned(),
             events,
