@@ -16,6 +16,9 @@ pub const HISTORY: usize = 2000;
 /// Runs that the search for the shortest history may take.
 const SHRINKING: usize = 600;
 
+/// Steps that are shown of a difference that does not come again, and cannot be shrunk.
+const SHOWN: usize = 40;
+
 /// What to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
@@ -127,8 +130,12 @@ impl Found {
     /// As people read it, with the command that shows it again.
     pub fn lines(&self, rival: Rival, each: usize) -> String {
         let mut text = format!("{rival} and our server differ after\n");
-        for step in &self.steps {
-            // Writing to a string does not fail.
+        let shown = self.steps.len().saturating_sub(SHOWN);
+        // Writing to a string does not fail.
+        if shown > 0 {
+            let _ = writeln!(text, "  ({shown} steps)");
+        }
+        for step in &self.steps[shown..] {
             let _ = writeln!(text, "  {step}");
         }
         let _ = write!(text, "{}", self.difference.lines());

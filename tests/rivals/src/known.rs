@@ -4,6 +4,7 @@ use crate::daemon::{Make, Rival};
 use crate::message::Message;
 use crate::step::{Link, Tx};
 use pv_xenstore::wire::Kind;
+use std::collections::HashSet;
 
 /// One answer, as both sides gave it.
 #[derive(Debug)]
@@ -105,6 +106,14 @@ pub const ALL: &[Known] = &[
         },
     },
     Known {
+        id: "merged-events",
+        of: "xenstored",
+        what: "an event that waits for its reader already is there twice",
+        why: "xenstored drops the second, if the first was not yet sent; our service does so, too, below what is compared here",
+        after: After::Same,
+        is_it: |seen| is_c(seen) && answers_agree(seen) && only_merges(seen),
+    },
+    Known {
         id: "release-of-a-target",
         of: "xenstored",
         what: "RELEASE of a domain that is another's target: it is gone",
@@ -152,6 +161,24 @@ fn has_wide_number(payload: &[u8]) -> bool {
 /// The errno that is the answer.
 fn errno(messages: &[Message]) -> Option<&str> {
     messages.last()?.errno()
+}
+
+/// Are the events all that differs?
+fn answers_agree(seen: &Seen<'_>) -> bool {
+    seen.theirs.last() == seen.ours.last()
+}
+
+/// Are the daemon's events ours without some that were there before?
+fn only_merges(seen: &Seen<'_>) -> bool {
+    let mut rest = seen.theirs.iter().peekable();
+    let mut met = HashSet::new();
+    for message in seen.ours {
+        if rest.next_if(|next| *next == message).is_none() && !met.contains(message) {
+            return false;
+        }
+        met.insert(message);
+    }
+    rest.next().is_none()
 }
 
 /// Is the answer all that differs?
@@ -252,6 +279,35 @@ mod tests {
             let text = format!("{kind:?} {}: {theirs}, {ours}", payload.escape_ascii());
             assert_eq!(id(kind, payload, theirs, ours), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn only_an_event_that_was_there_may_be_missing() {
+        let event = |text: &str| Message::Event(text.as_bytes().to_vec());
+        let merges = |theirs: &[&str], ours: &[&str]| {
+            let side = |events: &[&str]| {
+                let events = events.iter().map(|text| event(text));
+                events.chain([fine(Kind::Read)]).collect::<Vec<_>>()
+            };
+            let (theirs, ours) = (side(theirs), side(ours));
+            let seen = Seen {
+                rival: Rival::named("xenstored-4.20").unwrap(),
+                link: Link::Domain(1),
+                kind: Kind::Read as u32,
+                tx: Tx::None,
+                payload: b"/a\0",
+                releases_target: false,
+                theirs: &theirs,
+                ours: &ours,
+            };
+            explain(&seen).is_some_and(|known| known.id == "merged-events")
+        };
+        assert!(merges(&["a", "b"], &["a", "b", "a"]));
+        assert!(merges(&["a"], &["a", "a", "a"]));
+        assert!(!merges(&["a"], &["a", "b"]));
+        assert!(!merges(&["a", "a"], &["a"]));
+        assert!(!merges(&["b", "a"], &["a", "b"]));
+        assert!(!merges(&[], &["a"]));
     }
 
     #[test]

@@ -343,7 +343,8 @@ mod tests {
             Step::Ask { kind, .. } => Kind::from_number(*kind),
             _ => None,
         });
-        let kinds: BTreeSet<Kind> = kinds.collect();
+        // A number beyond is one that no packaged daemon knows.
+        let kinds: BTreeSet<Kind> = kinds.filter(|kind| *kind <= Kind::DirectoryPart).collect();
         // What CONTROL says is each daemon's own.
         let all = Kind::ALL.iter().copied();
         let compared = all.filter(|kind| *kind != Kind::Control && *kind <= Kind::DirectoryPart);

@@ -22,7 +22,7 @@ use super::transaction::Transaction;
 use super::watch::{ConnId, Watches};
 use crate::path::{Path, RELEASE_DOMAIN, upwards};
 use crate::perms::{Caller, Permission, Perms, Rights};
-use crate::wire::{ABSOLUTE_PATH_MAX_BYTES, Kind, PAYLOAD_MAX_BYTES, Packet, error_name};
+use crate::wire::{Kind, PAYLOAD_MAX_BYTES, Packet, error_name};
 use arguments::nul_terminated;
 use libgnt::DomId;
 use libgnt::machine::{Machine, Now};
@@ -297,7 +297,8 @@ impl Server {
     /// How many bytes of a path the caller may use, those of a home directory not counted.
     fn path_limit(&self, caller: Caller) -> usize {
         match caller.is_privileged() && !self.settings.daemon.limits_paths_of_dom0() {
-            true => ABSOLUTE_PATH_MAX_BYTES,
+            // None but the message's: 4.20 looks at others' paths alone (`is_valid_nodename`).
+            true => PAYLOAD_MAX_BYTES,
             false => self.quotas_of(caller.domid).path_bytes,
         }
     }
