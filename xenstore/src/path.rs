@@ -44,6 +44,7 @@ pub(crate) fn parent_of(path: &str) -> Option<&str> {
 }
 
 /// A path, its parent, and so on to the root.
+#[cfg(feature = "server")]
 pub(crate) fn upwards(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(Some(path), |path| parent_of(path))
 }
