@@ -15,7 +15,7 @@ pub struct Quotas {
     pub transactions: usize,
     /// Requests that are answered while the answers wait to be taken. Then no more are read.
     pub outstanding: usize,
-    /// Bytes of one node: [`super::store::Node::record_bytes`] (`ENOSPC`).
+    /// Bytes of one node: [`super::store::Node::content_bytes`] and a header (`ENOSPC`).
     pub node_bytes: usize,
     /// Entries in one node's permissions (`ENOSPC`).
     pub permissions: usize,
