@@ -381,10 +381,12 @@ impl<P: FrontProtocol> Keep for Side<P> {
             }
             Report::Fail(why) => {
                 self.closing = true;
+                self.be_patient();
                 Input::Fatal(why)
             }
             Report::Close => {
                 self.closing = true;
+                self.be_patient();
                 abandoned = self.peer_dead;
                 Input::CloseRequested
             }
