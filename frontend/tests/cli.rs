@@ -119,7 +119,7 @@ fn bench(stage: &Stage, args: &[&str]) -> (Option<i32>, serde_json::Value, Strin
 #[test]
 fn bench_says_what_a_lost_disk_never_answered() {
     // Lost for good within the time of the measurement, and when that time is over.
-    for (seconds, reconnect) in [("60", "0.3"), ("0.3", "1")] {
+    for (seconds, reconnect) in [("60", "0.3"), ("2", "4")] {
         let stage = Stage::new();
         let back = stage.back(|back| {
             back.connect();
