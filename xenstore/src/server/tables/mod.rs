@@ -112,7 +112,10 @@ impl Domains {
         let text = |payload: &[u8]| String::from_utf8_lossy(payload).replace('\0', "|");
         let is_error = reply.known_kind() == Some(Kind::Error);
         assert!(is_error || reply.kind == number);
-        let events = actions.into_iter().map(|action| self.show(action)).collect();
+        let events = actions
+            .into_iter()
+            .map(|action| self.show(action))
+            .collect();
         (
             text(&reply.payload).trim_end_matches('|').to_owned(),
             events,
