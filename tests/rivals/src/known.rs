@@ -114,6 +114,21 @@ pub const ALL: &[Known] = &[
         is_it: |seen| is_c(seen) && answers_agree(seen) && only_merges(seen),
     },
     Known {
+        id: "books-of-the-dead",
+        of: "xenstored 4.20",
+        what: "the end of a transaction that changed nodes of a domain that has died since: EAGAIN",
+        why: "xenstored looks at the dead domain's quota first, and says ENOMEM; both fail",
+        after: After::Same,
+        is_it: |seen| {
+            is_c(seen)
+                && seen.rival.version == "4.20"
+                && seen.kind == Kind::TransactionEnd as u32
+                && seen.payload == b"T\0"
+                && (errno(seen.theirs), errno(seen.ours)) == (Some("ENOMEM"), Some("EAGAIN"))
+                && events_agree(seen)
+        },
+    },
+    Known {
         id: "release-of-a-target",
         of: "xenstored",
         what: "RELEASE of a domain that is another's target: it is gone",

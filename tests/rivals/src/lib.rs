@@ -18,7 +18,7 @@
 //! 11. [`random`]: histories from a seed.
 //! 12. [`shrink`](mod@shrink): the shortest part that still shows a difference.
 //! 13. [`campaign`]: many histories.
-//! 14. [`cli`]: the words of `pv-rivals`.
+//! 14. [`cli`]: the command line.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 

@@ -92,3 +92,21 @@ fn control_commands() {
         ("0 INTRODUCE 9|0|0", "EINVAL", &[]),
     ]);
 }
+
+/// INTRODUCE again gives a domain a new ring: what it had is forgotten, and that of its device is not.
+#[test]
+fn another_introduce_begins_the_ring_anew() {
+    run(&[
+        ("1 WATCH data|t", "OK", &["1: data t"]),
+        ("0 WATCH /local/domain/1|t", "OK", &["0: /local/domain/1 t"]),
+        ("101 WATCH data|d", "OK", &["101: data d"]),
+        ("0 INTRODUCE 1|5|7", "OK", &[]),
+        ("1 UNWATCH data|t", "ENOENT", &[]),
+        (
+            "1 WRITE data|x~",
+            "OK",
+            &["0: /local/domain/1/data t", "101: data d"],
+        ),
+        ("0 SET_PERMS /local/domain/1/data|n32752", "ENOENT", &[]),
+    ]);
+}

@@ -150,7 +150,7 @@ fn the_longest_event_fits_in_a_message() {
     let request = Packet::new(Kind::Write, 1, 0, format!("{path}\0v"));
     let conn = domains.connections[&0];
     let actions = step(&mut domains.server, Input::Request(conn, request));
-    let [Action::Event(_, event), _] = &actions[..] else {
+    let [Action::Event(_, event), Action::Reply(..)] = &actions[..] else {
         panic!("{actions:?}")
     };
     assert_eq!(event.payload.len(), 4096);
