@@ -134,7 +134,8 @@ pub fn holders(args: &LabArgs) -> Vec<HoldName> {
 }
 
 /// `hold-unmap` with one holder after the other. A run that failed may have left a kernel in a state, so
-/// the next one gets new domains; one that could not begin (status 2) has not. The status is the worst.
+/// the next one gets new domains; one that could not begin (status 2) has not, if both domains answer. The
+/// status is the worst.
 fn holds(args: &LabArgs) -> String {
     let of_all = holders(args).into_iter().map(|hold| hold.to_string());
     let names: Vec<String> = match args.hold {
@@ -154,15 +155,15 @@ fn holds(args: &LabArgs) -> String {
     format!(
         "\
 worst=0 status=0
+both_answer() {{
+    for domain in front back; do pv-stress on --deadline 30s $domain true || return 1; done
+}}
 mkdir -p {REPORT}/{HOLDS_REPORT}
 for hold in {names}; do
-    case $status in
-    0 | 2) ;;
-    *)
+    if [ $status != 0 ] && ! {{ [ $status = 2 ] && both_answer; }}; then
         for domain in front back; do start-domain $domain & done
         wait
-        ;;
-    esac
+    fi
     echo \"held by $hold\"
     case $hold in
     {NO_HOLDER}) {none} ;;

@@ -44,7 +44,8 @@ fn edge(task: &Waiting, holds: &str, waits_for: &str, owner: &str) -> WaitEdge {
 fn references(task: &Waiting, tasks: &Tasks, edges: &mut Vec<WaitEdge>) {
     let holds = match task.invalidates {
         Some(_) => "the invalidation of its address space, whose sequence is odd meanwhile",
-        None => "the mapping, whose last put this is",
+        None if task.puts => "the mapping, whose last put this is",
+        None => "the mapping",
     };
     let waits_for = "the last reference to the pages that it has mapped";
     for holder in &tasks.holders {

@@ -94,7 +94,15 @@ fn of_domain(domain: Option<&str>, hung: &[Autopsy], blocked: &[Blocked]) -> Opt
             .filter(|task| around.iter().any(|edge| edge.waiter == task.name));
         of_cycle.any(is)
     };
-    let in_callback = is_around(&|task| task.invalidates.is_some());
+    // Some kernels cut a stack below the function that waits. gntdev unmaps in the callback on PV guests, and
+    // elsewhere in the last put (`use_ptemod`).
+    let is_cut = |task: &Waiting| {
+        task.waiter.wait == Wait::References && task.invalidates.is_none() && !task.puts
+    };
+    let kernel = blocked.iter().find(|k| k.domain.as_deref() == domain);
+    let guest_type = kernel.and_then(|kernel| kernel.guest_type.clone());
+    let is_pv = guest_type.as_deref() == Some("PV");
+    let in_callback = is_around(&|task| task.invalidates.is_some() || is_pv && is_cut(task));
     let for_notifier = is_around(&|task| task.waiter.wait == Wait::Invalidation);
     let form = if in_cycle > 0 && in_callback && for_notifier {
         Form::Notifier
@@ -115,10 +123,9 @@ fn of_domain(domain: Option<&str>, hung: &[Autopsy], blocked: &[Blocked]) -> Opt
             functions.push(said);
         }
     }
-    let kernel = blocked.iter().find(|k| k.domain.as_deref() == domain);
     Some(Standstill {
         domain: domain.map(str::to_owned),
-        guest_type: kernel.and_then(|kernel| kernel.guest_type.clone()),
+        guest_type,
         form,
         edges,
         in_cycle,

@@ -20,6 +20,8 @@ pub struct Waiting {
     pub call: String,
     /// The function that runs an invalidation, if it is within one.
     pub invalidates: Option<&'static str>,
+    /// It is within the last put of a mapping.
+    pub puts: bool,
 }
 
 /// A process that holds pages.
@@ -98,6 +100,7 @@ impl Tasks {
             is_kernels,
             call: format!("{} (state D in {}{below})", stack.way_in(), waiter.function),
             invalidates: invalidation_in(&stack),
+            puts: stack.has("gntdev_put_map"),
             waiter,
         });
     }

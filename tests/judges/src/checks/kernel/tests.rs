@@ -426,3 +426,18 @@ fn the_cure_for_a_stuck_pipe_is_told_as_it_went() {
     );
     assert!(not.cures[0].contains("here it did not help"));
 }
+
+#[test]
+fn a_stack_that_is_cut_is_told_by_the_kind_of_guest() {
+    let cut = |guest: &str| {
+        let hung = vec![
+            consumer("S (sleeping)", "do_epoll_wait", HoldState::AwaitsUnmap),
+            process("back-end", 10, "D (disk sleep)", "gnttab_unmap_refs_sync"),
+        ];
+        let tasks = vec![task(Some("back-end"), hung[1].threads[0].clone())];
+        found((hung, vec![kernel(guest, tasks)])).unwrap()
+    };
+    let (on_pv, on_pvh) = (cut("PV"), cut("PVH"));
+    assert_eq!((on_pv.form, on_pvh.form), (Form::Callback, Form::LastPut));
+    assert_eq!(on_pv.edges[0].holds, "the mapping");
+}
