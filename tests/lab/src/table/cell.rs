@@ -72,7 +72,9 @@ impl Cell {
                 verdict.standstill.as_ref().map(|found| found.form),
             ) {
                 (Outcome::Passed, _) => cell("returns", String::new()),
-                _ if failed.iter().any(|check| check.contains(NOT_HELD)) => {
+                _ if failed.iter().any(|check| check.contains(NOT_HELD))
+                    && !failed.iter().any(|check| check.contains(COMPLAINTS)) =>
+                {
                     let why = failed.iter().find_map(|check| check.split(NOT_HELD).nth(1));
                     let line = why.and_then(|why| why.lines().next()).unwrap_or_default();
                     cell("refused", line.to_owned())
@@ -176,6 +178,8 @@ mod tests {
         assert_eq!(word(Outcome::Deadlocked, Some(Form::Unmap), fault), "oops");
         let late = "ended: its pages cannot be held here: --hold uring: no\nmore";
         assert_eq!(word(Outcome::Failed, None, late), "refused");
+        let complained = format!("{of_complaints}: {late}");
+        assert_eq!(word(Outcome::Failed, None, &complained), "damage");
         let refused = Cell::of(None, Some("pv-stress: --hold xdp: no\n"));
         assert_eq!(
             (refused.word, &*refused.detail),
