@@ -41,6 +41,9 @@ pub fn holder(
         }
         (false, false) => {}
     }
+    if matches!(platform.guest_type(), Ok(GuestType::Pv)) {
+        can_be_on_pv(name)?;
+    }
     let waits = match SimPlatform::of(&**platform) {
         Some(sim) => !sim.defers_unmaps(),
         None => kernel::unmap_waits(),
@@ -67,6 +70,24 @@ pub fn holder(
         return Ok(Box::new(sim::Sim::new(name, Arc::clone(platform))));
     }
     kernel_holder(name)
+}
+
+/// Can it be had on a PV guest at all, whatever becomes of the kernel's books?
+///
+/// # Errors
+/// [`HoldError::NotHere`] for a fork. Linux warns in `xen_mc_flush` (`arch/x86/xen/multicalls.c`) and lets
+/// the child run, whose memory is wrong then: seen on 5.10, 6.1 and 6.12.
+pub fn can_be_on_pv(name: HoldName) -> Result<(), HoldError> {
+    match name {
+        HoldName::Fork => Err(HoldError::NotHere {
+            kind: name,
+            cause: "cannot copy a mapping on a PV guest: Xen gives the child no page-table entries for \
+                    another domain's pages"
+                .into(),
+            cure: "use another holder, or a PVH or HVM guest".into(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// A holder made of system calls, whatever the pages are.

@@ -21,7 +21,7 @@ mod vivid;
 mod xdp;
 
 pub use crate::settings::HoldName;
-pub use choose::{holder, kernel_holder};
+pub use choose::{can_be_on_pv, holder, kernel_holder};
 pub(crate) use fetch::{allow, fetch};
 pub use rdma::links_left;
 

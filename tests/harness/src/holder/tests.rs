@@ -166,7 +166,6 @@ fn a_pv_guest_is_not_damaged_unless_somebody_insists() {
     let on = |guest| Arc::new(Guest(Some(guest))) as Arc<dyn Platform>;
     for name in [
         HoldName::Pipe,
-        HoldName::Fork,
         HoldName::Uring,
         HoldName::Direct,
         HoldName::Xdp,
@@ -188,6 +187,15 @@ fn a_pv_guest_is_not_damaged_unless_somebody_insists() {
             assert!(holder(name, &on(GuestType::Hvm), false).is_ok());
         }
     }
+    // Whatever somebody insists on.
+    let Err(error) = holder(HoldName::Fork, &on(GuestType::Pv), true) else {
+        panic!("a fork")
+    };
+    assert!(
+        error.to_string().contains("no page-table entries"),
+        "{error}"
+    );
+    assert!(holder(HoldName::Fork, &on(GuestType::Pvh), false).is_ok());
     for name in [HoldName::Pin, HoldName::I915] {
         let Err(error) = holder(name, &on(GuestType::Pvh), true) else {
             panic!("{name}")

@@ -6,6 +6,7 @@ use crate::settings::{RunSabotage, Settings};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};
 use pv_harness::holder::HoldName;
+use pv_harness::holder::can_be_on_pv;
 use pv_harness::settings::{Guest, PlatformKind, Unmap, quote};
 use pv_judges::checks::no_kernel_complained;
 use pv_judges::report::{Report, ReportDir, print_table};
@@ -259,6 +260,11 @@ fn check_guest(xen: Option<&Xen>, scenarios: &[&dyn Scenario], settings: &Settin
 fn check_hold(xen: &Xen, scenarios: &[&dyn Scenario], settings: &Settings) -> Result<()> {
     match settings.hold {
         Some(hold) if scenarios.iter().any(|scenario| scenario.holds()) => {
+            let name = &xen.back.name;
+            let is_pv = (xen.back.about()).is_some_and(|about| about.guest_type == "PV");
+            if is_pv && let Err(lacks) = can_be_on_pv(hold) {
+                return Err(Error::Usage(format!("domain {name}: {lacks}")));
+            }
             let can = xen.back.can_hold(hold);
             can.map_err(|lacks| Error::Usage(lacks.to_string()))
         }
