@@ -162,9 +162,15 @@ impl Pair {
 
     fn gone(&mut self, link: Link) {
         self.open.remove(&link);
-        self.begun.remove(&link);
+        self.forget_transactions(link);
         self.theirs.close(link);
         self.ours.close(link);
+    }
+
+    /// The next one of the same number is another.
+    fn forget_transactions(&mut self, link: Link) {
+        self.begun.remove(&link);
+        self.doubtful.retain(|(of, _), _| *of != link);
     }
 
     /// The daemon learns by a VIRQ, which overtakes requests or is overtaken: it is asked until it knows.
@@ -292,7 +298,7 @@ impl Pair {
         if let Some(domid) = introduced.filter(|_| done) {
             let ring = Link::Domain(domid);
             self.theirs.introduced(domid);
-            self.begun.remove(&ring);
+            self.forget_transactions(ring);
             if self.open.insert(ring) {
                 self.ours.open(ring);
             } else {
