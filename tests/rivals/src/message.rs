@@ -56,7 +56,7 @@ impl Message {
             }
             Some(Kind::DirectoryPart) => {
                 let end = payload.iter().position(|byte| *byte == 0);
-                if let Some(end) = end.filter(|end| number(&payload[..=*end]).is_some()) {
+                if let Some(end) = end.filter(|end| is_generation(&payload[..*end])) {
                     payload.splice(..end, b"(a number)".iter().copied());
                 }
             }
@@ -83,6 +83,12 @@ impl Message {
     pub fn is_event(&self) -> bool {
         matches!(self, Message::Event(_))
     }
+}
+
+/// A generation has 64 bits.
+fn is_generation(text: &[u8]) -> bool {
+    let text = std::str::from_utf8(text).ok();
+    text.is_some_and(|text| text.parse::<u64>().is_ok())
 }
 
 /// A number that ends with a NUL and is all of the payload.
@@ -141,6 +147,11 @@ mod tests {
         assert_ne!(of(start, b"1\0"), of(start, b"1"));
         let part = Kind::DirectoryPart;
         assert_eq!(of(part, b"1\0a\0\0"), of(part, b"2\0a\0\0"));
+        assert_eq!(
+            of(part, b"1\0a\0\0"),
+            of(part, b"9223372036854775809\0a\0\0")
+        );
+        assert_ne!(of(part, b"1\0a\0\0"), of(part, b"x\0a\0\0"));
         assert_ne!(of(part, b"1\0a\0\0"), of(part, b"1\0b\0\0"));
         assert_ne!(of(part, b"1\0a\0\0"), of(part, b"1\0a\0"));
         assert_ne!(of(Kind::Read, b"1\0"), of(Kind::Read, b"2\0"));

@@ -9,7 +9,7 @@ use crate::step::{Link, Step, Tx};
 use crate::theirs::{Heard, Theirs};
 use crate::world::Life;
 use pv_xenstore::server::StoreSabotage;
-use pv_xenstore::wire::{Kind, PAYLOAD_MAX_BYTES, Packet};
+use pv_xenstore::wire::{Decoder, Kind, PAYLOAD_MAX_BYTES, Packet};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -162,9 +162,15 @@ impl Pair {
 
     fn gone(&mut self, link: Link) {
         self.open.remove(&link);
-        self.begun.remove(&link);
+        self.forget_transactions(link);
         self.theirs.close(link);
         self.ours.close(link);
+    }
+
+    /// The next one of the same number is another.
+    fn forget_transactions(&mut self, link: Link) {
+        self.begun.remove(&link);
+        self.doubtful.retain(|(of, _), _| *of != link);
     }
 
     /// The daemon learns by a VIRQ, which overtakes requests or is overtaken: it is asked until it knows.
@@ -292,7 +298,7 @@ impl Pair {
         if let Some(domid) = introduced.filter(|_| done) {
             let ring = Link::Domain(domid);
             self.theirs.introduced(domid);
-            self.begun.remove(&ring);
+            self.forget_transactions(ring);
             if self.open.insert(ring) {
                 self.ours.open(ring);
             } else {
@@ -338,10 +344,15 @@ impl Pair {
         bytes.extend(payload);
         self.theirs.send(link, &bytes)?;
         let theirs = self.hear_theirs(link, asked)?;
-        // The service cuts the connection (`wire::Decoder`).
         let mut ours = self.hear_ours(link, asked);
         ours.retain(Message::is_event);
-        ours.push(Message::Closed);
+        // The service hands what comes to such a decoder, and cuts the connection when that fails.
+        let mut decoder = Decoder::new();
+        decoder.push(&bytes);
+        ours.push(match decoder.next_packet() {
+            Err(_) => Message::Closed,
+            Ok(_) => Message::Nothing,
+        });
         let ends = self.compare(at, link, asked.kind, Tx::None, payload, theirs, ours)?;
         self.gone(link);
         Ok(ends || self.settle(at)?)

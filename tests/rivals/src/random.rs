@@ -3,7 +3,7 @@
 
 use crate::step::{Link, Step, Tx};
 use fastrand::Rng;
-use pv_xenstore::wire::Kind;
+use pv_xenstore::wire::{Kind, PAYLOAD_MAX_BYTES};
 
 /// Connections to the socket that histories have.
 const SOCKETS: u8 = 3;
@@ -76,10 +76,11 @@ fn step(rng: &mut Rng) -> Step {
                 Some(kind) => arguments(rng, kind),
                 None => nul(&path(rng)),
             };
-            let payload = if rng.u8(..100) < 6 {
-                spoilt(rng, payload)
-            } else {
-                payload
+            let payload = match link {
+                // The end of a connection, of which there are few.
+                Link::Socket(_) if rng.u16(..1000) < OVERSIZED => oversized(rng, payload),
+                _ if rng.u8(..100) < 6 => spoilt(rng, payload),
+                _ => payload,
             };
             let tx = if kind == Kind::TransactionStart as u32 && rng.u8(..10) > 0 {
                 Tx::None
@@ -109,6 +110,8 @@ fn of_nothing(rng: &mut Rng, step: &Step) -> Option<Step> {
     })
 }
 
+/// How many of a thousand requests over the socket are longer than a message may be.
+const OVERSIZED: u16 = 2;
 /// How much rarer than anything else a target is set: its release ends a history.
 const RARE: u32 = 30;
 /// How often each type is asked for.
@@ -305,6 +308,13 @@ fn permissions(rng: &mut Rng) -> Vec<u8> {
     all
 }
 
+/// A payload that no message can have, by a byte or by many.
+fn oversized(rng: &mut Rng, mut payload: Vec<u8>) -> Vec<u8> {
+    let more = if rng.bool() { 1 } else { rng.usize(1..4000) };
+    payload.resize(PAYLOAD_MAX_BYTES + more, 0);
+    payload
+}
+
 /// A payload that something is wrong with.
 fn spoilt(rng: &mut Rng, mut payload: Vec<u8>) -> Vec<u8> {
     match rng.u8(..8) {
@@ -349,5 +359,13 @@ mod tests {
         let all = Kind::ALL.iter().copied();
         let compared = all.filter(|kind| *kind != Kind::Control && *kind <= Kind::DirectoryPart);
         assert_eq!(kinds, compared.collect());
+        // Over a ring page this is not compared.
+        let oversized = steps.iter().filter_map(|step| match step {
+            Step::Ask { link, payload, .. } if payload.len() > PAYLOAD_MAX_BYTES => Some(*link),
+            _ => None,
+        });
+        let oversized: Vec<Link> = oversized.collect();
+        assert!(!oversized.is_empty());
+        assert!(oversized.iter().all(|link| matches!(link, Link::Socket(_))));
     }
 }

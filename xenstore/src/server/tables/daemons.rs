@@ -62,6 +62,17 @@ fn permissions_of_special_watches() {
             &["2: @introduceDomain i"],
         ),
         ("0 INTRODUCE 9|0|5", "OK", &["2: @introduceDomain i"]),
+        // Who watches the root hears of these permissions, too, once for each watch.
+        ("0 WATCH /|r", "OK", &["0: / r"]),
+        (
+            "0 SET_PERMS @releaseDomain|n0",
+            "OK",
+            &[
+                "0: @releaseDomain r",
+                "0: @releaseDomain r",
+                "1: @releaseDomain r",
+            ],
+        ),
     ]);
 }
 
