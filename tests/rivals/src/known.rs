@@ -114,10 +114,10 @@ pub const ALL: &[Known] = &[
         is_it: |seen| is_c(seen) && answers_agree(seen) && only_merges(seen),
     },
     Known {
-        id: "books-of-the-dead",
+        id: "books-first",
         of: "xenstored 4.20",
-        what: "the end of a transaction that changed nodes of a domain that has died since: EAGAIN",
-        why: "xenstored looks at the dead domain's quota first, and says ENOMEM; both fail",
+        what: "the end of a transaction whose nodes others have changed or removed since: EAGAIN",
+        why: "xenstored looks at the owner's quota first, and says ENOMEM; both fail",
         after: After::Same,
         is_it: |seen| {
             is_c(seen)
