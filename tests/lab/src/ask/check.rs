@@ -61,6 +61,9 @@ impl Asked<'_> {
     }
 }
 
+/// MiB with which domains with the holders' modules boot. With 100 their init dies of a fault.
+const ROOM_FOR_MODULES: u32 = 256;
+
 /// Ways to hold pages that cannot be had here.
 fn check_hold(args: &LabArgs) -> Result<()> {
     let usage = |why| Err(LabError::Run(Error::Usage(why)));
@@ -68,6 +71,13 @@ fn check_hold(args: &LabArgs) -> Result<()> {
         Some(hold) if hold.is_simulated() => usage(format!(
             "--hold {hold} is the simulated Xen's; in the lab use pipe, fork, uring, direct, xdp or rdma"
         )),
+        Some(hold) if !hold.modules().is_empty() && args.domain_memory < ROOM_FOR_MODULES => {
+            usage(format!(
+                "--hold {hold} brings kernel modules into the domains, for which {} MiB may be too little: \
+             say --domain-memory {ROOM_FOR_MODULES} or more",
+                args.domain_memory
+            ))
+        }
         _ => Ok(()),
     }
 }
@@ -103,7 +113,24 @@ fn named_files(files: &[PathBuf]) -> Result<Vec<(PathBuf, String)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ask::options::tests::args;
     use std::path::Path;
+
+    #[test]
+    fn a_holder_with_modules_wants_a_domain_with_room_for_them() {
+        let check = |words: &[&str]| check_hold(&args(words)).map_err(|error| error.to_string());
+        let why = check(&["--hold", "rdma-odp", "--domain-memory", "255"]).unwrap_err();
+        assert!(
+            why.contains("255 MiB") && why.contains("--domain-memory 256"),
+            "{why}"
+        );
+        assert_eq!(
+            check(&["--hold", "rdma-odp", "--domain-memory", "256"]),
+            Ok(())
+        );
+        assert_eq!(check(&["--hold", "pipe", "--domain-memory", "128"]), Ok(()));
+        assert!(check(&["--hold", "pin"]).is_err());
+    }
 
     #[test]
     fn words_that_would_break_a_configuration_are_refused() {
