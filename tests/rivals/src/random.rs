@@ -76,12 +76,15 @@ fn step(rng: &mut Rng) -> Step {
                 Some(kind) => arguments(rng, kind),
                 None => nul(&path(rng)),
             };
-            let payload = match link {
+            let mut payload = match link {
                 // The end of a connection, of which there are few.
                 Link::Socket(_) if rng.u16(..1000) < OVERSIZED => oversized(rng, payload),
                 _ if rng.u8(..100) < 6 => spoilt(rng, payload),
                 _ => payload,
             };
+            if let Link::Domain(_) = link {
+                payload.truncate(PAYLOAD_MAX_BYTES);
+            }
             let tx = if kind == Kind::TransactionStart as u32 && rng.u8(..10) > 0 {
                 Tx::None
             } else {
