@@ -32,6 +32,9 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+/// What a mapper says in the end whose pages could not be held, and why follows.
+pub const NOT_HELD: &str = "its pages cannot be held here: ";
+
 /// How long a holder that depends on a device or another process may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 

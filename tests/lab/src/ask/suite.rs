@@ -155,15 +155,19 @@ fn holds(args: &LabArgs) -> String {
     format!(
         "\
 worst=0 status=0
-both_answer() {{
-    for domain in front back; do pv-stress on --deadline 30s $domain true || return 1; done
+are_sound() {{
+    case $status in
+    0) ;;
+    2) for domain in front back; do pv-stress on --deadline 30s $domain true || return 1; done ;;
+    *) return 1 ;;
+    esac
 }}
 mkdir -p {REPORT}/{HOLDS_REPORT}
 for hold in {names}; do
-    if [ $status != 0 ] && ! {{ [ $status = 2 ] && both_answer; }}; then
+    are_sound || {{
         for domain in front back; do start-domain $domain & done
         wait
-    fi
+    }}
     echo \"held by $hold\"
     case $hold in
     {NO_HOLDER}) {none} ;;
@@ -173,10 +177,7 @@ for hold in {names}; do
     [ $status = 0 ] || tail -n 3 {REPORT}/{HOLDS_REPORT}/$hold.said
     [ $status -le $worst ] || worst=$status
 done
-case $status in
-0 | 2) ;;
-*) for domain in front back; do xl destroy $domain; done ;;
-esac
+are_sound || for domain in front back; do xl destroy $domain; done
 exit $worst",
         names = names.join(" ")
     )

@@ -1,5 +1,6 @@
 //! One run of `hold-unmap` in a word.
 
+use pv_harness::holder::NOT_HELD;
 use pv_judges::checks::Form;
 use pv_judges::report::Report;
 use pv_judges::verdict::Outcome;
@@ -52,8 +53,6 @@ const COMPLAINTS: &str = "kernel complained";
 const FAULT: &str = "unable to handle page fault for address: ffff";
 /// And of the one that an unmap fails which waits.
 const RETURNED: &str = "every unmap call returned while the pages were held";
-/// In the last word of a mapper whose kernel refused only gntdev's own pages.
-const NOT_HELD: &str = "its pages cannot be held here: ";
 
 impl Cell {
     /// Of a run's `report.json`, if it has one, and of what the run said on standard error.

@@ -193,6 +193,11 @@ impl Xen {
         Some(lists?.into_iter().flatten().collect())
     }
 
+    /// What the kernel said of itself that maps the pages.
+    pub fn mapper(&self) -> Option<GuestKernel> {
+        self.guests().into_iter().find(|guest| guest.maps)
+    }
+
     /// What the kernels below said of themselves.
     pub fn guests(&self) -> Vec<GuestKernel> {
         let kernel = |domain: &Domain| {

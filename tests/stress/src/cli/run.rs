@@ -5,8 +5,7 @@ use crate::scenario::{self, Scenario};
 use crate::settings::{RunSabotage, Settings};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};
-use pv_harness::holder::HoldName;
-use pv_harness::holder::can_be_on_pv;
+use pv_harness::holder::{HoldName, can_be_on_pv};
 use pv_harness::settings::{Guest, PlatformKind, Unmap, quote};
 use pv_judges::checks::no_kernel_complained;
 use pv_judges::report::{Report, ReportDir, print_table};
@@ -231,10 +230,10 @@ fn connect(settings: &Settings) -> Result<Option<Arc<Xen>>> {
 /// On a PV guest a deferred unmap of a held page damages the kernel; one that waits does not.
 fn check_guest(xen: Option<&Xen>, scenarios: &[&dyn Scenario], settings: &Settings) -> Result<()> {
     let (is_damaged, name) = match xen {
-        Some(Xen { back, .. }) => (
-            back.about()
-                .is_some_and(|about| about.guest_type == "PV" && !about.unmap_waits),
-            back.name.as_str(),
+        Some(xen) => (
+            xen.mapper()
+                .is_some_and(|kernel| kernel.is_pv() && !kernel.unmap_waits),
+            xen.back.name.as_str(),
         ),
         None => (
             settings.guest == Some(Guest::Pv) && settings.unmap == Unmap::Async,
@@ -261,8 +260,9 @@ fn check_hold(xen: &Xen, scenarios: &[&dyn Scenario], settings: &Settings) -> Re
     match settings.hold {
         Some(hold) if scenarios.iter().any(|scenario| scenario.holds()) => {
             let name = &xen.back.name;
-            let is_pv = (xen.back.about()).is_some_and(|about| about.guest_type == "PV");
-            if is_pv && let Err(lacks) = can_be_on_pv(hold) {
+            if xen.mapper().is_some_and(|kernel| kernel.is_pv())
+                && let Err(lacks) = can_be_on_pv(hold)
+            {
                 return Err(Error::Usage(format!("domain {name}: {lacks}")));
             }
             let can = xen.back.can_hold(hold);

@@ -11,7 +11,7 @@ use pv_backend::disk::Backing;
 use pv_backend::{
     BackConfig, BackEvent, BackEventKind, Backend, Mode, Observer, PageLender, RequestInfo, Stop,
 };
-use pv_harness::holder::holder;
+use pv_harness::holder::{NOT_HELD, holder};
 use pv_harness::processes::{Control, Fact, News, Order, Point};
 use pv_harness::settings::HoldName;
 use pv_harness::timeline::{Event, Timeline, now_ns};
@@ -161,7 +161,7 @@ pub(super) fn run(process: &RoleProcess, task: BackEndTask) -> Outcome {
     process.show(&ledger)?;
     outcome?;
     if let Some(why) = cannot_hold {
-        return Err(format!("its pages cannot be held here: {why}").into());
+        return Err(format!("{NOT_HELD}{why}").into());
     }
     if orders.is_finished() && orders.join().is_err() {
         return Err("the thread that takes orders panicked".into());
