@@ -21,6 +21,8 @@ pub(super) enum HandshakeSabotage {
     BackWaits,
     /// Either end writes its state without a look at whose node it is.
     WritesOver,
+    /// A front end does not hear, while it makes a ring, that its device was made anew.
+    KeepsRing,
 }
 
 pub(super) struct Explorer {
@@ -47,6 +49,12 @@ impl Explorer {
             pair.ring_old |=
                 renews && (pair.ring_granted || pair.front_task == Some(FrontTask::Prepare));
             (pair.front_new, pair.front_renews) = (false, true);
+            if self.sabotage == HandshakeSabotage::KeepsRing
+                && pair.front_task == Some(FrontTask::Prepare)
+            {
+                pair.front = Some(machine);
+                return;
+            }
         }
         let actions = step(&mut machine, input);
         pair.front = Some(machine);

@@ -114,6 +114,16 @@ fn a_state_written_over_a_new_devices_is_found() {
 }
 
 #[test]
+fn a_ring_of_an_old_device_that_is_announced_to_the_new_one_is_found() {
+    let sabotage = HandshakeSabotage::KeepsRing;
+    for back_offers_always in [false, true] {
+        let trouble = [ToolstackMoves, BackRemade];
+        let finding = explore(sabotage, back_offers_always, 1, &trouble).unwrap_err();
+        assert!(finding.contains("an old device's ring"), "{finding}");
+    }
+}
+
+#[test]
 fn broken_handshakes_are_found() {
     let broken = [
         (HandshakeSabotage::StaleLooks, true),
