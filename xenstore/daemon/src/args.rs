@@ -31,6 +31,8 @@ pub(crate) struct Cli {
     pub(crate) socket: PathBuf,
     /// Where to keep the store, so that it outlives this program: clients that connect again find all
     /// as it was. Written at most five times a second, and at the end; a crash leaves the last whole one.
+    /// Where it cannot be written (a full disk), it is tried again every second, and status 1 says that it was
+    /// not written at the end.
     #[arg(long, value_name = "FILE")]
     pub(crate) state: Option<PathBuf>,
     /// Whose answers to give, where daemons differ: c-4.14, c-4.17 or c-4.20 for xenstored of that Xen;

@@ -154,15 +154,23 @@ impl State {
     /// The system's; the old file is there then.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let beside = beside(path);
-        let mut file = File::create(&beside)?;
-        file.write_all(&self.encode())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)?;
+        if let Err(error) = self.write(&beside, path) {
+            // Half a state helps nobody, and a full disk least.
+            let _ = std::fs::remove_file(&beside);
+            return Err(error);
+        }
         // The directory, which now has the name.
         let parent = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
         File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    }
+
+    fn write(&self, beside: &Path, path: &Path) -> io::Result<()> {
+        let mut file = File::create(beside)?;
+        file.write_all(&self.encode())?;
+        file.sync_all()?;
+        std::fs::rename(beside, path)
     }
 }
 

@@ -47,7 +47,8 @@ pub struct ServerConfig {
     /// Whose answers it gives.
     pub daemon: Daemon,
     /// Where to keep the tree, so that the next server goes on with it; nowhere if `None`. It is written
-    /// soon after each change, at most five times a second, and at the end.
+    /// soon after each change, at most five times a second, and at the end. Where it cannot be written it is
+    /// tried again every second; what cannot be written at the end is the error of [`ServerHandle::wait`].
     pub state: Option<PathBuf>,
     /// Limits on domains.
     pub quotas: Quotas,

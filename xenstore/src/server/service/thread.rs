@@ -157,10 +157,8 @@ impl Service {
                 }
             }
             if !self.take_messages() {
-                if let Some(saver) = &mut self.saver {
-                    saver.finish(&self.server.snapshot());
-                }
-                return Ok(());
+                let saver = self.saver.as_mut();
+                return saver.map_or(Ok(()), |saver| saver.finish(&self.server.snapshot()));
             }
             for id in std::mem::take(&mut self.ready) {
                 self.serve(id);
