@@ -6,6 +6,7 @@
 
 use super::about::{About, busy};
 use super::events::{EventQueue, WatchEvent};
+use super::lead::Next;
 use super::protocol::{Answer, Input};
 use super::state::{State, Waiter};
 use crate::error::{Error, Result};
@@ -166,7 +167,7 @@ impl Connection {
 
     /// May there be more to take in, although no descriptor says so?
     pub(super) fn has_more(&self) -> bool {
-        self.state().more
+        self.state().lead.has_more()
     }
 
     /// The next watch event, without waiting: of the common queue, or of a watch's own.
@@ -184,7 +185,7 @@ impl Connection {
                 return Ok(Some(event));
             }
             state.check()?;
-            if !state.more {
+            if !state.lead.has_more() {
                 return Ok(None);
             }
         }
@@ -275,30 +276,29 @@ impl Connection {
                 self.leave(&mut state);
                 return (state, found);
             }
-            if !state.led {
-                let to_send = !state.outbox.is_empty();
-                if !std::mem::take(&mut state.more) {
-                    state.led = true;
+            let thread = std::thread::current();
+            match state.lead.next(id, Waiter(thread.clone())) {
+                Next::TakeIn => {
+                    self.turn(&mut state);
+                    state.lead.is_known();
+                }
+                Next::Poll => {
+                    let to_send = !state.outbox.is_empty();
                     drop(state);
                     let polled = self.stream.wait(to_send, &self.bell, deadline);
                     state = self.state();
-                    state.led = false;
+                    state.lead.polled();
                     if let Err(error) = polled {
                         state.fail(&error);
                     }
+                    self.turn(&mut state);
+                    state.lead.is_known();
                 }
-                self.turn(&mut state);
-                state.news = false;
-            } else {
-                let thread = std::thread::current();
-                let me = thread.id();
-                state.waiters.push(Waiter { id, thread });
-                drop(state);
-                std::thread::park_timeout(deadline - now);
-                state = self.state();
-                let at = state.waiters.iter().position(|w| w.thread.id() == me);
-                if let Some(at) = at {
-                    state.waiters.swap_remove(at);
+                Next::Sleep => {
+                    drop(state);
+                    std::thread::park_timeout(deadline - now);
+                    state = self.state();
+                    state.lead.woken(&Waiter(thread));
                 }
             }
         }
@@ -307,26 +307,23 @@ impl Connection {
     /// Who waits no more lets another one lead, and tells the leader what it does not know.
     fn leave(&self, state: &mut State) {
         self.ring_leader(state);
-        if !state.led
-            && let Some(next) = state.waiters.first()
-        {
-            next.thread.unpark();
+        if let Some(next) = state.lead.heir() {
+            next.0.unpark();
         }
     }
 
     fn ring_leader(&self, state: &mut State) {
-        if state.led && (state.news || !state.outbox.is_empty()) {
+        let unsent = !state.outbox.is_empty();
+        if state.lead.must_ring(unsent) {
             // Full means that it rings already.
             let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
         }
-        state.news = false;
     }
 
     /// Sends and takes in what can be without waiting.
     fn turn(&self, state: &mut State) {
         if state.protocol.over().is_some() {
-            state.more = false;
-            return;
+            return state.lead.read(false);
         }
         let mut bytes = Vec::new();
         let received = self.stream.receive(&mut bytes);
@@ -334,7 +331,7 @@ impl Connection {
             state.feed(Input::Received(bytes));
         }
         match received {
-            Ok(received) => state.more = received == Received::Some,
+            Ok(received) => state.lead.read(received == Received::Some),
             Err(error) => state.fail(&error),
         }
         self.send(state);

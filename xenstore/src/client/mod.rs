@@ -8,6 +8,8 @@ pub mod protocol;
 
 mod about;
 
+mod lead;
+
 mod state;
 
 mod connection;

@@ -1,6 +1,7 @@
 //! What a connection knows, behind its lock.
 
 use super::events::{EventQueue, ROUTED, WatchEvent};
+use super::lead::Lead;
 use super::protocol::{Action, Answer, IN_FLIGHT_MAX, Input, Protocol};
 use crate::error::{Error, Result};
 use crate::transport::Outbox;
@@ -24,24 +25,21 @@ pub(super) struct State {
     pub(super) answers: HashMap<u32, Answer>,
     /// What must be said at an end, and found no room: no more than was begun before.
     pub(super) farewells: VecDeque<Farewell>,
-    pub(super) waiters: Vec<Waiter>,
-    /// Somebody polls.
-    pub(super) led: bool,
-    /// The stream may have more, although its descriptor does not say so.
-    pub(super) more: bool,
-    /// Something came that the leader may wait for.
-    pub(super) news: bool,
+    pub(super) lead: Lead<Waiter>,
     pub(super) deadline: Duration,
 }
 
 /// Kind, transaction and payload of a request that nobody waits for.
 pub(super) type Farewell = (Kind, u32, Vec<u8>);
 
+/// A thread that waits.
 #[derive(Debug)]
-pub(super) struct Waiter {
-    /// The answer that it waits for; `None`: anything.
-    pub(super) id: Option<u32>,
-    pub(super) thread: Thread,
+pub(super) struct Waiter(pub(super) Thread);
+
+impl PartialEq for Waiter {
+    fn eq(&self, other: &Waiter) -> bool {
+        self.0.id() == other.0.id()
+    }
 }
 
 impl State {
@@ -53,11 +51,7 @@ impl State {
             routes: HashMap::new(),
             answers: HashMap::new(),
             farewells: VecDeque::new(),
-            waiters: Vec::new(),
-            led: false,
-            // A ring may have been filled before anybody listened.
-            more: true,
-            news: false,
+            lead: Lead::new(),
             deadline,
         }
     }
@@ -115,7 +109,7 @@ impl State {
         }
     }
 
-    pub(super) fn sort(&mut self, event: WatchEvent) {
+    fn sort(&mut self, event: WatchEvent) {
         match self.routes.get_mut(&event.token) {
             Some(queue) => queue.push(event),
             // Its watch is gone, and nobody would ever read it.
@@ -125,13 +119,7 @@ impl State {
     }
 
     /// Wakes who waits for this answer, or everybody who does not wait for an answer.
-    pub(super) fn wake(&mut self, id: Option<u32>) {
-        self.news = true;
-        for waiter in &self.waiters {
-            // An answer makes room, too.
-            if waiter.id == id || waiter.id.is_none() {
-                waiter.thread.unpark();
-            }
-        }
+    fn wake(&mut self, id: Option<u32>) {
+        self.lead.came(id).for_each(|waiter| waiter.0.unpark());
     }
 }

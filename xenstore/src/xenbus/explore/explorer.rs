@@ -3,9 +3,8 @@
 use super::super::XenbusState::{self, Closed, Closing, Connected, Initialised, Initialising};
 use super::super::{SwitchState, back, front};
 use super::pair::{BackTask, FrontTask, Pair};
-use super::search::Finding;
 use super::steps::Step::{self, *};
-use crate::testing::step;
+use crate::testing::{Finding, step};
 
 /// Broken on purpose: the exploration must see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

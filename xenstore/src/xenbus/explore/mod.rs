@@ -3,13 +3,12 @@
 
 mod explorer;
 mod pair;
-mod search;
 mod steps;
 mod strangers;
 
+use crate::testing::{Finding, Rules, search};
 use explorer::{Explorer, HandshakeSabotage};
 use pair::Pair;
-pub(super) use search::{Finding, Rules, search};
 use steps::Step::{self, *};
 use steps::{DEADLINES, PROGRESS, TROUBLE};
 

@@ -5,8 +5,8 @@ use super::super::XenbusState::{
     self, Closed, Closing, Connected, InitWait, Initialised, Initialising,
 };
 use super::super::{SwitchState, back};
-use super::search::{Finding, Rules, search};
 use crate::testing::step;
+use crate::testing::{Finding, Rules, search};
 
 /// How a front end gets to Connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

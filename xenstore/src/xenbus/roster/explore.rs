@@ -2,8 +2,8 @@
 //! and answers can come; and long histories at random.
 
 use super::super::XenbusState::{self, Connected, Initialising};
-use super::super::explore::{Finding, Rules, search};
 use super::{Action, Found, Input, Limits, Roster, Seen};
+use crate::testing::{Finding, Rules, search};
 use libgnt::DomId;
 use libgnt::machine::{Machine, Now};
 use std::collections::{BTreeMap, BTreeSet};
