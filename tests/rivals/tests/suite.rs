@@ -1,23 +1,28 @@
 //! The client's suite on Debian's daemons, over their sockets, where these are unpacked or installed.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-use pv_rivals::daemon::{Daemon, Rival};
+use pv_rivals::daemon::{self, Daemon, Rival};
 use pv_rivals::world::World;
 use pv_suite::{Case, Connect, Needs, Outcome, Place};
-use pv_xenstore::Client;
+use pv_xenstore::{Client, ServerConfig, ServerHandle};
 use std::io::Write;
 
-/// What a daemon is like, as a place for the suite. `None`: it is not here, which is said past what the
-/// harness captures.
-fn on<T>(name: &str, look: impl FnOnce(&Place<'_>) -> T) -> Option<T> {
-    let rival = Rival::named(name).unwrap();
-    let Some(place) = rival.kept(None) else {
+/// `None`: it is not here, which is said past what the harness captures.
+fn kept(rival: Rival) -> Option<daemon::Place> {
+    let place = rival.kept(None);
+    if place.is_none() {
         let _ = writeln!(
             std::io::stderr(),
             "skipped: {rival} is not here; fetch it: cargo run -p pv-rivals -- fetch"
         );
-        return None;
-    };
+    }
+    place
+}
+
+/// What a daemon is like, as a place for the suite, if it is here.
+fn on<T>(name: &str, look: impl FnOnce(&Place<'_>) -> T) -> Option<T> {
+    let rival = Rival::named(name).unwrap();
+    let place = kept(rival)?;
     let world = World::new(&[1]).unwrap();
     let _daemon = Daemon::start(rival, &place, &world).unwrap();
     let connect = || Client::from_socket_path(world.socket()).unwrap();
@@ -60,6 +65,24 @@ fn the_suite_on_oxenstored_4_17() {
 #[test]
 fn the_suite_on_oxenstored_4_20() {
     whole("oxenstored-4.20");
+}
+
+/// Xen's own test of a xenstore daemon, as Debian packs it, on our server.
+#[test]
+fn xens_own_test_on_our_server() {
+    for name in ["xenstored-4.17", "xenstored-4.20"] {
+        let rival = Rival::named(name).unwrap();
+        let Some(place) = kept(rival) else { continue };
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let mut config = ServerConfig::default();
+        config.socket = Some(socket.clone());
+        let server = ServerHandle::start(config).unwrap();
+        let mut test = place.other("test-xenstore").unwrap();
+        let output = test.env("XENSTORED_PATH", socket).output().unwrap();
+        assert!(output.status.success(), "of {}: {output:?}", rival.version);
+        server.stop();
+    }
 }
 
 /// What runs where it may not is not tried, and what goes wrong is told with its words.
