@@ -2,16 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
-mod suite;
 
 use common::Xenstore;
 use libgnt::DomId;
+use pv_suite::{Case, Connect, Needs, Place, SOON};
 use pv_xenstore::client::Request;
 use pv_xenstore::{Client, Error};
 use rustix::io::Errno;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use suite::SOON;
 
 /// Names a running daemon's socket instead of a server of the test's own.
 const SOCKET: &str = "PV_XENSTORE_SOCKET";
@@ -19,10 +18,10 @@ const SOCKET: &str = "PV_XENSTORE_SOCKET";
 #[test]
 fn the_suite() {
     let ran = match std::env::var_os(SOCKET) {
-        Some(socket) => suite::run(&|| Client::from_socket_path(&socket).unwrap()),
+        Some(socket) => pv_suite::run(&Place::dom0(&|| Client::from_socket_path(&socket).unwrap())),
         None => {
             let xenstore = Xenstore::new();
-            let ran = suite::run(&|| xenstore.dom0());
+            let ran = pv_suite::run(&Place::dom0(&|| xenstore.dom0()));
             assert!(!xenstore.dom0().exists("/pv-suite").unwrap());
             ran
         }
@@ -38,7 +37,7 @@ fn the_suite() {
 #[should_panic(expected = "assertion")]
 fn a_case_can_fail() {
     let xenstore = Xenstore::new();
-    let leaks = |connect: &suite::Connect<'_>, node: &str| {
+    let leaks = |connect: &Connect<'_>, node: &str| {
         let client = connect();
         client.watch(node, "left behind").unwrap();
         client.wait_watch_event(SOON).unwrap();
@@ -46,7 +45,12 @@ fn a_case_can_fail() {
         client.read(node).unwrap();
         assert_eq!(client.next_watch_event().unwrap(), None);
     };
-    suite::run_case(("leaks", leaks), &|| xenstore.dom0());
+    let case = Case {
+        name: "leaks",
+        needs: Needs::Nothing,
+        run: leaks,
+    };
+    pv_suite::run_case(&case, &Place::dom0(&|| xenstore.dom0()));
 }
 
 /// A domain's quota of watches is 128: what is dropped is given back.

@@ -4,15 +4,14 @@
 mod common;
 #[path = "common/ring.rs"]
 mod daemon;
-mod suite;
 
 use common::Xenstore;
 use daemon::{Bridge, CONNECTION, ERROR, FEATURES, Page, REQ_CONS, RSP_CONS, RSP_PROD, Xen};
+use pv_suite::{Place, SOON};
 use pv_xenstore::wire::{Kind, Packet};
 use pv_xenstore::{Client, Error};
 use std::sync::Mutex;
 use std::time::Duration;
-use suite::SOON;
 
 const RECONNECTION: u32 = 1;
 const SAYS_ERRORS: u32 = 2;
@@ -27,7 +26,7 @@ fn the_suite_over_rings() {
         bridges.lock().unwrap().push(bridge);
         Client::from_ring(parts, SOON).unwrap()
     };
-    suite::run(&connect);
+    pv_suite::run(&Place::dom0(&connect));
     assert!(xen.host().stats().requests() > 0, "over the simulated Xen");
 }
 

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
+#[path = "common/tool.rs"]
+mod tool;
 
 use common::Xenstore;
 use libgnt::DomId;
@@ -10,34 +12,16 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Output, Stdio};
 use xenstore_rs::Xs;
 
-fn command(xenstore: &Xenstore, tool: &str, args: &[&str]) -> Command {
-    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-        .chain(["/usr/sbin".into(), "/usr/bin".into()])
-        .map(|dir| dir.join(tool))
-        .find(|path| path.exists());
-    let path = found
-        .unwrap_or_else(|| panic!("{tool} is missing: install the Debian package xenstore-utils"));
-    let mut command = Command::new(path);
-    command
-        .args(args)
-        .env("XENSTORED_PATH", xenstore.socket())
-        .stdin(Stdio::null());
-    command
+fn command(xenstore: &Xenstore, name: &str, args: &[&str]) -> Command {
+    tool::tool(&xenstore.socket(), &[&[name], args].concat())
 }
 
-fn run(xenstore: &Xenstore, tool: &str, args: &[&str]) -> Output {
-    command(xenstore, tool, args).output().unwrap()
+fn run(xenstore: &Xenstore, name: &str, args: &[&str]) -> Output {
+    command(xenstore, name, args).output().unwrap()
 }
 
-fn good(xenstore: &Xenstore, tool: &str, args: &[&str]) -> String {
-    let output = run(xenstore, tool, args);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{tool} {args:?}: {} {errors}",
-        output.status
-    );
-    String::from_utf8(output.stdout).unwrap()
+fn good(xenstore: &Xenstore, name: &str, args: &[&str]) -> String {
+    tool::good(command(xenstore, name, args))
 }
 
 #[test]

@@ -4,6 +4,7 @@ use crate::error::{Result, RivalError};
 use crate::world::World;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -112,6 +113,53 @@ pub struct Place {
     tree: Option<PathBuf>,
 }
 
+impl Place {
+    /// Another program of the same packages, and what it is started with. `None`: they have it not.
+    pub fn other(&self, name: &str) -> Option<Command> {
+        let program = self.program.with_file_name(name);
+        let mut words = program
+            .exists()
+            .then(|| self.words(&program, None))?
+            .into_iter();
+        let mut command = Command::new(words.next()?);
+        command.args(words);
+        Some(command)
+    }
+
+    /// The command line that runs a program with the C library of its release, and a library before all
+    /// others.
+    fn words(&self, program: &Path, preload: Option<&Path>) -> Vec<OsString> {
+        let Some(tree) = &self.tree else {
+            let preload = preload.map(|library| {
+                let mut word = OsString::from("LD_PRELOAD=");
+                word.push(library);
+                ["env".into(), word]
+            });
+            let words = preload.into_iter().flatten();
+            return words.chain([program.into()]).collect();
+        };
+        let libraries = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+        let libraries = libraries.map(|dir| tree.join(dir));
+        let loader = libraries
+            .each_ref()
+            .map(|dir| dir.join("ld-linux-x86-64.so.2"));
+        let loader = loader.into_iter().find(|path| path.exists());
+        let mut path = libraries[0].clone().into_os_string();
+        path.push(":");
+        path.push(&libraries[1]);
+        let mut words = vec![
+            loader.map_or_else(|| program.into(), PathBuf::into_os_string),
+            "--library-path".into(),
+            path,
+        ];
+        if let Some(library) = preload {
+            words.extend(["--preload".into(), library.into()]);
+        }
+        words.push(program.into());
+        words
+    }
+}
+
 /// A daemon that runs. It ends when this value, or the thread that made it, does.
 #[derive(Debug)]
 pub struct Daemon {
@@ -136,30 +184,12 @@ impl Daemon {
         // The kernel ends it when we end, however that comes about.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
-        match &place.tree {
-            Some(tree) => {
-                let libraries = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
-                let loader = libraries.map(|dir| tree.join(dir).join("ld-linux-x86-64.so.2"));
-                let loader = loader.iter().find(|path| path.exists());
-                command
-                    .arg(loader.unwrap_or(&place.program))
-                    .arg("--library-path")
-                    .arg(
-                        libraries
-                            .map(|dir| tree.join(dir).display().to_string())
-                            .join(":"),
-                    )
-                    .arg("--preload")
-                    .arg(world.library())
-                    .arg(&place.program)
-                    .env("PV_RIVALS_TREE", tree);
-            }
-            None => {
-                command
-                    .args(["env".into(), preload(world)])
-                    .arg(&place.program);
-            }
-        }
+        command
+            .args(place.words(&place.program, Some(&world.library())))
+            .env(
+                "PV_RIVALS_TREE",
+                place.tree.as_deref().unwrap_or(Path::new("/")),
+            );
         match rival.make {
             Make::C => {
                 // Its clock is fast: no event would wait long enough to be read.
@@ -261,10 +291,6 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn preload(world: &World) -> String {
-    format!("LD_PRELOAD={}", world.library().display())
 }
 
 /// Debian's own settings where they are its defaults, and no limit on how often others' conflicts may

@@ -9,16 +9,17 @@
 //! 2. [`step`]: what happens in a history.
 //! 3. [`ring`]: a domain's end of its ring page.
 //! 4. [`world`]: what a daemon finds instead of a Xen.
-//! 5. [`daemon`]: a daemon as a process in it.
-//! 6. [`theirs`]: the daemon's side of a history.
-//! 7. [`ours`]: our server's side.
-//! 8. [`message`]: what the two send, with what the protocol leaves open taken out.
-//! 9. [`known`]: the differences that stay, each with its reason.
-//! 10. [`play`]: plays a history on both, and compares.
-//! 11. [`random`]: histories from a seed.
-//! 12. [`shrink`](mod@shrink): the shortest part that still shows a difference.
-//! 13. [`campaign`]: many histories.
-//! 14. [`cli`]: the command line.
+//! 5. [`side`]: a daemon's side of a history, wherever it runs.
+//! 6. [`daemon`]: a daemon as a process in it.
+//! 7. [`theirs`]: that of a daemon in a world.
+//! 8. [`ours`]: our server's side.
+//! 9. [`message`]: what the two send, with what the protocol leaves open taken out.
+//! 10. [`known`]: the differences that stay, each with its reason.
+//! 11. [`play`]: plays a history on both, and compares.
+//! 12. [`random`]: histories from a seed.
+//! 13. [`shrink`](mod@shrink): the shortest part that still shows a difference.
+//! 14. [`campaign`]: many histories.
+//! 15. [`cli`]: the command line.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -33,6 +34,7 @@ pub mod play;
 pub mod random;
 pub mod ring;
 pub mod shrink;
+pub mod side;
 pub mod step;
 pub mod theirs;
 pub mod world;

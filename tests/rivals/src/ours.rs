@@ -4,7 +4,7 @@ use crate::step::Link;
 use libgnt::DomId;
 use libgnt::machine::Machine;
 use pv_xenstore::server::{Action, ConnId, Daemon, Input, Server, Settings, StoreSabotage};
-use pv_xenstore::wire::Packet;
+use pv_xenstore::wire::{Kind, Packet};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ pub struct Ours {
     server: Server,
     links: BTreeMap<Link, Pending>,
     connections: u64,
+    /// The rights of [`Link::Socket`], and whether these are open files of the kernel's device.
+    sockets: (DomId, bool),
 }
 
 impl Ours {
@@ -34,16 +36,40 @@ impl Ours {
             server: Server::new(settings),
             links: BTreeMap::new(),
             connections: 0,
+            sockets: (DomId::DOM0, false),
         }
+    }
+
+    /// The connections that a history makes have these rights, and are open files of the kernel's device or
+    /// not.
+    pub fn with_rights(mut self, domid: DomId, device: bool) -> Ours {
+        self.sockets = (domid, device);
+        self
+    }
+
+    /// Does what a toolstack did before the history.
+    pub fn after(mut self, requests: &[(Kind, Vec<u8>)]) -> Ours {
+        let conn = ConnId(u64::MAX);
+        self.step(Input::Connected {
+            conn,
+            domid: DomId::DOM0,
+            device: false,
+        });
+        for (kind, payload) in requests {
+            let packet = Packet::new(*kind, 0, 0, payload.as_slice());
+            self.step(Input::Request(conn, packet));
+        }
+        self.step(Input::Disconnected(conn));
+        self
     }
 
     /// A connection is made, with the rights of the domain.
     pub fn open(&mut self, link: Link) {
         self.connections += 1;
         let conn = self.connections;
-        let domid = match link {
-            Link::Socket(_) => DomId::DOM0,
-            Link::Domain(domid) => DomId(domid),
+        let (domid, device) = match link {
+            Link::Socket(_) => self.sockets,
+            Link::Domain(domid) => (DomId(domid), false),
         };
         let pending = Pending {
             conn,
@@ -53,7 +79,7 @@ impl Ours {
         self.step(Input::Connected {
             conn: ConnId(conn),
             domid,
-            device: false,
+            device,
         });
     }
 
@@ -126,7 +152,6 @@ impl Ours {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pv_xenstore::wire::Kind;
 
     #[test]
     fn equal_events_are_one_but_for_special_watches() {

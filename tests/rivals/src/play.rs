@@ -5,8 +5,9 @@ use crate::error::Result;
 use crate::known::{self, After, Seen};
 use crate::message::{Asked, Message, number};
 use crate::ours::Ours;
+use crate::side::{Heard, Side};
 use crate::step::{Link, Step, Tx};
-use crate::theirs::{Heard, Theirs};
+use crate::theirs::Theirs;
 use crate::world::Life;
 use pv_xenstore::server::StoreSabotage;
 use pv_xenstore::wire::{Decoder, Kind, PAYLOAD_MAX_BYTES, Packet};
@@ -47,7 +48,7 @@ pub struct Outcome {
 }
 
 struct Pair {
-    theirs: Theirs,
+    theirs: Box<dyn Side>,
     ours: Ours,
     rival: Rival,
     /// The numbers of each connection's transactions: the daemon's and ours.
@@ -74,9 +75,19 @@ pub fn play(
     sabotage: Option<StoreSabotage>,
     steps: &[Step],
 ) -> Result<Outcome> {
+    let theirs = Theirs::start(rival, place, &DOMAINS)?;
+    let ours = Ours::playing(rival.counterpart(), sabotage);
+    play_on(rival, Box::new(theirs), ours, steps)
+}
+
+/// Plays a history on two servers in the same state.
+///
+/// # Errors
+/// The daemon's side fails.
+pub fn play_on(rival: Rival, theirs: Box<dyn Side>, ours: Ours, steps: &[Step]) -> Result<Outcome> {
     let mut pair = Pair {
-        theirs: Theirs::start(rival, place, &DOMAINS)?,
-        ours: Ours::playing(rival.counterpart(), sabotage),
+        theirs,
+        ours,
         rival,
         begun: BTreeMap::new(),
         open: BTreeSet::new(),
@@ -396,6 +407,23 @@ impl Pair {
     }
 
     fn hear_ours_raw(&mut self, link: Link, asked: Asked, raw: &mut Vec<u8>) -> Vec<Message> {
+        let mut heard = self.hear_ours_up_to_the_answer(link, asked, raw);
+        if self.theirs.has_events_apart() {
+            let at = heard.len() - 1;
+            let events = std::iter::from_fn(|| self.ours.hear(link));
+            let events = events.map(|packet| Message::of(&packet, asked));
+            let events: Vec<Message> = events.collect();
+            heard.splice(at..at, events);
+        }
+        heard
+    }
+
+    fn hear_ours_up_to_the_answer(
+        &mut self,
+        link: Link,
+        asked: Asked,
+        raw: &mut Vec<u8>,
+    ) -> Vec<Message> {
         let mut heard = Vec::new();
         loop {
             let message = match self.ours.hear(link) {

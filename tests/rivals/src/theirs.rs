@@ -3,9 +3,10 @@
 use crate::daemon::{Daemon, Place, Rival};
 use crate::error::{Result, RivalError};
 use crate::ring;
+use crate::side::{Heard, Side};
 use crate::step::Link;
 use crate::world::{Life, World};
-use pv_xenstore::wire::{Decoder, Packet};
+use pv_xenstore::wire::Decoder;
 use rustix::event::Timespec;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -17,19 +18,6 @@ const ANSWER: Timespec = Timespec {
     tv_sec: 5,
     tv_nsec: 0,
 };
-
-/// What was heard of a connection.
-#[derive(Debug)]
-pub enum Heard {
-    /// A message.
-    Message(Packet),
-    /// It was closed.
-    Closed,
-    /// Nothing, for as long as anybody would wait.
-    Nothing,
-    /// The daemon's process has ended.
-    Died,
-}
 
 #[derive(Debug)]
 struct Wire {
@@ -65,20 +53,17 @@ impl Theirs {
     pub fn daemon(&self) -> &Daemon {
         &self.daemon
     }
+}
 
-    /// Has the daemon ended, or will it at once? To be asked when a connection ends unexpectedly.
-    pub fn has_died(&mut self) -> bool {
+impl Side for Theirs {
+    fn has_died(&mut self) -> bool {
         self.daemon.ends_within(Timespec {
             tv_sec: 2,
             tv_nsec: 0,
         })
     }
 
-    /// Connects to the socket.
-    ///
-    /// # Errors
-    /// It is refused.
-    pub fn open(&mut self, number: u8) -> Result<()> {
+    fn open(&mut self, number: u8) -> Result<()> {
         let socket = self.world.socket();
         let stream = UnixStream::connect(&socket).map_err(RivalError::file(&socket))?;
         stream
@@ -92,11 +77,7 @@ impl Theirs {
         Ok(())
     }
 
-    /// A domain's ring page as its builder makes it, before INTRODUCE.
-    ///
-    /// # Errors
-    /// What the FIFO says.
-    pub fn prepare(&mut self, domid: u16) -> Result<()> {
+    fn prepare(&mut self, domid: u16) -> Result<()> {
         if let Some(corner) = self.world.corner(domid) {
             ring::reset(&corner.ring);
             corner.hush().map_err(RivalError::file(self.world.path()))?;
@@ -104,8 +85,7 @@ impl Theirs {
         Ok(())
     }
 
-    /// The daemon has a domain's ring page from now on.
-    pub fn introduced(&mut self, domid: u16) {
+    fn introduced(&mut self, domid: u16) {
         let wire = Wire {
             stream: None,
             decoder: Decoder::new(),
@@ -113,25 +93,16 @@ impl Theirs {
         self.wires.insert(Link::Domain(domid), wire);
     }
 
-    /// Forgets a connection, and hangs up if it is one to the socket.
-    pub fn close(&mut self, link: Link) {
+    fn close(&mut self, link: Link) {
         self.wires.remove(&link);
     }
 
-    /// What Xen says of a domain, and that it says so.
-    ///
-    /// # Errors
-    /// What the FIFO says.
-    pub fn set_life(&mut self, domid: u16, life: Life) -> Result<()> {
+    fn set_life(&mut self, domid: u16, life: Life) -> Result<()> {
         self.world.set_life(domid, life);
         self.world.tell_of_domains()
     }
 
-    /// Sends bytes. What cannot be sent any more is known when the answer is waited for.
-    ///
-    /// # Errors
-    /// The daemon is gone.
-    pub fn send(&mut self, link: Link, bytes: &[u8]) -> Result<()> {
+    fn send(&mut self, link: Link, bytes: &[u8]) -> Result<()> {
         let Some(wire) = self.wires.get_mut(&link) else {
             return Ok(());
         };
@@ -164,12 +135,7 @@ impl Theirs {
         Ok(())
     }
 
-    /// Takes what is in the rings, so that none stays full: a domain whose events nobody reads holds up
-    /// those who cause them.
-    ///
-    /// # Errors
-    /// What the FIFOs say.
-    pub fn drain(&mut self) -> Result<()> {
+    fn drain(&mut self) -> Result<()> {
         for (link, wire) in &mut self.wires {
             if let Link::Domain(domid) = link
                 && let Some(corner) = self.world.corner(*domid)
@@ -184,11 +150,7 @@ impl Theirs {
         Ok(())
     }
 
-    /// The next message.
-    ///
-    /// # Errors
-    /// The daemon is gone.
-    pub fn hear(&mut self, link: Link) -> Result<Heard> {
+    fn hear(&mut self, link: Link) -> Result<Heard> {
         let Some(wire) = self.wires.get_mut(&link) else {
             return Ok(Heard::Closed);
         };

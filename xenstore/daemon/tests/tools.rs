@@ -1,93 +1,15 @@
 //! The program with Xen's own command-line tools (Debian package xenstore-utils).
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use rustix::process::{Pid, Signal, kill_process};
+mod common;
+
+use common::{Daemon, PROGRAM};
+use rustix::process::Signal;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_pv-xenstored");
-
-struct Daemon {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Daemon {
-    /// Starts it, and waits until it says that it listens.
-    fn start(options: &[&str]) -> Daemon {
-        Daemon::start_in(tempfile::tempdir().unwrap(), options)
-    }
-
-    fn start_in(dir: tempfile::TempDir, options: &[&str]) -> Daemon {
-        let mut child = Command::new(PROGRAM)
-            .current_dir(dir.path())
-            .args(["--socket", "xs.sock"])
-            .args(options)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut said = String::new();
-        let mut errors = BufReader::new(child.stderr.take().unwrap());
-        while !said.contains("listening") {
-            assert_ne!(errors.read_line(&mut said).unwrap(), 0, "{said}");
-        }
-        // The rest must not fill the pipe.
-        std::thread::spawn(move || errors.lines().for_each(drop));
-        Daemon { child, dir }
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("xs.sock")
-    }
-
-    fn tool(&self, socket: &str, args: &[&str]) -> Command {
-        let path = ["/usr/bin", "/usr/sbin"].map(|dir| Path::new(dir).join(args[0]));
-        let path = path.iter().find(|path| path.exists());
-        let path = path.unwrap_or_else(|| {
-            panic!(
-                "{} is missing: install the Debian package xenstore-utils",
-                args[0]
-            )
-        });
-        let mut command = Command::new(path);
-        command
-            .args(&args[1..])
-            .env("XENSTORED_PATH", self.dir.path().join(socket))
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, args: &[&str]) -> Output {
-        self.tool("xs.sock", args).output().unwrap()
-    }
-
-    /// What a tool that succeeds prints.
-    fn good(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(
-            output.status.success(),
-            "{args:?}: {} {errors}",
-            output.status
-        );
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn end(&mut self, signal: Signal) -> Option<i32> {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use std::process::{Command, Stdio};
 
 #[test]
 fn debians_tools() {

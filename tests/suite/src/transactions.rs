@@ -1,19 +1,19 @@
 //! Transactions.
 
-use super::{Case, Connect};
+use crate::case::{Case, Connect};
 use pv_xenstore::Error;
 use pv_xenstore::client::Attempts;
 use rustix::io::Errno;
 use std::time::Duration;
 
 pub const CASES: &[Case] = &[
-    ("counter", transactions_collide_and_all_increments_count),
-    (
+    Case::new("counter", transactions_collide_and_all_increments_count),
+    Case::new(
         "limit",
         a_transaction_that_always_collides_ends_at_its_limit,
     ),
-    ("dropped", what_is_not_committed_is_not_seen),
-    ("span", a_transaction_of_ones_own),
+    Case::new("dropped", what_is_not_committed_is_not_seen),
+    Case::new("span", a_transaction_of_ones_own),
 ];
 
 fn transactions_collide_and_all_increments_count(connect: &Connect<'_>, node: &str) {

@@ -1,21 +1,29 @@
 //! Watches.
 
-use super::{Case, Connect, SOON};
+use crate::case::{Case, Connect, Needs, SOON};
 use pv_xenstore::path::{INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 use pv_xenstore::{Error, Watch};
 use rustix::io::Errno;
 use std::time::Duration;
 
 pub const CASES: &[Case] = &[
-    ("first", the_first_event_is_told_apart),
-    ("common-queue", tokens_of_ones_own_come_in_the_common_queue),
-    ("one-queue", several_paths_come_in_one_queue),
-    ("unwatch", a_dropped_watch_is_gone),
-    ("many-watches", watches_that_come_and_go_leave_nothing),
-    ("special", special_watches_fire_when_they_are_set),
-    ("reset", after_a_reset_nothing_is_watched),
-    ("condition", waiting_for_a_condition),
-    ("beside", a_waiting_thread_hinders_no_other),
+    Case::new("first", the_first_event_is_told_apart),
+    Case::new("common-queue", tokens_of_ones_own_come_in_the_common_queue),
+    Case::new("one-queue", several_paths_come_in_one_queue),
+    Case::new("unwatch", a_dropped_watch_is_gone),
+    Case::new("many-watches", watches_that_come_and_go_leave_nothing),
+    Case::with(
+        "special",
+        Needs::Dom0,
+        special_watches_fire_when_they_are_set,
+    ),
+    Case::with(
+        "reset",
+        Needs::OwnConnection,
+        after_a_reset_nothing_is_watched,
+    ),
+    Case::new("condition", waiting_for_a_condition),
+    Case::new("beside", a_waiting_thread_hinders_no_other),
 ];
 
 fn next(watch: &Watch) -> (String, bool) {

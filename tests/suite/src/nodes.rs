@@ -1,30 +1,34 @@
 //! Nodes, domains, and many requests at once.
 
-use super::{Case, Connect, SOON};
+use crate::case::{Case, Connect, Needs, SOON};
 use libgnt::DomId;
 use pv_xenstore::client::{Features, QuotaOf, Request};
 use pv_xenstore::{Client, Error, Permission, Rights};
 use rustix::io::Errno;
 
 pub const CASES: &[Case] = &[
-    ("bytes", values_are_bytes),
-    ("errors", errors_name_the_operation_the_path_and_the_errno),
-    ("permissions", permissions_come_back),
-    ("directory", a_long_directory_comes_whole),
-    (
+    Case::new("bytes", values_are_bytes),
+    Case::new("errors", errors_name_the_operation_the_path_and_the_errno),
+    Case::with("permissions", Needs::Dom0, permissions_come_back),
+    Case::new("directory", a_long_directory_comes_whole),
+    Case::new(
         "directory-changes",
         a_long_directory_that_changes_comes_from_one_moment,
     ),
-    (
+    Case::new(
         "threads",
         every_thread_of_one_connection_gets_its_own_answer,
     ),
-    ("tickets", submitted_requests_are_done_in_order),
-    ("busy", a_connection_has_a_limit_of_requests_in_flight),
-    ("read-many", many_nodes_are_read_at_once),
-    ("tree", a_tree_is_made_and_removed_without_a_trace),
-    ("domains", what_is_asked_about_domains),
-    ("daemon", what_only_later_daemons_have_is_refused_by_name),
+    Case::new("tickets", submitted_requests_are_done_in_order),
+    Case::new("busy", a_connection_has_a_limit_of_requests_in_flight),
+    Case::new("read-many", many_nodes_are_read_at_once),
+    Case::with(
+        "tree",
+        Needs::Dom0,
+        a_tree_is_made_and_removed_without_a_trace,
+    ),
+    Case::with("domains", Needs::Dom0, what_is_asked_about_domains),
+    Case::new("daemon", what_only_later_daemons_have_is_refused_by_name),
 ];
 
 fn values_are_bytes(connect: &Connect<'_>, node: &str) {
