@@ -17,6 +17,10 @@ const ANSWER: Timespec = Timespec {
     tv_sec: 5,
     tv_nsec: 0,
 };
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 
 /// What was heard of a connection.
 #[derive(Debug)]
@@ -189,6 +193,18 @@ impl Theirs {
     /// # Errors
     /// The daemon is gone.
     pub fn hear(&mut self, link: Link) -> Result<Heard> {
+        self.hear_within(link, &ANSWER)
+    }
+
+    /// The next message, if it has come already.
+    ///
+    /// # Errors
+    /// The daemon is gone.
+    pub fn hear_now(&mut self, link: Link) -> Result<Heard> {
+        self.hear_within(link, &AT_ONCE)
+    }
+
+    fn hear_within(&mut self, link: Link, within: &Timespec) -> Result<Heard> {
         let Some(wire) = self.wires.get_mut(&link) else {
             return Ok(Heard::Closed);
         };
@@ -211,7 +227,7 @@ impl Theirs {
                         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                         Err(_) => return Ok(Heard::Closed),
                     }
-                    match self.daemon.wait_for(stream.as_fd(), Some(&ANSWER)) {
+                    match self.daemon.wait_for(stream.as_fd(), Some(within)) {
                         Ok(true) => {}
                         Ok(false) => return Ok(Heard::Nothing),
                         Err(_) if self.daemon.has_ended() => return Ok(Heard::Died),
@@ -230,7 +246,7 @@ impl Theirs {
                         self.world.ring(domid)?;
                         continue;
                     }
-                    match self.daemon.wait_for(corner.bell(), Some(&ANSWER)) {
+                    match self.daemon.wait_for(corner.bell(), Some(within)) {
                         Ok(true) => {}
                         Ok(false) => return Ok(Heard::Nothing),
                         Err(_) if self.daemon.has_ended() => return Ok(Heard::Died),
