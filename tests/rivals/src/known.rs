@@ -106,13 +106,12 @@ pub const ALL: &[Known] = &[
     },
     Known {
         id: "absent-owner",
-        of: "xenstored 4.17, 4.20",
+        of: "xenstored",
         what: "SET_PERMS whose owner is a number that no domain has: fine",
         why: "xenstored asks Xen, and says ENOENT; our server has no Xen to ask",
         after: After::Ends,
         is_it: |seen| {
             is_c(seen)
-                && seen.rival.version != "4.14"
                 && seen.kind == Kind::SetPerms as u32
                 && errno(seen.theirs) == Some("ENOENT")
                 && errno(seen.ours).is_none()
@@ -362,7 +361,8 @@ mod tests {
         assert_eq!(other, None);
         for (rival, payload, expected) in [
             ("xenstored-4.20", &b"/a\0n8\0r1\0"[..], Some("absent-owner")),
-            ("xenstored-4.14", b"/a\0n8\0", None),
+            ("xenstored-4.14", b"/a\0n8\0", Some("absent-owner")),
+            ("oxenstored-4.20", b"/a\0n8\0", None),
             ("xenstored-4.20", b"/a\0n1\0r8\0", None),
             ("xenstored-4.20", b"/a\0n0\0", None),
         ] {

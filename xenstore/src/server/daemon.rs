@@ -78,6 +78,12 @@ impl Daemon {
         self == Daemon::C414
     }
 
+    /// Does a permission on a special watch count for the next domain of its number, too
+    /// (`check_perms_special`)?
+    pub(super) fn has_lasting_special_permissions(self) -> bool {
+        self == Daemon::C414
+    }
+
     /// Is dom0's path, too, as short as others' (`is_valid_nodename`; `canonicalize` since)?
     pub(super) fn limits_paths_of_dom0(self) -> bool {
         self <= Daemon::C417

@@ -364,12 +364,15 @@ impl Server {
     }
 
     fn fire(&self, changes: &[Change], actions: &mut Vec<Action>) {
+        self.fire_past(&self.deaths, changes, actions);
+    }
+
+    /// For whom these domains have died.
+    fn fire_past(&self, deaths: &Deaths, changes: &[Change], actions: &mut Vec<Action>) {
         let caller_of = |conn| self.connections.get(&conn).map(|c| self.caller(c.domid));
         let to_everybody = self.settings.sabotage == Some(StoreSabotage::TellsEverybody);
         for change in changes {
-            let fired = self
-                .watches
-                .fired(change, &self.deaths, caller_of, to_everybody);
+            let fired = self.watches.fired(change, deaths, caller_of, to_everybody);
             for event in fired {
                 // One that is too long for a message is not sent (`send_event`).
                 if event.path.len() + event.token.len() + 2 <= PAYLOAD_MAX_BYTES {
@@ -392,7 +395,10 @@ impl Server {
             exact: !self.settings.daemon.tells_root_of_domains(),
             readable_by: upwards(path).take(levels).filter_map(grant).collect(),
         };
-        self.fire(&[change], actions);
+        match self.settings.daemon.has_lasting_special_permissions() {
+            true => self.fire_past(&Deaths::default(), &[change], actions),
+            false => self.fire(&[change], actions),
+        }
     }
 }
 

@@ -83,6 +83,31 @@ fn who_watches_the_root_hears_of_domains() {
 }
 
 #[test]
+fn a_dead_domains_permission_on_a_special_watch() {
+    for (daemon, heard) in [
+        (Daemon::C414, &["2: @introduceDomain i"][..]),
+        (Daemon::C417, &[]),
+        (Daemon::C420, &[]),
+    ] {
+        let mut domains = of(daemon);
+        domains.run(&[
+            ("0 SET_PERMS @introduceDomain|n0|r2", "OK", &[]),
+            ("0 RELEASE 2", "OK", &["2: closed"]),
+            ("0 INTRODUCE 2|0|5", "OK", &[]),
+        ]);
+        domains.reconnect(2);
+        domains.run(&[
+            (
+                "2 WATCH @introduceDomain|i",
+                "OK",
+                &["2: @introduceDomain i"],
+            ),
+            ("0 INTRODUCE 9|0|5", "OK", heard),
+        ]);
+    }
+}
+
+#[test]
 fn permissions_of_special_watches() {
     of(Daemon::C417).run(&[
         ("0 WATCH @releaseDomain|r", "OK", &["0: @releaseDomain r"]),
