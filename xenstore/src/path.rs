@@ -1,6 +1,6 @@
 //! Paths: what xenstore takes for one, and how a relative one becomes absolute.
 
-use crate::wire::RELATIVE_PATH_MAX_BYTES;
+use crate::wire::{ABSOLUTE_PATH_MAX_BYTES, RELATIVE_PATH_MAX_BYTES};
 use libgnt::DomId;
 use std::borrow::Borrow;
 use std::fmt;
@@ -67,7 +67,7 @@ pub enum PathError {
     #[error("an empty path")]
     Empty,
     /// `XENSTORE_REL_PATH_MAX`, also for an absolute path, from which a home directory's part is
-    /// not counted.
+    /// not counted; 4.14 has `XENSTORE_ABS_PATH_MAX` for all of it.
     #[error("{len} bytes; the limit is {limit}")]
     TooLong {
         /// How long it is.
@@ -86,6 +86,31 @@ pub enum PathError {
     Special,
 }
 
+/// What is counted of a path, and how many bytes that may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// The path as it is given, but for a home directory.
+    BelowHome(usize),
+    /// The path from the root on: xenstored until 4.14.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "the server's"))]
+    FromRoot,
+}
+
+impl Limit {
+    /// What is counted of these bytes, and how many there may be.
+    fn of(self, bytes: &[u8], domid: DomId) -> (usize, usize) {
+        match (self, bytes.first()) {
+            (Limit::BelowHome(limit), _) => (bytes.len(), limit + some_home_bytes(bytes)),
+            (Limit::FromRoot, Some(b'@')) => (bytes.len(), RELATIVE_PATH_MAX_BYTES),
+            (Limit::FromRoot, Some(b'/')) => (bytes.len(), ABSOLUTE_PATH_MAX_BYTES),
+            (Limit::FromRoot, _) => {
+                let whole = home(domid).len() + 1 + bytes.len();
+                (whole, ABSOLUTE_PATH_MAX_BYTES)
+            }
+        }
+    }
+}
+
 /// A valid absolute path of a node (`/…`) or a special watch (`@…`). Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Path(Arc<str>);
@@ -102,7 +127,7 @@ impl Path {
     /// # Errors
     /// [`PathError`], never [`PathError::Special`].
     pub fn parse(bytes: &[u8], domid: DomId) -> Result<(Path, bool), PathError> {
-        Path::parse_within(bytes, domid, RELATIVE_PATH_MAX_BYTES)
+        Path::parse_within(bytes, domid, Limit::BelowHome(RELATIVE_PATH_MAX_BYTES))
     }
 
     /// The same with another limit.
@@ -112,18 +137,15 @@ impl Path {
     pub(crate) fn parse_within(
         bytes: &[u8],
         domid: DomId,
-        limit_bytes: usize,
+        limit: Limit,
     ) -> Result<(Path, bool), PathError> {
         let relative = !matches!(bytes.first(), Some(b'/' | b'@'));
-        let limit = limit_bytes + some_home_bytes(bytes);
         if bytes.is_empty() {
             return Err(PathError::Empty);
         }
-        if bytes.len() > limit {
-            return Err(PathError::TooLong {
-                len: bytes.len(),
-                limit,
-            });
+        let (len, limit) = limit.of(bytes, domid);
+        if len > limit {
+            return Err(PathError::TooLong { len, limit });
         }
         if let Some(bad) = bytes
             .iter()
@@ -149,7 +171,7 @@ impl Path {
     /// # Errors
     /// [`PathError`].
     pub fn parse_node(bytes: &[u8], domid: DomId) -> Result<Path, PathError> {
-        Path::parse_node_within(bytes, domid, RELATIVE_PATH_MAX_BYTES)
+        Path::parse_node_within(bytes, domid, Limit::BelowHome(RELATIVE_PATH_MAX_BYTES))
     }
 
     /// The same with another limit.
@@ -159,9 +181,9 @@ impl Path {
     pub(crate) fn parse_node_within(
         bytes: &[u8],
         domid: DomId,
-        limit_bytes: usize,
+        limit: Limit,
     ) -> Result<Path, PathError> {
-        match Path::parse_within(bytes, domid, limit_bytes)? {
+        match Path::parse_within(bytes, domid, limit)? {
             (path, _) if path.is_special() => Err(PathError::Special),
             (path, _) => Ok(path),
         }

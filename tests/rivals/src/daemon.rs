@@ -85,6 +85,11 @@ impl Rival {
         }
     }
 
+    /// Does it leave a connection open on which a message was too long, and say nothing more there?
+    pub fn ignores_long_messages(self) -> bool {
+        self.make == Make::C && self.version == "4.14"
+    }
+
     /// Where its packages are: unpacked in the cache, or installed on this machine. `None`: neither.
     pub fn kept(self, cache: Option<&Path>) -> Option<Place> {
         let program = |root: &Path| {

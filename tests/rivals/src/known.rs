@@ -3,7 +3,8 @@
 use crate::daemon::{Make, Rival};
 use crate::message::Message;
 use crate::step::{Link, Tx};
-use pv_xenstore::wire::Kind;
+use crate::world::DOMAINS;
+use pv_xenstore::wire::{Kind, PAYLOAD_MAX_BYTES};
 use std::collections::HashSet;
 
 /// One answer, as both sides gave it.
@@ -60,9 +61,9 @@ pub const DOOMED: &str = "doomed-transaction";
 pub const ALL: &[Known] = &[
     Known {
         id: "other-errno",
-        of: "xenstored 4.17",
+        of: "xenstored 4.14, 4.17",
         what: "a request on one node whose payload is not one string that ends with a NUL, and SET_PERMS of a special watch that fails: EINVAL or EACCES",
-        why: "xenstored 4.17 says another errno",
+        why: "xenstored says another errno",
         after: After::Same,
         is_it: |seen| {
             let said = errno(seen.theirs).is_some() && errno(seen.ours).is_some();
@@ -78,6 +79,18 @@ pub const ALL: &[Known] = &[
         is_it: |seen| is_c(seen) && seen.theirs.last() == Some(&Message::Died),
     },
     Known {
+        id: "long-message",
+        of: "xenstored 4.14",
+        what: "a message that is longer than one may be: the connection is closed",
+        why: "xenstored 4.14 leaves it open, and says nothing more there",
+        after: After::Same,
+        is_it: |seen| {
+            seen.rival.ignores_long_messages()
+                && seen.payload.len() > PAYLOAD_MAX_BYTES
+                && (seen.theirs, seen.ours) == (&[Message::Nothing], &[Message::Closed])
+        },
+    },
+    Known {
         id: "wide-permission",
         of: "xenstored",
         what: "SET_PERMS with a number over 65535 that is not the owner's: EINVAL",
@@ -89,6 +102,20 @@ pub const ALL: &[Known] = &[
                 && errno(seen.ours) == Some("EINVAL")
                 && errno(seen.theirs) != Some("EINVAL")
                 && has_wide_number(seen.payload)
+        },
+    },
+    Known {
+        id: "absent-owner",
+        of: "xenstored",
+        what: "SET_PERMS whose owner is a number that no domain has: fine",
+        why: "xenstored asks Xen, and says ENOENT; our server has no Xen to ask",
+        after: After::Ends,
+        is_it: |seen| {
+            is_c(seen)
+                && seen.kind == Kind::SetPerms as u32
+                && errno(seen.theirs) == Some("ENOENT")
+                && errno(seen.ours).is_none()
+                && owner(seen.payload).is_some_and(|domid| domid != 0 && !DOMAINS.contains(&domid))
         },
     },
     Known {
@@ -117,14 +144,15 @@ pub const ALL: &[Known] = &[
         id: "books-first",
         of: "xenstored 4.20",
         what: "the end of a transaction whose nodes others have changed or removed since: EAGAIN",
-        why: "xenstored looks at the owner's quota first, and says ENOMEM; both fail",
+        why: "xenstored looks at the owner's quota first, and says ENOMEM or ENOSPC; both fail",
         after: After::Same,
         is_it: |seen| {
             is_c(seen)
                 && seen.rival.version == "4.20"
                 && seen.kind == Kind::TransactionEnd as u32
                 && seen.payload == b"T\0"
-                && (errno(seen.theirs), errno(seen.ours)) == (Some("ENOMEM"), Some("EAGAIN"))
+                && matches!(errno(seen.theirs), Some("ENOMEM" | "ENOSPC"))
+                && errno(seen.ours) == Some("EAGAIN")
                 && events_agree(seen)
         },
     },
@@ -159,11 +187,17 @@ fn is_one_string(payload: &[u8]) -> bool {
     nul.is_some_and(|nul| nul + 1 == payload.len())
 }
 
-/// A request that xenstored 4.17 refuses with another errno.
+/// A request that xenstored until 4.17 refuses with another errno.
 fn has_other_errno(seen: &Seen<'_>) -> bool {
     let without_path = is_about_one_node(seen.kind) && !is_one_string(seen.payload);
     let special = seen.kind == Kind::SetPerms as u32 && seen.payload.starts_with(b"@");
-    is_c(seen) && seen.rival.version == "4.17" && (without_path || special)
+    is_c(seen) && seen.rival.version != "4.20" && (without_path || special)
+}
+
+/// The first permission's number.
+fn owner(payload: &[u8]) -> Option<u16> {
+    let entry = payload.split(|byte| *byte == 0).nth(1)?;
+    std::str::from_utf8(entry.get(1..)?).ok()?.parse().ok()
 }
 
 fn has_wide_number(payload: &[u8]) -> bool {
@@ -226,8 +260,18 @@ mod tests {
     }
 
     fn id(kind: Kind, payload: &[u8], theirs: Message, ours: Message) -> Option<&'static str> {
+        id_of("xenstored-4.17", kind, payload, theirs, ours)
+    }
+
+    fn id_of(
+        rival: &str,
+        kind: Kind,
+        payload: &[u8],
+        theirs: Message,
+        ours: Message,
+    ) -> Option<&'static str> {
         let seen = Seen {
-            rival: Rival::named("xenstored-4.17").ok()?,
+            rival: Rival::named(rival).ok()?,
             link: Link::Socket(0),
             kind: kind as u32,
             tx: Tx::None,
@@ -293,6 +337,46 @@ mod tests {
         for (kind, payload, theirs, ours, expected) in table {
             let text = format!("{kind:?} {}: {theirs}, {ours}", payload.escape_ascii());
             assert_eq!(id(kind, payload, theirs, ours), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_one_daemon_says_another_may_not() {
+        use Kind::{Read, SetPerms, TransactionEnd};
+        let long = vec![0; PAYLOAD_MAX_BYTES + 1];
+        let known = |rival, kind, payload, theirs, ours| id_of(rival, kind, payload, theirs, ours);
+        let again = || error("EAGAIN");
+        for errno in ["ENOMEM", "ENOSPC"] {
+            let books = |rival| known(rival, TransactionEnd, b"T\0", error(errno), again());
+            assert_eq!(books("xenstored-4.20"), Some("books-first"));
+            assert_eq!(books("xenstored-4.17"), None);
+        }
+        let other = known(
+            "xenstored-4.20",
+            TransactionEnd,
+            b"T\0",
+            error("EIO"),
+            again(),
+        );
+        assert_eq!(other, None);
+        for (rival, payload, expected) in [
+            ("xenstored-4.20", &b"/a\0n8\0r1\0"[..], Some("absent-owner")),
+            ("xenstored-4.14", b"/a\0n8\0", Some("absent-owner")),
+            ("oxenstored-4.20", b"/a\0n8\0", None),
+            ("xenstored-4.20", b"/a\0n1\0r8\0", None),
+            ("xenstored-4.20", b"/a\0n0\0", None),
+        ] {
+            let id = known(rival, SetPerms, payload, error("ENOENT"), fine(SetPerms));
+            assert_eq!(id, expected, "{rival} {}", payload.escape_ascii());
+        }
+        let (silent, closed) = (Message::Nothing, Message::Closed);
+        for (rival, payload, expected) in [
+            ("xenstored-4.14", &long[..], Some("long-message")),
+            ("xenstored-4.17", &long[..], None),
+            ("xenstored-4.14", b"/a\0", None),
+        ] {
+            let id = known(rival, Read, payload, silent.clone(), closed.clone());
+            assert_eq!(id, expected, "{rival}");
         }
     }
 

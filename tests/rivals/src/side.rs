@@ -42,6 +42,12 @@ pub trait Side: fmt::Debug {
     /// The daemon is gone.
     fn hear(&mut self, link: Link) -> Result<Heard>;
 
+    /// The next message, if it has come already.
+    ///
+    /// # Errors
+    /// The daemon is gone.
+    fn hear_now(&mut self, link: Link) -> Result<Heard>;
+
     /// Has the daemon ended, or will it at once? To be asked when a connection ends unexpectedly.
     fn has_died(&mut self) -> bool {
         false

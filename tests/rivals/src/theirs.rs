@@ -18,6 +18,10 @@ const ANSWER: Timespec = Timespec {
     tv_sec: 5,
     tv_nsec: 0,
 };
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 
 #[derive(Debug)]
 struct Wire {
@@ -151,6 +155,16 @@ impl Side for Theirs {
     }
 
     fn hear(&mut self, link: Link) -> Result<Heard> {
+        self.hear_within(link, &ANSWER)
+    }
+
+    fn hear_now(&mut self, link: Link) -> Result<Heard> {
+        self.hear_within(link, &AT_ONCE)
+    }
+}
+
+impl Theirs {
+    fn hear_within(&mut self, link: Link, within: &Timespec) -> Result<Heard> {
         let Some(wire) = self.wires.get_mut(&link) else {
             return Ok(Heard::Closed);
         };
@@ -173,7 +187,7 @@ impl Side for Theirs {
                         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                         Err(_) => return Ok(Heard::Closed),
                     }
-                    match self.daemon.wait_for(stream.as_fd(), Some(&ANSWER)) {
+                    match self.daemon.wait_for(stream.as_fd(), Some(within)) {
                         Ok(true) => {}
                         Ok(false) => return Ok(Heard::Nothing),
                         Err(_) if self.daemon.has_ended() => return Ok(Heard::Died),
@@ -192,7 +206,7 @@ impl Side for Theirs {
                         self.world.ring(domid)?;
                         continue;
                     }
-                    match self.daemon.wait_for(corner.bell(), Some(&ANSWER)) {
+                    match self.daemon.wait_for(corner.bell(), Some(within)) {
                         Ok(true) => {}
                         Ok(false) => return Ok(Heard::Nothing),
                         Err(_) if self.daemon.has_ended() => return Ok(Heard::Died),

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use tempfile::TempDir;
 
+/// Domains that there are in Xen, beside dom0, when a history begins.
+pub const DOMAINS: [u16; 5] = [1, 2, 3, 4, 5];
+
 /// The library, as the build script compiled it.
 const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/world.so"));
 /// `PORT_OF_DOMAIN` of the library.

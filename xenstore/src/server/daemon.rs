@@ -44,6 +44,15 @@ impl Daemon {
         }
     }
 
+    /// An errno as the daemon names it: what is not in its table is EINVAL, and EPERM came into it with
+    /// 4.15 (`send_error`; `xsd_errors`, `io/xs_wire.h`).
+    pub(super) fn named(self, errno: Errno) -> Errno {
+        match errno {
+            Errno::PERM if self == Daemon::C414 => Errno::INVAL,
+            errno => errno,
+        }
+    }
+
     /// What UNWATCH of something that is no path is (`do_unwatch`).
     pub(super) fn unwatch_of_no_path(self) -> Errno {
         if self <= Daemon::C417 {
@@ -57,6 +66,22 @@ impl Daemon {
     /// could be set, not told, and there was nobody above them (`set_perms_special`).
     pub(super) fn has_special_nodes(self) -> bool {
         self > Daemon::C417
+    }
+
+    /// Is a path's length counted from the root on, and no quota (`is_valid_nodename`)?
+    pub(super) fn limits_whole_paths(self) -> bool {
+        self == Daemon::C414
+    }
+
+    /// Does a watch on the root hear of domains that come and go (`fire_watches`)?
+    pub(super) fn tells_root_of_domains(self) -> bool {
+        self == Daemon::C414
+    }
+
+    /// Does a permission on a special watch count for the next domain of its number, too
+    /// (`check_perms_special`)?
+    pub(super) fn has_lasting_special_permissions(self) -> bool {
+        self == Daemon::C414
     }
 
     /// Is dom0's path, too, as short as others' (`is_valid_nodename`; `canonicalize` since)?

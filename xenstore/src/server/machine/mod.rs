@@ -20,7 +20,7 @@ use super::store::Tree;
 use super::store::grant::{Deaths, Grant};
 use super::transaction::Transaction;
 use super::watch::{ConnId, Watches};
-use crate::path::{Path, RELEASE_DOMAIN, upwards};
+use crate::path::{self, Path, RELEASE_DOMAIN, upwards};
 use crate::perms::{Caller, Permission, Perms, Rights};
 use crate::wire::{Kind, PAYLOAD_MAX_BYTES, Packet, error_name};
 use arguments::nul_terminated;
@@ -265,7 +265,10 @@ impl Server {
         let before = self.tree.generation();
         let (kind, payload) = match self.execute(conn, caller, &packet, actions) {
             Ok(payload) => (packet.kind, payload),
-            Err(errno) => (Kind::Error as u32, nul_terminated(error_name(errno))),
+            Err(errno) => {
+                let errno = self.settings.daemon.named(errno);
+                (Kind::Error as u32, nul_terminated(error_name(errno)))
+            }
         };
         if self.tree.generation() != before {
             self.pay(caller.domid);
@@ -294,13 +297,19 @@ impl Server {
         }
     }
 
-    /// How many bytes of a path the caller may use, those of a home directory not counted.
-    fn path_limit(&self, caller: Caller) -> usize {
-        match caller.is_privileged() && !self.settings.daemon.limits_paths_of_dom0() {
-            // None but the message's: 4.20 looks at others' paths alone (`is_valid_nodename`).
-            true => PAYLOAD_MAX_BYTES,
-            false => self.quotas_of(caller.domid).path_bytes,
+    /// How long the caller's paths may be.
+    fn path_limit(&self, caller: Caller) -> path::Limit {
+        let daemon = self.settings.daemon;
+        if daemon.limits_whole_paths() {
+            return path::Limit::FromRoot;
         }
+        path::Limit::BelowHome(
+            match caller.is_privileged() && !daemon.limits_paths_of_dom0() {
+                // None but the message's: 4.20 looks at others' paths alone (`is_valid_nodename`).
+                true => PAYLOAD_MAX_BYTES,
+                false => self.quotas_of(caller.domid).path_bytes,
+            },
+        )
     }
 
     fn caller(&self, domid: DomId) -> Caller {
@@ -355,12 +364,15 @@ impl Server {
     }
 
     fn fire(&self, changes: &[Change], actions: &mut Vec<Action>) {
+        self.fire_past(&self.deaths, changes, actions);
+    }
+
+    /// For whom these domains have died.
+    fn fire_past(&self, deaths: &Deaths, changes: &[Change], actions: &mut Vec<Action>) {
         let caller_of = |conn| self.connections.get(&conn).map(|c| self.caller(c.domid));
         let to_everybody = self.settings.sabotage == Some(StoreSabotage::TellsEverybody);
         for change in changes {
-            let fired = self
-                .watches
-                .fired(change, &self.deaths, caller_of, to_everybody);
+            let fired = self.watches.fired(change, deaths, caller_of, to_everybody);
             for event in fired {
                 // One that is too long for a message is not sent (`send_event`).
                 if event.path.len() + event.token.len() + 2 <= PAYLOAD_MAX_BYTES {
@@ -380,10 +392,13 @@ impl Server {
         };
         let change = Change {
             path: path.to_owned(),
-            exact: true,
+            exact: !self.settings.daemon.tells_root_of_domains(),
             readable_by: upwards(path).take(levels).filter_map(grant).collect(),
         };
-        self.fire(&[change], actions);
+        match self.settings.daemon.has_lasting_special_permissions() {
+            true => self.fire_past(&Deaths::default(), &[change], actions),
+            false => self.fire(&[change], actions),
+        }
     }
 }
 

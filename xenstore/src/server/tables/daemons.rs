@@ -29,6 +29,85 @@ fn unwatch_of_no_path() {
 }
 
 #[test]
+fn what_is_counted_of_a_path() {
+    for (daemon, start, most) in [
+        (Daemon::C414, "/local/domain/1/data/", 3072),
+        (Daemon::C414, "", 3072 - "/local/domain/1/".len()),
+        (Daemon::C414, "/", 3072),
+        (
+            Daemon::C417,
+            "/local/domain/1/data/",
+            2048 + "/local/domain/1/".len(),
+        ),
+        (Daemon::C417, "", 2048),
+        (Daemon::C417, "/", 2048),
+    ] {
+        let path = |length: usize| start.to_owned() + &"p".repeat(length - start.len());
+        let (longest, longer) = (path(most), path(most + 1));
+        of(daemon).run(&[
+            (
+                &format!("1 WATCH {longest}|t"),
+                "OK",
+                &[&format!("1: {longest} t")],
+            ),
+            (&format!("1 WATCH {longer}|t"), "EINVAL", &[]),
+            (&format!("1 READ {longer}"), "EINVAL", &[]),
+        ]);
+    }
+    let special = |length: usize| "@".to_owned() + &"p".repeat(length - 1);
+    of(Daemon::C414).run(&[(&format!("1 WATCH {}|t", special(2049)), "EINVAL", &[])]);
+}
+
+#[test]
+fn an_errno_that_has_no_name_yet() {
+    for (daemon, answer) in [(Daemon::C414, "EINVAL"), (Daemon::C417, "EPERM")] {
+        of(daemon).run(&[("1 SET_PERMS data|n2", answer, &[])]);
+    }
+}
+
+#[test]
+fn who_watches_the_root_hears_of_domains() {
+    let heard = |at: Daemon| -> &'static [&'static str] {
+        match at {
+            Daemon::C414 => &["0: @introduceDomain r"],
+            _ => &[],
+        }
+    };
+    for daemon in [Daemon::C414, Daemon::C417, Daemon::C420] {
+        of(daemon).run(&[
+            ("0 WATCH /|r", "OK", &["0: / r"]),
+            ("1 WATCH /|r", "OK", &["1: / r"]),
+            ("0 INTRODUCE 9|0|5", "OK", heard(daemon)),
+        ]);
+    }
+}
+
+#[test]
+fn a_dead_domains_permission_on_a_special_watch() {
+    for (daemon, heard) in [
+        (Daemon::C414, &["2: @introduceDomain i"][..]),
+        (Daemon::C417, &[]),
+        (Daemon::C420, &[]),
+    ] {
+        let mut domains = of(daemon);
+        domains.run(&[
+            ("0 SET_PERMS @introduceDomain|n0|r2", "OK", &[]),
+            ("0 RELEASE 2", "OK", &["2: closed"]),
+            ("0 INTRODUCE 2|0|5", "OK", &[]),
+        ]);
+        domains.reconnect(2);
+        domains.run(&[
+            (
+                "2 WATCH @introduceDomain|i",
+                "OK",
+                &["2: @introduceDomain i"],
+            ),
+            ("0 INTRODUCE 9|0|5", "OK", heard),
+        ]);
+    }
+}
+
+#[test]
 fn permissions_of_special_watches() {
     of(Daemon::C417).run(&[
         ("0 WATCH @releaseDomain|r", "OK", &["0: @releaseDomain r"]),
