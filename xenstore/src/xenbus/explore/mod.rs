@@ -5,6 +5,7 @@ mod explorer;
 mod pair;
 mod steps;
 mod strangers;
+mod tell;
 
 use crate::testing::{Finding, Rules, search};
 use explorer::{Explorer, HandshakeSabotage};

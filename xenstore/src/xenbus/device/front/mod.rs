@@ -6,6 +6,8 @@ mod words;
 
 mod side;
 
+mod perform;
+
 pub use link::Link;
 pub use words::{FrontNews, FrontProtocol, FrontSetting};
 
