@@ -1,12 +1,12 @@
 //! What can be written on the command line.
 
-use super::failure::Failure;
 use super::values;
 use crate::config::Mode;
 use crate::disk::pool;
 use crate::machine::{DEFAULT_CACHE, DEFAULT_MAX_ZOMBIES};
 use clap::{Args, Parser, Subcommand};
 use libgnt::{DomId, Platform, PlatformChoice};
+use pv_program::Failure;
 use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 use std::path::PathBuf;
 use std::sync::Arc;

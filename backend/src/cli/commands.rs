@@ -2,9 +2,9 @@
 
 use super::args::{AttachArgs, DetachArgs, DeviceArgs};
 use super::cure;
-use super::failure::Failure;
 use libgnt::proto::blkif::nodes;
 use libgnt::{DomId, Platform};
+use pv_program::Failure;
 use pv_xenstore::toolstack::{BlockDevice, DeviceKey, End, Mode, Removed, read_error, remove};
 use pv_xenstore::xenbus::XenbusState;
 use pv_xenstore::xenbus::node::read_state;

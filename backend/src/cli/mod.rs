@@ -3,7 +3,6 @@
 //! Exit status: 0 done, 1 failed while at work, 2 wrong usage or environment (arguments, no Xen,
 //! an image that cannot be opened, a device that is not there).
 
-mod failure;
 mod values;
 
 mod args;
@@ -21,17 +20,15 @@ use crate::observe::{BackEvent, BackEventKind};
 use crate::run::Backend;
 use args::{Cli, Command, ServeArgs};
 use clap::Parser;
-use failure::{ENVIRONMENT, FAILED, Failure};
 use libgnt::DomId;
 use libgnt::observe::Observer;
 use libgnt::stop::Stop;
+use pv_program::{ENVIRONMENT, FAILED, Failure, end, start_log};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
-use tracing_subscriber::EnvFilter;
 
 /// The program: parses, runs, and says on standard error what went wrong. `args` begins with the
 /// program's name.
@@ -62,25 +59,7 @@ pub fn main_with(
         Command::Detach(args) => commands::detach(&args),
         Command::Status(args) => commands::status(&args),
     });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { status, text }) => {
-            eprintln!("pv-backend: {text}");
-            ExitCode::from(status)
-        }
-    }
-}
-
-fn start_log(filter: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|e| Failure::environment(format!("--log {filter}: {e}; use a level like info")))?;
-    // Somebody who embeds this may have set up a log: that one is used, then.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .try_init();
-    Ok(())
+    end("pv-backend", result)
 }
 
 fn serve(

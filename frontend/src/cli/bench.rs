@@ -1,12 +1,13 @@
 //! `bench`: I/O per second and latency, driven on this thread without another in between.
 
-use super::context::{Context, Failure, Outcome};
+use super::context::{Context, Outcome, at_open};
 use super::histogram::Histogram;
 use crate::error::FrontError;
 use crate::io::{Completion, Io};
 use crate::machine::IoError;
 use crate::run::Frontend;
 use clap::Args;
+use pv_program::Failure;
 use serde::Serialize;
 use std::time::{Duration, Instant};
 
@@ -118,7 +119,7 @@ impl Tally {
 pub(super) fn run(context: &Context, args: &Bench) -> Outcome {
     let mut config = context.config();
     config.queue = args.depth as usize;
-    let mut front = Frontend::open(config).map_err(Failure::at_open)?;
+    let mut front = Frontend::open(config).map_err(at_open)?;
     let work = measure(context, args, &mut front);
     let closed = front.close();
     let work = match work {
@@ -156,7 +157,7 @@ pub(super) fn run(context: &Context, args: &Bench) -> Outcome {
         Some(error) if report.never_ended > 0 => {
             let never_ended = report.never_ended;
             let message = format!("{error} (I/Os that never ended: {never_ended})");
-            Err(Failure::Failed(message))
+            Err(Failure::at_work(message))
         }
         Some(error) => Err(error.into()),
         None => {
@@ -179,12 +180,12 @@ fn measure(
             "--block-size {}: not in sectors of {sector} bytes",
             args.block_size
         );
-        return Err(Failure::Environment(message));
+        return Err(Failure::environment(message));
     }
     let blocks = info.bytes() / args.block_size as u64;
     if blocks == 0 {
         let message = format!("--block-size {}: larger than the disk", args.block_size);
-        return Err(Failure::Environment(message));
+        return Err(Failure::environment(message));
     }
     let mut random = fastrand::Rng::with_seed(args.seed);
     let io = |random: &mut fastrand::Rng, buffer: Vec<u8>| {

@@ -9,6 +9,7 @@ use crate::machine::DeviceError;
 use clap::Args;
 use libgnt::stop::Stop;
 use libgnt::{Platform, PlatformChoice};
+use pv_program::Failure;
 use pv_xenstore::toolstack::{DeviceClass, DeviceId};
 use serde::Serialize;
 use std::path::Path;
@@ -69,22 +70,11 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// How a command ends when it does not end well.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// Exit status 2: nothing was tried.
-    Environment(String),
-    /// Exit status 1.
-    Failed(String),
-}
-
-impl Failure {
-    /// A back end that is not there is the environment's fault.
-    pub(super) fn at_open(error: FrontError) -> Self {
-        match error {
-            FrontError::Device(DeviceError::Gone(why)) => Failure::Environment(why),
-            other => other.into(),
-        }
+/// A back end that is not there is the environment's fault.
+pub(super) fn at_open(error: FrontError) -> Failure {
+    match error {
+        FrontError::Device(DeviceError::Gone(why)) => Failure::environment(why),
+        other => other.into(),
     }
 }
 
@@ -93,21 +83,15 @@ impl From<FrontError> for Failure {
         match error {
             FrontError::Xen(libgnt::Error::NotAvailable { .. })
             | FrontError::KernelDriver(_)
-            | FrontError::NoDevice { .. } => Failure::Environment(cure::of(&error)),
-            other => Failure::Failed(cure::of(&other)),
+            | FrontError::NoDevice { .. } => Failure::environment(cure::of(&error)),
+            other => Failure::at_work(cure::of(&other)),
         }
-    }
-}
-
-impl From<libgnt::Error> for Failure {
-    fn from(error: libgnt::Error) -> Self {
-        FrontError::from(error).into()
     }
 }
 
 /// A file's failure, named.
 pub(super) fn file_failure(what: &str, path: &Path, error: &std::io::Error) -> Failure {
-    Failure::Environment(format!("{what} {}: {error}", path.display()))
+    Failure::environment(format!("{what} {}: {error}", path.display()))
 }
 
 pub(super) type Outcome = Result<(), Failure>;
@@ -140,7 +124,7 @@ impl Context {
     }
 
     pub(super) fn interrupted() -> Failure {
-        Failure::Failed("interrupted".into())
+        Failure::at_work("interrupted")
     }
 
     /// How a command ends whose device is closed: by its own first failure, or the close's. After
@@ -153,10 +137,10 @@ impl Context {
         match (work, closed) {
             (Err(_), Ok(_)) if self.stopped() => {
                 let message = "interrupted; the device was closed cleanly";
-                Err(Failure::Failed(message.into()))
+                Err(Failure::at_work(message))
             }
             (Err(_), Err(error)) if self.stopped() => {
-                Err(Failure::Failed(format!("interrupted; {error}")))
+                Err(Failure::at_work(format!("interrupted; {error}")))
             }
             (work, closed) => {
                 let value = work?;
@@ -171,7 +155,7 @@ impl Context {
     }
 
     pub(super) fn open(&self) -> Result<Disk, Failure> {
-        Disk::open(self.config()).map_err(Failure::at_open)
+        Disk::open(self.config()).map_err(at_open)
     }
 
     /// Closes the disk whatever became of the work, and reports the first failure.
@@ -188,11 +172,11 @@ impl Context {
         use std::io::Write;
         let line = match self.json {
             true => serde_json::to_string(value)
-                .map_err(|e| Failure::Failed(format!("cannot write JSON: {e}")))?,
+                .map_err(|e| Failure::at_work(format!("cannot write JSON: {e}")))?,
             false => text(value),
         };
         writeln!(std::io::stdout().lock(), "{line}")
-            .map_err(|e| Failure::Failed(format!("standard output: {e}")))
+            .map_err(|e| Failure::at_work(format!("standard output: {e}")))
     }
 }
 

@@ -1,12 +1,13 @@
 //! `copy`: a file through the device and back, judged by SHA-256.
 
-use super::context::{Context, Failure, Outcome, file_failure};
+use super::context::{Context, Outcome, file_failure};
 use super::plain::{flush, read_full};
 use super::progress::Progress;
 use crate::disk::{Disk, IoQueue};
 use crate::error::FrontError;
 use crate::io::{Completion, Io};
 use clap::Args;
+use pv_program::Failure;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -60,7 +61,7 @@ pub(super) fn run(context: &Context, args: &Copy) -> Outcome {
             "{} is no regular file: its size is not known",
             args.input.display()
         );
-        return Err(Failure::Environment(message));
+        return Err(Failure::environment(message));
     }
     let output = match &args.output {
         Some(path) => Some((open_output(path, &args.input, &metadata)?, path)),
@@ -91,7 +92,7 @@ pub(super) fn run(context: &Context, args: &Copy) -> Outcome {
     })?;
     match report.equal {
         true => Ok(()),
-        false => Err(Failure::Failed(format!(
+        false => Err(Failure::at_work(format!(
             "what was read back from {} differs from {}: the device lost or changed data",
             context.device(),
             args.input.display()
@@ -115,7 +116,7 @@ fn open_output(path: &PathBuf, input: &Path, input_is: &Metadata) -> Result<File
             path.display(),
             input.display()
         );
-        return Err(Failure::Environment(message));
+        return Err(Failure::environment(message));
     }
     Ok(file)
 }
@@ -136,7 +137,7 @@ fn through(
         .checked_add(padded)
         .is_none_or(|end| end > info.bytes())
     {
-        return Err(Failure::Environment(format!(
+        return Err(Failure::environment(format!(
             "{} has {bytes} bytes, which do not fit on {} of {} bytes at {}: serve a larger image",
             args.input.display(),
             context.device(),
@@ -159,7 +160,7 @@ fn through(
                 .map_err(|e| file_failure("cannot read", &args.input, &e))?;
             if got < wanted {
                 let message = format!("{} became shorter meanwhile", args.input.display());
-                return Err(Failure::Failed(message));
+                return Err(Failure::at_work(message));
             }
             sum.update(&data[..got]);
             let len = data.len() as u64;

@@ -1,9 +1,10 @@
 //! Signals: the first asks the command to end and bounds what it may take for that, the second
 //! ends the process at once.
 
-use super::context::{Failure, Outcome};
+use super::context::Outcome;
 use crossbeam::channel::{TryRecvError, bounded};
 use libgnt::stop::Stop;
+use pv_program::Failure;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -32,7 +33,7 @@ pub(super) fn run(
     close: Duration,
     command: impl FnOnce() -> Outcome + Send + 'static,
 ) -> Outcome {
-    let system = |e: std::io::Error| Failure::Environment(format!("signal handler: {e}"));
+    let system = |e: std::io::Error| Failure::environment(format!("signal handler: {e}"));
     let (mut news, tell) = UnixStream::pair().map_err(system)?;
     let signalled = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
@@ -70,6 +71,6 @@ pub(super) fn run(
     outcome.recv_timeout(close.saturating_add(GRACE)).unwrap_or_else(|_| {
         let message = "interrupted; the command waits for its input, its output or xenstored, and \
                        is not waited for: what is left of the device ends with this process";
-        Err(Failure::Failed(message.into()))
+        Err(Failure::at_work(message))
     })
 }

@@ -14,12 +14,13 @@ mod bench;
 mod copy;
 
 use crate::config::DEFAULT_CLOSE;
+use crate::error::FrontError;
 use clap::{Parser, Subcommand};
-use context::{Common, Context, Failure, Outcome};
+use context::{Common, Context, Outcome};
 use libgnt::DomId;
 use libgnt::stop::Stop;
+use pv_program::{end, start_log};
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -72,29 +73,12 @@ where
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let (status, message) = match failure {
-                Failure::Environment(message) => (2, message),
-                Failure::Failed(message) => (1, message),
-            };
-            eprintln!("pv-frontend: {message}");
-            ExitCode::from(status)
-        }
-    }
+    end("pv-frontend", run(cli))
 }
 
 fn run(cli: Cli) -> Outcome {
     let common = cli.common;
-    let filter = tracing_subscriber::EnvFilter::try_new(&common.log)
-        .map_err(|e| Failure::Environment(format!("--log {:?}: {e}", common.log)))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    // Another subscriber is there already when a larger program runs this command line.
-    let _ = log.try_init();
+    start_log(&common.log)?;
     let stop = Stop::new();
     let asked = stop.clone();
     // Who sends a signal does not want to wait; who lets a command end by itself wants it done.
@@ -107,7 +91,7 @@ fn run(cli: Cli) -> Outcome {
 fn perform(command: Command, common: Common, close: Duration, stop: Stop) -> Outcome {
     let domain = common.domain.map(DomId);
     let platform = libgnt::open(&common.platform, domain, "pv-frontend")
-        .map_err(|error| error.with_cure(cure::NO_PLATFORM))?;
+        .map_err(|error| FrontError::from(error.with_cure(cure::NO_PLATFORM)))?;
     let context = Context {
         platform,
         json: common.json,

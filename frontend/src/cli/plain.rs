@@ -1,11 +1,12 @@
 //! `info`, `read` and `write`.
 
-use super::context::{Context, Failure, Outcome, file_failure, is_standard};
+use super::context::{Context, Outcome, file_failure, is_standard};
 use super::progress::Progress;
 use crate::disk::Disk;
 use crate::error::FrontError;
 use crate::machine::IoError;
 use clap::Args;
+use pv_program::Failure;
 use serde::Serialize;
 use std::fs::File;
 use std::io::Write as _;

@@ -5,15 +5,12 @@
 //!
 //! Each module uses only what is above it in this list:
 //!
-//! 1. `failure`: how the program fails.
-//! 2. `args`: what can be written on the command line.
-//! 3. `run`: starts the server, and waits for a signal.
+//! 1. `args`: what can be written on the command line.
+//! 2. `run`: starts the server, and waits for a signal.
 //!
 //! Exit status: 0 stopped by a signal, 1 failed while at work, 2 wrong usage or environment.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
-
-mod failure;
 
 mod args;
 

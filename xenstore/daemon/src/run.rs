@@ -1,16 +1,14 @@
 //! Starts the server, and waits for a signal.
 
 use crate::args::Cli;
-use crate::failure::{ENVIRONMENT, FAILED, Failure};
 use clap::Parser;
+use pv_program::{ENVIRONMENT, FAILED, Failure, end, start_log};
 use pv_xenstore::server::rate::WriteRate;
 use pv_xenstore::{DomainSocket, ServerConfig, ServerHandle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::process::ExitCode;
-use tracing_subscriber::EnvFilter;
 
 /// The program: parses, serves, and says on standard error what went wrong. `args` begins with the
 /// program's name.
@@ -26,13 +24,7 @@ pub fn main_from(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.print().is_err() { FAILED } else { 0 });
         }
     };
-    match serve(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure { status, text }) => {
-            eprintln!("pv-xenstored: {text}");
-            ExitCode::from(status)
-        }
-    }
+    end("pv-xenstored", serve(cli))
 }
 
 /// What clap says in a paragraph.
@@ -84,16 +76,4 @@ fn serve(cli: Cli) -> Result<(), Failure> {
         })
         .map_err(|e| Failure::environment(format!("cannot start a thread: {e}")))?;
     server.wait().map_err(Failure::at_work)
-}
-
-fn start_log(filter: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|e| Failure::environment(format!("--log {filter}: {e}; use a level like info")))?;
-    // Somebody who embeds this may have set up a log: that one is used, then.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .try_init();
-    Ok(())
 }
