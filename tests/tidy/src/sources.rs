@@ -103,9 +103,10 @@ impl Sources {
                     let name = name.trim_start_matches("r#");
                     let flat = children.join(format!("{name}.rs"));
                     let below = children.join(name);
-                    let path = match flat.exists() {
-                        true => flat,
-                        false => below.join("mod.rs"),
+                    let path = match (elsewhere(&child.attrs), path.parent()) {
+                        (Some(elsewhere), Some(dir)) => dir.join(elsewhere),
+                        _ if flat.exists() => flat,
+                        _ => below.join("mod.rs"),
                     };
                     let mut inner = module.clone();
                     inner.push(name.to_owned());
@@ -184,6 +185,21 @@ impl Sources {
 }
 
 /// Is this for tests only?
+/// What `#[path]` says of a module's file: it is relative to the directory of the file that has it.
+fn elsewhere(attrs: &[syn::Attribute]) -> Option<String> {
+    let attr = attrs.iter().find(|attr| attr.path().is_ident("path"))?;
+    let syn::Meta::NameValue(pair) = &attr.meta else {
+        return None;
+    };
+    match &pair.value {
+        syn::Expr::Lit(syn::ExprLit {
+            lit: syn::Lit::Str(path),
+            ..
+        }) => Some(path.value()),
+        _ => None,
+    }
+}
+
 fn is_test(attrs: &[syn::Attribute]) -> bool {
     attrs.iter().any(|attr| {
         if attr.path().is_ident("test") {
@@ -383,5 +399,16 @@ pub(crate) mod tests {
         ]);
         assert!(uses(&sources, &["a"]).is_empty());
         assert_eq!(sources.files.len(), 3);
+    }
+
+    #[test]
+    fn a_file_elsewhere_is_read_where_it_is() {
+        let sources = of(&[
+            ("lib.rs", "pub mod a;\npub mod b;\n"),
+            ("a.rs", "#[path = \"far/away.rs\"]\nmod c;\npub fn f() {}\n"),
+            ("far/away.rs", "use crate::b::g;\nfn x() { g() }\n"),
+            ("b.rs", "pub fn g() {}\n"),
+        ]);
+        assert_eq!(uses(&sources, &["a", "c"]), ["b:1"]);
     }
 }

@@ -1,7 +1,7 @@
 //! The back end: maps the page, and writes each text back.
 
-use crate::front::{PAGE, PORT, TEXT_MAX};
-use crate::page;
+use super::front::{PAGE, PORT, TEXT_MAX};
+use super::page;
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{Ledger, Map, Mapper};
 use libgnt::stop::Stop;

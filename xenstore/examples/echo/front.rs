@@ -1,6 +1,6 @@
 //! The front end: a page and an event channel, and texts that it wants back.
 
-use crate::page;
+use super::page;
 use libgnt::event::{Channel, Events};
 use libgnt::grant::{EndAccessError, Granter, Ledger, Share};
 use libgnt::{Access, DomId, Platform};

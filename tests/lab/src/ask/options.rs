@@ -1,7 +1,7 @@
 //! The options of `pv-stress lab`.
 
 use super::release::BOOKWORM;
-use super::words::{Case, GntdevKind, Kind, SuiteName};
+use super::words::{Case, GntdevKind, Kind, SuiteName, XenstoredName};
 use clap::ValueEnum;
 use pv_harness::holder::HoldName;
 use pv_harness::settings::{quote, spell};
@@ -147,6 +147,9 @@ pub struct LabArgs {
     /// The hypervisor: 4.17, 4.20, 4.14 or sid
     #[arg(long, value_name = "VERSION", default_value = BOOKWORM.xen)]
     pub xen: String,
+    /// dom0's xenstore daemon
+    #[arg(long, value_name = "NAME", default_value_t = XenstoredName::Xenstored)]
+    pub xenstored: XenstoredName,
     /// QEMU: the path of one, or 7.2, 10.0 or sid, which the lab brings
     #[arg(long, value_name = "PATH|VERSION", default_value = BOOKWORM.qemu)]
     pub qemu: String,
@@ -229,6 +232,9 @@ impl LabArgs {
         };
         add("--kernel", self.kernel.clone());
         add("--xen", self.xen.clone());
+        if self.xenstored != XenstoredName::Xenstored {
+            add("--xenstored", self.xenstored.to_string());
+        }
         if self.qemu != BOOKWORM.qemu {
             add("--qemu", self.qemu.clone());
         }

@@ -2,9 +2,11 @@
 
 use super::domains::Domains;
 use super::options::{DEADLINE, LabArgs};
-use super::words::{Case, Kind, SuiteName};
+use super::release::Release;
+use super::words::{Case, Kind, SuiteName, XenstoredName};
+use crate::error::UnknownVersion;
 use clap::ValueEnum;
-use pv_harness::error::Result;
+use pv_harness::error::{Error, Result};
 use pv_harness::holder::HoldName;
 use pv_harness::settings::quote;
 use std::fmt::Write;
@@ -18,6 +20,8 @@ pub const REPORT: &str = "/results/report";
 pub const CONFORM_REPORT: &str = "conform.json";
 /// And the directory of the report of the suite `peers`, in it.
 pub const PEERS_REPORT: &str = "peers";
+/// And the directory of the report of the suite `xenstore`, in it.
+pub const XENSTORE_REPORT: &str = "xenstore";
 /// And the directory of the suite `holds`, in it: each holder's report in a directory of its name, what
 /// the run said beside it.
 pub const HOLDS_REPORT: &str = "holds";
@@ -32,6 +36,8 @@ const HOLDERS: &str = "holders";
 const BESIDE: Duration = Duration::from_secs(90);
 /// The conformance suite takes as long as so many scenarios.
 const CONFORM_RUNS: u32 = 5;
+/// And the suite `xenstore`.
+const XENSTORE_RUNS: u32 = 3;
 
 /// Linux' drivers that the suite `peers` is about, and what a file system on them needs.
 pub const PEERS_MODULES: [&str; 5] = [
@@ -100,6 +106,7 @@ pub fn asked(args: &LabArgs, count_scenarios: &CountScenarios) -> Result<Vec<Sui
                 suite(&name.to_string(), holds(args), runs.saturating_mul(2))
             }
             SuiteName::Conform => suite(&name.to_string(), conform(args), CONFORM_RUNS),
+            SuiteName::Xenstore => suite(&name.to_string(), xenstore(args)?, XENSTORE_RUNS),
             SuiteName::Peers => {
                 let cases = match args.case.len() {
                     0 => Case::ALL.len(),
@@ -232,6 +239,33 @@ status=$?
 exit $status",
     );
     command
+}
+
+/// xenstore, with the daemon that dom0 has. Where a case failed the next suite gets other domains.
+fn xenstore(args: &LabArgs) -> Result<String> {
+    let unknown = |error: UnknownVersion| Error::Usage(error.to_string());
+    let release = Release::with_xen(&args.xen).map_err(unknown)?;
+    let mut command = format!(
+        "mkdir -p {REPORT}
+pv-stress xenstore suite --front front --back back --report {REPORT}/{XENSTORE_REPORT} --daemon {}-{}",
+        args.xenstored.program(),
+        release.xen,
+    );
+    if args.xenstored == XenstoredName::OxenstoredEagain {
+        command.push_str(" --eagain");
+    }
+    if let Some(seed) = args.seed {
+        let _ = write!(command, " --seed {seed}");
+    }
+    let _ = write!(command, " --machine {}", quote(&args.machine()));
+    add_deadline(&mut command, args);
+    command.push_str(
+        "
+status=$?
+[ $status = 0 ] || for domain in front back; do xl destroy $domain; done
+exit $status",
+    );
+    Ok(command)
 }
 
 /// How long a scenario or a case may take: as was said, or counted by the shell that starts it.
@@ -386,6 +420,25 @@ pub(crate) mod tests {
         assert!(script.ends_with(end), "{script}");
         let all = &asked(&args(&["--suite", "peers"])).unwrap()[0];
         assert!(!all.script.contains("--case"), "{}", all.script);
+    }
+
+    #[test]
+    fn the_xenstore_suite_knows_the_daemon_that_dom0_starts() {
+        let script = |words: &[&str]| {
+            let words = [&["--suite", "xenstore"], words].concat();
+            asked(&args(&words)).unwrap().remove(0).script
+        };
+        let usual = script(&[]);
+        assert!(usual.contains("--daemon xenstored-4.17"), "{usual}");
+        assert!(!usual.contains("--eagain"), "{usual}");
+        let other = script(&["--xenstored", "oxenstored-eagain", "--xen", "4.14"]);
+        assert!(
+            other.contains("--daemon oxenstored-4.14 --eagain"),
+            "{other}"
+        );
+        assert!(other.contains("--xenstored oxenstored-eagain"), "{other}");
+        let error = asked(&args(&["--suite", "xenstore", "--xen", "3.1"])).unwrap_err();
+        assert!(error.to_string().contains("3.1"), "{error}");
     }
 
     #[test]

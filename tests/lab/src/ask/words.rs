@@ -45,6 +45,39 @@ pub enum SuiteName {
     /// The scenario hold-unmap once with each holder that the kernel can have, or with the one of --hold;
     /// in new domains after each that did not pass
     Holds,
+    /// xenstore: the client over dom0's socket and over /dev/xen/xenbus in dom0 and in `front`, our server
+    /// beside the daemon, and an echo device between the domains
+    Xenstore,
+}
+
+/// dom0's xenstore daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum XenstoredName {
+    /// The one in C, as Debian starts it
+    Xenstored,
+    /// The one in OCaml
+    Oxenstored,
+    /// The same, which fails transactions at random (`test-eagain`)
+    OxenstoredEagain,
+}
+
+impl XenstoredName {
+    /// Its program.
+    pub fn program(self) -> &'static str {
+        match self {
+            XenstoredName::Xenstored => "xenstored",
+            XenstoredName::Oxenstored | XenstoredName::OxenstoredEagain => "oxenstored",
+        }
+    }
+}
+
+impl fmt::Display for XenstoredName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.to_possible_value() {
+            Some(value) => f.write_str(value.get_name()),
+            None => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for SuiteName {
@@ -54,6 +87,7 @@ impl fmt::Display for SuiteName {
             SuiteName::Conform => "conform",
             SuiteName::Peers => "peers",
             SuiteName::Holds => "holds",
+            SuiteName::Xenstore => "xenstore",
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use super::job::{self, LOAD_MODULES, START_DOMAIN};
 use super::newc::Image;
+use super::xenstored;
 use crate::ask::Asked;
 use crate::build::Built;
 use crate::build::parts::{DISK_MODULES, GUEST_MODULES, MODULE_PARAMETERS, is_library, is_tool};
@@ -69,6 +70,9 @@ pub fn build(asked: &Asked<'_>, built: &Built) -> Result<Vec<u8>> {
         let config = domain.config(more);
         image.file(Path::new(&path), config.as_bytes())?;
     }
+    let (start, settings) = xenstored::start(asked.args.xenstored);
+    image.file(Path::new("lab/xenstored"), start.as_bytes())?;
+    image.file(Path::new("etc/xen/oxenstored.conf"), settings.as_bytes())?;
     for suite in &asked.suites {
         let path = format!("lab/suites/{}", suite.name);
         image.file(Path::new(&path), suite.script.as_bytes())?;

@@ -1,7 +1,7 @@
 //! What a lab reports beside its suites' own reports: the machine with every version in it, how
 //! often it was started and why, and how each suite ended.
 
-use crate::ask::suite::{CONFORM_REPORT, PEERS_REPORT};
+use crate::ask::suite::{CONFORM_REPORT, PEERS_REPORT, XENSTORE_REPORT};
 use crate::build::emulator::Emulator;
 use crate::build::parts::Parts;
 use crate::error::{LabError, Result};
@@ -190,11 +190,13 @@ impl LabReport<'_> {
     /// What reading them or `write` says.
     pub fn print_json(&self, dir: &Path, out: &mut dyn Write) -> io::Result<()> {
         let mut json = serde_json::to_value(self)?;
-        let peers = Path::new(PEERS_REPORT).join("report.json");
+        let [peers, xenstore] =
+            [PEERS_REPORT, XENSTORE_REPORT].map(|name| Path::new(name).join("report.json"));
         for (name, file) in [
             ("scenarios", Path::new("report.json")),
             ("conform", Path::new(CONFORM_REPORT)),
             ("peers", &peers),
+            ("xenstore", &xenstore),
         ] {
             if let Ok(text) = fs::read(dir.join(file)) {
                 json["reports"][name] = serde_json::from_slice(&text)?;

@@ -89,6 +89,13 @@ enum Command {
         #[command(subcommand)]
         process: pv_conform::process::Process,
     },
+    /// xenstore on a real Xen: the client's cases, random requests beside our server, an echo device
+    ///
+    /// Exit status: 0 all held, 1 a check failed, 2 wrong usage or environment.
+    Xenstore {
+        #[command(subcommand)]
+        command: pv_store::cli::StoreCommand,
+    },
     /// The suite `peers` of the lab, in dom0; started by the lab
     #[command(hide = true)]
     Peers(pv_lab::peers::PeersArgs),
@@ -178,6 +185,10 @@ fn dispatch(cli: Cli) -> Result<ExitCode> {
         Some(Command::ConformProcess { process }) => {
             pv_conform::process::run(process, role::start_hand)?;
             Ok(ExitCode::SUCCESS)
+        }
+        Some(Command::Xenstore { command }) => {
+            log_to_stderr(tracing_subscriber::filter::LevelFilter::INFO);
+            pv_store::cli::run(&command)
         }
         Some(Command::Peers(args)) => {
             log_to_stderr(tracing_subscriber::filter::LevelFilter::INFO);
