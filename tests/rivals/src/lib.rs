@@ -14,11 +14,12 @@
 //! 7. [`ours`]: our server's side.
 //! 8. [`message`]: what the two send, with what the protocol leaves open taken out.
 //! 9. [`known`]: the differences that stay, each with its reason.
-//! 10. [`play`]: plays a history on both, and compares.
-//! 11. [`random`]: histories from a seed.
-//! 12. [`shrink`](mod@shrink): the shortest part that still shows a difference.
-//! 13. [`campaign`]: many histories.
-//! 14. [`cli`]: the command line.
+//! 10. [`ocaml`]: what is oxenstored's own.
+//! 11. [`play`]: plays a history on both, and compares.
+//! 12. [`random`]: histories from a seed.
+//! 13. [`shrink`](mod@shrink): the shortest part that still shows a difference.
+//! 14. [`campaign`]: many histories.
+//! 15. [`cli`]: the command line.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -28,6 +29,7 @@ pub mod daemon;
 pub mod error;
 pub mod known;
 pub mod message;
+pub mod ocaml;
 pub mod ours;
 pub mod play;
 pub mod random;

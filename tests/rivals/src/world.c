@@ -179,6 +179,9 @@ int chmod(const char *path, mode_t mode)
     return syscall(SYS_chmod, moved(buffer, sizeof(buffer), path), mode);
 }
 
+/* 4.14's oxenstored has a second socket, and listens there first. */
+static int read_only = -1;
+
 int bind(int fd, const struct sockaddr *address, socklen_t length)
 {
     const struct sockaddr_un *from = (const void *)address;
@@ -195,6 +198,8 @@ int bind(int fd, const struct sockaddr *address, socklen_t length)
         errno = ENAMETOOLONG;
         return -1;
     }
+    if (strlen(path) > 3 && !strcmp(path + strlen(path) - 3, "_ro"))
+        read_only = fd;
     strcpy(to.sun_path, path);
     return syscall(SYS_bind, fd, &to, sizeof(to));
 }
@@ -202,7 +207,7 @@ int bind(int fd, const struct sockaddr *address, socklen_t length)
 int listen(int fd, int backlog)
 {
     int result = syscall(SYS_listen, fd, backlog);
-    int ready = open_in_world("ready", O_RDWR | O_NONBLOCK);
+    int ready = fd == read_only ? -1 : open_in_world("ready", O_RDWR | O_NONBLOCK);
 
     if (ready >= 0) {
         if (write(ready, "!", 1) < 0)
