@@ -2,6 +2,7 @@
 
 use crate::daemon::{Place, Rival};
 use crate::error::Result;
+use crate::ocaml;
 use crate::play::{Difference, Outcome, play};
 use crate::random;
 use crate::shrink::shrink;
@@ -71,7 +72,7 @@ pub fn run(rival: Rival, place: &Place, plan: Plan) -> Result<Tally> {
         let seed = plan.seed.wrapping_add(tally.histories);
         let left = plan.requests - tally.requests;
         let each = plan.each.min(usize::try_from(left).unwrap_or(plan.each));
-        let steps = random::history(seed, each);
+        let steps = ocaml::fit(rival, random::history(seed, each));
         let outcome = play(rival, place, plan.sabotage, &steps)?;
         tally.histories += 1;
         tally.requests += outcome.requests;

@@ -80,8 +80,10 @@ impl Rival {
         match (self.make, self.version) {
             (Make::C, "4.14") => Daemon::C414,
             (Make::C, "4.17") => Daemon::C417,
-            // Nothing plays oxenstored yet.
-            _ => Daemon::C420,
+            (Make::C, _) => Daemon::C420,
+            (Make::Ocaml, "4.14") => Daemon::O414,
+            (Make::Ocaml, "4.17") => Daemon::O417,
+            (Make::Ocaml, _) => Daemon::O420,
         }
     }
 
@@ -100,12 +102,14 @@ impl Rival {
             return Some(Place {
                 program: program(&tree),
                 tree: Some(tree),
+                fails: false,
             });
         }
         let program = program(Path::new("/"));
         program.exists().then_some(Place {
             program,
             tree: None,
+            fails: false,
         })
     }
 }
@@ -116,6 +120,16 @@ pub struct Place {
     program: PathBuf,
     /// The directory with its C library and its loader; `None`: this machine's own.
     tree: Option<PathBuf>,
+    fails: bool,
+}
+
+impl Place {
+    /// An oxenstored that fails transactions at random (`test-eagain` of its configuration).
+    #[must_use]
+    pub fn failing_transactions(mut self) -> Place {
+        self.fails = true;
+        self
+    }
 }
 
 impl Place {
@@ -202,7 +216,8 @@ impl Daemon {
             }
             Make::Ocaml => {
                 let config = dir.join("oxenstored.conf");
-                fs::write(&config, oxenstored_conf(dir)).map_err(RivalError::file(&config))?;
+                fs::write(&config, oxenstored_conf(dir, place.fails))
+                    .map_err(RivalError::file(&config))?;
                 command.args(["--no-fork", "--config-file"]).arg(config);
             }
         }
@@ -300,15 +315,15 @@ impl Drop for Daemon {
 
 /// Debian's own settings where they are its defaults, and no limit on how often others' conflicts may
 /// hold a connection up: a test has conflicts all the time.
-fn oxenstored_conf(dir: &Path) -> String {
+fn oxenstored_conf(dir: &Path, fails: bool) -> String {
     let dir = dir.display();
     format!(
         "pid-file = {dir}/pid\n\
-         test-eagain = false\n\
+         test-eagain = {fails}\n\
          xenstored-kva = {dir}/ring-0\n\
          xenstored-port = {dir}/port-0\n\
-         conflict-burst-limit = 1000000000.0\n\
-         conflict-max-history-seconds = 0.05\n\
+         conflict-burst-limit = 1e300\n\
+         conflict-max-history-seconds = 1000000000.0\n\
          conflict-rate-limit-is-aggregate = true\n\
          merge-activate = true\n\
          perms-activate = true\n\

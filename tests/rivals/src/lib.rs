@@ -15,11 +15,12 @@
 //! 8. [`ours`]: our server's side.
 //! 9. [`message`]: what the two send, with what the protocol leaves open taken out.
 //! 10. [`known`]: the differences that stay, each with its reason.
-//! 11. [`play`]: plays a history on both, and compares.
-//! 12. [`random`]: histories from a seed.
-//! 13. [`shrink`](mod@shrink): the shortest part that still shows a difference.
-//! 14. [`campaign`]: many histories.
-//! 15. [`cli`]: the command line.
+//! 11. [`ocaml`]: what is oxenstored's own.
+//! 12. [`play`]: plays a history on both, and compares.
+//! 13. [`random`]: histories from a seed.
+//! 14. [`shrink`](mod@shrink): the shortest part that still shows a difference.
+//! 15. [`campaign`]: many histories.
+//! 16. [`cli`]: the command line.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
@@ -29,6 +30,7 @@ pub mod daemon;
 pub mod error;
 pub mod known;
 pub mod message;
+pub mod ocaml;
 pub mod ours;
 pub mod play;
 pub mod random;

@@ -3,6 +3,8 @@
 use crate::step::Link;
 use libgnt::DomId;
 use libgnt::machine::Machine;
+use pv_xenstore::server::daemon::Make;
+use pv_xenstore::server::quota::Quotas;
 use pv_xenstore::server::{Action, ConnId, Daemon, Input, Server, Settings, StoreSabotage};
 use pv_xenstore::wire::{Kind, Packet};
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -20,6 +22,8 @@ struct Pending {
 #[derive(Debug)]
 pub struct Ours {
     server: Server,
+    /// oxenstored sends each event, however many equal ones wait.
+    merges: bool,
     links: BTreeMap<Link, Pending>,
     connections: u64,
     /// The rights of [`Link::Socket`], and whether these are open files of the kernel's device.
@@ -31,9 +35,11 @@ impl Ours {
     pub fn playing(daemon: Daemon, sabotage: Option<StoreSabotage>) -> Ours {
         let mut settings = Settings::default();
         settings.daemon = daemon;
+        settings.quotas = Quotas::of(daemon);
         settings.sabotage = sabotage;
         Ours {
             server: Server::new(settings),
+            merges: daemon.make() == Make::C,
             links: BTreeMap::new(),
             connections: 0,
             sockets: (DomId::DOM0, false),
@@ -128,6 +134,7 @@ impl Ours {
         let mut queued = HashSet::new();
         for action in actions {
             if let Action::Event(conn, packet) = &action
+                && self.merges
                 && packet.payload.first() != Some(&b'@')
                 && !queued.insert((*conn, packet.payload.clone()))
             {

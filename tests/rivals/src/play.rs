@@ -4,6 +4,7 @@ use crate::daemon::{Place, Rival};
 use crate::error::Result;
 use crate::known::{self, After, Seen};
 use crate::message::{Asked, Message, number};
+use crate::ocaml;
 use crate::ours::Ours;
 use crate::side::{Heard, Side};
 use crate::step::{Link, Step, Tx};
@@ -501,7 +502,7 @@ impl Pair {
             theirs: &theirs,
             ours: &ours,
         };
-        if let Some(known) = known::explain(&seen) {
+        if let Some(known) = known::explain(&seen).or_else(|| ocaml::explain(&seen)) {
             *self.outcome.explained.entry(known.id).or_default() += 1;
             let ends = known.after == After::Ends;
             if ends {

@@ -179,6 +179,9 @@ int chmod(const char *path, mode_t mode)
     return syscall(SYS_chmod, moved(buffer, sizeof(buffer), path), mode);
 }
 
+/* 4.14's oxenstored has a second socket, and listens there first. */
+static int read_only = -1;
+
 int bind(int fd, const struct sockaddr *address, socklen_t length)
 {
     const struct sockaddr_un *from = (const void *)address;
@@ -195,25 +198,17 @@ int bind(int fd, const struct sockaddr *address, socklen_t length)
         errno = ENAMETOOLONG;
         return -1;
     }
+    if (strlen(path) > 3 && !strcmp(path + strlen(path) - 3, "_ro"))
+        read_only = fd;
     strcpy(to.sun_path, path);
     return syscall(SYS_bind, fd, &to, sizeof(to));
 }
 
 int listen(int fd, int backlog)
 {
-    static const char socket_name[] = "/socket";
     int result = syscall(SYS_listen, fd, backlog);
-    struct sockaddr_un name = { 0 };
-    socklen_t size = sizeof name - 1;
-    int ready = -1;
+    int ready = fd == read_only ? -1 : open_in_world("ready", O_RDWR | O_NONBLOCK);
 
-    /* oxenstored 4.14 has two, and this is not the first. */
-    if (!syscall(SYS_getsockname, fd, &name, &size)) {
-        size_t length = strlen(name.sun_path), end = sizeof socket_name - 1;
-
-        if (length >= end && !strcmp(name.sun_path + length - end, socket_name))
-            ready = open_in_world("ready", O_RDWR | O_NONBLOCK);
-    }
     if (ready >= 0) {
         if (write(ready, "!", 1) < 0)
             result = -1;

@@ -17,6 +17,10 @@ const ANSWER: Timespec = Timespec {
     tv_sec: 30,
     tv_nsec: 0,
 };
+const AT_ONCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
 /// The token of the watch whose first event comes after all events before.
 const SENTINEL: &[u8] = b"pv-history-sentinel";
 /// The number of the requests for it; a history's own count from 1.
@@ -88,7 +92,14 @@ impl Side for Wires {
         if device && let (true, Some(asked)) = (wire.ready.is_empty(), wire.asked) {
             wire.gather(asked, &self.quiet)?;
         }
-        wire.next()
+        wire.next(&ANSWER)
+    }
+
+    fn hear_now(&mut self, link: Link) -> Result<Heard> {
+        match self.wires.get_mut(&link) {
+            Some(wire) => wire.next(&AT_ONCE),
+            None => Ok(Heard::Closed),
+        }
     }
 
     fn has_events_apart(&self) -> bool {
@@ -125,14 +136,14 @@ impl Wire {
     }
 
     /// The next message, of those that were gathered first.
-    fn next(&mut self) -> Result<Heard> {
+    fn next(&mut self, within: &Timespec) -> Result<Heard> {
         if let Some(packet) = self.ready.pop_front() {
             return Ok(Heard::Message(packet));
         }
-        self.read()
+        self.read(within)
     }
 
-    fn read(&mut self) -> Result<Heard> {
+    fn read(&mut self, within: &Timespec) -> Result<Heard> {
         loop {
             match self.decoder.next_packet() {
                 Ok(Some(packet)) => return Ok(Heard::Message(packet)),
@@ -146,7 +157,7 @@ impl Wire {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     let mut more = [PollFd::new(&self.fd, PollFlags::IN)];
-                    match poll(&mut more, Some(&ANSWER)) {
+                    match poll(&mut more, Some(within)) {
                         Ok(0) => return Ok(Heard::Nothing),
                         Ok(_) | Err(Errno::INTR) => {}
                         Err(errno) => {
@@ -164,7 +175,7 @@ impl Wire {
     fn gather(&mut self, asked: u32, quiet: &str) -> Result<()> {
         let mut events = Vec::new();
         let answer = loop {
-            match self.read()? {
+            match self.read(&ANSWER)? {
                 Heard::Message(packet) if packet.known_kind() == Some(Kind::WatchEvent) => {
                     events.push(packet);
                 }
@@ -193,7 +204,7 @@ impl Wire {
         }
         let (mut answered, mut fired) = (false, kind == Kind::Unwatch);
         while !(answered && fired) {
-            match self.read()? {
+            match self.read(&ANSWER)? {
                 Heard::Message(packet) if packet.known_kind() == Some(Kind::WatchEvent) => {
                     let token = packet.payload.split(|byte| *byte == 0).nth(1);
                     match token == Some(SENTINEL) {

@@ -35,8 +35,9 @@ pub(crate) struct Cli {
     /// not written at the end.
     #[arg(long, value_name = "FILE")]
     pub(crate) state: Option<PathBuf>,
-    /// Whose answers to give, where daemons differ: c-4.14, c-4.17 or c-4.20 for xenstored of that Xen;
-    /// c-4.22 is from its documentation, and compared with no daemon.
+    /// Whose answers to give, where daemons differ: c-4.14, c-4.17 or c-4.20 for xenstored of that Xen, and
+    /// o-4.14, o-4.17 or o-4.20 for its oxenstored; c-4.22 is from its documentation, and compared with no
+    /// daemon.
     #[arg(long, default_value_t = Daemon::default(), value_name = "DAEMON")]
     pub(crate) daemon: Daemon,
     /// A limit on every domain but dom0, by xenstored's name for it: nodes, watches, outstanding, memory,

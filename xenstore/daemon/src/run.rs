@@ -3,6 +3,7 @@
 use crate::args::Cli;
 use clap::Parser;
 use pv_program::{ENVIRONMENT, FAILED, Failure, end, start_log};
+use pv_xenstore::server::quota::Quotas;
 use pv_xenstore::server::rate::WriteRate;
 use pv_xenstore::{DomainSocket, ServerConfig, ServerHandle};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -47,6 +48,7 @@ fn serve(cli: Cli) -> Result<(), Failure> {
     let mut config = ServerConfig::default();
     config.socket = Some(cli.socket.clone());
     config.daemon = cli.daemon;
+    config.quotas = Quotas::of(cli.daemon);
     config.state = cli.state;
     for setting in &cli.quota {
         config.quotas.set(setting);

@@ -8,6 +8,13 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Daemon {
+    // Before the others: those are told apart by which is newer.
+    /// oxenstored of Xen 4.14, as Debian 11 has it.
+    O414,
+    /// oxenstored of Xen 4.17, as Debian 12 has it.
+    O417,
+    /// oxenstored of Xen 4.20, as Debian 13 has it.
+    O420,
     /// xenstored of Xen 4.14, as Debian 11 has it.
     C414,
     /// xenstored of Xen 4.17, as Debian 12 has it.
@@ -19,14 +26,53 @@ pub enum Daemon {
     C422,
 }
 
+/// Which of Xen's two programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Make {
+    /// xenstored.
+    C,
+    /// oxenstored.
+    Ocaml,
+}
+
 /// Text that names no daemon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no daemon; there are c-4.14, c-4.17, c-4.20 and c-4.22")]
+#[error("{0:?} is no daemon; there are c-4.14, c-4.17, c-4.20, c-4.22, o-4.14, o-4.17 and o-4.20")]
 pub struct UnknownDaemon(pub String);
 
 impl Daemon {
     /// All of them, the oldest first.
-    pub const ALL: &'static [Daemon] = &[Daemon::C414, Daemon::C417, Daemon::C420, Daemon::C422];
+    pub const ALL: &'static [Daemon] = &[
+        Daemon::C414,
+        Daemon::C417,
+        Daemon::C420,
+        Daemon::C422,
+        Daemon::O414,
+        Daemon::O417,
+        Daemon::O420,
+    ];
+
+    /// Which program it is. What oxenstored does otherwise than xenstored is in [`super::ocaml`].
+    pub fn make(self) -> Make {
+        match self {
+            Daemon::O414 | Daemon::O417 | Daemon::O420 => Make::Ocaml,
+            _ => Make::C,
+        }
+    }
+
+    /// The nodes that are there from the start, but for the root.
+    pub(super) fn first_nodes(self) -> &'static [&'static str] {
+        match (self.make(), self) {
+            (Make::C, _) => &["/tool", "/tool/xenstored"],
+            (Make::Ocaml, Daemon::O414) => &["/@introduceDomain", "/@releaseDomain", "/local"],
+            (Make::Ocaml, _) => &["/@introduceDomain", "/@releaseDomain", "/local", "/tool"],
+        }
+    }
+
+    /// Does a directory list its children by age? Since 4.17 oxenstored has them by name.
+    pub(super) fn lists_by_age(self) -> bool {
+        !matches!(self, Daemon::O417 | Daemon::O420)
+    }
 
     /// What each node takes beside permissions, value and names: `struct xs_tdb_record_hdr` until
     /// 4.17, `struct node_hdr` then (`calc_node_acc_size`).
@@ -93,6 +139,9 @@ impl Daemon {
 impl fmt::Display for Daemon {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Daemon::O414 => "o-4.14",
+            Daemon::O417 => "o-4.17",
+            Daemon::O420 => "o-4.20",
             Daemon::C414 => "c-4.14",
             Daemon::C417 => "c-4.17",
             Daemon::C420 => "c-4.20",

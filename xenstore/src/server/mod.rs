@@ -4,6 +4,7 @@
 //! - [`daemon`]: which daemon it plays; [`quota`]: what a domain may take, and [`rate`]: how fast it may write;
 //! - [`store`]: the tree of nodes; [`change`]: what watches may have to hear of; [`transaction`]: what one
 //!   has seen and changed; [`access`]: one caller's operations on either; [`watch`]: who watches what;
+//! - [`ocaml`]: what of all this is another in oxenstored;
 //! - [`state`]: the tree in a file;
 //! - [`machine`]: the state machine, [`Server`], spread over a file for each kind of request;
 //! - `requests`: what the service itself asks of the machine;
@@ -21,6 +22,8 @@ pub mod transaction;
 
 pub mod access;
 pub mod watch;
+
+pub mod ocaml;
 
 pub mod state;
 

@@ -1,6 +1,7 @@
 //! What a domain other than dom0 may take of the server. The defaults are xenstored's, which are the
 //! same from 4.14 (with its security updates) to 4.20 (`hard_quotas`, `tools/xenstored/domain.c`).
 
+use super::daemon::{Daemon, Make};
 use std::str::FromStr;
 
 /// Limits for each domain, dom0 excepted.
@@ -59,6 +60,25 @@ pub struct QuotaSetting {
 pub struct BadQuota(pub String);
 
 impl Quotas {
+    /// A daemon's defaults. Those of oxenstored are in its own configuration (`oxenstored.conf`): of a node
+    /// the value alone counts, and where it knows no limit there is none.
+    pub fn of(daemon: Daemon) -> Quotas {
+        match daemon.make() {
+            Make::C => Quotas::default(),
+            Make::Ocaml => Quotas {
+                nodes: 1000,
+                watches: 100,
+                transactions: 10,
+                outstanding: 1024,
+                node_bytes: 2048,
+                permissions: usize::MAX,
+                transaction_nodes: usize::MAX,
+                memory: 0,
+                path_bytes: 1024,
+            },
+        }
+    }
+
     /// xenstored's name of each, and what it says about it (`xenstore-control quota`).
     pub const NAMES: &'static [(&'static str, &'static str)] = &[
         ("nodes", "Nodes per domain"),

@@ -1,6 +1,7 @@
 //! Domains that come and go, and the requests that only dom0 may make.
 
 use super::super::access::{Access, Place, Rules};
+use super::super::daemon::Make;
 use super::super::watch::ConnId;
 use super::arguments::{Answer, domain_number, nul_terminated, number, ok, one, terminated};
 use super::{Action, Server};
@@ -13,6 +14,9 @@ use rustix::io::Errno;
 impl Server {
     /// A domain exists from now on.
     pub(super) fn introduce(&mut self, domid: DomId, actions: &mut Vec<Action>) {
+        if self.settings.daemon.make() == Make::Ocaml {
+            return self.ocaml_come(domid, actions);
+        }
         if self.introduced.insert(domid) {
             self.turnover += 1;
             if let Some(rates) = &mut self.rates {
@@ -25,6 +29,9 @@ impl Server {
     /// A domain is gone: its connections are closed, the nodes it owned removed, others' permissions
     /// for it no longer count, and `@releaseDomain` fires, after the removals.
     pub(super) fn release(&mut self, domid: DomId, actions: &mut Vec<Action>) {
+        if self.settings.daemon.make() == Make::Ocaml {
+            return self.ocaml_die(domid, actions);
+        }
         if domid == DomId::DOM0 || !self.introduced.remove(&domid) {
             return;
         }

@@ -5,6 +5,7 @@ mod control;
 mod domains;
 mod later;
 mod nodes;
+mod ocaml;
 mod own;
 mod request;
 mod transactions;
@@ -12,7 +13,9 @@ mod watches;
 
 use super::access::{Access, Place, Rules};
 use super::change::Change;
-use super::daemon::Daemon;
+use super::daemon::{Daemon, Make};
+use super::ocaml::transaction::Response;
+use super::ocaml::{self as oxenstored, Books};
 use super::quota::Quotas;
 use super::rate::{Rates, WriteRate};
 use super::state::{Snapshot, State};
@@ -100,6 +103,8 @@ struct Connection {
     /// Through /dev/xen/xenbus, where the kernel keeps its own list of watches.
     device: bool,
     transactions: BTreeMap<u32, Transaction>,
+    /// The same of an oxenstored.
+    ocaml: BTreeMap<u32, oxenstored::transaction::Transaction>,
     last_transaction: u32,
 }
 
@@ -117,8 +122,10 @@ pub struct Server {
     /// Of all connections.
     open_transactions: usize,
     rates: Option<Rates>,
-    settings: Settings,
+    pub(super) settings: Settings,
     own: own::Own,
+    /// Only an oxenstored has any.
+    ocaml: Books,
     /// The last long list of children that was asked for: of which node, in which generation.
     listed: Option<(Path, u64, Arc<[u8]>)>,
     /// The time of this step.
@@ -139,14 +146,14 @@ pub enum StoreSabotage {
 impl Server {
     /// A tree as xenstored begins with; only dom0 is introduced.
     pub fn new(settings: impl Into<Settings>) -> Server {
+        let settings = settings.into();
         let mut tree = Tree::new();
         if let Some(root) = tree.get("/") {
             let grant = Arc::clone(root.grant());
-            for path in ["/tool", "/tool/xenstored"] {
+            for path in settings.daemon.first_nodes() {
                 tree.insert(path, b"", Arc::clone(&grant));
             }
         }
-        let settings = settings.into();
         if settings.daemon >= Daemon::C422 {
             // From 4.22 on every domain may hear of the end of others.
             let everybody = Permission::new(Rights::Read, DomId::DOM0);
@@ -180,6 +187,7 @@ impl Server {
             targets: BTreeMap::new(),
             open_transactions: 0,
             rates: settings.write_rate.map(Rates::new),
+            ocaml: Books::new(!settings.daemon.lists_by_age()),
             settings,
             own: own::Own::default(),
             listed: None,
@@ -237,6 +245,7 @@ impl Server {
             domid,
             device,
             transactions: BTreeMap::new(),
+            ocaml: BTreeMap::new(),
             last_transaction: 0,
         };
         self.by_domain.entry(domid).or_default().insert(conn);
@@ -245,6 +254,7 @@ impl Server {
 
     fn forget(&mut self, conn: ConnId) {
         self.watches.forget(conn);
+        self.ocaml.watches.forget(conn);
         self.forget_transactions(conn);
         if let Some(connection) = self.connections.remove(&conn)
             && let Some(others) = self.by_domain.get_mut(&connection.domid)
@@ -263,12 +273,20 @@ impl Server {
         let caller = self.caller(connection.domid);
         let first = actions.len();
         let before = self.tree.generation();
-        let (kind, payload) = match self.execute(conn, caller, &packet, actions) {
+        let is_ocaml = self.settings.daemon.make() == Make::Ocaml;
+        let done = match is_ocaml {
+            false => self
+                .execute(conn, caller, &packet, actions)
+                .map_err(|errno| error_name(self.settings.daemon.named(errno))),
+            true => match self.ocaml_request(conn, caller, &packet, actions) {
+                Response::Done => Ok(b"OK\0".to_vec()),
+                Response::Data(payload) => Ok(payload),
+                Response::Refused(refusal) => Err(refusal.name()),
+            },
+        };
+        let (kind, payload) = match done {
             Ok(payload) => (packet.kind, payload),
-            Err(errno) => {
-                let errno = self.settings.daemon.named(errno);
-                (Kind::Error as u32, nul_terminated(error_name(errno)))
-            }
+            Err(name) => (Kind::Error as u32, nul_terminated(name)),
         };
         if self.tree.generation() != before {
             self.pay(caller.domid);
@@ -276,14 +294,18 @@ impl Server {
         let reply = Packet {
             kind,
             req_id: packet.req_id,
-            tx_id: packet.tx_id,
+            tx_id: match is_ocaml {
+                true => Server::ocaml_transaction_of(&packet),
+                false => packet.tx_id,
+            },
             payload,
         };
         // xenstored tells of a change before it answers who made it, and of a new watch after.
-        let at = match packet.known_kind() {
-            Some(Kind::Watch) => first,
-            _ => actions.len(),
+        let answers_first = match is_ocaml {
+            true => Server::ocaml_answers_first(packet.known_kind()),
+            false => packet.known_kind() == Some(Kind::Watch),
         };
+        let at = if answers_first { first } else { actions.len() };
         actions.insert(at, Action::Reply(conn, reply));
     }
 

@@ -73,6 +73,7 @@ impl Server {
         if let Some(connection) = self.connections.get_mut(&conn) {
             self.open_transactions -= connection.transactions.len();
             connection.transactions.clear();
+            connection.ocaml.clear();
         }
     }
 }

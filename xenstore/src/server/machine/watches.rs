@@ -70,7 +70,7 @@ impl Server {
         if removed { ok() } else { Err(Errno::NOENT) }
     }
 
-    fn is_device(&self, conn: ConnId) -> bool {
+    pub(super) fn is_device(&self, conn: ConnId) -> bool {
         self.connections.get(&conn).is_some_and(|c| c.device)
     }
 }

@@ -14,7 +14,7 @@ use crate::path::{INTRODUCE_DOMAIN, RELEASE_DOMAIN, last_name, names, parent_of}
 use crate::perms::Perms;
 use grant::Grant;
 use libgnt::DomId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What a domain has in the tree.
@@ -133,6 +133,11 @@ impl Tree {
         self.change(path, |node| node.become_copy(other)).is_some()
     }
 
+    /// Makes a node, and those above it, other nodes than a snapshot's, though nothing changes.
+    pub fn touch(&mut self, path: &str) {
+        self.change(path, |_| ());
+    }
+
     /// Adds a node. False if the parent is missing or the node is there.
     pub fn insert(&mut self, path: &str, value: &[u8], grant: Arc<Grant>) -> bool {
         let parent = match parent_of(path) {
@@ -168,6 +173,47 @@ impl Tree {
             self.change(parent, |parent| remove_child(parent, last_name(path)));
         }
         gone
+    }
+
+    /// Removes all nodes but the root.
+    pub fn remove_all(&mut self) {
+        let names: Vec<String> = self
+            .root
+            .children()
+            .map(|child| child_path("/", child.name()))
+            .collect();
+        for path in names {
+            self.remove(&path);
+        }
+        self.touch("/");
+    }
+
+    /// Becomes what a copy of it has become.
+    pub fn become_copy(&mut self, copy: &Tree) {
+        let generation = self.generation.max(copy.generation) + 1;
+        *self = copy.clone();
+        self.generation = generation;
+    }
+
+    /// Takes a node, with all below it, as it has become in a copy, which was made when this tree was
+    /// `before`. Nothing has changed there since.
+    pub fn graft(&mut self, path: &str, before: &Tree, copy: &Tree) {
+        let (Some(node), Some(parent)) = (copy.get(path), parent_of(path)) else {
+            return;
+        };
+        self.generation = self.generation.max(copy.generation);
+        self.change(parent, |parent| insert_child(parent, Arc::clone(node)));
+        for domid in before
+            .owned
+            .keys()
+            .chain(copy.owned.keys())
+            .copied()
+            .collect::<BTreeSet<_>>()
+        {
+            let (was, is) = (before.owned(domid), copy.owned(domid));
+            let more = |was: usize, is: usize| is as isize - was as isize;
+            self.add(domid, more(was.nodes, is.nodes), more(was.bytes, is.bytes));
+        }
     }
 
     /// A node and all below it, parents before their children, siblings by age.
