@@ -100,6 +100,11 @@ pub trait Gntdev: Send + Sync + fmt::Debug {
     /// EINVAL if there are none or more than the limit (65536); ENOMEM.
     fn map_grant_ref(&self, grants: &[ForeignGrant]) -> Result<u64>;
 
+    /// The open device, for what this library does not wrap; `None`: no device of a kernel's.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     /// `mmap` of a whole reserved range, once: the grants are mapped here.
     ///
     /// # Errors

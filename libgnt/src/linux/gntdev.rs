@@ -63,6 +63,10 @@ impl<K: Kernel> Gntdev for LinuxGntdev<K> {
         Ok(call.get_u64(offset_of!(abi::GntdevMapGrantRef, index)))
     }
 
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.device.fd())
+    }
+
     /// `mmap(NULL, pages * 4096, PROT_READ [| PROT_WRITE], MAP_SHARED, fd, index)`,
     /// `gntdev_mmap`: the hypercall. After a failure the range is still reserved, cannot be mapped
     /// again, and must be given back with [`Gntdev::unmap_grant_ref`].

@@ -4,13 +4,14 @@ use super::member::{Member, StartHand};
 use super::relay::{self, Relayed};
 use super::rule::Rule;
 use super::rules;
-use super::run::{Plan, try_rule};
+use super::run::{Kernel, Plan, try_rule};
 use super::table::{Report, print_rule, side_by_side};
 use libgnt::sim::client::SimPlatform;
 use libgnt::sim::core::{Config, KernelSabotage};
 use libgnt::{DomId, PlatformChoice};
 use pv_harness::error::{Error, Result, closed_pipe_is_fine};
 use pv_harness::host;
+use pv_harness::kernel::LinuxVersion;
 use pv_harness::settings::{Guest, PlatformKind};
 use pv_harness::timeline::Timeline;
 use std::io::Write;
@@ -141,7 +142,7 @@ fn on_sim(args: &ConformArgs, rules: &[&Rule]) -> Result<ExitCode> {
         },
         peer: SIM_PEER,
         deadline: args.deadline,
-        simulated: true,
+        kernel: None,
         guest: Some(guest.into()),
         damage: args.allow_kernel_damage,
     };
@@ -185,7 +186,7 @@ fn on_xen(args: &ConformArgs, rules: &[&Rule], start: StartHand) -> Result<ExitC
         member,
         peer,
         deadline: args.deadline,
-        simulated: false,
+        kernel: Some(Kernel(LinuxVersion::running())),
         guest,
         damage: args.allow_kernel_damage,
     };
@@ -265,6 +266,7 @@ fn list(rules: &[&Rule], json: bool) -> Result<()> {
                     "says": rule.says,
                     "source": rule.source,
                     "on": rule.on.name(),
+                    "since": rule.since.map(|since| since.name()),
                     "differs_on_sim": rule.differs_on_sim,
                 })
             })
@@ -274,10 +276,12 @@ fn list(rules: &[&Rule], json: bool) -> Result<()> {
     for rule in rules {
         closed_pipe_is_fine(writeln!(
             out,
-            "{}\n    {}\n    ({}; {})",
+            "{}\n    {}\n    ({}{}; {})",
             rule.name,
             rule.says,
             rule.on.name(),
+            rule.since
+                .map_or(String::new(), |since| format!(", {}", since.name())),
             rule.source
         ))?;
     }

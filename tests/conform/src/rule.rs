@@ -3,6 +3,7 @@
 use super::bench::Bench;
 use super::outcome::Outcome;
 use libgnt::platform::GuestType;
+use pv_harness::kernel::LinuxVersion;
 
 /// On which guests a rule is true.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,37 @@ impl On {
     }
 }
 
+/// Since when kernels do as a rule says. Stable branches get a change at their own time, so each is listed;
+/// of the others nobody has said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Since {
+    /// The first of each branch that does.
+    pub with: &'static [LinuxVersion],
+    /// The newest of each branch that was tried or read, and does not.
+    pub without: &'static [LinuxVersion],
+    /// What the others do.
+    pub before: &'static str,
+}
+
+impl Since {
+    /// Does this kernel do as the rule says? `None`: nobody has said.
+    pub fn holds_on(&self, kernel: LinuxVersion) -> Option<bool> {
+        let of_branch =
+            |all: &[LinuxVersion]| all.iter().copied().find(|it| it.is_branch_of(kernel));
+        match (of_branch(self.with), of_branch(self.without)) {
+            (Some(first), _) => Some(kernel >= first),
+            (None, Some(last)) if kernel <= last => Some(false),
+            _ => None,
+        }
+    }
+
+    /// In words: `since Linux 6.12.117`.
+    pub fn name(&self) -> String {
+        let first: Vec<_> = self.with.iter().map(ToString::to_string).collect();
+        format!("since Linux {}", first.join(", "))
+    }
+}
+
 /// Why a rule is not tried on a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum NotTried {
@@ -51,6 +83,8 @@ pub struct Rule {
     pub source: &'static str,
     /// On which guests it is true.
     pub on: On,
+    /// On which kernels, if not on all.
+    pub since: Option<Since>,
     /// Tries it.
     pub check: fn(&Bench) -> Outcome,
     /// Why the simulator differs and stays so (`docs/fidelity.md` says more).
@@ -69,6 +103,7 @@ impl Rule {
             says,
             source,
             on: On::Every,
+            since: None,
             check,
             differs_on_sim: None,
         }
@@ -76,6 +111,11 @@ impl Rule {
 
     pub(super) const fn on(mut self, on: On) -> Rule {
         self.on = on;
+        self
+    }
+
+    pub(super) const fn since(mut self, since: Since) -> Rule {
+        self.since = Some(since);
         self
     }
 
@@ -130,6 +170,22 @@ mod tests {
             "not true there"
         );
         assert!(rule(On::PvDamage).not_tried(Some(Pvh), true).is_some());
+    }
+
+    #[test]
+    fn a_change_of_kernels_is_known_branch_by_branch() {
+        let since = Since {
+            with: &[LinuxVersion(6, 12, 117)],
+            without: &[LinuxVersion(6, 1, 192), LinuxVersion(7, 2, 13)],
+            before: "it is not so",
+        };
+        let holds = |a, b, c| since.holds_on(LinuxVersion(a, b, c));
+        assert_eq!(holds(6, 12, 117), Some(true));
+        assert_eq!(holds(6, 12, 116), Some(false));
+        assert_eq!(holds(6, 1, 192), Some(false));
+        assert_eq!(holds(6, 1, 193), None);
+        assert_eq!(holds(7, 2, 14), None);
+        assert_eq!(holds(6, 6, 1), None);
     }
 
     #[test]

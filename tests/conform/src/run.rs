@@ -4,9 +4,10 @@
 use super::member::Member;
 use super::outcome::{Outcome, Stop};
 use super::process::Said;
-use super::rule::{NotTried, Rule};
+use super::rule::{NotTried, Rule, Since};
 use libgnt::DomId;
 use libgnt::platform::GuestType;
+use pv_harness::kernel::LinuxVersion;
 use pv_harness::processes::describe;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -85,12 +86,17 @@ pub(super) struct Plan {
     pub member: Member,
     pub peer: DomId,
     pub deadline: Duration,
-    pub simulated: bool,
+    /// Of Linux; `None`: the simulated Xen.
+    pub kernel: Option<Kernel>,
     /// `None`: the kernel does not say.
     pub guest: Option<GuestType>,
     /// Damaging it is allowed.
     pub damage: bool,
 }
+
+/// The kernel of a real Xen's domain; `None`: it does not say which it is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kernel(pub Option<LinuxVersion>);
 
 /// Tries one rule.
 pub(super) fn try_rule(rule: &Rule, plan: &Plan) -> Judged {
@@ -99,7 +105,7 @@ pub(super) fn try_rule(rule: &Rule, plan: &Plan) -> Judged {
         Some(NotTried::OtherGuests(why)) => (Verdict::NotHere, why),
         Some(NotTried::Damages(why)) => (Verdict::Skipped, why),
         None => match in_child(rule, plan) {
-            Ok(End::Said(outcome)) => judge(rule, plan.simulated, outcome),
+            Ok(End::Said(outcome)) => judge(rule, plan.kernel, outcome),
             Ok(End::Died(how)) => (Verdict::Crashed, how),
             Ok(End::Hung(how)) => (Verdict::Hung, how),
             Err(error) => (Verdict::Broken, error.to_string()),
@@ -115,8 +121,11 @@ pub(super) fn try_rule(rule: &Rule, plan: &Plan) -> Judged {
     }
 }
 
-fn judge(rule: &Rule, simulated: bool, outcome: Outcome) -> (Verdict, String) {
-    let known = rule.differs_on_sim.filter(|_| simulated);
+fn judge(rule: &Rule, kernel: Option<Kernel>, outcome: Outcome) -> (Verdict, String) {
+    if let (Some(since), Some(Kernel(version))) = (&rule.since, kernel) {
+        return judge_since(since, version, outcome);
+    }
+    let known = rule.differs_on_sim.filter(|_| kernel.is_none());
     match (outcome, known) {
         (Ok(()), None) => (Verdict::Agrees, String::new()),
         (Ok(()), Some(_)) => (
@@ -125,6 +134,40 @@ fn judge(rule: &Rule, simulated: bool, outcome: Outcome) -> (Verdict, String) {
         ),
         (Err(Stop::Differs(_)), Some(why)) => (Verdict::KnownDifference, why.into()),
         (Err(Stop::Differs(what)), None) => (Verdict::Differs, what),
+        (Err(Stop::NotHere(what)), _) => (Verdict::NotHere, what),
+        (Err(Stop::Broken(what)), _) => (Verdict::Broken, what),
+    }
+}
+
+/// Of a rule that is true of newer kernels only.
+fn judge_since(
+    since: &Since,
+    version: Option<LinuxVersion>,
+    outcome: Outcome,
+) -> (Verdict, String) {
+    let holds = version.and_then(|version| since.holds_on(version));
+    let told = version.map_or("a Linux that does not say which".into(), |version| {
+        format!("Linux {version}")
+    });
+    match (outcome, holds) {
+        (Ok(()), Some(true)) => (Verdict::Agrees, String::new()),
+        (Err(Stop::Differs(what)), Some(true)) => (Verdict::Differs, what),
+        (Err(Stop::Differs(_)), Some(false)) => (
+            Verdict::KnownDifference,
+            format!("{}: before, {}", since.name(), since.before),
+        ),
+        (Ok(()), Some(false)) => (
+            Verdict::Differs,
+            format!("it agrees, though {told} is listed as older than the change: list it"),
+        ),
+        (Ok(()), None) => (
+            Verdict::NotHere,
+            format!("it is so, but nobody has listed {told}"),
+        ),
+        (Err(Stop::Differs(_)), None) => (
+            Verdict::NotHere,
+            format!("{}, and nobody has listed {told}", since.before),
+        ),
         (Err(Stop::NotHere(what)), _) => (Verdict::NotHere, what),
         (Err(Stop::Broken(what)), _) => (Verdict::Broken, what),
     }
@@ -214,4 +257,32 @@ fn read_back(mut file: File, most: u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_of_newer_kernels_is_a_known_difference_on_older_ones_and_never_goes_stale() {
+        let since = Since {
+            with: &[LinuxVersion(6, 12, 117)],
+            without: &[LinuxVersion(6, 1, 192)],
+            before: "it is not so",
+        };
+        let differs = || Err(Stop::differs("no"));
+        let judged = |version, outcome| judge_since(&since, Some(version), outcome).0;
+        let (old, new) = (LinuxVersion(6, 1, 192), LinuxVersion(6, 12, 118));
+        assert_eq!(judged(new, Ok(())), Verdict::Agrees);
+        assert_eq!(judged(new, differs()), Verdict::Differs);
+        assert_eq!(judged(old, differs()), Verdict::KnownDifference);
+        assert_eq!(judged(old, Ok(())), Verdict::Differs);
+        let other = LinuxVersion(6, 6, 3);
+        for outcome in [Ok(()), differs()] {
+            let (verdict, why) = judge_since(&since, Some(other), outcome);
+            assert_eq!(verdict, Verdict::NotHere);
+            assert!(why.contains("6.6.3"), "{why}");
+        }
+        assert_eq!(judge_since(&since, None, Ok(())).0, Verdict::NotHere);
+    }
 }

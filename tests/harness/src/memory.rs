@@ -45,6 +45,34 @@ pub fn trespass(pages: &SharedPages) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Maps pages of a device privately and read-only, and asks to write to them, which changes nothing yet.
+/// What mprotect says; the mapping is taken away again.
+///
+/// # Errors
+/// mmap's.
+pub fn widen_private(
+    device: BorrowedFd<'_>,
+    offset: u64,
+    pages: usize,
+) -> Result<Result<(), Errno>, Errno> {
+    let (len, null) = (pages * PAGE_SIZE, std::ptr::null_mut());
+    // SAFETY: a new mapping, which nothing else knows, for as long as this function runs; nothing reads or
+    // writes through it.
+    unsafe {
+        let at = rustix::mm::mmap(
+            null,
+            len,
+            ProtFlags::READ,
+            MapFlags::PRIVATE,
+            device,
+            offset,
+        )?;
+        let widened = rustix::mm::mprotect(at, len, MprotectFlags::READ | MprotectFlags::WRITE);
+        rustix::mm::munmap(at, len)?;
+        Ok(widened)
+    }
+}
+
 /// Takes the first page out of a mapping: something inaccessible is mapped over it, so that nobody
 /// else gets the place before the rest goes.
 ///

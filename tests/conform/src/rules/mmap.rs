@@ -1,12 +1,13 @@
 //! gntdev's mmap, and what the mapping then shows.
 use crate::bench::Bench;
-use crate::outcome::Outcome;
-use crate::rule::Rule;
+use crate::outcome::{Outcome, Stop};
+use crate::rule::{Rule, Since};
 use crate::things::{must, peek, refused, same};
 use libgnt::{Access, DomId, ForeignGrant, GrantRef, PAGE_SIZE, SharedPages};
 use pv_harness::hand::device::{Mapping, Share};
 use pv_harness::hand::{Order, Pages};
-use pv_harness::memory::read_into;
+use pv_harness::kernel::LinuxVersion;
+use pv_harness::memory::{read_into, widen_private};
 use rustix::io::Errno;
 
 const MMAP: &str = "drivers/xen/gntdev.c: gntdev_mmap";
@@ -92,6 +93,21 @@ pub(super) const RULES: &[Rule] = &[
         "drivers/xen/gntdev.c: gntdev_mmap (GNTMAP_readonly); xen/arch/x86/hvm/hvm.c: hvm_hap_nested_page_fault",
         trespass,
     ),
+    Rule::new(
+        "private-map-stays-read-only",
+        "A private mapping is read-only, and mprotect cannot make it writable: EACCES.",
+        MMAP,
+        private_map,
+    )
+    .since(Since {
+        with: &[LinuxVersion(6, 12, 117)],
+        without: &[
+            LinuxVersion(5, 10, 262),
+            LinuxVersion(6, 1, 192),
+            LinuxVersion(7, 2, 13),
+        ],
+        before: "mprotect makes it writable",
+    }),
     Rule::new(
         "vaddr-gives-index-and-whole-count",
         "GET_OFFSET_FOR_VADDR gives the reservation's index and whole count for any address in it.",
@@ -282,6 +298,18 @@ fn trespass(bench: &Bench) -> Outcome {
         &format!("the granter's page keeps its bytes ({how:?})"),
         bytes == b"safe",
     )
+}
+
+fn private_map(bench: &Bench) -> Outcome {
+    let (_, grant) = bench.granted_page()?;
+    let file = bench.platform().open_gntdev()?;
+    let Some(device) = file.descriptor() else {
+        return Err(Stop::NotHere("no mapping is private here".into()));
+    };
+    let index = file.map_grant_ref(&[grant])?;
+    let widened = widen_private(device, index, 1)
+        .map_err(|errno| Stop::differs(format!("mmap, private and read-only: {errno}")))?;
+    must("mprotect is EACCES", widened == Err(Errno::ACCESS))
 }
 
 fn vaddr(bench: &Bench) -> Outcome {
