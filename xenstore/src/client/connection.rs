@@ -319,7 +319,7 @@ impl Connection {
     }
 
     fn ring_leader(&self, state: &mut State) {
-        let unsent = !state.outbox.is_empty();
+        let unsent = self.may_send(state);
         if state.lead.must_ring(unsent) {
             // Full means that it rings already.
             let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
