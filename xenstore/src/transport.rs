@@ -41,6 +41,14 @@ impl Stream {
         }
     }
 
+    /// Must a message be answered before the next one is sent?
+    pub(crate) fn is_one_at_a_time(&self) -> bool {
+        match self {
+            Stream::Descriptor(descriptor) => descriptor.is_one_at_a_time(),
+            Stream::Ring(_) => false,
+        }
+    }
+
     /// Sends what there is room for.
     ///
     /// # Errors

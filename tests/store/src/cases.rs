@@ -7,6 +7,9 @@ use pv_harness::error::Result;
 use pv_judges::checks::Check;
 use pv_suite::{Outcome, Place, Ran};
 
+/// How much is shown of a panic, which may have whole lists in it.
+const SHOWN: usize = 400;
+
 /// Runs all cases that may run over it.
 ///
 /// # Errors
@@ -36,6 +39,10 @@ fn check(ran: &Ran) -> Check {
     match &ran.outcome {
         Outcome::Passed => Check::pass(ran.name, took),
         Outcome::NotHere(why) => Check::pass(ran.name, format!("not tried: {why}")),
-        Outcome::Failed(words) => Check::fail(ran.name, words.replace('\n', "; ")),
+        Outcome::Failed(words) => {
+            let words = words.replace('\n', "; ");
+            let shown: String = words.chars().take(SHOWN).collect();
+            Check::fail(ran.name, shown)
+        }
     }
 }

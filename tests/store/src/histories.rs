@@ -58,6 +58,15 @@ pub fn histories(plan: &Plan) -> Result<Part> {
         let steps = scene.steps(random::history(seed, plan.each));
         let outcome = play(plan, &scene, &steps)?;
         if let Some(difference) = outcome.difference {
+            // The search for the shortest may take long.
+            tracing::warn!(
+                "{}",
+                lines(
+                    seed,
+                    &steps[..=difference.at.min(steps.len() - 1)],
+                    &difference
+                )
+            );
             let (steps, difference) = shortest(plan, &scene, steps, difference)?;
             return Ok(Part::of(Check::fail(
                 NAME,

@@ -28,7 +28,7 @@ const TEXTS_THROUGH_A_KILL: u32 = 1000;
 /// Where a back end's process id is, in its domain.
 const PID: &str = "/tmp/echo-back.pid";
 /// Runs that the search for the shortest history may take: each is as slow as the machine.
-const SHRINKING: usize = 40;
+const SHRINKING: usize = 20;
 const CAME_TO_ITS_END: &str = "the case came to its end";
 
 /// The options of `suite`.

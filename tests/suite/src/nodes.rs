@@ -10,9 +10,10 @@ pub const CASES: &[Case] = &[
     Case::new("bytes", values_are_bytes),
     Case::new("errors", errors_name_the_operation_the_path_and_the_errno),
     Case::with("permissions", Needs::Dom0, permissions_come_back),
-    Case::new("directory", a_long_directory_comes_whole),
-    Case::new(
+    Case::with("directory", Needs::Dom0, a_long_directory_comes_whole),
+    Case::with(
         "directory-changes",
+        Needs::Dom0,
         a_long_directory_that_changes_comes_from_one_moment,
     ),
     Case::new(

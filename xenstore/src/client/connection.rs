@@ -162,7 +162,13 @@ impl Connection {
 
     /// Is there something that waits for room in the stream?
     pub(super) fn wants_room(&self) -> bool {
-        !self.state().outbox.is_empty()
+        self.may_send(&self.state())
+    }
+
+    /// Is there something to send, and not an answer to wait for before that?
+    fn may_send(&self, state: &State) -> bool {
+        let on_the_way = state.protocol.in_flight() > state.outbox.len();
+        !state.outbox.is_empty() && !(on_the_way && self.stream.is_one_at_a_time())
     }
 
     /// May there be more to take in, although no descriptor says so?
@@ -283,7 +289,7 @@ impl Connection {
                     state.lead.is_known();
                 }
                 Next::Poll => {
-                    let to_send = !state.outbox.is_empty();
+                    let to_send = self.may_send(&state);
                     drop(state);
                     let polled = self.stream.wait(to_send, &self.bell, deadline);
                     state = self.state();
@@ -313,7 +319,7 @@ impl Connection {
     }
 
     fn ring_leader(&self, state: &mut State) {
-        let unsent = !state.outbox.is_empty();
+        let unsent = self.may_send(state);
         if state.lead.must_ring(unsent) {
             // Full means that it rings already.
             let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
@@ -339,7 +345,7 @@ impl Connection {
     }
 
     fn send(&self, state: &mut State) {
-        while !state.outbox.is_empty() {
+        while self.may_send(state) {
             match self.stream.send(&mut state.outbox) {
                 Ok(Sent::All | Sent::NoRoom) => return,
                 Ok(Sent::Refused(id, errno)) => state.feed(Input::Refused(id, errno)),

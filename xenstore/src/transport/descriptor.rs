@@ -22,7 +22,9 @@ enum Kind {
     /// Writes may be partial, and wait for room.
     Socket,
     /// One write a message, which is refused or queued by the kernel, and never waits; answers come in
-    /// the order in which the daemon gives them, and watches are the open file's.
+    /// the order in which the daemon gives them, and watches are the open file's. An open file has one
+    /// buffer, out of which the kernel sends at its leisure: a message that is written before the last one
+    /// was answered may go in its place (`xenbus_dev_request_and_reply`).
     Device,
 }
 
@@ -44,6 +46,10 @@ impl Descriptor {
         Ok(Descriptor { fd, kind })
     }
 
+    pub(super) fn is_one_at_a_time(&self) -> bool {
+        self.kind == Kind::Device
+    }
+
     pub(super) fn payload_max(&self) -> usize {
         match self.kind {
             Kind::Socket => PAYLOAD_MAX_BYTES,
@@ -63,7 +69,12 @@ impl Descriptor {
                 Kind::Device => rustix::io::write(&self.fd, first),
             };
             match sent {
-                Ok(bytes) => outbox.went(bytes),
+                Ok(bytes) => {
+                    outbox.went(bytes);
+                    if self.kind == Kind::Device && !outbox.is_empty() {
+                        return Ok(Sent::NoRoom);
+                    }
+                }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) if self.kind == Kind::Socket => return Ok(Sent::NoRoom),
                 Err(Errno::PIPE | Errno::CONNRESET) => return Err(closed()),

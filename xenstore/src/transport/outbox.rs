@@ -25,6 +25,11 @@ impl Outbox {
         self.bytes
     }
 
+    /// Messages that are still to go, with one that is partly gone.
+    pub(crate) fn len(&self) -> usize {
+        self.messages.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.messages.is_empty()
     }
@@ -79,8 +84,8 @@ mod tests {
         outbox.push(2, b"defg".to_vec());
         outbox.went(2);
         assert_eq!(
-            (outbox.first(), outbox.bytes()),
-            (Some((&b"c"[..], true)), 5)
+            (outbox.first(), outbox.bytes(), outbox.len()),
+            (Some((&b"c"[..], true)), 5, 2)
         );
         let left: Vec<u8> = outbox.slices(8).iter().flat_map(|s| s.to_vec()).collect();
         assert_eq!(left, b"cdefg");
