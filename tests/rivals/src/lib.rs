@@ -18,10 +18,12 @@
 //! 11. [`random`]: histories from a seed.
 //! 12. [`shrink`](mod@shrink): the shortest part that still shows a difference.
 //! 13. [`campaign`]: many histories.
-//! 14. [`cli`]: the command line.
+//! 14. [`bench`](mod@bench): how fast our server is, and they are.
+//! 15. [`cli`]: the command line.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
+pub mod bench;
 pub mod campaign;
 pub mod cli;
 pub mod daemon;
