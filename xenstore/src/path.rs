@@ -59,6 +59,18 @@ pub(crate) fn last_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or("")
 }
 
+/// Which bytes may stand in a path.
+const IN_PATHS: [bool; 256] = {
+    let mut may = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let it = byte as u8;
+        may[byte] = it.is_ascii_alphanumeric() || matches!(it, b'-' | b'/' | b'_' | b'@');
+        byte += 1;
+    }
+    may
+};
+
 /// Why bytes are no path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -147,10 +159,7 @@ impl Path {
         if len > limit {
             return Err(PathError::TooLong { len, limit });
         }
-        if let Some(bad) = bytes
-            .iter()
-            .find(|b| !(b.is_ascii_alphanumeric() || b"-/_@".contains(b)))
-        {
+        if let Some(bad) = bytes.iter().find(|byte| !IN_PATHS[usize::from(**byte)]) {
             return Err(PathError::BadByte(*bad));
         }
         if bytes != b"/" && (bytes.ends_with(b"/") || bytes.windows(2).any(|w| w == b"//")) {
@@ -158,12 +167,11 @@ impl Path {
         }
         // All bytes are ASCII by now.
         let text = String::from_utf8_lossy(bytes);
-        let full = if relative {
-            format!("{}/{text}", home(domid))
-        } else {
-            text.into_owned()
+        let full: Arc<str> = match relative {
+            true => format!("{}/{text}", home(domid)).into(),
+            false => (*text).into(),
         };
-        Ok((Path(full.into()), relative))
+        Ok((Path(full), relative))
     }
 
     /// As [`Path::parse`], for requests on nodes.

@@ -1,12 +1,14 @@
 //! The command line of `pv-rivals`.
 
+use crate::bench::{self, server::Which};
 use crate::campaign::{self, HISTORY, Plan};
 use crate::daemon::Rival;
 use crate::error::{Result, RivalError};
 use clap::{CommandFactory, Parser, Subcommand};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Debian's xenstore daemons without Xen, and our server held against them
 #[derive(Debug, Parser)]
@@ -48,6 +50,36 @@ enum Ask {
         #[arg(long, value_name = "DIR")]
         cache: Option<PathBuf>,
     },
+    /// Measures our server and Debian's daemons in the same run
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct BenchArgs {
+    /// Which daemon to measure beside ours, such as xenstored-4.20; 4.17 and 4.20 that are kept if not given
+    #[arg(long, value_name = "NAME")]
+    daemon: Vec<String>,
+    /// Our server's program; the one beside this program if not given
+    #[arg(long, value_name = "PATH")]
+    ours: Option<PathBuf>,
+    /// Nodes of the large tree
+    #[arg(long, default_value_t = 100_000)]
+    nodes: usize,
+    /// How often each row is measured, with all servers in turn
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// For how many milliseconds each time
+    #[arg(long, default_value_t = 300, value_name = "MS")]
+    span: u64,
+    /// Only rows whose names have this in them
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
+    /// All figures of all rounds, as JSON
+    #[arg(long)]
+    json: bool,
+    /// Where packages are kept
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
 }
 
 /// The command line, for whoever wants to look at it.
@@ -75,6 +107,7 @@ pub fn run(args: Args) -> ExitCode {
             };
             compare(&daemon, plan, cache, &mut out)
         }
+        Ask::Bench(args) => measure(args, &mut out),
     };
     match result {
         Ok(code) => code,
@@ -145,4 +178,45 @@ fn compare(
         }
     }
     Ok(code)
+}
+
+fn measure(args: BenchArgs, out: &mut impl Write) -> Result<ExitCode> {
+    let asked: Vec<Rival> = if args.daemon.is_empty() {
+        let all = Rival::all().into_iter();
+        all.filter(|rival| rival.version != "4.14").collect()
+    } else {
+        let named = args.daemon.iter().map(|name| Rival::named(name));
+        named.collect::<Result<_, RivalError>>()?
+    };
+    let beside = std::env::current_exe().map_err(RivalError::file(Path::new("/proc/self/exe")))?;
+    let ours = args
+        .ours
+        .unwrap_or_else(|| beside.with_file_name("pv-xenstored"));
+    let mut servers = vec![Which::Ours(ours)];
+    for rival in asked {
+        match rival.kept(args.cache.as_deref()) {
+            Some(place) => servers.push(Which::Rival(rival, place)),
+            None => {
+                let _ = writeln!(
+                    anstream::stderr(),
+                    "{rival}: left out: it is not in the cache; fetch it with: pv-rivals fetch --xen {}",
+                    rival.version
+                );
+            }
+        }
+    }
+    let plan = bench::Plan {
+        nodes: args.nodes,
+        rounds: args.rounds,
+        span: Duration::from_millis(args.span),
+        only: args.only,
+    };
+    let report = bench::run(servers, &plan, |row| {
+        let _ = writeln!(anstream::stderr(), "{row}");
+    })?;
+    let _ = match args.json {
+        true => writeln!(out, "{}", report.json()),
+        false => write!(out, "{}", report.text()),
+    };
+    Ok(ExitCode::SUCCESS)
 }

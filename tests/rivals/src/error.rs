@@ -34,6 +34,25 @@ pub enum RivalError {
     /// Its packages could not be had.
     #[error(transparent)]
     Packages(#[from] pv_lab::LabError),
+    /// Our server's program is not there.
+    #[error("{} is not there; build it: cargo build --release -p pv-xenstored", .0.display())]
+    NotBuilt(PathBuf),
+    /// A request that every daemon grants was refused.
+    #[error("a daemon refused a request of the benchmark: {0}")]
+    Refused(String),
+    /// A daemon takes longer than anybody waits.
+    #[error("a daemon is too slow")]
+    Slow,
+    /// Something of a benchmark could not be measured.
+    #[error("{server}, {row}: {error}")]
+    Row {
+        /// Of which server.
+        server: String,
+        /// What.
+        row: String,
+        /// Why.
+        error: Box<RivalError>,
+    },
     /// No such daemon.
     #[error("no daemon {asked}; there are {}", known.join(", "))]
     Unknown {

@@ -20,10 +20,12 @@
 //! 13. [`random`]: histories from a seed.
 //! 14. [`shrink`](mod@shrink): the shortest part that still shows a difference.
 //! 15. [`campaign`]: many histories.
-//! 16. [`cli`]: the command line.
+//! 16. [`bench`](mod@bench): how fast our server is, and they are.
+//! 17. [`cli`]: the command line.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
+pub mod bench;
 pub mod campaign;
 pub mod cli;
 pub mod daemon;

@@ -168,7 +168,8 @@ impl Connection {
     /// Is there something to send, and not an answer to wait for before that?
     fn may_send(&self, state: &State) -> bool {
         let on_the_way = state.protocol.in_flight() > state.outbox.len();
-        !state.outbox.is_empty() && !(on_the_way && self.stream.is_one_at_a_time())
+        let must_wait = on_the_way && self.stream.is_one_at_a_time();
+        !state.outbox.is_empty() && !must_wait
     }
 
     /// May there be more to take in, although no descriptor says so?

@@ -7,6 +7,7 @@ use super::quota::Quotas;
 use super::store::grant::{Deaths, Grant};
 use super::store::{Node, Tree, child_path, empty_node_bytes};
 use super::transaction::Transaction;
+use super::watch::Watches;
 use crate::path::{last_name, parent_of, upwards};
 use crate::perms::{Caller, Permission, Perms};
 use rustix::io::Errno;
@@ -44,6 +45,8 @@ pub struct Access<'a> {
     pub rules: Rules<'a>,
     /// What the caller's domain has beside its nodes in the tree, in bytes.
     pub other_bytes: usize,
+    /// Who watches: a change that concerns nobody is not noted.
+    pub watches: &'a Watches,
     /// What changed so far.
     pub changes: &'a mut Vec<Change>,
 }
@@ -69,7 +72,7 @@ impl Access<'_> {
     /// # Errors
     /// ENOENT, EACCES, ENOSPC.
     pub fn readable(&mut self, path: &str) -> Result<Arc<Node>, Errno> {
-        self.node(path, Need::Read).cloned()
+        self.node(path, Need::Read)
     }
 
     /// Sets a value; makes the node, and those above it, where they are missing.
@@ -81,6 +84,8 @@ impl Access<'_> {
             Ok(node) => {
                 let (old, new) = (node.value().len(), value.len());
                 let bytes = node.content_bytes() - old + new;
+                // Else it would be copied before it is changed.
+                drop(node);
                 let checked = self
                     .check_node(bytes)
                     .and_then(|()| self.check_memory(new.saturating_sub(old)));
@@ -151,6 +156,9 @@ impl Access<'_> {
                     .map(|(path, node)| (&**path, node.grant()))
                     .collect();
                 for (gone, node) in &gone {
+                    if !self.watches.concern(gone, gone != path) {
+                        continue;
+                    }
                     let parents = parent_of(gone).and_then(|parent| grants.get(parent));
                     let parents = parents.copied().unwrap_or(&above);
                     self.changes.push(Change {
@@ -205,6 +213,7 @@ impl Access<'_> {
         let entries = (old.perms().entries().len(), perms.entries().len());
         let [before, after] = [entries.0, entries.1].map(empty_node_bytes);
         let bytes = node.content_bytes() - before + after;
+        drop(node);
         if !self.caller.is_privileged() && perms.owner() != old.owner() {
             return Err(Errno::PERM);
         }
@@ -317,19 +326,17 @@ impl Access<'_> {
 
     /// The node, if it is there and the caller may. What is not there is ENOENT only for who may
     /// do the same with the nearest node above; for others it is EACCES, so that it tells nothing.
-    fn node(&mut self, path: &str, need: Need) -> Result<&Arc<Node>, Errno> {
+    fn node(&mut self, path: &str, need: Need) -> Result<Arc<Node>, Errno> {
         let (caller, deaths) = (self.caller, self.rules.deaths);
-        let there = self
-            .fetch(path)?
-            .map(|node| allows(node.grant(), caller, deaths, need));
-        if there == Some(true) {
-            return self.fetch(path)?.ok_or(Errno::NOENT);
-        }
+        let is_there = match self.fetch(path)? {
+            Some(node) if allows(node.grant(), caller, deaths, need) => return Ok(node.clone()),
+            node => node.is_some(),
+        };
         for above in upwards(path).skip(1) {
             if let Some(node) = self.fetch(above)? {
                 // Who may write a directory is told, too, that what it wants to own is not there.
                 let need = if need == Need::Own { Need::Write } else { need };
-                let told = there.is_none() && allows(node.grant(), caller, deaths, need);
+                let told = !is_there && allows(node.grant(), caller, deaths, need);
                 return Err(if told { Errno::NOENT } else { Errno::ACCESS });
             }
         }
@@ -376,6 +383,7 @@ impl Access<'_> {
     fn changed(&mut self, path: &str, old: Option<Arc<Grant>>) {
         match &mut self.place {
             Place::Inside(_, transaction) => transaction.fire(path, false),
+            Place::Tree(_) if !self.watches.concern(path, false) => {}
             Place::Tree(tree) => {
                 let grant = |path: &str| tree.get(path).map(|node| Arc::clone(node.grant()));
                 let readable_by = old

@@ -3,7 +3,7 @@
 //! Each module uses only what is above it:
 //! - [`daemon`]: which daemon it plays; [`quota`]: what a domain may take, and [`rate`]: how fast it may write;
 //! - [`store`]: the tree of nodes; [`change`]: what watches may have to hear of; [`transaction`]: what one
-//!   has seen and changed; [`access`]: one caller's operations on either; [`watch`]: who watches what;
+//!   has seen and changed; [`watch`]: who watches what; [`access`]: one caller's operations on either;
 //! - [`ocaml`]: what of all this is another in oxenstored;
 //! - [`state`]: the tree in a file;
 //! - [`machine`]: the state machine, [`Server`], spread over a file for each kind of request;
@@ -19,9 +19,9 @@ pub mod store;
 
 pub mod change;
 pub mod transaction;
+pub mod watch;
 
 pub mod access;
-pub mod watch;
 
 pub mod ocaml;
 

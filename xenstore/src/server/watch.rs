@@ -39,13 +39,13 @@ pub struct NewWatch<'a> {
 
 /// An event on its way to a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fired {
+pub struct Fired<'a> {
     /// To whom.
     pub conn: ConnId,
     /// The path, relative if the watch is.
-    pub path: Vec<u8>,
+    pub path: &'a [u8],
     /// The watch's token.
-    pub token: Vec<u8>,
+    pub token: &'a [u8],
 }
 
 /// What a connection's watches take.
@@ -152,15 +152,22 @@ impl Watches {
         }
     }
 
+    /// Is anybody told of a change there, if it may be read? `exact`: of this node alone.
+    pub fn concern(&self, path: &str, exact: bool) -> bool {
+        let levels = if exact { 1 } else { usize::MAX };
+        let is_watched = |path| self.by_path.contains_key(path);
+        !self.by_path.is_empty() && upwards(path).take(levels).any(is_watched)
+    }
+
     /// Whom a change concerns: watches on its path and above, of callers who may read there; the
     /// oldest connection's first, and of each the oldest watch first (`fire_watches`).
-    pub fn fired(
-        &self,
-        change: &Change,
+    pub fn fired<'a>(
+        &'a self,
+        change: &'a Change,
         deaths: &Deaths,
         caller_of: impl Fn(ConnId) -> Option<Caller>,
         to_everybody: bool,
-    ) -> Vec<Fired> {
+    ) -> Vec<Fired<'a>> {
         let mut found: Vec<(&Watch, Caller)> = Vec::new();
         let levels = if change.exact { 1 } else { usize::MAX };
         for (level, path) in upwards(&change.path).take(levels).enumerate() {
@@ -179,16 +186,13 @@ impl Watches {
         }
         found.sort_unstable_by_key(|(watch, _)| (watch.conn, watch.number));
         let fired = found.into_iter().map(|(watch, caller)| {
-            let home = home(caller.domid);
-            let within = change.path.strip_prefix(&*home);
-            let path = match within.and_then(|rest| rest.strip_prefix('/')) {
-                Some(rest) if watch.relative => rest,
-                _ => &change.path,
-            };
+            let within = || change.path.strip_prefix(&*home(caller.domid));
+            let relative = watch.relative.then(within).flatten();
+            let path = relative.and_then(|rest| rest.strip_prefix('/'));
             Fired {
                 conn: watch.conn,
-                path: path.as_bytes().to_vec(),
-                token: watch.token.to_vec(),
+                path: path.unwrap_or(&change.path).as_bytes(),
+                token: &watch.token,
             }
         });
         fired.collect()

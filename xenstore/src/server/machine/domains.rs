@@ -76,6 +76,7 @@ impl Server {
                 deaths: &self.deaths,
             },
             other_bytes: 0,
+            watches: &self.watches,
             changes: &mut changes,
         };
         let removed = owned.try_for_each(|(path, _)| access.remove_if_there(path));

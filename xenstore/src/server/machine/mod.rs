@@ -370,6 +370,7 @@ impl Server {
                 deaths: &self.deaths,
             },
             other_bytes,
+            watches: &self.watches,
             changes: &mut changes,
         })?;
         self.fire(&changes, actions);
@@ -398,7 +399,7 @@ impl Server {
             for event in fired {
                 // One that is too long for a message is not sent (`send_event`).
                 if event.path.len() + event.token.len() + 2 <= PAYLOAD_MAX_BYTES {
-                    let packet = Packet::watch_event(&event.path, &event.token);
+                    let packet = Packet::watch_event(event.path, event.token);
                     actions.push(Action::Event(event.conn, packet));
                 }
             }

@@ -3,6 +3,7 @@
 use super::super::queue::{OutQueue, QueueLimits};
 use crate::wire::{Decoder, Packet, WireError};
 use mio::net::UnixStream;
+use mio::{Interest, Registry, Token};
 use std::io::{self, ErrorKind, Read, Write};
 
 pub(super) struct Connection {
@@ -13,6 +14,10 @@ pub(super) struct Connection {
     is_readable: bool,
     /// The client sends no more. What it has sent is there still.
     is_closing: bool,
+    token: Token,
+    /// The poll tells when the socket takes more. It tells nothing of that else: each answer that a client
+    /// takes would wake the server.
+    waits_for_room: bool,
 }
 
 /// What a client has for the server.
@@ -26,14 +31,23 @@ pub(super) enum Incoming {
 }
 
 impl Connection {
-    pub(super) fn new(stream: UnixStream, limits: QueueLimits) -> Connection {
-        Connection {
+    /// One of which the poll tells by this token.
+    pub(super) fn new(
+        mut stream: UnixStream,
+        limits: QueueLimits,
+        registry: &Registry,
+        token: Token,
+    ) -> io::Result<Connection> {
+        registry.register(&mut stream, token, Interest::READABLE)?;
+        Ok(Connection {
             stream,
             decoder: Decoder::new(),
             queue: OutQueue::new(limits),
             is_readable: true,
             is_closing: false,
-        }
+            token,
+            waits_for_room: false,
+        })
     }
 
     /// An edge has come.
@@ -65,16 +79,26 @@ impl Connection {
         }
     }
 
-    /// Sends as much as the socket takes.
-    pub(super) fn flush(&mut self) -> io::Result<()> {
+    /// Sends as much as the socket takes. With what is left the poll tells when it takes more.
+    pub(super) fn flush(&mut self, registry: &Registry) -> io::Result<()> {
         while !self.queue.is_empty() {
             match self.stream.write(self.queue.front()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(n) => self.queue.advance(n),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
+        }
+        let waits_for_room = !self.queue.is_empty();
+        if self.waits_for_room != waits_for_room {
+            self.waits_for_room = waits_for_room;
+            let interest = match waits_for_room {
+                true => Interest::READABLE | Interest::WRITABLE,
+                false => Interest::READABLE,
+            };
+            // An edge that came before is told again.
+            registry.reregister(&mut self.stream, self.token, interest)?;
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use crossbeam::channel::{Receiver, Sender};
 use libgnt::DomId;
 use libgnt::machine::{Machine, Now, monotonic};
 use mio::net::UnixStream;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Poll, Token, Waker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -104,7 +104,10 @@ impl Service {
 
     /// Tells the machine what has happened, and performs what it says.
     fn step(&mut self, input: Input) {
-        let now = monotonic();
+        self.step_at(monotonic(), input);
+    }
+
+    fn step_at(&mut self, now: Now, input: Input) {
         let mut actions = std::mem::take(&mut self.actions);
         self.server.step(now, input, &mut actions);
         self.perform(now, &mut actions);
@@ -264,23 +267,24 @@ impl Service {
         }
     }
 
-    fn add(&mut self, mut stream: UnixStream, id: ConnId, domid: DomId) {
-        let token = connection_token(id);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut stream, token, interest) {
-            tracing::warn!(%error, %domid, "cannot serve a connection");
-            self.step(Input::Disconnected(id));
-            return;
-        }
+    fn add(&mut self, stream: UnixStream, id: ConnId, domid: DomId) {
         let mut limits = self.queue_limits;
         if domid == DomId::DOM0 {
             // xenstored gives its own host's programs all the time they want. The bytes that wait are
             // limited all the same.
             limits.quiet = Duration::MAX;
         }
-        let connection = Connection::new(stream, limits);
-        self.connections.insert(id, connection);
-        self.ready.insert(id);
+        let token = connection_token(id);
+        match Connection::new(stream, limits, self.poll.registry(), token) {
+            Ok(connection) => {
+                self.connections.insert(id, connection);
+                self.ready.insert(id);
+            }
+            Err(error) => {
+                tracing::warn!(%error, %domid, "cannot serve a connection");
+                self.step(Input::Disconnected(id));
+            }
+        }
     }
 
     fn cut(&mut self, id: ConnId, why: &dyn std::fmt::Display) {
@@ -301,9 +305,10 @@ impl Service {
         let mut is_closed = false;
         while left > 0 && end.is_ok() {
             let mut is_full = false;
+            let now = monotonic();
             while left > 0 {
-                if let Some(wait) = self.server.wait(id, monotonic()) {
-                    self.held.insert(id, monotonic() + wait);
+                if let Some(wait) = self.server.wait(id, now) {
+                    self.held.insert(id, now + wait);
                     break;
                 }
                 let Some(connection) = self.connections.get_mut(&id) else {
@@ -317,7 +322,7 @@ impl Service {
                 }
                 match connection.next(&mut buffer) {
                     Incoming::Request(packet) => {
-                        self.step(Input::Request(id, packet));
+                        self.step_at(now, Input::Request(id, packet));
                         left -= 1;
                     }
                     Incoming::Nothing => break,
@@ -339,7 +344,7 @@ impl Service {
             let Some(connection) = self.connections.get_mut(&id) else {
                 break;
             };
-            match connection.flush() {
+            match connection.flush(self.poll.registry()) {
                 Err(error) => end = Err(Box::new(error)),
                 // It may have closed its half alone, and read the rest still.
                 Ok(()) if is_closed && connection.queue.is_empty() => {
@@ -347,7 +352,7 @@ impl Service {
                 }
                 // All has gone: there is room for more answers.
                 Ok(()) if is_full && connection.queue.is_empty() => {}
-                // The edge that says "writable again", or "readable again", brings us back.
+                // The edge that says "takes more", or "readable again", brings us back.
                 Ok(()) => break,
             }
         }

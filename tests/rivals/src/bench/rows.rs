@@ -1,0 +1,349 @@
+//! What is measured while the tree stays as it is: each row is what one client's thread gets done in a
+//! second over so many connections, with so many requests in flight on each.
+//!
+//! A connection's requests in flight go out in two halves: the one is on its way while the other's
+//! answers are read, so that the daemon never waits for the client.
+
+use super::client::{PATIENCE, Wire, refused};
+use crate::error::{Result, RivalError};
+use pv_xenstore::wire::{Kind, Packet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long the tree may take to fill: a daemon that copies a directory for each new child is slow.
+const TO_FILL: Duration = Duration::from_secs(600);
+/// Connections that the tree has nodes for.
+pub const CONNECTIONS: usize = 50;
+/// The most requests in flight on one of them.
+pub const IN_FLIGHT: usize = 32;
+/// Children of the long directory.
+const LONG: usize = 10_000;
+/// Nodes of one directory of the large tree.
+const IN_DIRECTORY: usize = 100;
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// READ of a value of 5 bytes.
+    Reads,
+    /// WRITE of 5 bytes to a node that is there.
+    Writes,
+    /// Start, read, write, end: four requests.
+    Transactions,
+    /// One connection writes below what another watches: the answer and the event.
+    Watches,
+    /// All names of a directory of 10,000, in as many parts as it takes.
+    Listing,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// What.
+    pub work: Work,
+    /// Over how many connections.
+    pub connections: usize,
+    /// With how many requests in flight on each.
+    pub in_flight: usize,
+}
+
+impl Row {
+    /// All rows.
+    pub fn all() -> Vec<Row> {
+        let row = |work| {
+            move |[connections, in_flight]: [usize; 2]| Row {
+                work,
+                connections,
+                in_flight,
+            }
+        };
+        let four = [
+            [1, 1],
+            [1, IN_FLIGHT],
+            [CONNECTIONS, 1],
+            [CONNECTIONS, IN_FLIGHT],
+        ];
+        let three = [[1, 1], [1, IN_FLIGHT], [CONNECTIONS, 1]];
+        [
+            four.map(row(Work::Reads)).as_slice(),
+            &four.map(row(Work::Writes)),
+            &three.map(row(Work::Transactions)),
+            &four.map(|[connections, in_flight]| {
+                row(Work::Watches)([connections.max(2), in_flight])
+            }),
+            &[row(Work::Listing)([1, 1])],
+        ]
+        .concat()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> String {
+        let what = match self.work {
+            Work::Reads => "reads",
+            Work::Writes => "writes",
+            Work::Transactions => "transactions",
+            Work::Watches => "watch round trips",
+            Work::Listing => return "listings of 10,000".to_owned(),
+        };
+        format!("{what}, {} x {}", self.connections, self.in_flight)
+    }
+
+    /// Does it for that long, and says how much was done in a second.
+    ///
+    /// # Errors
+    /// The daemon refuses something, or is gone.
+    pub fn measure(&self, socket: &Path, span: Duration) -> Result<f64> {
+        match self.work {
+            Work::Reads => self.requests(socket, span, |n, _| {
+                Packet::new(Kind::Read, 1, 0, format!("/bench/{n}/0\0"))
+            }),
+            Work::Writes => self.requests(socket, span, |n, k| {
+                Packet::new(Kind::Write, 1, 0, format!("/bench/{n}/0\0new-{}", k % 10))
+            }),
+            Work::Transactions => self.transactions(socket, span),
+            Work::Watches => self.watches(socket, span),
+            Work::Listing => listing(socket, span),
+        }
+    }
+
+    /// In how many pieces, and how many requests are in one.
+    fn halves(&self) -> [usize; 2] {
+        match self.in_flight {
+            1 => [1, 1],
+            n => [2, n / 2],
+        }
+    }
+
+    fn requests(
+        &self,
+        socket: &Path,
+        span: Duration,
+        request: impl Fn(usize, usize) -> Packet,
+    ) -> Result<f64> {
+        let mut wires = open(socket, self.connections)?;
+        let [halves, each] = self.halves();
+        let batches: Vec<Vec<u8>> = (0..self.connections)
+            .map(|n| (0..each).flat_map(|k| request(n, k).encode()).collect())
+            .collect();
+        for (wire, batch) in wires.iter_mut().zip(&batches) {
+            (0..halves).try_for_each(|_| wire.send(batch))?;
+        }
+        let rate = rate(span, || {
+            for (wire, batch) in wires.iter_mut().zip(&batches) {
+                wire.good(each)?;
+                wire.send(batch)?;
+            }
+            Ok(self.connections * each)
+        });
+        for wire in &mut wires {
+            wire.good(halves * each)?;
+        }
+        rate
+    }
+
+    /// Only those count that are committed: what fails with EAGAIN has to be done again.
+    fn transactions(&self, socket: &Path, span: Duration) -> Result<f64> {
+        let mut wires = open(socket, self.connections)?;
+        let [halves, each] = self.halves();
+        let starts = Packet::new(Kind::TransactionStart, 1, 0, "\0").encode();
+        let starts = starts.repeat(each);
+        for wire in &mut wires {
+            (0..halves).try_for_each(|_| wire.send(&starts))?;
+        }
+        let mut ids = Vec::new();
+        let mut bytes = Vec::new();
+        let mut is_start = true;
+        let rate = rate(span, || {
+            let mut done = 0;
+            for (n, wire) in wires.iter_mut().enumerate() {
+                for half in 0..halves {
+                    if !is_start {
+                        done += ends(wire, each)?;
+                        wire.send(&starts)?;
+                        continue;
+                    }
+                    ids.clear();
+                    wire.hear(each, |message| {
+                        let text = String::from_utf8_lossy(message.payload);
+                        let id = text.trim_end_matches('\0').parse();
+                        ids.push(id.map_err(|_| refused(message))?);
+                        Ok(())
+                    })?;
+                    bytes.clear();
+                    for (k, id) in ids.iter().enumerate() {
+                        let path = format!("/bench/{n}/{}\0", half * each + k);
+                        let write = Packet::new(Kind::Write, 1, *id, format!("{path}value"));
+                        bytes.extend(Packet::new(Kind::Read, 1, *id, path).encode());
+                        bytes.extend(write.encode());
+                        bytes.extend(Packet::new(Kind::TransactionEnd, 1, *id, "T\0").encode());
+                    }
+                    wire.send(&bytes)?;
+                }
+            }
+            is_start = !is_start;
+            Ok(done)
+        });
+        let left = if is_start { each } else { 3 * each };
+        for wire in &mut wires {
+            wire.hear(halves * left, |_| Ok(()))?;
+        }
+        rate
+    }
+
+    /// A pair of connections each: one writes, the other watches.
+    fn watches(&self, socket: &Path, span: Duration) -> Result<f64> {
+        let pairs = self.connections / 2;
+        let (mut writers, mut watchers) = (open(socket, pairs)?, open(socket, pairs)?);
+        for (n, watcher) in watchers.iter_mut().enumerate() {
+            let watch = Packet::new(Kind::Watch, 1, 0, format!("/bench/{n}\0token\0"));
+            watcher.send(&watch.encode())?;
+            // The answer, and the first event.
+            watcher.good(2)?;
+        }
+        let [halves, each] = self.halves();
+        let write = |n: usize, k: usize| {
+            Packet::new(Kind::Write, 1, 0, format!("/bench/{n}/{k}\0value")).encode()
+        };
+        let batches: Vec<Vec<Vec<u8>>> = (0..pairs)
+            .map(|n| {
+                let half = |half| (0..each).flat_map(move |k| write(n, half * each + k));
+                (0..halves).map(|n| half(n).collect()).collect()
+            })
+            .collect();
+        for (writer, batch) in writers.iter_mut().zip(&batches) {
+            batch.iter().try_for_each(|half| writer.send(half))?;
+        }
+        let rate = rate(span, || {
+            for ((writer, watcher), batch) in writers.iter_mut().zip(&mut watchers).zip(&batches) {
+                for half in batch {
+                    writer.good(each)?;
+                    watcher.good(each)?;
+                    writer.send(half)?;
+                }
+            }
+            Ok(pairs * halves * each)
+        });
+        for (writer, watcher) in writers.iter_mut().zip(&mut watchers) {
+            writer.good(halves * each)?;
+            watcher.good(halves * each)?;
+        }
+        rate
+    }
+}
+
+/// How many of a transaction's three answers end well.
+fn ends(wire: &mut Wire, transactions: usize) -> Result<usize> {
+    let (mut place, mut done) = (0, 0);
+    wire.hear(3 * transactions, |message| {
+        place += 1;
+        match (place % 3, message.is_error()) {
+            (0, false) => done += 1,
+            (0, true) if message.payload == b"EAGAIN\0" => {}
+            (_, true) => return Err(refused(message)),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(done)
+}
+
+fn open(socket: &Path, count: usize) -> Result<Vec<Wire>> {
+    (0..count).map(|_| Wire::open(socket, PATIENCE)).collect()
+}
+
+/// What is done in a second, if each `round` says how much it has done.
+fn rate(span: Duration, mut round: impl FnMut() -> Result<usize>) -> Result<f64> {
+    let (begun, mut done) = (Instant::now(), 0);
+    while begun.elapsed() < span {
+        done += round()?;
+    }
+    Ok(done as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// All names, with DIRECTORY_PART where the daemon has it, else with DIRECTORY.
+fn listing(socket: &Path, span: Duration) -> Result<f64> {
+    let mut wire = Wire::open(socket, PATIENCE)?;
+    let bytes = LONG * "entry-00000\0".len();
+    rate(span, || {
+        let mut names = 0;
+        loop {
+            let request = format!("/bench/long\0{names}\0");
+            let part = match wire.ask(Kind::DirectoryPart, &request) {
+                Ok(part) => part,
+                // Neither in parts nor whole: it is never listed.
+                Err(_) => match wire.ask(Kind::Directory, "/bench/long\0") {
+                    Ok(all) => return Ok(usize::from(all.len() + 1 >= bytes)),
+                    Err(RivalError::Refused(_)) => return Ok(0),
+                    Err(error) => return Err(error),
+                },
+            };
+            let nul = part.iter().position(|byte| *byte == 0).unwrap_or(0);
+            names += part.len() - nul - 1;
+            if names > bytes || part.len() == nul + 1 {
+                return Ok(usize::from(names == bytes + 1));
+            }
+        }
+    })
+}
+
+/// The nodes that the rows use, the long directory only if so.
+///
+/// # Errors
+/// As [`Row::measure`].
+pub fn prepare(socket: &Path, with_long: bool) -> Result<()> {
+    let mut wire = Wire::open(socket, TO_FILL)?;
+    let short = (0..CONNECTIONS).flat_map(|n| (0..IN_FLIGHT).map(move |k| (n, k)));
+    let short = short.map(|(n, k)| (Kind::Write, format!("/bench/{n}/{k}\0value")));
+    let long = if with_long { LONG } else { 0 };
+    let long = (0..long).map(|n| (Kind::Mkdir, format!("/bench/long/entry-{n:05}\0")));
+    all(&mut wire, short.chain(long))
+}
+
+/// So many nodes with short values below `/bench/tree`, a hundred to a directory.
+///
+/// # Errors
+/// As [`Row::measure`].
+pub fn grow(socket: &Path, nodes: usize) -> Result<()> {
+    let mut wire = Wire::open(socket, TO_FILL)?;
+    let write = |n: usize| {
+        let path = tree_node(n);
+        (Kind::Write, format!("{path}\0value-{n}"))
+    };
+    all(&mut wire, (0..nodes).map(write))
+}
+
+/// The path of a node of the large tree.
+pub fn tree_node(n: usize) -> String {
+    format!("/bench/tree/{}/{}", n / IN_DIRECTORY, n % IN_DIRECTORY)
+}
+
+/// All of these requests, a hundred in flight.
+///
+/// # Errors
+/// As [`Wire::good`].
+pub fn all(wire: &mut Wire, requests: impl Iterator<Item = (Kind, String)>) -> Result<()> {
+    in_transaction(wire, 0, requests)
+}
+
+/// The same, in a transaction.
+///
+/// # Errors
+/// As [`Wire::good`].
+pub fn in_transaction(
+    wire: &mut Wire,
+    id: u32,
+    mut requests: impl Iterator<Item = (Kind, String)>,
+) -> Result<()> {
+    loop {
+        let (mut bytes, mut count) = (Vec::new(), 0);
+        for (kind, payload) in requests.by_ref().take(100) {
+            bytes.extend(Packet::new(kind, 1, id, payload).encode());
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        wire.send(&bytes)?;
+        wire.good(count)?;
+    }
+}
