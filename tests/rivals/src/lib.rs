@@ -16,15 +16,17 @@
 //! 9. [`message`]: what the two send, with what the protocol leaves open taken out.
 //! 10. [`known`]: the differences that stay, each with its reason.
 //! 11. [`play`]: plays a history on both, and compares.
-//! 12. [`random`]: histories from a seed.
-//! 13. [`shrink`](mod@shrink): the shortest part that still shows a difference.
-//! 14. [`campaign`]: many histories.
-//! 15. [`cli`]: the command line.
+//! 12. [`control`]: what histories ask of CONTROL.
+//! 13. [`random`]: histories from a seed.
+//! 14. [`shrink`](mod@shrink): the shortest part that still shows a difference.
+//! 15. [`campaign`]: many histories.
+//! 16. [`cli`]: the command line.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
 pub mod campaign;
 pub mod cli;
+pub mod control;
 pub mod daemon;
 pub mod error;
 pub mod known;

@@ -41,6 +41,7 @@ impl Server {
             rates.go(domid);
         }
         self.own.forget(domid);
+        self.books.forget(domid);
         self.remove_owned(domid, actions);
         self.deaths.note(domid, self.tree.generation());
         self.fire_release(domid, actions);

@@ -8,6 +8,7 @@ mod nodes;
 mod own;
 mod request;
 mod transactions;
+mod usage;
 mod watches;
 
 use super::access::{Access, Place, Rules};
@@ -119,6 +120,8 @@ pub struct Server {
     rates: Option<Rates>,
     settings: Settings,
     own: own::Own,
+    controls: control::Controls,
+    books: usage::Books,
     /// The last long list of children that was asked for: of which node, in which generation.
     listed: Option<(Path, u64, Arc<[u8]>)>,
     /// The time of this step.
@@ -182,6 +185,8 @@ impl Server {
             rates: settings.write_rate.map(Rates::new),
             settings,
             own: own::Own::default(),
+            controls: control::Controls::default(),
+            books: usage::Books::default(),
             listed: None,
             now: Now::ZERO,
             turnover: 0,
@@ -270,8 +275,17 @@ impl Server {
                 (Kind::Error as u32, nul_terminated(error_name(errno)))
             }
         };
-        if self.tree.generation() != before {
+        let is_changed = self.tree.generation() != before;
+        if is_changed {
             self.pay(caller.domid);
+        }
+        let takes = matches!(
+            packet.known_kind(),
+            Some(Kind::Watch | Kind::TransactionStart)
+        );
+        // dom0 has no quotas, and many connections.
+        if !caller.is_privileged() && (is_changed || takes) {
+            self.note_usage(caller.domid);
         }
         let reply = Packet {
             kind,
