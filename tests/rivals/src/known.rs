@@ -54,7 +54,7 @@ pub struct Known {
     pub is_it: fn(&Seen<'_>) -> bool,
 }
 
-/// Answers inside of a transaction that fails with EAGAIN on both sides, or is given up.
+/// Answers inside of a transaction that fails with EAGAIN or ENOMEM on both sides, or is given up.
 pub const DOOMED: &str = "doomed-transaction";
 
 /// All that one answer shows.

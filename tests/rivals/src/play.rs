@@ -545,7 +545,7 @@ impl Pair {
         }
         let difference = self.doubtful.remove(&(link, tx))?;
         // ENOENT: it was given up before.
-        let failed = [Some("EAGAIN"), Some("ENOENT")].map(|errno| [errno; 2]);
+        let failed = ["EAGAIN", "ENOMEM", "ENOENT"].map(|errno| [Some(errno); 2]);
         if payload != b"T\0" || failed.contains(&errnos) {
             *self.outcome.explained.entry(known::DOOMED).or_default() += 1;
             return None;

@@ -46,6 +46,8 @@ pub struct Access<'a> {
     pub other_bytes: usize,
     /// What changed so far.
     pub changes: &'a mut Vec<Change>,
+    /// How many nodes of the tree were written or removed so far.
+    pub written: &'a mut usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,6 +90,7 @@ impl Access<'_> {
                 match &mut self.place {
                     Place::Tree(tree) => {
                         tree.set_value(path, value);
+                        *self.written += 1;
                     }
                     Place::Inside(_, transaction) => transaction.set_value(path, value),
                 }
@@ -146,6 +149,7 @@ impl Access<'_> {
         match &mut self.place {
             Place::Tree(tree) => {
                 let gone = tree.remove(path);
+                *self.written += self.rules.daemon.writes_of_removal(gone.len());
                 let grants: HashMap<&str, &Arc<Grant>> = gone
                     .iter()
                     .map(|(path, node)| (&**path, node.grant()))
@@ -216,6 +220,7 @@ impl Access<'_> {
         match &mut self.place {
             Place::Tree(tree) => {
                 tree.set_grant(path, grant);
+                *self.written += 1;
             }
             Place::Inside(_, transaction) => transaction.set_grant(path, grant),
         }
@@ -249,12 +254,16 @@ impl Access<'_> {
         }
         let parent = self.fetch(above)?.ok_or(Errno::NOENT)?;
         // New nodes get their parent's permissions; a domain other than dom0 owns what it creates.
-        let (grant, above_bytes) = (Arc::clone(parent.grant()), parent.content_bytes());
+        let (above, above_bytes) = (Arc::clone(parent.grant()), parent.content_bytes());
         let grant = match self.caller.is_privileged() {
-            true => grant,
-            false => grant.for_owner(self.caller.domid),
+            true => above.clone(),
+            false => above.for_owner(self.caller.domid),
         };
-        self.check_new(&missing, &grant, value.len(), above_bytes)?;
+        self.check_new(&missing, [&above, &grant], value.len(), above_bytes)?;
+        if let Place::Tree(_) = self.place {
+            // The list of the node above, too.
+            *self.written += missing.len() + 1;
+        }
         for new in missing.iter().rev() {
             let value = if *new == path { value } else { b"" };
             match &mut self.place {
@@ -272,7 +281,7 @@ impl Access<'_> {
     fn check_new(
         &mut self,
         missing: &[&str],
-        grant: &Grant,
+        [above, grant]: [&Grant; 2],
         value_bytes: usize,
         above_bytes: usize,
     ) -> Result<(), Errno> {
@@ -298,9 +307,12 @@ impl Access<'_> {
             all += new.len() + empty + below;
             below = last_name(new).len() + 1;
         }
-        let checked = self.check_node(above_bytes + below).and_then(|()| {
-            self.check_memory(all + missing.len() * self.rules.daemon.node_header_bytes())
-        });
+        all += missing.len() * self.rules.daemon.node_header_bytes();
+        if above.owner() == self.caller.domid {
+            all += below;
+        }
+        let checked = self.check_node(above_bytes + below);
+        let checked = checked.and_then(|()| self.check_memory(all));
         self.or_fail(checked)
     }
 

@@ -100,6 +100,16 @@ impl Daemon {
         self == Daemon::C414
     }
 
+    /// How many writes it is to remove so many nodes: until 4.14 the node above each is written anew, then
+    /// only that above all of them (`delete_node`; `rm_node` since).
+    pub(super) fn writes_of_removal(self, nodes: usize) -> usize {
+        match self {
+            _ if nodes == 0 => 0,
+            Daemon::C414 => 2 * nodes,
+            _ => nodes + 1,
+        }
+    }
+
     /// Does `control` know live updates?
     pub(super) fn has_live_update(self) -> bool {
         self > Daemon::C414

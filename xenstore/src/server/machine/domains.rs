@@ -71,6 +71,7 @@ impl Server {
             },
             other_bytes: 0,
             changes: &mut changes,
+            written: &mut self.written,
         };
         let removed = owned.try_for_each(|(path, _)| access.remove_if_there(path));
         if let Err(errno) = removed {

@@ -118,6 +118,8 @@ pub struct Server {
     /// Of all connections.
     open_transactions: usize,
     rates: Option<Rates>,
+    /// Nodes that the current request has written.
+    written: usize,
     settings: Settings,
     own: own::Own,
     controls: control::Controls,
@@ -183,6 +185,7 @@ impl Server {
             targets: BTreeMap::new(),
             open_transactions: 0,
             rates: settings.write_rate.map(Rates::new),
+            written: 0,
             settings,
             own: own::Own::default(),
             controls: control::Controls::default(),
@@ -268,6 +271,7 @@ impl Server {
         let caller = self.caller(connection.domid);
         let first = actions.len();
         let before = self.tree.generation();
+        self.written = 0;
         let (kind, payload) = match self.execute(conn, caller, &packet, actions) {
             Ok(payload) => (packet.kind, payload),
             Err(errno) => {
@@ -277,7 +281,8 @@ impl Server {
         };
         let is_changed = self.tree.generation() != before;
         if is_changed {
-            self.pay(caller.domid);
+            // The end of a transaction is one write, however many nodes are in it.
+            self.pay(caller.domid, self.written.max(1));
         }
         let takes = matches!(
             packet.known_kind(),
@@ -303,11 +308,11 @@ impl Server {
 
     /// Only a write that can be in the way of another's transaction costs something. The caller's own,
     /// if this was its end, is no longer among those that are open.
-    fn pay(&mut self, domid: DomId) {
+    fn pay(&mut self, domid: DomId, writes: usize) {
         if self.open_transactions > 0
             && let Some(rates) = &mut self.rates
         {
-            rates.pay(domid, self.now);
+            rates.pay(domid, writes, self.now);
         }
     }
 
@@ -363,6 +368,7 @@ impl Server {
             },
             other_bytes,
             changes: &mut changes,
+            written: &mut self.written,
         })?;
         self.fire(&changes, actions);
         Ok(done)

@@ -57,7 +57,7 @@ impl Books {
 }
 
 impl Server {
-    fn usage(&self, domid: DomId) -> Usage {
+    pub(super) fn usage(&self, domid: DomId) -> Usage {
         let daemon = self.settings.daemon;
         let header = daemon.node_header_bytes();
         let owned = self.tree.owned(domid);
