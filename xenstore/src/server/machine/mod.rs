@@ -23,7 +23,7 @@ use super::transaction::Transaction;
 use super::watch::{ConnId, Watches};
 use crate::path::{self, Path, RELEASE_DOMAIN, upwards};
 use crate::perms::{Caller, Permission, Perms, Rights};
-use crate::wire::{Kind, PAYLOAD_MAX_BYTES, Packet, error_name};
+use crate::wire::{Kind, PAYLOAD_MAX_BYTES, Packet, RELATIVE_PATH_MAX_BYTES, error_name};
 use arguments::nul_terminated;
 use libgnt::DomId;
 use libgnt::machine::{Machine, Now};
@@ -322,13 +322,17 @@ impl Server {
         if daemon.limits_whole_paths() {
             return path::Limit::FromRoot;
         }
-        path::Limit::BelowHome(
-            match caller.is_privileged() && !daemon.limits_paths_of_dom0() {
-                // None but the message's: 4.20 looks at others' paths alone (`is_valid_nodename`).
-                true => PAYLOAD_MAX_BYTES,
-                false => self.quotas_of(caller.domid).path_bytes,
+        let own = self.quotas_of(caller.domid).path_bytes;
+        match daemon.limits_paths_of_dom0() {
+            true => path::Limit::BelowHome {
+                nodes: own,
+                // A constant (`check_watch_path`).
+                special: RELATIVE_PATH_MAX_BYTES,
             },
-        )
+            // None but the message's: 4.20 looks at others' paths alone (`is_valid_nodename`).
+            false if caller.is_privileged() => path::Limit::below_home(PAYLOAD_MAX_BYTES),
+            false => path::Limit::below_home(own),
+        }
     }
 
     fn caller(&self, domid: DomId) -> Caller {
