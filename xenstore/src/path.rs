@@ -102,17 +102,31 @@ pub enum PathError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
     /// The path as it is given, but for a home directory.
-    BelowHome(usize),
+    BelowHome {
+        /// Of a node's.
+        nodes: usize,
+        /// Of a special watch's, which has no home.
+        special: usize,
+    },
     /// The path from the root on: xenstored until 4.14.
     #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "the server's"))]
     FromRoot,
 }
 
 impl Limit {
+    /// The same for both.
+    pub(crate) fn below_home(bytes: usize) -> Limit {
+        Limit::BelowHome {
+            nodes: bytes,
+            special: bytes,
+        }
+    }
+
     /// What is counted of these bytes, and how many there may be.
     fn of(self, bytes: &[u8], domid: DomId) -> (usize, usize) {
         match (self, bytes.first()) {
-            (Limit::BelowHome(limit), _) => (bytes.len(), limit + some_home_bytes(bytes)),
+            (Limit::BelowHome { special, .. }, Some(b'@')) => (bytes.len(), special),
+            (Limit::BelowHome { nodes, .. }, _) => (bytes.len(), nodes + some_home_bytes(bytes)),
             (Limit::FromRoot, Some(b'@')) => (bytes.len(), RELATIVE_PATH_MAX_BYTES),
             (Limit::FromRoot, Some(b'/')) => (bytes.len(), ABSOLUTE_PATH_MAX_BYTES),
             (Limit::FromRoot, _) => {
@@ -139,7 +153,7 @@ impl Path {
     /// # Errors
     /// [`PathError`], never [`PathError::Special`].
     pub fn parse(bytes: &[u8], domid: DomId) -> Result<(Path, bool), PathError> {
-        Path::parse_within(bytes, domid, Limit::BelowHome(RELATIVE_PATH_MAX_BYTES))
+        Path::parse_within(bytes, domid, Limit::below_home(RELATIVE_PATH_MAX_BYTES))
     }
 
     /// The same with another limit.
@@ -179,7 +193,7 @@ impl Path {
     /// # Errors
     /// [`PathError`].
     pub fn parse_node(bytes: &[u8], domid: DomId) -> Result<Path, PathError> {
-        Path::parse_node_within(bytes, domid, Limit::BelowHome(RELATIVE_PATH_MAX_BYTES))
+        Path::parse_node_within(bytes, domid, Limit::below_home(RELATIVE_PATH_MAX_BYTES))
     }
 
     /// The same with another limit.

@@ -54,7 +54,7 @@ pub struct Known {
     pub is_it: fn(&Seen<'_>) -> bool,
 }
 
-/// Answers inside of a transaction that fails with EAGAIN on both sides, or is given up.
+/// Answers inside of a transaction that fails with EAGAIN or ENOMEM on both sides, or is given up.
 pub const DOOMED: &str = "doomed-transaction";
 
 /// All that one answer shows.
@@ -129,7 +129,7 @@ pub const ALL: &[Known] = &[
                 && seen.kind == Kind::Watch as u32
                 && seen.payload.starts_with(b"@")
                 && errno(seen.ours) == Some("EINVAL")
-                && errno(seen.theirs).is_none()
+                && matches!(errno(seen.theirs), None | Some("E2BIG"))
         },
     },
     Known {
@@ -153,6 +153,84 @@ pub const ALL: &[Known] = &[
                 && seen.payload == b"T\0"
                 && matches!(errno(seen.theirs), Some("ENOMEM" | "ENOSPC"))
                 && errno(seen.ours) == Some("EAGAIN")
+                && events_agree(seen)
+        },
+    },
+    Known {
+        id: "control-words",
+        of: "xenstored",
+        what: "CONTROL help, and live-update: what there is here, and that there is none",
+        why: "our server is not updated live, and says so",
+        after: After::Same,
+        is_it: |seen| {
+            let asks = |what: &[u8]| seen.payload.starts_with(what);
+            let text = |messages: &[Message]| match messages.last() {
+                Some(Message::Answer { kind, payload, .. }) if *kind == Kind::Control as u32 => {
+                    payload != b"OK\0"
+                }
+                _ => false,
+            };
+            is_c(seen)
+                && seen.kind == Kind::Control as u32
+                && (asks(b"help\0") || asks(b"live-update\0"))
+                && (text(seen.theirs) && text(seen.ours) && events_agree(seen))
+        },
+    },
+    Known {
+        id: "control-files",
+        of: "xenstored",
+        what: "CONTROL memreport and logfile: EINVAL",
+        why: "our server writes no file that a client names",
+        after: After::Same,
+        is_it: |seen| {
+            let asks = |what: &[u8]| seen.payload.starts_with(what);
+            is_c(seen)
+                && seen.kind == Kind::Control as u32
+                && (asks(b"memreport\0") || asks(b"logfile\0"))
+                && errno(seen.theirs).is_none()
+                && errno(seen.ours) == Some("EINVAL")
+                && events_agree(seen)
+        },
+    },
+    Known {
+        id: "quota-of-a-stranger",
+        of: "xenstored",
+        what: "CONTROL quota of a domain that was not introduced: ENOENT",
+        why: "xenstored counts for every domain that a permission names",
+        after: After::Same,
+        is_it: |seen| {
+            is_c(seen)
+                && usage(seen.theirs).is_some_and(|(domid, _)| domid != 0)
+                && errno(seen.ours) == Some("ENOENT")
+                && events_agree(seen)
+        },
+    },
+    Known {
+        id: "memory-of-transactions",
+        of: "xenstored",
+        what: "CONTROL quota of a domain with open transactions, or of dom0: about how many bytes they take",
+        why: "xenstored counts what it stores for them, with numbers of its own",
+        after: After::Same,
+        is_it: |seen| {
+            let (Some((domid, theirs)), Some((same, ours))) =
+                (usage(seen.theirs), usage(seen.ours))
+            else {
+                return false;
+            };
+            // Until 4.17 it knows only of those of dom0's ring.
+            let differ = ["memory", "transactions "];
+            let differ = &differ[..if domid == 0 { 2 } else { 1 }];
+            let all_but_memory = |lines: &[String]| {
+                let is_same = |line: &&String| !differ.iter().any(|name| line.starts_with(name));
+                lines.iter().filter(is_same).cloned().collect::<Vec<_>>()
+            };
+            let has_open = theirs
+                .iter()
+                .any(|line| line.starts_with("transactions ") && !line.contains(" 0"));
+            is_c(seen)
+                && domid == same
+                && all_but_memory(&theirs) == all_but_memory(&ours)
+                && (has_open || domid == 0 && seen.rival.version != "4.20")
                 && events_agree(seen)
         },
     },
@@ -192,6 +270,21 @@ fn has_other_errno(seen: &Seen<'_>) -> bool {
     let without_path = is_about_one_node(seen.kind) && !is_one_string(seen.payload);
     let special = seen.kind == Kind::SetPerms as u32 && seen.payload.starts_with(b"@");
     is_c(seen) && seen.rival.version != "4.20" && (without_path || special)
+}
+
+/// Of which domain CONTROL tells, and the lines.
+fn usage(messages: &[Message]) -> Option<(u16, Vec<String>)> {
+    let Message::Answer { kind, payload, .. } = messages.last()? else {
+        return None;
+    };
+    let text = std::str::from_utf8(payload).ok()?;
+    let mut lines = text.lines();
+    let domid = lines.next()?.strip_prefix("Domain ")?.strip_suffix(':')?;
+    let domid = domid
+        .parse()
+        .ok()
+        .filter(|_| *kind == Kind::Control as u32)?;
+    Some((domid, lines.map(str::to_owned).collect()))
 }
 
 /// The first permission's number.
@@ -377,6 +470,84 @@ mod tests {
         ] {
             let id = known(rival, Read, payload, silent.clone(), closed.clone());
             assert_eq!(id, expected, "{rival}");
+        }
+    }
+
+    #[test]
+    fn of_what_control_says_little_may_differ() {
+        let control = |text: &str| Message::Answer {
+            kind: Kind::Control as u32,
+            payload: text.as_bytes().to_vec(),
+            astray: false,
+        };
+        let known = |payload: &str, theirs: Message, ours| {
+            id_of(
+                "xenstored-4.20",
+                Kind::Control,
+                payload.as_bytes(),
+                theirs,
+                ours,
+            )
+        };
+        let words = || (control("these\0"), control("those\0"));
+        for (payload, expected) in [
+            ("help\0", Some("control-words")),
+            ("live-update\0-a\0", Some("control-words")),
+            ("quota\0", None),
+            ("log\0", None),
+        ] {
+            let (theirs, ours) = words();
+            assert_eq!(known(payload, theirs, ours), expected, "{payload:?}");
+        }
+        for (payload, expected) in [
+            ("memreport\0x\0", Some("control-files")),
+            ("logfile\0x\0", Some("control-files")),
+            ("log\0x\0", None),
+        ] {
+            let theirs = control("OK\0");
+            assert_eq!(
+                known(payload, theirs, error("EINVAL")),
+                expected,
+                "{payload:?}"
+            );
+        }
+        assert_eq!(known("memreport\0", error("EINVAL"), control("OK\0")), None);
+        assert_eq!(known("help\0", error("EINVAL"), control("x\0")), None);
+        assert_eq!(
+            known("live-update\0-s\0", control("OK\0"), control("x\0")),
+            None
+        );
+        let usage = |domid: u32, nodes: u32, memory: u32, transactions: u32| {
+            control(&format!(
+                "Domain {domid}:\nnodes            : {nodes:>8}\n\
+                 memory           : {memory:>8}\ntransactions     : {transactions:>8}\n\0"
+            ))
+        };
+        for (theirs, ours, expected) in [
+            (
+                usage(1, 5, 60, 1),
+                usage(1, 5, 70, 1),
+                Some("memory-of-transactions"),
+            ),
+            (
+                usage(1, 5, 60, 10),
+                usage(1, 5, 70, 10),
+                Some("memory-of-transactions"),
+            ),
+            (usage(1, 5, 60, 0), usage(1, 5, 70, 0), None),
+            (usage(1, 5, 60, 1), usage(1, 6, 60, 1), None),
+            (usage(1, 5, 60, 1), usage(2, 5, 60, 1), None),
+            (usage(0, 5, 60, 0), usage(0, 5, 70, 0), None),
+            (
+                usage(4, 0, 0, 0),
+                error("ENOENT"),
+                Some("quota-of-a-stranger"),
+            ),
+            (usage(0, 0, 0, 0), error("ENOENT"), None),
+            (error("ENOENT"), usage(4, 0, 0, 0), None),
+        ] {
+            let text = format!("{theirs}, {ours}");
+            assert_eq!(known("quota\x001\0", theirs, ours), expected, "{text}");
         }
     }
 

@@ -17,17 +17,19 @@
 //! 10. [`known`]: the differences that stay, each with its reason.
 //! 11. [`ocaml`]: what is oxenstored's own.
 //! 12. [`play`]: plays a history on both, and compares.
-//! 13. [`random`]: histories from a seed.
-//! 14. [`shrink`](mod@shrink): the shortest part that still shows a difference.
-//! 15. [`campaign`]: many histories.
-//! 16. [`bench`](mod@bench): how fast our server is, and they are.
-//! 17. [`cli`]: the command line.
+//! 13. [`control`]: what histories ask of CONTROL.
+//! 14. [`random`]: histories from a seed.
+//! 15. [`shrink`](mod@shrink): the shortest part that still shows a difference.
+//! 16. [`campaign`]: many histories.
+//! 17. [`bench`](mod@bench): how fast our server is, and they are.
+//! 18. [`cli`]: the command line.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may"))]
 
 pub mod bench;
 pub mod campaign;
 pub mod cli;
+pub mod control;
 pub mod daemon;
 pub mod error;
 pub mod known;

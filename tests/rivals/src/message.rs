@@ -44,7 +44,9 @@ impl Message {
     ///
     /// - the header's numbers of an event, which mean nothing;
     /// - the number of a new transaction, which is the server's choice;
-    /// - the generation in a part of a directory, which only says whether the node has changed.
+    /// - the generation in a part of a directory, which only says whether the node has changed;
+    /// - of what CONTROL says of quotas the highest values, in which xenstored counts what a request took while
+    ///   it lasted, and the requests whose events are still on their way.
     pub fn of(packet: &Packet, asked: Asked) -> Message {
         if packet.known_kind() == Some(Kind::WatchEvent) {
             return Message::Event(packet.payload.clone());
@@ -60,6 +62,7 @@ impl Message {
                     payload.splice(..end, b"(a number)".iter().copied());
                 }
             }
+            Some(Kind::Control) => payload = without_passing_values(&payload),
             _ => {}
         }
         Message::Answer {
@@ -83,6 +86,36 @@ impl Message {
     pub fn is_event(&self) -> bool {
         matches!(self, Message::Event(_))
     }
+}
+
+fn without_passing_values(payload: &[u8]) -> Vec<u8> {
+    let Ok(text) = std::str::from_utf8(payload) else {
+        return payload.to_vec();
+    };
+    let of_one = text.starts_with("Domain ");
+    let of_all = text.starts_with("Max. ");
+    let lines = text.split_inclusive('\n').map(|line| {
+        let number = |line: &str| line.trim().parse::<u64>().is_ok();
+        match line.split_once(':') {
+            Some((name, values)) if of_all && number(values) => format!("{name}: (a number)\n"),
+            Some((name, values)) if of_one => {
+                let (now, most) = values.split_once(" (max ").unwrap_or((values, "\n"));
+                let now = now.trim_end_matches('\n');
+                let most = most
+                    .strip_suffix(")\n")
+                    .map_or(most, |most| match number(most) {
+                        true => " (max a number)\n",
+                        false => most,
+                    });
+                match name.trim() == "outstanding" && number(now) {
+                    true => format!("{name}: (a number){most}"),
+                    false => format!("{name}:{now}{most}"),
+                }
+            }
+            _ => line.to_owned(),
+        }
+    });
+    lines.collect::<String>().into_bytes()
 }
 
 /// A generation has 64 bits.
@@ -156,6 +189,23 @@ mod tests {
         assert_ne!(of(part, b"1\0a\0\0"), of(part, b"1\0a\0"));
         assert_ne!(of(Kind::Read, b"1\0"), of(Kind::Read, b"2\0"));
         assert_ne!(of(Kind::Error, b"EIO\0"), of(Kind::Error, b"EINVAL\0"));
+    }
+
+    #[test]
+    fn of_quotas_only_what_passes_is_taken_out() {
+        let control = |text: &str| of(Kind::Control, text.as_bytes());
+        let one = |nodes: u32, most: u32, outstanding: u32| {
+            control(&format!(
+                "Domain 1:\nnodes   : {nodes:>8} (max {most:>8})\noutstanding: {outstanding:>8}\n\0"
+            ))
+        };
+        assert_eq!(one(1, 2, 3), one(1, 7, 8));
+        assert_ne!(one(1, 2, 3), one(2, 2, 3));
+        let all = |nodes: &str| control(&format!("Max. seen:\nnodes : {nodes:>8}\n\0"));
+        assert_eq!(all("1"), all("2"));
+        assert_ne!(all("1"), all("x"));
+        let setting = |nodes: u32| control(&format!("Quota settings:\nnodes : {nodes:>8}\n\0"));
+        assert_ne!(setting(1), setting(2));
     }
 
     #[test]

@@ -546,7 +546,7 @@ impl Pair {
         }
         let difference = self.doubtful.remove(&(link, tx))?;
         // ENOENT: it was given up before.
-        let failed = [Some("EAGAIN"), Some("ENOENT")].map(|errno| [errno; 2]);
+        let failed = ["EAGAIN", "ENOMEM", "ENOENT"].map(|errno| [Some(errno); 2]);
         if payload != b"T\0" || failed.contains(&errnos) {
             *self.outcome.explained.entry(known::DOOMED).or_default() += 1;
             return None;
@@ -584,11 +584,11 @@ fn request(asked: Asked, payload: &[u8]) -> Packet {
 
 /// The number at the beginning of a payload, as C's `atoi` reads it.
 fn first_number(payload: &[u8]) -> Option<u16> {
-    let text = payload.split(|byte| *byte == 0).next().unwrap_or_default();
-    let text = std::str::from_utf8(text).ok()?.trim_start();
-    let text = text.strip_prefix('+').unwrap_or(text);
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    text[..digits].parse().ok()
+    let text = payload.trim_ascii_start();
+    let text = text.strip_prefix(b"+").unwrap_or(text);
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
+    let digits: String = digits.map(|byte| char::from(*byte)).collect();
+    digits.parse().ok()
 }
 
 fn second_number(payload: &[u8]) -> Option<u16> {
@@ -618,5 +618,27 @@ impl Difference {
             side(&self.theirs),
             side(&self.ours)
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_as_c_reads_them() {
+        for (payload, expected) in [
+            (&b"1\0"[..], Some(1)),
+            (b" +12x\x003\0", Some(12)),
+            (b"1\xc9\0", Some(1)),
+            (b"x\0", None),
+            (b"70000\0", None),
+            (b"", None),
+        ] {
+            let text = payload.escape_ascii();
+            assert_eq!(first_number(payload), expected, "{text}");
+        }
+        assert_eq!(second_number(b"1\x002\0"), Some(2));
+        assert_eq!(second_number(b"1"), None);
     }
 }

@@ -1,6 +1,7 @@
 //! Histories from a seed: requests of every type, right, half right and wrong, of several connections
 //! and domains, in and out of transactions.
 
+use crate::control;
 use crate::step::{Link, Step, Tx};
 use fastrand::Rng;
 use pv_xenstore::wire::{Kind, PAYLOAD_MAX_BYTES};
@@ -14,6 +15,7 @@ const DOMAINS: u16 = 3;
 pub fn history(seed: u64, requests: usize) -> Vec<Step> {
     let mut rng = Rng::with_seed(seed);
     let mut steps = beginning();
+    steps.extend(control::quotas(&mut rng));
     while steps.len() < requests {
         let step = step(&mut rng);
         steps.extend(of_nothing(&mut rng, &step));
@@ -118,7 +120,7 @@ const OVERSIZED: u16 = 2;
 /// How much rarer than anything else a target is set: its release ends a history.
 const RARE: u32 = 30;
 /// How often each type is asked for.
-const WEIGHTS: [(Kind, u32); 20] = [
+const WEIGHTS: [(Kind, u32); 21] = [
     (Kind::Read, 14 * RARE),
     (Kind::Write, 18 * RARE),
     (Kind::Mkdir, 6 * RARE),
@@ -139,6 +141,7 @@ const WEIGHTS: [(Kind, u32); 20] = [
     (Kind::SetTarget, 1),
     (Kind::ResetWatches, RARE),
     (Kind::WatchEvent, RARE),
+    (Kind::Control, RARE),
 ];
 
 fn kind(rng: &mut Rng) -> u32 {
@@ -182,6 +185,7 @@ fn arguments(rng: &mut Rng, kind: Kind) -> Vec<u8> {
             }
             [nul(&domid), b"5\x007\0".to_vec()].concat()
         }
+        Kind::Control => control::arguments(rng),
         Kind::SetTarget => [nul(&domid(rng)), nul(&domid(rng))].concat(),
         Kind::Release | Kind::GetDomainPath | Kind::IsDomainIntroduced | Kind::Resume => {
             nul(&domid(rng))
@@ -358,10 +362,11 @@ mod tests {
         });
         // A number beyond is one that no packaged daemon knows.
         let kinds: BTreeSet<Kind> = kinds.filter(|kind| *kind <= Kind::DirectoryPart).collect();
-        // What CONTROL says is each daemon's own.
         let all = Kind::ALL.iter().copied();
-        let compared = all.filter(|kind| *kind != Kind::Control && *kind <= Kind::DirectoryPart);
-        assert_eq!(kinds, compared.collect());
+        assert_eq!(
+            kinds,
+            all.filter(|kind| *kind <= Kind::DirectoryPart).collect()
+        );
         // Over a ring page this is not compared.
         let oversized = steps.iter().filter_map(|step| match step {
             Step::Ask { link, payload, .. } if payload.len() > PAYLOAD_MAX_BYTES => Some(*link),

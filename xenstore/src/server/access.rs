@@ -49,6 +49,8 @@ pub struct Access<'a> {
     pub watches: &'a Watches,
     /// What changed so far.
     pub changes: &'a mut Vec<Change>,
+    /// How many nodes of the tree were written or removed so far.
+    pub written: &'a mut usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,7 @@ impl Access<'_> {
                 match &mut self.place {
                     Place::Tree(tree) => {
                         tree.set_value(path, value);
+                        *self.written += 1;
                     }
                     Place::Inside(_, transaction) => transaction.set_value(path, value),
                 }
@@ -151,6 +154,7 @@ impl Access<'_> {
         match &mut self.place {
             Place::Tree(tree) => {
                 let gone = tree.remove(path);
+                *self.written += self.rules.daemon.writes_of_removal(gone.len());
                 let grants: HashMap<&str, &Arc<Grant>> = gone
                     .iter()
                     .map(|(path, node)| (&**path, node.grant()))
@@ -225,6 +229,7 @@ impl Access<'_> {
         match &mut self.place {
             Place::Tree(tree) => {
                 tree.set_grant(path, grant);
+                *self.written += 1;
             }
             Place::Inside(_, transaction) => transaction.set_grant(path, grant),
         }
@@ -258,13 +263,16 @@ impl Access<'_> {
         }
         let parent = self.fetch(above)?.ok_or(Errno::NOENT)?;
         // New nodes get their parent's permissions; a domain other than dom0 owns what it creates.
-        let (grant, above_bytes) = (Arc::clone(parent.grant()), parent.content_bytes());
+        let (above, above_bytes) = (Arc::clone(parent.grant()), parent.content_bytes());
         let grant = match self.caller.is_privileged() {
-            true => grant,
-            false => grant.for_owner(self.caller.domid),
+            true => above.clone(),
+            false => above.for_owner(self.caller.domid),
         };
-        let checked = self.check_new(&missing, &grant, value.len(), above_bytes);
-        self.or_fail(checked)?;
+        self.check_new(&missing, [&above, &grant], value.len(), above_bytes)?;
+        if let Place::Tree(_) = self.place {
+            // The list of the node above, too.
+            *self.written += missing.len() + 1;
+        }
         for new in missing.iter().rev() {
             let value = if *new == path { value } else { b"" };
             match &mut self.place {
@@ -277,35 +285,59 @@ impl Access<'_> {
         Ok(())
     }
 
+    /// In xenstored's order: from the lowest node up, each first against the number of nodes
+    /// (`create_node`). In a transaction only what has begun to be written lets its end fail.
     fn check_new(
-        &self,
+        &mut self,
         missing: &[&str],
-        grant: &Grant,
+        [above, grant]: [&Grant; 2],
         value_bytes: usize,
         above_bytes: usize,
     ) -> Result<(), Errno> {
         if self.caller.is_privileged() {
             return Ok(());
         }
-        let domid = self.caller.domid;
-        let owned = match &self.place {
-            Place::Tree(tree) => tree.owned_by(domid),
-            Place::Inside(tree, transaction) => tree
-                .owned_by(domid)
-                .saturating_add_signed(transaction.owned(domid)),
-        };
-        if owned + missing.len() > self.rules.quotas.nodes {
-            return Err(Errno::NOSPC);
+        if let Place::Inside(_, transaction) = &mut self.place {
+            transaction.note_making();
         }
+        let (owned, counts_new) = self.owned_nodes();
         let empty = empty_node_bytes(grant.perms().entries().len());
         let (mut below, mut all) = (value_bytes, 0);
-        for new in missing {
-            self.check_node(empty + below)?;
+        for (n, new) in missing.iter().enumerate() {
+            let so_far = owned + if counts_new { n } else { 0 };
+            if so_far >= self.rules.quotas.nodes {
+                return match n {
+                    0 => Err(Errno::NOSPC),
+                    _ => self.or_fail(Err(Errno::NOSPC)),
+                };
+            }
+            let checked = self.check_node(empty + below);
+            self.or_fail(checked)?;
             all += new.len() + empty + below;
             below = last_name(new).len() + 1;
         }
-        self.check_node(above_bytes + below)?;
-        self.check_memory(all + missing.len() * self.rules.daemon.node_header_bytes())
+        all += missing.len() * self.rules.daemon.node_header_bytes();
+        if above.owner() == self.caller.domid {
+            all += below;
+        }
+        let checked = self.check_node(above_bytes + below);
+        let checked = checked.and_then(|()| self.check_memory(all));
+        self.or_fail(checked)
+    }
+
+    /// How many nodes the caller's domain has, and whether those count that this request makes.
+    fn owned_nodes(&self) -> (usize, bool) {
+        let domid = self.caller.domid;
+        match &self.place {
+            Place::Tree(tree) => (tree.owned_by(domid), true),
+            Place::Inside(tree, _) if !self.rules.daemon.counts_nodes_inside() => {
+                (tree.owned_by(domid), false)
+            }
+            Place::Inside(tree, transaction) => {
+                let inside = transaction.owned(domid);
+                (tree.owned_by(domid).saturating_add_signed(inside), true)
+            }
+        }
     }
 
     /// The node as it is in this place, or none; a transaction has looked at it then.

@@ -130,6 +130,47 @@ impl Daemon {
         self == Daemon::C414
     }
 
+    /// Do a transaction's own nodes count for the quota before its end (`domain_nbentry`)?
+    pub(super) fn counts_nodes_inside(self) -> bool {
+        self > Daemon::C417
+    }
+
+    /// Are watches and transactions of dom0's programs among dom0's, and not only its kernel's?
+    pub(super) fn counts_sockets_as_dom0(self) -> bool {
+        self > Daemon::C417
+    }
+
+    /// Is the number of nodes looked at when any transaction ends, dom0's or one that made none, too
+    /// (`transaction_fix_domains`; `do_transaction_end` since)?
+    pub(super) fn checks_nodes_at_every_end(self) -> bool {
+        self == Daemon::C414
+    }
+
+    /// How many writes it is to remove so many nodes: until 4.14 the node above each is written anew, then
+    /// only that above all of them (`delete_node`; `rm_node` since).
+    pub(super) fn writes_of_removal(self, nodes: usize) -> usize {
+        match self {
+            _ if nodes == 0 => 0,
+            Daemon::C414 => 2 * nodes,
+            _ => nodes + 1,
+        }
+    }
+
+    /// Does `control` know live updates?
+    pub(super) fn has_live_update(self) -> bool {
+        self > Daemon::C414
+    }
+
+    /// Can parts of the log be switched on and off?
+    pub(super) fn has_log_switches(self) -> bool {
+        self > Daemon::C417
+    }
+
+    /// Does `control quota` tell the highest values, too?
+    pub(super) fn has_highest_values(self) -> bool {
+        self > Daemon::C417
+    }
+
     /// Is dom0's path, too, as short as others' (`is_valid_nodename`; `canonicalize` since)?
     pub(super) fn limits_paths_of_dom0(self) -> bool {
         self <= Daemon::C417

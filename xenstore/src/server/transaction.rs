@@ -43,6 +43,7 @@ pub struct Transaction {
     /// Bytes of all that was seen and changed.
     bytes: usize,
     made: u64,
+    has_made: bool,
     /// Its end will be ENOMEM: something in it went half way.
     failed: bool,
 }
@@ -71,6 +72,16 @@ impl Transaction {
     /// Nodes that a domain owns more than before.
     pub fn owned(&self, domid: DomId) -> isize {
         self.owned.get(&domid).copied().unwrap_or(0)
+    }
+
+    /// A node is about to be made in it.
+    pub fn note_making(&mut self) {
+        self.has_made = true;
+    }
+
+    /// Was any node made in it, or tried to?
+    pub fn has_made(&self) -> bool {
+        self.has_made
     }
 
     /// Lets its end fail.
@@ -195,7 +206,7 @@ impl Transaction {
             let owned = live.owned_by(*domid).saturating_add_signed(*by);
             *domid != DomId::DOM0 && most_nodes.is_some_and(|most| owned >= most)
         };
-        if self.made > 0 && self.owned.iter().any(over) {
+        if self.owned.iter().any(over) {
             return Err(Errno::NOSPC);
         }
         let generation = |path: &str| live.get(path).map(|node| node.generation());

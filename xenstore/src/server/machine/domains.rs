@@ -48,6 +48,7 @@ impl Server {
             rates.go(domid);
         }
         self.own.forget(domid);
+        self.highest.forget(domid);
         self.remove_owned(domid, actions);
         self.deaths.note(domid, self.tree.generation());
         self.fire_release(domid, actions);
@@ -78,6 +79,7 @@ impl Server {
             other_bytes: 0,
             watches: &self.watches,
             changes: &mut changes,
+            written: &mut self.written,
         };
         let removed = owned.try_for_each(|(path, _)| access.remove_if_there(path));
         if let Err(errno) = removed {

@@ -1,6 +1,7 @@
 //! The server, without I/O: a request of a connection goes in, messages to connections come out.
 
 mod arguments;
+mod books;
 mod control;
 mod domains;
 mod later;
@@ -8,16 +9,20 @@ mod nodes;
 mod ocaml;
 mod own;
 mod request;
+mod switches;
 mod transactions;
+mod usage;
 mod watches;
+mod words;
+
+pub use words::{Action, Input, Settings, StoreSabotage};
 
 use super::access::{Access, Place, Rules};
 use super::change::Change;
 use super::daemon::{Daemon, Make};
 use super::ocaml::transaction::Response;
 use super::ocaml::{self as oxenstored, Books};
-use super::quota::Quotas;
-use super::rate::{Rates, WriteRate};
+use super::rate::Rates;
 use super::state::{Snapshot, State};
 use super::store::Tree;
 use super::store::grant::{Deaths, Grant};
@@ -25,77 +30,16 @@ use super::transaction::Transaction;
 use super::watch::{ConnId, Watches};
 use crate::path::{self, Path, RELEASE_DOMAIN, upwards};
 use crate::perms::{Caller, Permission, Perms, Rights};
-use crate::wire::{Kind, PAYLOAD_MAX_BYTES, Packet, error_name};
+use crate::wire::{Kind, PAYLOAD_MAX_BYTES, Packet, RELATIVE_PATH_MAX_BYTES, error_name};
 use arguments::nul_terminated;
+use books::Highest;
 use libgnt::DomId;
 use libgnt::machine::{Machine, Now};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What can happen to the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// A client is there.
-    Connected {
-        /// Its number, which no connection has had before.
-        conn: ConnId,
-        /// The domain whose rights it has.
-        domid: DomId,
-        /// False: a connection to xenstored itself. True: an open file of the domain's
-        /// `/dev/xen/xenbus`, which differs in that a watch may be registered twice, and the end of
-        /// one that is not there is no error (`xenbus_write_watch`,
-        /// `drivers/xen/xenbus/xenbus_dev_frontend.c`).
-        device: bool,
-    },
-    /// A client is gone. Its watches and its transactions are forgotten.
-    Disconnected(ConnId),
-    /// A client asks. Whatever the message holds, there is exactly one [`Action::Reply`]: after the
-    /// events that it causes, but before the first event of a watch. There is none if the connection
-    /// is not known (any more).
-    Request(ConnId, Packet),
-    /// A domain exists from now on: `@introduceDomain` fires, unless it existed already.
-    Introduce(DomId),
-    /// A domain is gone: its connections are closed, the nodes that it owned are removed, and
-    /// `@releaseDomain` fires, after the removals.
-    Release(DomId),
-}
-
-/// What the server has to do, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Send the answer to a request.
-    Reply(ConnId, Packet),
-    /// Send a watch event. It goes before the reply to the request that caused it; a watch's first one
-    /// follows it.
-    Event(ConnId, Packet),
-    /// Close this connection: its domain is gone. The machine has forgotten it.
-    Close(ConnId),
-}
-
-/// How the server is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Settings {
-    /// Whose answers it gives.
-    pub daemon: Daemon,
-    /// Limits on domains.
-    pub quotas: Quotas,
-    /// How fast domains may write into others' transactions; `None`: as fast as they like.
-    pub write_rate: Option<WriteRate>,
-    /// Broken on purpose.
-    pub sabotage: Option<StoreSabotage>,
-}
-
-impl From<Quotas> for Settings {
-    fn from(quotas: Quotas) -> Settings {
-        Settings {
-            quotas,
-            ..Settings::default()
-        }
-    }
-}
+use switches::Switches;
 
 #[derive(Debug)]
 struct Connection {
@@ -122,8 +66,12 @@ pub struct Server {
     /// Of all connections.
     open_transactions: usize,
     rates: Option<Rates>,
+    /// Nodes that the current request has written.
+    written: usize,
     pub(super) settings: Settings,
     own: own::Own,
+    switches: Switches,
+    highest: Highest,
     /// Only an oxenstored has any.
     ocaml: Books,
     /// The last long list of children that was asked for: of which node, in which generation.
@@ -132,15 +80,6 @@ pub struct Server {
     now: Now,
     /// Domains that have come and gone.
     turnover: u64,
-}
-
-/// Ways to break the server, for tests of those who must notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreSabotage {
-    /// Transactions commit whatever others have changed since.
-    IgnoresConflicts,
-    /// Watches fire without a look at permissions.
-    TellsEverybody,
 }
 
 impl Server {
@@ -188,8 +127,11 @@ impl Server {
             open_transactions: 0,
             rates: settings.write_rate.map(Rates::new),
             ocaml: Books::new(!settings.daemon.lists_by_age()),
+            written: 0,
             settings,
             own: own::Own::default(),
+            switches: Switches::default(),
+            highest: Highest::default(),
             listed: None,
             now: Now::ZERO,
             turnover: 0,
@@ -273,6 +215,7 @@ impl Server {
         let caller = self.caller(connection.domid);
         let first = actions.len();
         let before = self.tree.generation();
+        self.written = 0;
         let is_ocaml = self.settings.daemon.make() == Make::Ocaml;
         let done = match is_ocaml {
             false => self
@@ -288,8 +231,18 @@ impl Server {
             Ok(payload) => (packet.kind, payload),
             Err(name) => (Kind::Error as u32, nul_terminated(name)),
         };
-        if self.tree.generation() != before {
-            self.pay(caller.domid);
+        let is_changed = self.tree.generation() != before;
+        if is_changed {
+            // The end of a transaction is one write, however many nodes are in it.
+            self.pay(caller.domid, self.written.max(1));
+        }
+        let takes = matches!(
+            packet.known_kind(),
+            Some(Kind::Watch | Kind::TransactionStart)
+        );
+        // dom0 has no quotas, and many connections.
+        if !caller.is_privileged() && (is_changed || takes) {
+            self.note_usage(caller.domid);
         }
         let reply = Packet {
             kind,
@@ -311,11 +264,11 @@ impl Server {
 
     /// Only a write that can be in the way of another's transaction costs something. The caller's own,
     /// if this was its end, is no longer among those that are open.
-    fn pay(&mut self, domid: DomId) {
+    fn pay(&mut self, domid: DomId, writes: usize) {
         if self.open_transactions > 0
             && let Some(rates) = &mut self.rates
         {
-            rates.pay(domid, self.now);
+            rates.pay(domid, writes, self.now);
         }
     }
 
@@ -325,13 +278,17 @@ impl Server {
         if daemon.limits_whole_paths() {
             return path::Limit::FromRoot;
         }
-        path::Limit::BelowHome(
-            match caller.is_privileged() && !daemon.limits_paths_of_dom0() {
-                // None but the message's: 4.20 looks at others' paths alone (`is_valid_nodename`).
-                true => PAYLOAD_MAX_BYTES,
-                false => self.quotas_of(caller.domid).path_bytes,
+        let own = self.quotas_of(caller.domid).path_bytes;
+        match daemon.limits_paths_of_dom0() {
+            true => path::Limit::BelowHome {
+                nodes: own,
+                // A constant (`check_watch_path`).
+                special: RELATIVE_PATH_MAX_BYTES,
             },
-        )
+            // None but the message's: 4.20 looks at others' paths alone (`is_valid_nodename`).
+            false if caller.is_privileged() => path::Limit::below_home(PAYLOAD_MAX_BYTES),
+            false => path::Limit::below_home(own),
+        }
     }
 
     fn caller(&self, domid: DomId) -> Caller {
@@ -372,6 +329,7 @@ impl Server {
             other_bytes,
             watches: &self.watches,
             changes: &mut changes,
+            written: &mut self.written,
         })?;
         self.fire(&changes, actions);
         Ok(done)

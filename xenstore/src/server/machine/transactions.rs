@@ -62,7 +62,11 @@ impl Server {
                 transaction.forget_what_it_saw(&self.tree);
             }
             let quotas = self.quotas_of(caller.domid);
-            let most_nodes = (!caller.is_privileged()).then_some(quotas.nodes);
+            let is_checked = match self.settings.daemon.checks_nodes_at_every_end() {
+                true => true,
+                false => !caller.is_privileged() && transaction.has_made(),
+            };
+            let most_nodes = is_checked.then_some(quotas.nodes);
             let changes = transaction.commit(&mut self.tree, most_nodes)?;
             self.fire(&changes, actions);
         }

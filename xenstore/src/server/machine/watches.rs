@@ -36,8 +36,7 @@ impl Server {
             if count > quotas.watches {
                 return Err(Errno::TOOBIG);
             }
-            let bytes = self.watched_bytes(caller) + self.tree.owned(caller.domid).bytes;
-            let bytes = bytes + path.as_str().len() + token.len();
+            let bytes = self.usage(caller.domid).memory + path.as_str().len() + token.len();
             if quotas.memory != 0 && bytes >= quotas.memory {
                 return Err(Errno::NOMEM);
             }

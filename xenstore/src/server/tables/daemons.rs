@@ -55,6 +55,14 @@ fn what_is_counted_of_a_path() {
             (&format!("1 READ {longer}"), "EINVAL", &[]),
         ]);
     }
+    // Until 4.17 a special watch's is no quota.
+    for (daemon, answer) in [(Daemon::C417, "EEXIST"), (Daemon::C420, "EINVAL")] {
+        of(daemon).run(&[
+            ("1 WATCH @releaseDomain|t", "OK", &["1: @releaseDomain t"]),
+            ("0 CONTROL quota|set|path-max|8", "OK", &[]),
+            ("1 WATCH @releaseDomain|t", answer, &[]),
+        ]);
+    }
     let special = |length: usize| "@".to_owned() + &"p".repeat(length - 1);
     of(Daemon::C414).run(&[(&format!("1 WATCH {}|t", special(2049)), "EINVAL", &[])]);
 }

@@ -69,30 +69,6 @@ fn special_watches_and_the_end_of_a_domain() {
     );
 }
 
-#[test]
-fn control_commands() {
-    run(&[
-        ("0 CONTROL check", "OK", &[]),
-        ("0 CONTROL log|on", "OK", &[]),
-        ("0 CONTROL log|+io", "OK", &[]),
-        ("0 CONTROL log|+none", "EINVAL", &[]),
-        ("0 CONTROL quota|set|nodes|6", "OK", &[]),
-        ("1 MKDIR data/a", "OK", &[]),
-        ("1 MKDIR data/b", "ENOSPC", &[]),
-        ("0 CONTROL quota|set|nodes|0", "EINVAL", &[]),
-        ("0 CONTROL quota|set|none|7", "EINVAL", &[]),
-        ("0 CONTROL quota|9", "ENOENT", &[]),
-        ("0 CONTROL print|hello", "OK", &[]),
-        ("0 CONTROL print", "EINVAL", &[]),
-        ("0 CONTROL crash", "EINVAL", &[]),
-        ("0 RESUME 1", "OK", &[]),
-        ("0 RESUME 9", "ENOENT", &[]),
-        ("0 SET_TARGET 9|1", "ENOENT", &[]),
-        ("0 INTRODUCE 9", "EINVAL", &[]),
-        ("0 INTRODUCE 9|0|0", "EINVAL", &[]),
-    ]);
-}
-
 /// INTRODUCE again gives a domain a new ring: what it had is forgotten, and that of its device is not.
 #[test]
 fn another_introduce_begins_the_ring_anew() {

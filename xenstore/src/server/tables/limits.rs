@@ -1,7 +1,10 @@
 //! Quotas.
 
 use super::super::quota::Quotas;
-use super::{domains, run};
+use super::super::rate::WriteRate;
+use super::super::{ConnId, Daemon, Settings};
+use super::{domains, domains_of, run};
+use libgnt::machine::Now;
 
 #[test]
 fn quotas() {
@@ -62,5 +65,75 @@ fn a_nodes_limit_counts_all_that_xenstored_stores() {
         ("1 MKDIR data/a/1234567", "OK", &[]),
         ("1 DIRECTORY data/a", "1234567", &[]),
         (&format!("1 MKDIR data/{}/d", value(1980)), "OK", &[]),
+    ]);
+}
+
+/// A write costs as many as the nodes that it writes, while some transaction is open.
+#[test]
+fn the_write_limit_counts_nodes() {
+    let wait = |daemon, requests: &[(&str, &str, &[&str])]| {
+        let mut domains = domains_of(Settings {
+            daemon,
+            write_rate: Some(WriteRate::default()),
+            ..Settings::default()
+        });
+        domains.run(&[
+            ("1 WRITE data/a/b/c/d|x~", "OK", &[]),
+            ("2 TRANSACTION_START ", "1", &[]),
+        ]);
+        domains.run(requests);
+        let wait = domains.server.wait(ConnId(1), Now::ZERO);
+        wait.map(|wait| wait.as_millis())
+    };
+    // Ten are free, and 200 a second are for three domains together.
+    let owed = |writes: u128| Some(writes * 3 * 1000 / 200);
+    let deep: (&str, &str, &[&str]) = ("1 WRITE data/e/f/g/h/i/j/k/l|x~", "OK", &[]);
+    let write: (&str, &str, &[&str]) = ("1 WRITE data/a|x~", "OK", &[]);
+    assert_eq!(wait(Daemon::C420, &[deep]), None);
+    assert_eq!(wait(Daemon::C420, &[deep, write]), None);
+    assert_eq!(wait(Daemon::C420, &[deep, write, write]), owed(1));
+    let removal: (&str, &str, &[&str]) = ("1 RM data/a", "OK", &[]);
+    assert_eq!(wait(Daemon::C420, &[deep, removal]), owed(4));
+    assert_eq!(wait(Daemon::C414, &[deep, removal]), owed(7));
+    // A transaction costs one, and what changes nothing none.
+    assert_eq!(
+        wait(
+            Daemon::C420,
+            &[
+                deep,
+                ("1 TRANSACTION_START ", "1", &[]),
+                ("1#1 WRITE data/e/f/g/x/y/z|x~", "OK", &[]),
+                ("1#1 TRANSACTION_END T", "OK", &[]),
+                ("1 READ data/a", "", &[]),
+            ],
+        ),
+        None
+    );
+}
+
+/// What a domain takes is the same number that CONTROL tells.
+#[test]
+fn memory() {
+    let mut domains = domains(Quotas::default());
+    let (text, _) = domains.ask("0 CONTROL quota|1");
+    let number = text.split_whitespace().last().unwrap();
+    let bytes: usize = number.parse().unwrap();
+    let node = 24 + 8 + "/local/domain/1/data/a".len() + "a|".len();
+    domains.run(&[
+        (
+            &format!("0 CONTROL quota|set|memory|{}", bytes + node + 10),
+            "OK",
+            &[],
+        ),
+        ("1 WRITE data/a|0123456789~", "ENOMEM", &[]),
+        ("1 WATCH data|t", "OK", &["1: data t"]),
+        ("1 UNWATCH data|t", "OK", &[]),
+        ("1 WRITE data/a|012345678~", "OK", &[]),
+        ("1 WATCH data|t", "ENOMEM", &[]),
+        ("1 WRITE data/a|0123456789~", "ENOMEM", &[]),
+        // It goes on being served, and can make room itself.
+        ("1 READ data/a", "012345678", &[]),
+        ("1 WRITE data/a|0~", "OK", &[]),
+        ("2 WRITE data/a|012345678~", "OK", &[]),
     ]);
 }

@@ -3,6 +3,7 @@
 //! A request is `KIND arg|arg`, each argument with its NUL; a trailing `~` leaves the last NUL
 //! out (values). `2#1 READ x` asks inside domain 2's transaction 1. An answer shows NULs as `|`.
 
+mod control;
 mod daemons;
 mod domains;
 mod limits;
