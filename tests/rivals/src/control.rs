@@ -41,6 +41,27 @@ pub fn quotas(rng: &mut Rng) -> Vec<Step> {
     values.collect()
 }
 
+/// Does it leave the domains enough memory? Who is over that limit is not answered any more.
+pub fn leaves_memory(payload: &[u8]) -> bool {
+    let mut strings = payload.split(|byte| *byte == 0);
+    let sets = [&b"quota"[..], b"set", b"memory"].map(Some);
+    if [(); 3].map(|()| strings.next()) != sets {
+        return true;
+    }
+    let value = strings.next().unwrap_or_default();
+    let digits = value.trim_ascii_start();
+    let digits = digits.strip_prefix(b"+").unwrap_or(digits);
+    let digits = digits.iter().take_while(|byte| byte.is_ascii_digit());
+    let digits: String = digits.map(|byte| char::from(*byte)).collect();
+    // None, and what is no number, is refused.
+    digits
+        .parse()
+        .map_or(true, |bytes: u64| bytes == 0 || bytes >= MUCH)
+}
+
+/// Bytes that no domain of a history takes.
+const MUCH: u64 = 1 << 20;
+
 /// One command. No file that is named here can be written.
 pub fn arguments(rng: &mut Rng) -> Vec<u8> {
     match rng.u8(..10) {
@@ -56,14 +77,13 @@ pub fn arguments(rng: &mut Rng) -> Vec<u8> {
         }
         4..6 => {
             let (name, range) = SMALL[rng.usize(..SMALL.len())].clone();
-            // Who is over this limit is not answered any more.
             let range = if name == "memory" {
                 1 << 20..2 << 20
             } else {
                 range
             };
             let value = rng.u32(range).to_string();
-            let odd = ["0", "-1", "", "x", "5x"];
+            let odd = ["0", "-1", "", "x", "2000000x"];
             let value = if rng.u8(..10) == 0 {
                 odd[rng.usize(..odd.len())]
             } else {
@@ -118,4 +138,28 @@ fn strings(all: &[&str]) -> Vec<u8> {
     all.iter()
         .flat_map(|text| [text.as_bytes(), b"\0"].concat())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_command_takes_the_memory_away() {
+        let mut rng = Rng::with_seed(1);
+        for _ in 0..10_000 {
+            let payload = arguments(&mut rng);
+            assert!(leaves_memory(&payload), "{}", payload.escape_ascii());
+        }
+        for (value, expected) in [
+            ("5x", false),
+            (" +5", false),
+            ("0", true),
+            ("1048576", true),
+        ] {
+            let payload = strings(&["quota", "set", "memory", value]);
+            assert_eq!(leaves_memory(&payload), expected, "{value}");
+        }
+        assert!(leaves_memory(b"quota\0set\0nodes\0x\0"));
+    }
 }

@@ -81,7 +81,11 @@ fn step(rng: &mut Rng) -> Step {
             let mut payload = match link {
                 // The end of a connection, of which there are few.
                 Link::Socket(_) if rng.u16(..1000) < OVERSIZED => oversized(rng, payload),
-                _ if rng.u8(..100) < 6 => spoilt(rng, payload),
+                _ if rng.u8(..100) < 6 => {
+                    let spoilt = spoilt(rng, payload.clone());
+                    let keeps = kind == Kind::Control as u32 && !control::leaves_memory(&spoilt);
+                    if keeps { payload } else { spoilt }
+                }
                 _ => payload,
             };
             if let Link::Domain(_) = link {
