@@ -153,7 +153,7 @@ impl Service {
                     Token(n) => {
                         let id = ConnId(n as u64);
                         if let Some(connection) = self.connections.get_mut(&id) {
-                            connection.note(event.is_readable(), event.is_read_closed());
+                            connection.note(event);
                             self.ready.insert(id);
                         }
                     }
