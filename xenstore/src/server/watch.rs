@@ -60,8 +60,8 @@ pub struct Watched {
 #[derive(Debug, Default)]
 struct OfConnection {
     watched: Watched,
-    /// The paths of all of them, some more than once.
-    paths: Vec<Path>,
+    /// How many are on each path.
+    paths: HashMap<Path, u32>,
 }
 
 /// All watches of all connections.
@@ -93,7 +93,7 @@ impl Watches {
         let of = self.by_connection.entry(new.conn).or_default();
         of.watched.count += 1;
         of.watched.bytes += new.path.as_str().len() + new.token.len();
-        of.paths.push(new.path.clone());
+        *of.paths.entry(new.path.clone()).or_default() += 1;
         self.by_path
             .entry(new.path.clone())
             .or_default()
@@ -130,8 +130,11 @@ impl Watches {
         if let Some(of) = self.by_connection.get_mut(&conn) {
             of.watched.count -= 1;
             of.watched.bytes -= path.as_str().len() + token.len();
-            if let Some(index) = of.paths.iter().position(|of| of == path) {
-                of.paths.swap_remove(index);
+            if let Some(count) = of.paths.get_mut(path) {
+                *count -= 1;
+                if *count == 0 {
+                    of.paths.remove(path);
+                }
             }
         }
         true
@@ -142,7 +145,7 @@ impl Watches {
         let Some(of) = self.by_connection.remove(&conn) else {
             return;
         };
-        for path in of.paths {
+        for path in of.paths.into_keys() {
             if let Some(watches) = self.by_path.get_mut(&path) {
                 watches.retain(|w| w.conn != conn);
                 if watches.is_empty() {

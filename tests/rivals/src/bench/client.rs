@@ -210,3 +210,36 @@ pub fn refused(message: Message<'_>) -> RivalError {
     let text = String::from_utf8_lossy(message.payload);
     RivalError::Refused(text.trim_end_matches('\0').to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+
+    fn pair() -> (Wire, UnixStream, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let wire = Wire::open(&socket, Duration::from_millis(50)).unwrap();
+        (wire, listener.accept().unwrap().0, dir)
+    }
+
+    #[test]
+    fn an_error_is_refused_and_silence_is_slow() {
+        let (mut wire, mut daemon, _dir) = pair();
+        let good = Packet::new(Kind::Read, 1, 0, "value").encode();
+        let bad = Packet::new(Kind::Error, 1, 0, "ENOENT\0").encode();
+        daemon
+            .write_all(&[good.clone(), bad, good].concat())
+            .unwrap();
+        wire.good(1).unwrap();
+        assert!(matches!(wire.good(1), Err(RivalError::Refused(text)) if text == "ENOENT"));
+        assert!(matches!(wire.good(3), Err(RivalError::Slow)));
+        assert!(
+            matches!(wire.send(b"x"), Err(RivalError::Slow)),
+            "its time is over"
+        );
+        drop(daemon);
+        assert!(matches!(wire.good(1), Err(RivalError::File { .. })));
+    }
+}

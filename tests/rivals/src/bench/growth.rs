@@ -3,12 +3,13 @@
 //! the others.
 
 use super::client::{PATIENCE, Wire};
-use super::rows::{self, all, in_transaction, tree_node};
+use super::nodes::{CONNECTIONS, all, in_transaction, tree_node};
+use super::pace::{Pace, pace};
 use super::server::Contender;
 use crate::error::{Result, RivalError};
 use pv_xenstore::wire::{Kind, Packet};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What is done with many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,9 +132,9 @@ impl Many {
 /// Reads a second over 49 connections, one in flight on each, beside one on which writes flood, if so.
 ///
 /// # Errors
-/// As [`rows::Row::measure`].
-pub fn beside_a_flood(socket: &Path, span: Duration, is_flooded: bool) -> Result<f64> {
-    let count = rows::CONNECTIONS - 1;
+/// As [`Wire::good`].
+pub fn beside_a_flood(socket: &Path, span: Duration, is_flooded: bool) -> Result<Pace> {
+    let count = CONNECTIONS - 1;
     let wires = (0..count).map(|_| Wire::open(socket, PATIENCE));
     let mut wires = wires.collect::<Result<Vec<_>>>()?;
     let read = |n: usize| Packet::new(Kind::Read, 1, 0, format!("/bench/{n}/0\0")).encode();
@@ -146,8 +147,7 @@ pub fn beside_a_flood(socket: &Path, span: Duration, is_flooded: bool) -> Result
     for (wire, request) in wires.iter_mut().zip(&requests) {
         wire.send(request)?;
     }
-    let (begun, mut done) = (Instant::now(), 0);
-    while begun.elapsed() < span {
+    let paced = pace(span, 20 * count, || {
         for (n, (wire, request)) in wires.iter_mut().zip(&requests).enumerate() {
             if is_flooded && n % 16 == 0 {
                 gone = (gone + flood.send_some(&writes[gone..])?) % writes.len();
@@ -156,11 +156,10 @@ pub fn beside_a_flood(socket: &Path, span: Duration, is_flooded: bool) -> Result
             wire.good(1)?;
             wire.send(request)?;
         }
-        done += count;
-    }
-    let rate = done as f64 / begun.elapsed().as_secs_f64();
+        Ok(count)
+    });
     for wire in &mut wires {
         wire.good(1)?;
     }
-    Ok(rate)
+    paced
 }

@@ -1,16 +1,19 @@
 //! How fast our server is, with Debian's daemons in the same run: the same client, each server a process
 //! of its own, and each row measured with all servers in turn, round after round.
 //!
-//! Each module uses only what is above it: [`client`], [`server`], [`rows`], [`growth`], [`table`].
+//! Each module uses only what is above it: [`client`], [`server`], [`nodes`], [`pace`](mod@pace), [`rows`], [`growth`], [`table`].
 
 pub mod client;
 pub mod growth;
+pub mod nodes;
+pub mod pace;
 pub mod rows;
 pub mod server;
 pub mod table;
 
 use crate::error::Result;
 use growth::{Many, beside_a_flood};
+use pace::Pace;
 use rows::Row;
 use server::{Contender, Which};
 use std::time::Duration;
@@ -44,7 +47,7 @@ pub fn run(servers: Vec<Which>, plan: &Plan, mut progress: impl FnMut(&str)) -> 
     let mut contenders = started.collect::<Result<Vec<_>>>()?;
     let mut report = Report::new(&contenders, plan.nodes);
     for contender in &contenders {
-        let prepared = rows::prepare(&contender.socket(), true);
+        let prepared = nodes::prepare(&contender.socket(), true);
         prepared.map_err(contender.row("the nodes of the rows"))?;
     }
     measure(&contenders, plan, Tree::Small, &mut report, &mut progress)?;
@@ -52,7 +55,7 @@ pub fn run(servers: Vec<Which>, plan: &Plan, mut progress: impl FnMut(&str)) -> 
     progress(growing);
     for contender in &contenders {
         let before = contender.resident()?;
-        let grown = rows::grow(&contender.socket(), plan.nodes);
+        let grown = nodes::grow(&contender.socket(), plan.nodes);
         grown.map_err(contender.row(growing))?;
         let bytes = contender.resident()?.saturating_sub(before);
         report.memory.push(bytes as f64 / plan.nodes as f64);
@@ -60,7 +63,7 @@ pub fn run(servers: Vec<Which>, plan: &Plan, mut progress: impl FnMut(&str)) -> 
     measure(&contenders, plan, Tree::Large, &mut report, &mut progress)?;
     for contender in &mut contenders {
         contender.restart()?;
-        let prepared = rows::prepare(&contender.socket(), false);
+        let prepared = nodes::prepare(&contender.socket(), false);
         prepared.map_err(contender.row("the nodes of the rows"))?;
     }
     floods(&contenders, plan, &mut report, &mut progress)?;
@@ -92,10 +95,10 @@ fn measure(
             continue;
         }
         progress(&name);
-        let rate = |contender: &Contender| row.measure(&contender.socket(), plan.span);
+        let pace = |contender: &Contender| row.measure(&contender.socket(), plan.span);
         report
             .rows
-            .push(figures(contenders, plan, &name, tree, rate)?);
+            .push(figures(contenders, plan, &name, tree, pace)?);
     }
     Ok(())
 }
@@ -106,17 +109,16 @@ fn figures(
     plan: &Plan,
     name: &str,
     tree: Tree,
-    mut rate: impl FnMut(&Contender) -> Result<f64>,
+    mut pace: impl FnMut(&Contender) -> Result<Pace>,
 ) -> Result<Figures> {
     let mut figures = Figures::new(name, tree, contenders.len());
     for _ in 0..plan.rounds {
         for (n, contender) in contenders.iter().enumerate() {
             let before = contender.processor_time()?;
-            let rate = rate(contender).map_err(contender.row(name))?;
+            let pace = pace(contender).map_err(contender.row(name))?;
             let took = contender.processor_time()?.saturating_sub(before) as f64;
-            figures.rates[n].push(rate);
-            let done = rate * plan.span.as_secs_f64();
-            figures.nanoseconds[n].push(took / done.max(1.0));
+            figures.rates[n].push(pace.best);
+            figures.nanoseconds[n].push(took / pace.done.max(1) as f64);
         }
     }
     Ok(figures)
@@ -136,11 +138,11 @@ fn floods(
             continue;
         }
         progress(name);
-        let rate =
+        let pace =
             |contender: &Contender| beside_a_flood(&contender.socket(), plan.span, is_flooded);
         report
             .rows
-            .push(figures(contenders, plan, name, Tree::Small, rate)?);
+            .push(figures(contenders, plan, name, Tree::Small, pace)?);
     }
     Ok(())
 }

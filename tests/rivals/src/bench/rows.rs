@@ -5,21 +5,12 @@
 //! answers are read, so that the daemon never waits for the client.
 
 use super::client::{PATIENCE, Wire, refused};
+use super::nodes::{CONNECTIONS, IN_FLIGHT, LONG};
+use super::pace::{Pace, pace};
 use crate::error::{Result, RivalError};
 use pv_xenstore::wire::{Kind, Packet};
 use std::path::Path;
-use std::time::{Duration, Instant};
-
-/// How long the tree may take to fill: a daemon that copies a directory for each new child is slow.
-const TO_FILL: Duration = Duration::from_secs(600);
-/// Connections that the tree has nodes for.
-pub const CONNECTIONS: usize = 50;
-/// The most requests in flight on one of them.
-pub const IN_FLIGHT: usize = 32;
-/// Children of the long directory.
-const LONG: usize = 10_000;
-/// Nodes of one directory of the large tree.
-const IN_DIRECTORY: usize = 100;
+use std::time::Duration;
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +79,11 @@ impl Row {
         format!("{what}, {} x {}", self.connections, self.in_flight)
     }
 
-    /// Does it for that long, and says how much was done in a second.
+    /// Does it for that long, and says how much was done.
     ///
     /// # Errors
     /// The daemon refuses something, or is gone.
-    pub fn measure(&self, socket: &Path, span: Duration) -> Result<f64> {
+    pub fn measure(&self, socket: &Path, span: Duration) -> Result<Pace> {
         match self.work {
             Work::Reads => self.requests(socket, span, |n, _| {
                 Packet::new(Kind::Read, 1, 0, format!("/bench/{n}/0\0"))
@@ -114,12 +105,17 @@ impl Row {
         }
     }
 
+    /// How much is done in a run of which the best counts.
+    fn run(&self) -> usize {
+        (20 * self.connections * self.in_flight).max(100)
+    }
+
     fn requests(
         &self,
         socket: &Path,
         span: Duration,
         request: impl Fn(usize, usize) -> Packet,
-    ) -> Result<f64> {
+    ) -> Result<Pace> {
         let mut wires = open(socket, self.connections)?;
         let [halves, each] = self.halves();
         let batches: Vec<Vec<u8>> = (0..self.connections)
@@ -128,7 +124,7 @@ impl Row {
         for (wire, batch) in wires.iter_mut().zip(&batches) {
             (0..halves).try_for_each(|_| wire.send(batch))?;
         }
-        let rate = rate(span, || {
+        let paced = pace(span, self.run(), || {
             for (wire, batch) in wires.iter_mut().zip(&batches) {
                 wire.good(each)?;
                 wire.send(batch)?;
@@ -138,11 +134,11 @@ impl Row {
         for wire in &mut wires {
             wire.good(halves * each)?;
         }
-        rate
+        paced
     }
 
     /// Only those count that are committed: what fails with EAGAIN has to be done again.
-    fn transactions(&self, socket: &Path, span: Duration) -> Result<f64> {
+    fn transactions(&self, socket: &Path, span: Duration) -> Result<Pace> {
         let mut wires = open(socket, self.connections)?;
         let [halves, each] = self.halves();
         let starts = Packet::new(Kind::TransactionStart, 1, 0, "\0").encode();
@@ -153,7 +149,7 @@ impl Row {
         let mut ids = Vec::new();
         let mut bytes = Vec::new();
         let mut is_start = true;
-        let rate = rate(span, || {
+        let paced = pace(span, self.run(), || {
             let mut done = 0;
             for (n, wire) in wires.iter_mut().enumerate() {
                 for half in 0..halves {
@@ -187,11 +183,11 @@ impl Row {
         for wire in &mut wires {
             wire.hear(halves * left, |_| Ok(()))?;
         }
-        rate
+        paced
     }
 
     /// A pair of connections each: one writes, the other watches.
-    fn watches(&self, socket: &Path, span: Duration) -> Result<f64> {
+    fn watches(&self, socket: &Path, span: Duration) -> Result<Pace> {
         let pairs = self.connections / 2;
         let (mut writers, mut watchers) = (open(socket, pairs)?, open(socket, pairs)?);
         for (n, watcher) in watchers.iter_mut().enumerate() {
@@ -213,7 +209,7 @@ impl Row {
         for (writer, batch) in writers.iter_mut().zip(&batches) {
             batch.iter().try_for_each(|half| writer.send(half))?;
         }
-        let rate = rate(span, || {
+        let paced = pace(span, self.run(), || {
             for ((writer, watcher), batch) in writers.iter_mut().zip(&mut watchers).zip(&batches) {
                 for half in batch {
                     writer.good(each)?;
@@ -227,7 +223,7 @@ impl Row {
             writer.good(halves * each)?;
             watcher.good(halves * each)?;
         }
-        rate
+        paced
     }
 }
 
@@ -251,20 +247,11 @@ fn open(socket: &Path, count: usize) -> Result<Vec<Wire>> {
     (0..count).map(|_| Wire::open(socket, PATIENCE)).collect()
 }
 
-/// What is done in a second, if each `round` says how much it has done.
-fn rate(span: Duration, mut round: impl FnMut() -> Result<usize>) -> Result<f64> {
-    let (begun, mut done) = (Instant::now(), 0);
-    while begun.elapsed() < span {
-        done += round()?;
-    }
-    Ok(done as f64 / begun.elapsed().as_secs_f64())
-}
-
 /// All names, with DIRECTORY_PART where the daemon has it, else with DIRECTORY.
-fn listing(socket: &Path, span: Duration) -> Result<f64> {
+fn listing(socket: &Path, span: Duration) -> Result<Pace> {
     let mut wire = Wire::open(socket, PATIENCE)?;
     let bytes = LONG * "entry-00000\0".len();
-    rate(span, || {
+    pace(span, 5, || {
         let mut names = 0;
         loop {
             let request = format!("/bench/long\0{names}\0");
@@ -284,66 +271,4 @@ fn listing(socket: &Path, span: Duration) -> Result<f64> {
             }
         }
     })
-}
-
-/// The nodes that the rows use, the long directory only if so.
-///
-/// # Errors
-/// As [`Row::measure`].
-pub fn prepare(socket: &Path, with_long: bool) -> Result<()> {
-    let mut wire = Wire::open(socket, TO_FILL)?;
-    let short = (0..CONNECTIONS).flat_map(|n| (0..IN_FLIGHT).map(move |k| (n, k)));
-    let short = short.map(|(n, k)| (Kind::Write, format!("/bench/{n}/{k}\0value")));
-    let long = if with_long { LONG } else { 0 };
-    let long = (0..long).map(|n| (Kind::Mkdir, format!("/bench/long/entry-{n:05}\0")));
-    all(&mut wire, short.chain(long))
-}
-
-/// So many nodes with short values below `/bench/tree`, a hundred to a directory.
-///
-/// # Errors
-/// As [`Row::measure`].
-pub fn grow(socket: &Path, nodes: usize) -> Result<()> {
-    let mut wire = Wire::open(socket, TO_FILL)?;
-    let write = |n: usize| {
-        let path = tree_node(n);
-        (Kind::Write, format!("{path}\0value-{n}"))
-    };
-    all(&mut wire, (0..nodes).map(write))
-}
-
-/// The path of a node of the large tree.
-pub fn tree_node(n: usize) -> String {
-    format!("/bench/tree/{}/{}", n / IN_DIRECTORY, n % IN_DIRECTORY)
-}
-
-/// All of these requests, a hundred in flight.
-///
-/// # Errors
-/// As [`Wire::good`].
-pub fn all(wire: &mut Wire, requests: impl Iterator<Item = (Kind, String)>) -> Result<()> {
-    in_transaction(wire, 0, requests)
-}
-
-/// The same, in a transaction.
-///
-/// # Errors
-/// As [`Wire::good`].
-pub fn in_transaction(
-    wire: &mut Wire,
-    id: u32,
-    mut requests: impl Iterator<Item = (Kind, String)>,
-) -> Result<()> {
-    loop {
-        let (mut bytes, mut count) = (Vec::new(), 0);
-        for (kind, payload) in requests.by_ref().take(100) {
-            bytes.extend(Packet::new(kind, 1, id, payload).encode());
-            count += 1;
-        }
-        if count == 0 {
-            return Ok(());
-        }
-        wire.send(&bytes)?;
-        wire.good(count)?;
-    }
 }

@@ -2,6 +2,7 @@
 
 use super::super::queue::{OutQueue, QueueLimits};
 use crate::wire::{Decoder, Packet, WireError};
+use mio::event::Event;
 use mio::net::UnixStream;
 use mio::{Interest, Registry, Token};
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,6 +19,8 @@ pub(super) struct Connection {
     /// The poll tells when the socket takes more. It tells nothing of that else: each answer that a client
     /// takes would wake the server.
     waits_for_room: bool,
+    /// It has told so.
+    has_room: bool,
 }
 
 /// What a client has for the server.
@@ -47,13 +50,15 @@ impl Connection {
             is_closing: false,
             token,
             waits_for_room: false,
+            has_room: false,
         })
     }
 
     /// An edge has come.
-    pub(super) fn note(&mut self, is_readable: bool, is_read_closed: bool) {
-        self.is_readable |= is_readable || is_read_closed;
-        self.is_closing |= is_read_closed;
+    pub(super) fn note(&mut self, edge: &Event) {
+        self.is_readable |= edge.is_readable() || edge.is_read_closed();
+        self.is_closing |= edge.is_read_closed();
+        self.has_room |= edge.is_writable() || edge.is_write_closed() || edge.is_error();
     }
 
     /// The next request, read through `buffer`.
@@ -81,6 +86,9 @@ impl Connection {
 
     /// Sends as much as the socket takes. With what is left the poll tells when it takes more.
     pub(super) fn flush(&mut self, registry: &Registry) -> io::Result<()> {
+        if self.waits_for_room && !std::mem::take(&mut self.has_room) {
+            return Ok(());
+        }
         while !self.queue.is_empty() {
             match self.stream.write(self.queue.front()) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),

@@ -10,6 +10,7 @@ mod saver;
 mod socket;
 
 mod thread;
+mod turn;
 
 pub use error::ServiceError;
 pub use socket::DomainSocket;

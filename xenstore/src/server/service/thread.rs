@@ -4,7 +4,7 @@ use super::super::machine::{Action, Input, Server};
 use super::super::queue::QueueLimits;
 use super::super::requests::{domain_requests, remove_request};
 use super::super::watch::ConnId;
-use super::connection::{Connection, Incoming};
+use super::connection::Connection;
 use super::error::ServiceError;
 use super::saver::Saver;
 use super::socket::Listener;
@@ -12,7 +12,7 @@ use crate::path::home;
 use crate::wire::Packet;
 use crossbeam::channel::{Receiver, Sender};
 use libgnt::DomId;
-use libgnt::machine::{Machine, Now, monotonic};
+use libgnt::machine::{Now, monotonic};
 use mio::net::UnixStream;
 use mio::{Events, Poll, Token, Waker};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,8 +29,6 @@ fn connection_token(conn: ConnId) -> Token {
 pub(super) fn listener_token(n: usize) -> Token {
     Token(usize::MAX - 1 - n)
 }
-/// Requests of one connection before the others' turn.
-const REQUESTS_A_TURN: usize = 64;
 /// Bytes that are read from one connection at a time.
 const READ_BYTES: usize = 32 << 10;
 /// How soon to try again to accept, when file descriptors ran out.
@@ -45,23 +43,27 @@ pub(super) enum Message {
 }
 
 pub(super) struct Service {
-    poll: Poll,
+    pub(super) poll: Poll,
     listeners: Vec<Listener>,
     inbox: Receiver<Message>,
-    server: Server,
+    pub(super) server: Server,
     /// A connection of dom0 without a socket, for the nodes that the service itself writes.
     toolstack: ConnId,
     queue_limits: QueueLimits,
     last_connection: u64,
-    connections: BTreeMap<ConnId, Connection>,
+    pub(super) connections: BTreeMap<ConnId, Connection>,
     /// Connections that have something to do without a new edge.
-    ready: BTreeSet<ConnId>,
+    pub(super) ready: BTreeSet<ConnId>,
+    /// Connections for which something waits, that the socket may take.
+    pub(super) unsent: BTreeSet<ConnId>,
+    /// Requests that were answered since all was sent.
+    pub(super) answered: usize,
     accept_again: bool,
     /// Connections whose domains write too fast, and until when they wait.
-    held: BTreeMap<ConnId, Now>,
+    pub(super) held: BTreeMap<ConnId, Now>,
     saver: Option<Saver>,
-    buffer: Box<[u8]>,
-    actions: Vec<Action>,
+    pub(super) buffer: Box<[u8]>,
+    pub(super) actions: Vec<Action>,
     /// Keeps the eventfd open: closing it takes it out of the poll, with the last handle's wake-up.
     _waker: Arc<Waker>,
 }
@@ -88,6 +90,8 @@ impl Service {
             last_connection: 0,
             connections: BTreeMap::new(),
             ready: BTreeSet::new(),
+            unsent: BTreeSet::new(),
+            answered: 0,
             accept_again: false,
             held: BTreeMap::new(),
             saver: opened.saver,
@@ -100,18 +104,6 @@ impl Service {
             service.write_domain(DomId::DOM0, "Domain-0");
         }
         service
-    }
-
-    /// Tells the machine what has happened, and performs what it says.
-    fn step(&mut self, input: Input) {
-        self.step_at(monotonic(), input);
-    }
-
-    fn step_at(&mut self, now: Now, input: Input) {
-        let mut actions = std::mem::take(&mut self.actions);
-        self.server.step(now, input, &mut actions);
-        self.perform(now, &mut actions);
-        self.actions = actions;
     }
 
     /// A connection of which the machine knows. [`Service::add`] gives it a socket.
@@ -153,7 +145,7 @@ impl Service {
                     Token(n) => {
                         let id = ConnId(n as u64);
                         if let Some(connection) = self.connections.get_mut(&id) {
-                            connection.note(event.is_readable(), event.is_read_closed());
+                            connection.note(event);
                             self.ready.insert(id);
                         }
                     }
@@ -166,6 +158,7 @@ impl Service {
             for id in std::mem::take(&mut self.ready) {
                 self.serve(id);
             }
+            self.send_all();
         }
     }
 
@@ -283,117 +276,6 @@ impl Service {
             Err(error) => {
                 tracing::warn!(%error, %domid, "cannot serve a connection");
                 self.step(Input::Disconnected(id));
-            }
-        }
-    }
-
-    fn cut(&mut self, id: ConnId, why: &dyn std::fmt::Display) {
-        tracing::debug!(connection = id.0, %why, "connection closed");
-        if let Some(mut connection) = self.connections.remove(&id) {
-            let _ = self.poll.registry().deregister(&mut connection.stream);
-        }
-        self.held.remove(&id);
-        self.step(Input::Disconnected(id));
-    }
-
-    /// One turn: answer some requests, and send what waits, in one piece.
-    fn serve(&mut self, id: ConnId) {
-        let outstanding = self.server.outstanding_limit(id);
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut left = REQUESTS_A_TURN;
-        let mut end: Result<(), Box<dyn std::fmt::Display>> = Ok(());
-        let mut is_closed = false;
-        while left > 0 && end.is_ok() {
-            let mut is_full = false;
-            let now = monotonic();
-            while left > 0 {
-                if let Some(wait) = self.server.wait(id, now) {
-                    self.held.insert(id, now + wait);
-                    break;
-                }
-                let Some(connection) = self.connections.get_mut(&id) else {
-                    self.buffer = buffer;
-                    return;
-                };
-                let queue = &connection.queue;
-                is_full = queue.is_congested() || queue.replies() >= outstanding;
-                if is_full {
-                    break;
-                }
-                match connection.next(&mut buffer) {
-                    Incoming::Request(packet) => {
-                        self.step_at(now, Input::Request(id, packet));
-                        left -= 1;
-                    }
-                    Incoming::Nothing => break,
-                    Incoming::Closed => {
-                        is_closed = true;
-                        break;
-                    }
-                    Incoming::Malformed(error) => {
-                        tracing::warn!(connection = id.0, %error, "malformed message: connection cut");
-                        end = Err(Box::new(error));
-                        break;
-                    }
-                    Incoming::Failed(error) => {
-                        end = Err(Box::new(error));
-                        break;
-                    }
-                }
-            }
-            let Some(connection) = self.connections.get_mut(&id) else {
-                break;
-            };
-            match connection.flush(self.poll.registry()) {
-                Err(error) => end = Err(Box::new(error)),
-                // It may have closed its half alone, and read the rest still.
-                Ok(()) if is_closed && connection.queue.is_empty() => {
-                    end = Err(Box::new("closed by the client"));
-                }
-                // All has gone: there is room for more answers.
-                Ok(()) if is_full && connection.queue.is_empty() => {}
-                // The edge that says "takes more", or "readable again", brings us back.
-                Ok(()) => break,
-            }
-        }
-        self.buffer = buffer;
-        match end {
-            Err(why) => self.cut(id, &*why),
-            // Others have their turn first.
-            Ok(()) if left == 0 && !self.held.contains_key(&id) => {
-                self.ready.insert(id);
-            }
-            Ok(()) => {}
-        }
-    }
-
-    fn perform(&mut self, now: Now, actions: &mut Vec<Action>) {
-        for action in actions.drain(..) {
-            let (id, result) = match action {
-                Action::Reply(id, packet) => match self.connections.get_mut(&id) {
-                    Some(connection) => {
-                        connection.queue.push_reply(&packet);
-                        continue;
-                    }
-                    None => continue,
-                },
-                Action::Event(id, packet) => match self.connections.get_mut(&id) {
-                    Some(connection) => (id, connection.queue.push_event(&packet, now)),
-                    None => continue,
-                },
-                Action::Close(id) => {
-                    self.cut(id, &"its domain is gone");
-                    continue;
-                }
-            };
-            match result {
-                Ok(()) => {
-                    self.ready.insert(id);
-                }
-                Err(error) => {
-                    tracing::warn!(connection = id.0, %error, "a client that does not read: connection cut");
-                    self.cut(id, &error);
-                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The children of one node, by name. A copy shares all it can: a change to a directory of which
 //! somebody has a snapshot costs about as much as the square root of its length.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// A list longer than this is split.
@@ -23,7 +24,39 @@ pub(super) struct Children<N> {
     names_bytes: u32,
 }
 
-type List<N> = Vec<Arc<N>>;
+type List<N> = Vec<Entry<N>>;
+
+/// A child, and the start of its name: most searches look at no node but the one that they find.
+#[derive(Debug)]
+struct Entry<N> {
+    start: u64,
+    node: Arc<N>,
+}
+
+impl<N> Clone for Entry<N> {
+    fn clone(&self) -> Entry<N> {
+        Entry {
+            start: self.start,
+            node: Arc::clone(&self.node),
+        }
+    }
+}
+
+/// The first bytes of a name, so that numbers are in the names' order, or equal.
+fn start_of(name: &[u8]) -> u64 {
+    match name.first_chunk() {
+        Some(first) => u64::from_be_bytes(*first),
+        None => {
+            let all = name.iter().fold(0, |all, byte| all << 8 | u64::from(*byte));
+            // No shift by all 64 bits.
+            if name.is_empty() {
+                0
+            } else {
+                all << (64 - 8 * name.len())
+            }
+        }
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Lists<N> {
@@ -42,15 +75,30 @@ impl<N> Default for Children<N> {
     }
 }
 
-fn place<N: Named>(list: &[Arc<N>], name: &[u8]) -> Result<usize, usize> {
-    list.binary_search_by(|node| node.name_in_bytes().cmp(name))
+fn order<N: Named>(entry: &Entry<N>, start: u64, name: &[u8]) -> Ordering {
+    let by_start = entry.start.cmp(&start);
+    by_start.then_with(|| entry.node.name_in_bytes().cmp(name))
+}
+
+fn place<N: Named>(list: &[Entry<N>], name: &[u8]) -> Result<usize, usize> {
+    let start = start_of(name);
+    // By numbers alone, which processors do without a guess.
+    let first = list.partition_point(|entry| entry.start < start);
+    match &list[first..] {
+        [entry, ..] if entry.node.name_in_bytes() == name => Ok(first),
+        rest => {
+            let found = rest.binary_search_by(|entry| order(entry, start, name));
+            found.map(|at| first + at).map_err(|at| first + at)
+        }
+    }
 }
 
 /// The list in which a name is, or belongs.
 fn list_of<N: Named>(lists: &[Arc<List<N>>], name: &[u8]) -> usize {
+    let start = start_of(name);
     let first = |list: &Arc<List<N>>| {
-        list.first()
-            .is_some_and(|node| node.name_in_bytes() <= name)
+        let first = list.first();
+        first.is_some_and(|entry| order(entry, start, name).is_le())
     };
     lists.partition_point(first).saturating_sub(1)
 }
@@ -69,7 +117,8 @@ impl<N: Named> Children<N> {
             Lists::One(list) => (&list[..], &[][..]),
             Lists::Many(lists) => (&[][..], &lists[..]),
         };
-        one.iter().chain(many.iter().flat_map(|list| list.iter()))
+        let many = many.iter().flat_map(|list| list.iter());
+        one.iter().chain(many).map(|entry| &entry.node)
     }
 
     pub(super) fn get(&self, name: &[u8]) -> Option<&Arc<N>> {
@@ -77,7 +126,7 @@ impl<N: Named> Children<N> {
             Lists::One(list) => list,
             Lists::Many(lists) => lists.get(list_of(lists, name))?,
         };
-        list.get(place(list, name).ok()?)
+        Some(&list.get(place(list, name).ok()?)?.node)
     }
 
     pub(super) fn get_mut(&mut self, name: &[u8]) -> Option<&mut Arc<N>> {
@@ -89,7 +138,7 @@ impl<N: Named> Children<N> {
             }
         };
         let place = place(list, name).ok()?;
-        list.get_mut(place)
+        Some(&mut list.get_mut(place)?.node)
     }
 
     /// Adds a child; one of the same name goes.
@@ -100,13 +149,14 @@ impl<N: Named> Children<N> {
         }
         self.count += 1;
         self.names_bytes += node.name_in_bytes().len() as u32;
+        let start = start_of(node.name_in_bytes());
         match &mut self.lists {
             Lists::One(list) => {
                 let at = place(list, node.name_in_bytes()).unwrap_or_else(|at| at);
                 if list.len() == list.capacity() {
                     list.reserve_exact(GROWTH.max(list.len() / 4));
                 }
-                list.insert(at, node);
+                list.insert(at, Entry { start, node });
                 if list.len() > LIST_MAX {
                     let (low, high) = split(std::mem::take(list));
                     self.lists = Lists::Many(vec![Arc::new(low), Arc::new(high)]);
@@ -116,7 +166,7 @@ impl<N: Named> Children<N> {
                 let n = list_of(lists, node.name_in_bytes());
                 let list = Arc::make_mut(&mut lists[n]);
                 let at = place(list, node.name_in_bytes()).unwrap_or_else(|at| at);
-                list.insert(at, node);
+                list.insert(at, Entry { start, node });
                 if list.len() > LIST_MAX {
                     let (low, high) = split(std::mem::take(list));
                     *list = low;
@@ -129,12 +179,12 @@ impl<N: Named> Children<N> {
     /// Takes a child out.
     pub(super) fn remove(&mut self, name: &[u8]) -> Option<Arc<N>> {
         let gone = match &mut self.lists {
-            Lists::One(list) => list.remove(place(list, name).ok()?),
+            Lists::One(list) => list.remove(place(list, name).ok()?).node,
             Lists::Many(lists) => {
                 let n = list_of(lists, name);
                 let at = place(lists.get(n)?, name).ok()?;
                 let list = Arc::make_mut(&mut lists[n]);
-                let gone = list.remove(at);
+                let gone = list.remove(at).node;
                 if list.is_empty() {
                     lists.remove(n);
                 }
@@ -206,6 +256,28 @@ mod tests {
             assert_eq!((children.len(), children.names_bytes()), (0, 0));
             assert!(children.remove(b"1").is_none());
         }
+    }
+
+    #[test]
+    fn starts_are_in_the_order_of_names() {
+        let mut names: Vec<&[u8]> = vec![
+            b"",
+            b"0",
+            b"00",
+            b"1",
+            b"10",
+            b"2",
+            b"a",
+            b"aaaaaaaa",
+            b"aaaaaaab",
+            b"aaaaaaaaa",
+            b"ab",
+            b"\xff",
+            b"\xff\xff\xff\xff\xff\xff\xff\xff",
+        ];
+        names.sort_unstable();
+        assert!(names.is_sorted_by_key(|name| start_of(name)));
+        assert!(start_of(b"a") < start_of(b"aa") && start_of(b"aa") < start_of(b"b"));
     }
 
     #[test]

@@ -261,7 +261,6 @@ impl Tree {
     }
 
     fn change<T>(&mut self, path: &str, change: impl FnOnce(&mut Node) -> T) -> Option<T> {
-        self.get(path)?;
         if is_special(path) {
             let node = Arc::make_mut(self.special.get_mut(path)?);
             self.generation += 1;
