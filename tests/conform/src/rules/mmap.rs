@@ -101,11 +101,7 @@ pub(super) const RULES: &[Rule] = &[
     )
     .since(Since {
         with: &[LinuxVersion(6, 12, 117)],
-        without: &[
-            LinuxVersion(5, 10, 262),
-            LinuxVersion(6, 1, 192),
-            LinuxVersion(7, 2, 13),
-        ],
+        without: &[LinuxVersion(6, 1, 192), LinuxVersion(7, 2, 13)],
         before: "mprotect makes it writable",
     }),
     Rule::new(
