@@ -44,24 +44,20 @@ impl Server {
                 // Whatever number it is, all nodes become new ones.
                 let domid = text::domain(text::number(domid).ok_or(Errno::INVAL)?);
                 let was = domid.is_some_and(|domid| self.ocaml_take_away(domid, actions));
-                let tree = match inside {
-                    Some(inside) => {
-                        inside.renewed = true;
-                        &mut inside.tree
-                    }
-                    None => {
-                        self.ocaml.deaths += 1;
-                        &mut self.tree
-                    }
-                };
+                match inside {
+                    Some(inside) => inside.renewed = true,
+                    None => self.ocaml.deaths += 1,
+                }
                 if let Some(domid) = domid {
-                    forget_domain(tree, domid);
+                    let inside = inside.as_mut().map(|inside| &mut inside.tree);
+                    forget_domain(inside.unwrap_or(&mut self.tree), domid);
+                    self.ocaml_forget_count(domid);
                 }
                 if !was {
                     return Err(Errno::INVAL.into());
                 }
-                let tree = tree.clone();
-                self.ocaml_fire_special(RELEASE_DOMAIN, &tree, actions);
+                let tree = inside.as_ref().map_or(&self.tree, |inside| &inside.tree);
+                self.ocaml_fire_special(RELEASE_DOMAIN, tree, actions);
                 Ok(Response::Done)
             }
             (Kind::IsDomainIntroduced, [domid, ..]) => {
@@ -130,6 +126,7 @@ impl Server {
         if domid != DomId::DOM0 && self.ocaml_take_away(domid, actions) {
             self.ocaml.deaths += 1;
             forget_domain(&mut self.tree, domid);
+            self.ocaml_forget_count(domid);
             self.ocaml_fire_special(RELEASE_DOMAIN, &self.tree.clone(), actions);
         }
     }
@@ -150,6 +147,12 @@ impl Server {
         self.ocaml.rings.remove(&domid);
         self.own.forget(domid);
         true
+    }
+
+    fn ocaml_forget_count(&mut self, domid: DomId) {
+        if self.settings.daemon.counts_anew() {
+            self.ocaml.counts.forget(domid);
+        }
     }
 
     fn ocaml_fire_special(&self, name: &str, tree: &Tree, actions: &mut Vec<Action>) {
@@ -173,12 +176,13 @@ impl Server {
                 tracing::info!(text = %text.escape_ascii(), "print");
                 Response::Done
             }
-            [b"quota", domid, ..] => match text::number(domid).and_then(text::domain) {
-                Some(domid) => {
+            [b"quota", domid, ..] => match text::number(domid) {
+                Some(number) => {
+                    let domid = u16::try_from(number).map_or(DomId::SELF, DomId);
                     let most = self.quotas_of(domid).nodes;
-                    let text = match self.tree.owned_by(domid) {
-                        0 => format!("dom{} quota: not set\0", domid.0),
-                        nodes => format!("dom{} quota: {nodes}/{most}\0", domid.0),
+                    let text = match self.ocaml.counts.get(domid) {
+                        None => format!("dom{number} quota: not set\0"),
+                        Some(nodes) => format!("dom{number} quota: {nodes}/{most}\0"),
                     };
                     Response::Data(text.into_bytes())
                 }
