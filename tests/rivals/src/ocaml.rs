@@ -61,6 +61,14 @@ pub fn place(rival: Rival, place: &Place, seed: u64) -> Place {
 /// All that one answer shows.
 pub const ALL: &[Known] = &[
     Known {
+        id: "ended",
+        of: "oxenstored",
+        what: "an answer, whatever it is",
+        why: "a daemon that has ended says nothing more",
+        after: After::Ends,
+        is_it: |seen| seen.theirs.last() == Some(&Message::Died),
+    },
+    Known {
         id: "odd-permission",
         of: "oxenstored",
         what: "SET_PERMS with a number of more than 16 bits, or below 0: EINVAL",
@@ -249,6 +257,8 @@ mod tests {
             (Write, b"/a\0", einval(), Message::Closed, None),
             (Write, b"", Message::Nothing, einval(), Some("no-payload")),
             (Write, b"/a\0", Message::Nothing, einval(), None),
+            (Write, b"/a\0", Message::Died, einval(), Some("ended")),
+            (Write, b"/a\0", einval(), Message::Died, None),
         ];
         for (kind, payload, theirs, ours, expected) in table {
             let text = format!("{kind:?} {}: {theirs}, {ours}", payload.escape_ascii());
