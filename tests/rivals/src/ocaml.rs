@@ -53,7 +53,8 @@ pub fn place(rival: Rival, place: &Place, seed: u64) -> Place {
     set(&mut quotas.watches, 1..6);
     set(&mut quotas.transactions, 1..4);
     set(&mut quotas.transaction_nodes, 2..12);
-    set(&mut quotas.node_bytes, 2..300);
+    // It writes a path at its start.
+    set(&mut quotas.node_bytes, 300..400);
     set(&mut quotas.path_bytes, 15..40);
     place.clone().with_quotas(quotas)
 }

@@ -44,14 +44,21 @@ impl Server {
                 // Whatever number it is, all nodes become new ones.
                 let domid = text::domain(text::number(domid).ok_or(Errno::INVAL)?);
                 let was = domid.is_some_and(|domid| self.ocaml_take_away(domid, actions));
-                match inside {
-                    Some(inside) => inside.renewed = true,
-                    None => self.ocaml.deaths += 1,
-                }
+                let (tree, counts) = match inside {
+                    Some(inside) => {
+                        inside.renewed = true;
+                        (&mut inside.tree, &mut inside.counts)
+                    }
+                    None => {
+                        self.ocaml.deaths += 1;
+                        (&mut self.tree, &mut self.ocaml.counts)
+                    }
+                };
                 if let Some(domid) = domid {
-                    let inside = inside.as_mut().map(|inside| &mut inside.tree);
-                    forget_domain(inside.unwrap_or(&mut self.tree), domid);
-                    self.ocaml_forget_count(domid);
+                    forget_domain(tree, domid);
+                    if self.settings.daemon.counts_anew() {
+                        counts.forget(domid);
+                    }
                 }
                 if !was {
                     return Err(Errno::INVAL.into());
@@ -126,7 +133,9 @@ impl Server {
         if domid != DomId::DOM0 && self.ocaml_take_away(domid, actions) {
             self.ocaml.deaths += 1;
             forget_domain(&mut self.tree, domid);
-            self.ocaml_forget_count(domid);
+            if self.settings.daemon.counts_anew() {
+                self.ocaml.counts.forget(domid);
+            }
             self.ocaml_fire_special(RELEASE_DOMAIN, &self.tree.clone(), actions);
         }
     }
@@ -149,12 +158,6 @@ impl Server {
         true
     }
 
-    fn ocaml_forget_count(&mut self, domid: DomId) {
-        if self.settings.daemon.counts_anew() {
-            self.ocaml.counts.forget(domid);
-        }
-    }
-
     fn ocaml_fire_special(&self, name: &str, tree: &Tree, actions: &mut Vec<Action>) {
         let caller_of = |watch: &_| self.ocaml_caller_of(watch);
         for watch in self.ocaml.special(name, tree, caller_of) {
@@ -164,7 +167,12 @@ impl Server {
     }
 
     /// What it does not know it has done: OK to whatever is asked. Live update is not here.
-    pub(super) fn ocaml_control(&self, caller: Caller, payload: &[u8]) -> Response {
+    pub(super) fn ocaml_control(
+        &self,
+        caller: Caller,
+        payload: &[u8],
+        inside: Option<&Transaction>,
+    ) -> Response {
         let args = text::split_all(payload);
         let introduced = |text: &[u8]| {
             let domid = text::number(text).and_then(text::domain)?;
@@ -180,7 +188,8 @@ impl Server {
                 Some(number) => {
                     let domid = u16::try_from(number).map_or(DomId::SELF, DomId);
                     let most = self.quotas_of(domid).nodes;
-                    let text = match self.ocaml.counts.get(domid) {
+                    let counts = inside.map_or(&self.ocaml.counts, |inside| &inside.counts);
+                    let text = match counts.get(domid) {
                         None => format!("dom{number} quota: not set\0"),
                         Some(nodes) => format!("dom{number} quota: {nodes}/{most}\0"),
                     };

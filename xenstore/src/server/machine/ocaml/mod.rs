@@ -88,7 +88,7 @@ impl Server {
         let payload = &packet.payload[..];
         match packet.known_kind() {
             Some(kind) if kind <= Kind::ResetWatches => match kind {
-                Kind::Control => Ok(self.ocaml_control(caller, payload)),
+                Kind::Control => Ok(self.ocaml_control(caller, payload, inside.as_ref())),
                 Kind::Watch => self.ocaml_watch(conn, caller, payload, actions),
                 Kind::Unwatch => self.ocaml_unwatch(conn, caller, payload),
                 Kind::ResetWatches => {
