@@ -73,6 +73,7 @@ pub fn run(rival: Rival, place: &Place, plan: Plan) -> Result<Tally> {
         let left = plan.requests - tally.requests;
         let each = plan.each.min(usize::try_from(left).unwrap_or(plan.each));
         let steps = ocaml::fit(rival, random::history(seed, each));
+        let place = &ocaml::place(rival, place, seed);
         let outcome = play(rival, place, plan.sabotage, &steps)?;
         tally.histories += 1;
         tally.requests += outcome.requests;

@@ -2,6 +2,7 @@
 
 use crate::error::{Result, RivalError};
 use crate::world::World;
+use pv_xenstore::server::quota::Quotas;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::ffi::OsString;
@@ -103,6 +104,7 @@ impl Rival {
                 program: program(&tree),
                 tree: Some(tree),
                 fails: false,
+                quotas: None,
             });
         }
         let program = program(Path::new("/"));
@@ -110,6 +112,7 @@ impl Rival {
             program,
             tree: None,
             fails: false,
+            quotas: None,
         })
     }
 }
@@ -121,9 +124,23 @@ pub struct Place {
     /// The directory with its C library and its loader; `None`: this machine's own.
     tree: Option<PathBuf>,
     fails: bool,
+    quotas: Option<Quotas>,
 }
 
 impl Place {
+    /// An oxenstored with these limits on domains.
+    #[must_use]
+    pub fn with_quotas(mut self, quotas: Quotas) -> Place {
+        self.quotas = Some(quotas);
+        self
+    }
+
+    /// The limits on domains.
+    pub fn quotas(&self, rival: Rival) -> Quotas {
+        let default = || Quotas::of(rival.counterpart());
+        self.quotas.unwrap_or_else(default)
+    }
+
     /// An oxenstored that fails transactions at random (`test-eagain` of its configuration).
     #[must_use]
     pub fn failing_transactions(mut self) -> Place {
@@ -216,8 +233,11 @@ impl Daemon {
             }
             Make::Ocaml => {
                 let config = dir.join("oxenstored.conf");
-                fs::write(&config, oxenstored_conf(dir, place.fails))
-                    .map_err(RivalError::file(&config))?;
+                fs::write(
+                    &config,
+                    oxenstored_conf(dir, place.fails, place.quotas(rival)),
+                )
+                .map_err(RivalError::file(&config))?;
                 command.args(["--no-fork", "--config-file"]).arg(config);
             }
         }
@@ -315,8 +335,17 @@ impl Drop for Daemon {
 
 /// Debian's own settings where they are its defaults, and no limit on how often others' conflicts may
 /// hold a connection up: a test has conflicts all the time.
-fn oxenstored_conf(dir: &Path, fails: bool) -> String {
+fn oxenstored_conf(dir: &Path, fails: bool, quotas: Quotas) -> String {
     let dir = dir.display();
+    let Quotas {
+        nodes,
+        watches,
+        transactions,
+        transaction_nodes: requests,
+        node_bytes,
+        path_bytes,
+        ..
+    } = quotas;
     format!(
         "pid-file = {dir}/pid\n\
          test-eagain = {fails}\n\
@@ -329,12 +358,12 @@ fn oxenstored_conf(dir: &Path, fails: bool) -> String {
          perms-activate = true\n\
          perms-watch-activate = true\n\
          quota-activate = true\n\
-         quota-maxentity = 1000\n\
-         quota-maxsize = 2048\n\
-         quota-maxwatch = 100\n\
-         quota-transaction = 10\n\
-         quota-maxrequests = 1024\n\
-         quota-path-max = 1024\n\
+         quota-maxentity = {nodes}\n\
+         quota-maxsize = {node_bytes}\n\
+         quota-maxwatch = {watches}\n\
+         quota-transaction = {transactions}\n\
+         quota-maxrequests = {requests}\n\
+         quota-path-max = {path_bytes}\n\
          quota-maxoutstanding = 1024\n\
          quota-maxwatchevents = 1024\n\
          persistent = false\n"

@@ -33,9 +33,14 @@ pub struct Ours {
 impl Ours {
     /// A server that plays this daemon, broken on purpose or not.
     pub fn playing(daemon: Daemon, sabotage: Option<StoreSabotage>) -> Ours {
+        Ours::within(daemon, Quotas::of(daemon), sabotage)
+    }
+
+    /// The same with other limits on domains.
+    pub fn within(daemon: Daemon, quotas: Quotas, sabotage: Option<StoreSabotage>) -> Ours {
         let mut settings = Settings::default();
         settings.daemon = daemon;
-        settings.quotas = Quotas::of(daemon);
+        settings.quotas = quotas;
         settings.sabotage = sabotage;
         Ours {
             server: Server::new(settings),

@@ -75,7 +75,7 @@ pub fn play(
     steps: &[Step],
 ) -> Result<Outcome> {
     let theirs = Theirs::start(rival, place, &DOMAINS)?;
-    let ours = Ours::playing(rival.counterpart(), sabotage);
+    let ours = Ours::within(rival.counterpart(), place.quotas(rival), sabotage);
     play_on(rival, Box::new(theirs), ours, steps)
 }
 

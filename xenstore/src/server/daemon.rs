@@ -65,13 +65,24 @@ impl Daemon {
         match (self.make(), self) {
             (Make::C, _) => &["/tool", "/tool/xenstored"],
             (Make::Ocaml, Daemon::O414) => &["/@introduceDomain", "/@releaseDomain", "/local"],
-            (Make::Ocaml, _) => &["/@introduceDomain", "/@releaseDomain", "/local", "/tool"],
+            (Make::Ocaml, _) => &[
+                "/@introduceDomain",
+                "/@releaseDomain",
+                "/local",
+                "/tool",
+                "/tool/xenstored",
+            ],
         }
     }
 
     /// Does a directory list its children by age? Since 4.17 oxenstored has them by name.
     pub(super) fn lists_by_age(self) -> bool {
         !matches!(self, Daemon::O417 | Daemon::O420)
+    }
+
+    /// Does the next domain of a number begin with no nodes in oxenstored's count (XSA-483)?
+    pub(super) fn counts_anew(self) -> bool {
+        self != Daemon::O414
     }
 
     /// What each node takes beside permissions, value and names: `struct xs_tdb_record_hdr` until

@@ -61,7 +61,7 @@ pub struct BadQuota(pub String);
 
 impl Quotas {
     /// A daemon's defaults. Those of oxenstored are in its own configuration (`oxenstored.conf`): of a node
-    /// the value alone counts, and where it knows no limit there is none.
+    /// the value alone counts, of a transaction what is asked in it, and where it knows no limit there is none.
     pub fn of(daemon: Daemon) -> Quotas {
         match daemon.make() {
             Make::C => Quotas::default(),
@@ -72,7 +72,7 @@ impl Quotas {
                 outstanding: 1024,
                 node_bytes: 2048,
                 permissions: usize::MAX,
-                transaction_nodes: usize::MAX,
+                transaction_nodes: 1024,
                 memory: 0,
                 path_bytes: 1024,
             },

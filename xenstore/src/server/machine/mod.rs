@@ -114,6 +114,7 @@ impl Server {
 
     fn with_tree(settings: Settings, tree: Tree) -> Server {
         Server {
+            ocaml: Books::new(!settings.daemon.lists_by_age(), &tree),
             tree,
             watches: Watches::default(),
             connections: BTreeMap::new(),
@@ -126,7 +127,6 @@ impl Server {
             targets: BTreeMap::new(),
             open_transactions: 0,
             rates: settings.write_rate.map(Rates::new),
-            ocaml: Books::new(!settings.daemon.lists_by_age()),
             written: 0,
             settings,
             own: own::Own::default(),

@@ -2,6 +2,7 @@
 
 use super::super::store::Tree;
 use super::super::store::grant::Grant;
+use super::counts::Counts;
 use super::store::{Deed, may_read};
 use super::watches::{Watch, Watches};
 use crate::path::parent_of;
@@ -25,6 +26,8 @@ pub struct Books {
     pub watches: Watches,
     /// Domains that INTRODUCE made known.
     pub rings: BTreeMap<DomId, Ring>,
+    /// How many nodes each domain owns.
+    pub counts: Counts,
     /// Domains that have died.
     pub deaths: u64,
 }
@@ -44,8 +47,9 @@ pub struct Change<'a> {
 
 impl Books {
     /// Of a server that begins.
-    pub fn new(sorted: bool) -> Books {
+    pub fn new(sorted: bool, tree: &Tree) -> Books {
         Books {
+            counts: Counts::of(tree),
             watches: Watches::new(sorted),
             rings: BTreeMap::new(),
             deaths: 0,

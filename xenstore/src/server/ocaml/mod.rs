@@ -4,6 +4,7 @@
 //!
 //! Each module uses only what is above it:
 //! - [`text`]: numbers, paths, permissions; [`refusal`]: the errors, of which one is no errno;
+//! - [`counts`]: how many nodes each domain owns;
 //! - [`store`]: one caller's operations on a tree, and what they leave behind for watches and conflicts;
 //! - [`transaction`]: a snapshot with all that was asked and answered in it;
 //! - [`watches`]: who watches what, in the order in which oxenstored looks through them;
@@ -11,6 +12,8 @@
 
 pub mod refusal;
 pub mod text;
+
+pub mod counts;
 
 pub mod store;
 

@@ -6,6 +6,7 @@
 use super::super::quota::Quotas;
 use super::super::store::Tree;
 use super::super::store::grant::Grant;
+use super::counts::Counts;
 use super::refusal::Refusal;
 use crate::path::parent_of;
 use crate::perms::{Caller, Perms, Rights};
@@ -39,6 +40,8 @@ pub struct Trace {
 pub struct Work<'a> {
     /// On which.
     pub tree: &'a mut Tree,
+    /// How many nodes of it each domain owns.
+    pub counts: &'a mut Counts,
     /// What is left behind.
     pub trace: &'a mut Trace,
     /// Who.
@@ -228,11 +231,12 @@ impl Work<'_> {
         let grant = parent.grant().clone();
         let owner = grant.owner();
         let has_limit = !is_dom0(self.caller) && owner != DomId::DOM0;
-        if has_limit && self.tree.owned_by(owner) >= self.quotas.nodes {
+        if has_limit && self.counts.is_over(owner, self.quotas.nodes) {
             return Err(Refusal::Quota);
         }
         self.need(above(path), may_write)?;
         self.tree.insert(path, value, grant);
+        self.counts.add(owner, 1);
         Ok(())
     }
 
@@ -250,10 +254,16 @@ impl Work<'_> {
             };
         }
         self.need(path, may_write)?;
-        if path == "/" {
-            self.tree.remove_all();
-        } else {
-            self.tree.remove(path);
+        let gone = match path {
+            "/" => {
+                let all = self.tree.subtree("/");
+                self.tree.remove_all();
+                all
+            }
+            _ => self.tree.remove(path),
+        };
+        for (_, node) in gone {
+            self.counts.add(node.grant().owner(), -1);
         }
         lower(&mut self.trace.written, above(path));
         self.trace.deeds.push((Deed::Removed, path.to_owned()));
@@ -277,6 +287,8 @@ impl Work<'_> {
         if !may_give || !may_set {
             return Err(Errno::ACCESS.into());
         }
+        self.counts.add(old.owner(), -1);
+        self.counts.add(perms.owner(), 1);
         let grant = Grant::new(perms, self.tree.generation() + 1);
         self.tree.set_grant(path, grant);
         lower(&mut self.trace.written, path);

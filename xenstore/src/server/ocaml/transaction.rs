@@ -7,6 +7,7 @@
 //! (`commit` of `transaction.ml`, `transaction_replay` of `process.ml`).
 
 use super::super::store::Tree;
+use super::counts::Counts;
 use super::refusal::Refusal;
 use super::store::Trace;
 use crate::path::{parent_of, upwards};
@@ -41,6 +42,10 @@ pub struct Transaction {
     pub before: Tree,
     /// The tree as it has become in it.
     pub tree: Tree,
+    /// How many nodes each domain owned at its start.
+    pub counted: Counts,
+    /// And in it.
+    pub counts: Counts,
     /// What it did.
     pub trace: Trace,
     /// What was asked in it.
@@ -53,10 +58,12 @@ pub struct Transaction {
 
 impl Transaction {
     /// One that begins.
-    pub fn new(live: &Tree, deaths: u64) -> Transaction {
+    pub fn new(live: &Tree, counts: &Counts, deaths: u64) -> Transaction {
         Transaction {
             before: live.clone(),
             tree: live.clone(),
+            counted: counts.clone(),
+            counts: counts.clone(),
             trace: Trace::default(),
             asked: Vec::new(),
             deaths,
@@ -65,12 +72,13 @@ impl Transaction {
     }
 
     /// Makes what it did real without asking again, if that is possible.
-    pub fn commit(&self, live: &mut Tree, deaths: u64) -> bool {
+    pub fn commit(&self, live: &mut Tree, counts: &mut Counts, deaths: u64) -> bool {
         if self.deaths != deaths {
             return false;
         }
         if is_same(&self.before, live, "/") {
             live.become_copy(&self.tree);
+            *counts = self.counts.clone();
             return true;
         }
         let is_free = |path: &Option<String>| match path {
@@ -82,6 +90,7 @@ impl Transaction {
         }
         if let Some(path) = &self.trace.written {
             live.graft(path, &self.before, &self.tree);
+            counts.merge(&self.counted, &self.counts);
         }
         true
     }

@@ -247,3 +247,57 @@ fn transactions_conflict_where_an_answer_would_be_another() {
         ("0#5 TRANSACTION_END F", "OK", &[]),
     ]);
 }
+
+#[test]
+fn who_has_asked_enough_in_a_transaction_is_told_so() {
+    let daemon = Daemon::O420;
+    let mut domains = domains_of(Settings {
+        daemon,
+        quotas: Quotas {
+            transaction_nodes: 2,
+            ..Quotas::of(daemon)
+        },
+        ..Settings::default()
+    });
+    domains.run(&[
+        ("1 TRANSACTION_START ", "1", &[]),
+        ("1#1 WRITE data/a|x~", "OK", &[]),
+        ("1#1 READ data/none", "ENOENT", &[]),
+        ("1#1 READ data/a", "EQUOTA", &[]),
+        ("1#1 TRANSACTION_END T", "EQUOTA", &[]),
+        ("1 READ data/a", "ENOENT", &[]),
+        ("1 RESET_WATCHES ", "OK", &[]),
+        ("1#1 TRANSACTION_END T", "EIO", &[]),
+        ("0 TRANSACTION_START ", "1", &[]),
+        ("0#1 MKDIR /a", "OK", &[]),
+        ("0#1 MKDIR /b", "OK", &[]),
+        ("0#1 MKDIR /c", "OK", &[]),
+        ("0#1 TRANSACTION_END T", "OK", &[]),
+    ]);
+}
+
+#[test]
+fn nodes_are_counted_by_what_is_done() {
+    for (daemon, is_kept) in [(Daemon::O414, true), (Daemon::O420, false)] {
+        let mut domains = of(daemon);
+        let nodes = domains.server.tree().owned_by(libgnt::DomId(1));
+        let before = format!("dom1 quota: {nodes}/1000");
+        let after = format!("dom1 quota: {}/1000", nodes + 2);
+        domains.run(&[
+            ("0 CONTROL quota|1", &before, &[]),
+            ("1 WRITE data/a/b|x~", "OK", &[]),
+            ("0 CONTROL quota|1", &after, &[]),
+            ("0 RELEASE 1", "OK", &["1: closed", "101: closed"]),
+        ]);
+        let left = if is_kept {
+            &after
+        } else {
+            "dom1 quota: not set"
+        };
+        domains.run(&[
+            ("0 CONTROL quota|1", left, &[]),
+            ("0 CONTROL quota|-1", "dom-1 quota: not set", &[]),
+            ("0 CONTROL quota|x", "OK", &[]),
+        ]);
+    }
+}

@@ -44,24 +44,27 @@ impl Server {
                 // Whatever number it is, all nodes become new ones.
                 let domid = text::domain(text::number(domid).ok_or(Errno::INVAL)?);
                 let was = domid.is_some_and(|domid| self.ocaml_take_away(domid, actions));
-                let tree = match inside {
+                let (tree, counts) = match inside {
                     Some(inside) => {
                         inside.renewed = true;
-                        &mut inside.tree
+                        (&mut inside.tree, &mut inside.counts)
                     }
                     None => {
                         self.ocaml.deaths += 1;
-                        &mut self.tree
+                        (&mut self.tree, &mut self.ocaml.counts)
                     }
                 };
                 if let Some(domid) = domid {
                     forget_domain(tree, domid);
+                    if self.settings.daemon.counts_anew() {
+                        counts.forget(domid);
+                    }
                 }
                 if !was {
                     return Err(Errno::INVAL.into());
                 }
-                let tree = tree.clone();
-                self.ocaml_fire_special(RELEASE_DOMAIN, &tree, actions);
+                let tree = inside.as_ref().map_or(&self.tree, |inside| &inside.tree);
+                self.ocaml_fire_special(RELEASE_DOMAIN, tree, actions);
                 Ok(Response::Done)
             }
             (Kind::IsDomainIntroduced, [domid, ..]) => {
@@ -130,6 +133,9 @@ impl Server {
         if domid != DomId::DOM0 && self.ocaml_take_away(domid, actions) {
             self.ocaml.deaths += 1;
             forget_domain(&mut self.tree, domid);
+            if self.settings.daemon.counts_anew() {
+                self.ocaml.counts.forget(domid);
+            }
             self.ocaml_fire_special(RELEASE_DOMAIN, &self.tree.clone(), actions);
         }
     }
@@ -161,7 +167,12 @@ impl Server {
     }
 
     /// What it does not know it has done: OK to whatever is asked. Live update is not here.
-    pub(super) fn ocaml_control(&self, caller: Caller, payload: &[u8]) -> Response {
+    pub(super) fn ocaml_control(
+        &self,
+        caller: Caller,
+        payload: &[u8],
+        inside: Option<&Transaction>,
+    ) -> Response {
         let args = text::split_all(payload);
         let introduced = |text: &[u8]| {
             let domid = text::number(text).and_then(text::domain)?;
@@ -173,12 +184,14 @@ impl Server {
                 tracing::info!(text = %text.escape_ascii(), "print");
                 Response::Done
             }
-            [b"quota", domid, ..] => match text::number(domid).and_then(text::domain) {
-                Some(domid) => {
+            [b"quota", domid, ..] => match text::number(domid) {
+                Some(number) => {
+                    let domid = u16::try_from(number).map_or(DomId::SELF, DomId);
                     let most = self.quotas_of(domid).nodes;
-                    let text = match self.tree.owned_by(domid) {
-                        0 => format!("dom{} quota: not set\0", domid.0),
-                        nodes => format!("dom{} quota: {nodes}/{most}\0", domid.0),
+                    let counts = inside.map_or(&self.ocaml.counts, |inside| &inside.counts);
+                    let text = match counts.get(domid) {
+                        None => format!("dom{number} quota: not set\0"),
+                        Some(nodes) => format!("dom{number} quota: {nodes}/{most}\0"),
                     };
                     Response::Data(text.into_bytes())
                 }

@@ -6,6 +6,7 @@ mod transactions;
 mod watches;
 
 use super::super::ocaml::refusal::Refusal;
+use super::super::ocaml::store::is_dom0;
 use super::super::ocaml::transaction::{Asked, Response, Transaction};
 use super::super::watch::ConnId;
 use super::{Action, Server};
@@ -15,9 +16,6 @@ use rustix::io::Errno;
 
 /// The answer to a request that has one.
 type Answer = Result<Response, Refusal>;
-
-/// Requests of one transaction that a domain may make (`quota-maxrequests`).
-const ASKED_MAX: usize = 1024;
 
 impl Server {
     /// Does the answer go before the events? It does, but where these are found out before it.
@@ -52,19 +50,22 @@ impl Server {
                 }
             }
         };
+        let most = self.quotas_of(caller.domid).transaction_nodes;
+        // Who has asked enough in one cannot even end it.
+        let has_enough = |inside: &Transaction| !is_dom0(caller) && inside.asked.len() >= most;
+        if inside.as_ref().is_some_and(has_enough) {
+            let connection = self.connections.get_mut(&conn);
+            connection.and_then(|c| c.ocaml.insert(tx_id, inside?));
+            return Response::Refused(Refusal::Quota);
+        }
         let answer = self.ocaml_execute(conn, caller, packet, &mut inside, actions);
-        let mut response = answer.unwrap_or_else(Response::Refused);
+        let response = answer.unwrap_or_else(Response::Refused);
         if let Some(mut transaction) = inside {
-            if !super::super::ocaml::store::is_dom0(caller) && transaction.asked.len() >= ASKED_MAX
-            {
-                response = Response::Refused(Refusal::Quota);
-            } else {
-                transaction.asked.push(Asked {
-                    kind: packet.kind,
-                    payload: packet.payload.clone(),
-                    response: response.clone(),
-                });
-            }
+            transaction.asked.push(Asked {
+                kind: packet.kind,
+                payload: packet.payload.clone(),
+                response: response.clone(),
+            });
             // Unless it has been forgotten meanwhile.
             if packet.known_kind() != Some(Kind::ResetWatches)
                 && let Some(connection) = self.connections.get_mut(&conn)
@@ -87,7 +88,7 @@ impl Server {
         let payload = &packet.payload[..];
         match packet.known_kind() {
             Some(kind) if kind <= Kind::ResetWatches => match kind {
-                Kind::Control => Ok(self.ocaml_control(caller, payload)),
+                Kind::Control => Ok(self.ocaml_control(caller, payload, inside.as_ref())),
                 Kind::Watch => self.ocaml_watch(conn, caller, payload, actions),
                 Kind::Unwatch => self.ocaml_unwatch(conn, caller, payload),
                 Kind::ResetWatches => {

@@ -1,6 +1,7 @@
 //! The requests that a transaction can have, and their replay.
 
 use super::super::super::ocaml::books::Change;
+use super::super::super::ocaml::counts::Counts;
 use super::super::super::ocaml::refusal::Refusal;
 use super::super::super::ocaml::store::{Trace, Work};
 use super::super::super::ocaml::text;
@@ -86,9 +87,16 @@ impl Server {
     ) -> Answer {
         let (daemon, quotas) = (self.settings.daemon, self.quotas_of(caller.domid));
         let none = Err(Refusal::Errno(Errno::NOSYS));
-        if let Some(Transaction { tree, trace, .. }) = inside {
+        if let Some(inside) = inside {
+            let Transaction {
+                tree,
+                counts,
+                trace,
+                ..
+            } = inside;
             let mut work = Work {
                 tree,
+                counts,
                 trace,
                 caller,
                 quotas: &quotas,
@@ -101,6 +109,7 @@ impl Server {
         let mut trace = Trace::default();
         let mut work = Work {
             tree: &mut self.tree,
+            counts: &mut self.ocaml.counts,
             trace: &mut trace,
             caller,
             quotas: &quotas,
@@ -145,10 +154,12 @@ impl Server {
         caller: Caller,
         transaction: &Transaction,
         quotas: &Quotas,
-    ) -> Option<Tree> {
+    ) -> Option<(Tree, Counts)> {
         let (mut tree, mut trace) = (self.tree.clone(), Trace::default());
+        let mut counts = self.ocaml.counts.clone();
         let mut work = Work {
             tree: &mut tree,
+            counts: &mut counts,
             trace: &mut trace,
             caller,
             quotas,
@@ -159,6 +170,6 @@ impl Server {
                 return None;
             }
         }
-        Some(tree)
+        Some((tree, counts))
     }
 }

@@ -33,7 +33,7 @@ impl Server {
                 break id;
             }
         };
-        let transaction = Transaction::new(&self.tree, self.ocaml.deaths);
+        let transaction = Transaction::new(&self.tree, &self.ocaml.counts, self.ocaml.deaths);
         connection.ocaml.insert(id, transaction);
         Ok(Response::Data(format!("{id}\0").into_bytes()))
     }
@@ -59,11 +59,14 @@ impl Server {
         let quotas = self.quotas_of(caller.domid);
         let deaths = self.ocaml.deaths;
         let is_forced = self.settings.sabotage == Some(StoreSabotage::IgnoresConflicts);
+        let counts = &mut self.ocaml.counts;
         if is_forced {
             self.tree.become_copy(&transaction.tree);
-        } else if !transaction.commit(&mut self.tree, deaths) {
-            let tree = self.ocaml_replay(caller, &transaction, &quotas);
-            self.tree.become_copy(&tree.ok_or(Errno::AGAIN)?);
+        } else if !transaction.commit(&mut self.tree, counts, deaths) {
+            let replayed = self.ocaml_replay(caller, &transaction, &quotas);
+            let (tree, counts) = replayed.ok_or(Errno::AGAIN)?;
+            self.tree.become_copy(&tree);
+            self.ocaml.counts = counts;
         }
         self.ocaml.deaths += u64::from(transaction.renewed);
         let Transaction {
