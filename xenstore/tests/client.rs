@@ -5,7 +5,7 @@ mod common;
 
 use common::Xenstore;
 use libgnt::DomId;
-use pv_suite::{Case, Connect, Needs, Place, SOON};
+use pv_suite::{Case, Connect, Many, Needs, Place, SOON};
 use pv_xenstore::client::Request;
 use pv_xenstore::{Client, Error};
 use rustix::io::Errno;
@@ -37,7 +37,7 @@ fn the_suite() {
 #[should_panic(expected = "assertion")]
 fn a_case_can_fail() {
     let xenstore = Xenstore::new();
-    let leaks = |connect: &Connect<'_>, node: &str| {
+    let leaks = |connect: &Connect<'_>, node: &str, _: Many| {
         let client = connect();
         client.watch(node, "left behind").unwrap();
         client.wait_watch_event(SOON).unwrap();

@@ -263,6 +263,9 @@ impl Pair {
             }
         }
         let (theirs_tx, ours_tx) = self.numbers(link, tx);
+        if !self.theirs.takes(kind, theirs_tx) {
+            return Ok(false);
+        }
         let to_them = Asked {
             len: payload.len() as u32,
             ..self.asked(kind, theirs_tx)

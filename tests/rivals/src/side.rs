@@ -48,6 +48,11 @@ pub trait Side: fmt::Debug {
     /// The daemon is gone.
     fn hear_now(&mut self, link: Link) -> Result<Heard>;
 
+    /// Does this way lead such a request to the daemon, and its answer back? Then it is asked on both sides.
+    fn takes(&self, _kind: u32, _tx_id: u32) -> bool {
+        true
+    }
+
     /// Has the daemon ended, or will it at once? To be asked when a connection ends unexpectedly.
     fn has_died(&mut self) -> bool {
         false

@@ -3,7 +3,7 @@
 
 use pv_rivals::daemon::{self, Daemon, Rival};
 use pv_rivals::world::World;
-use pv_suite::{Case, Connect, Needs, Outcome, Place};
+use pv_suite::{Case, Connect, Many, Needs, Outcome, Place};
 use pv_xenstore::{Client, ServerConfig, ServerHandle};
 use std::io::Write;
 
@@ -88,7 +88,7 @@ fn xens_own_test_on_our_server() {
 /// What runs where it may not is not tried, and what goes wrong is told with its words.
 #[test]
 fn a_place_that_lacks_something_is_no_failure_and_a_wrong_daemon_is_one() {
-    fn wrong(connect: &Connect<'_>, node: &str) {
+    fn wrong(connect: &Connect<'_>, node: &str, _: Many) {
         assert_eq!(connect().read(node).unwrap(), b"what it is not");
     }
     on("xenstored-4.17", |place| {

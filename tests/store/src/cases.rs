@@ -5,7 +5,7 @@ use crate::part::Part;
 use libgnt::DomId;
 use pv_harness::error::Result;
 use pv_judges::checks::Check;
-use pv_suite::{Outcome, Place, Ran};
+use pv_suite::{Many, Outcome, Place, Ran};
 
 /// How much is shown of a panic, which may have whole lists in it.
 const SHOWN: usize = 400;
@@ -14,7 +14,7 @@ const SHOWN: usize = 400;
 ///
 /// # Errors
 /// Nobody is there.
-pub fn cases(over: &Over) -> Result<Part> {
+pub fn cases(over: &Over, many: Many) -> Result<Part> {
     let domid = over.domid()?;
     // Once, so that a daemon that is not there is an error and not as many failures.
     over.client()?;
@@ -29,6 +29,7 @@ pub fn cases(over: &Over) -> Result<Part> {
         domid,
         own_connection: !over.is_device(),
         node: &node,
+        many,
     };
     let checks = pv_suite::run_all(&place).iter().map(check).collect();
     Ok(Part { checks })

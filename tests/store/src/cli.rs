@@ -8,6 +8,7 @@ use clap::Subcommand;
 use libgnt::DomId;
 use pv_harness::error::{Error, Result};
 use pv_rivals::daemon::Rival;
+use pv_suite::Many;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ pub enum StoreCommand {
         /// socket: dom0's; device: /dev/xen/xenbus; or a socket's path
         #[arg(long, value_name = "WAY", default_value = "socket")]
         over: String,
+        /// A tenth of the requests, for a slow machine
+        #[arg(long)]
+        few: bool,
         /// One line of JSON
         #[arg(long)]
         json: bool,
@@ -83,7 +87,10 @@ pub enum StoreCommand {
 /// Exit status 2: nothing could be found out.
 pub fn run(command: &StoreCommand) -> Result<ExitCode> {
     match command {
-        StoreCommand::Cases { over, json } => cases(&Over::named(over))?.print(*json),
+        StoreCommand::Cases { over, few, json } => {
+            let many = if *few { Many::Few } else { Many::Usual };
+            cases(&Over::named(over), many)?.print(*json)
+        }
         StoreCommand::Histories {
             over,
             daemon,

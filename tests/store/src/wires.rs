@@ -102,6 +102,11 @@ impl Side for Wires {
         }
     }
 
+    /// Linux has no answer to the end of no transaction (`xenbus_dev_queue_reply`).
+    fn takes(&self, kind: u32, tx_id: u32) -> bool {
+        !self.over.is_device() || kind != Kind::TransactionEnd as u32 || tx_id != 0
+    }
+
     fn has_events_apart(&self) -> bool {
         self.over.is_device()
     }

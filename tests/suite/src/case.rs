@@ -5,10 +5,32 @@ use pv_xenstore::Client;
 use std::time::Duration;
 
 /// Nothing here takes so long; a loaded machine may.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// A new connection, always with the same rights.
 pub type Connect<'a> = dyn Fn() -> Client + Sync + 'a;
+
+/// How often a case does what it does often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Many {
+    /// As often as makes sense.
+    Usual,
+    /// A tenth of that: where a request takes tens of milliseconds.
+    Few,
+}
+
+impl Many {
+    /// So often.
+    pub fn of(self, usual: usize) -> usize {
+        match self {
+            Many::Usual => usual,
+            Many::Few => usual.div_ceil(10),
+        }
+    }
+}
+
+/// What a case does, over such connections and below a node.
+pub type Run = fn(&Connect<'_>, &str, Many);
 
 /// What a case needs besides a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +41,8 @@ pub enum Needs {
     Dom0,
     /// A connection of its own at the daemon, and not a part of a kernel's.
     OwnConnection,
+    /// More than a thousand requests, of which it would show no less with few.
+    Speed,
 }
 
 /// A case.
@@ -29,22 +53,18 @@ pub struct Case {
     /// What it needs.
     pub needs: Needs,
     /// What it does, below that node. It panics if something is wrong.
-    pub run: fn(&Connect<'_>, &str),
+    pub run: Run,
 }
 
 impl Case {
     /// One that runs everywhere.
-    pub(crate) const fn new(name: &'static str, run: fn(&Connect<'_>, &str)) -> Case {
+    pub(crate) const fn new(name: &'static str, run: Run) -> Case {
         let needs = Needs::Nothing;
         Case { name, needs, run }
     }
 
     /// One that has a need.
-    pub(crate) const fn with(
-        name: &'static str,
-        needs: Needs,
-        run: fn(&Connect<'_>, &str),
-    ) -> Case {
+    pub(crate) const fn with(name: &'static str, needs: Needs, run: Run) -> Case {
         Case { name, needs, run }
     }
 }
@@ -60,6 +80,8 @@ pub struct Place<'a> {
     pub own_connection: bool,
     /// An absolute path below which these rights can make nodes. What is in it is removed at the end.
     pub node: &'a str,
+    /// How often cases do what they do often.
+    pub many: Many,
 }
 
 impl<'a> Place<'a> {
@@ -70,6 +92,7 @@ impl<'a> Place<'a> {
             domid: DomId::DOM0,
             own_connection: true,
             node: "/pv-suite",
+            many: Many::Usual,
         }
     }
 
@@ -80,6 +103,7 @@ impl<'a> Place<'a> {
             Needs::OwnConnection if !self.own_connection => {
                 Some("it would take the kernel's own watches away")
             }
+            Needs::Speed if self.many == Many::Few => Some("it takes too many requests here"),
             _ => None,
         }
     }

@@ -22,7 +22,7 @@ mod transactions;
 
 mod watches;
 
-pub use case::{Case, Connect, Needs, Place, SOON};
+pub use case::{Case, Connect, Many, Needs, Place, Run, SOON};
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -63,7 +63,7 @@ pub fn run_case(case: &Case, place: &Place<'_>) {
     let client = (place.connect)();
     let node = format!("{}/{}", place.node, case.name);
     client.mkdir(&node).unwrap();
-    (case.run)(place.connect, &node);
+    (case.run)(place.connect, &node, place.many);
     // The directory that the cases are in goes with its last node, and none above it.
     let above = place.node.rsplit_once('/').map_or("", |(above, _)| above);
     let kept = if above.is_empty() { "/" } else { above };

@@ -1,6 +1,6 @@
 //! Nodes, domains, and many requests at once.
 
-use crate::case::{Case, Connect, Needs, SOON};
+use crate::case::{Case, Connect, Many, Needs, SOON};
 use libgnt::DomId;
 use pv_xenstore::client::{Features, QuotaOf, Request};
 use pv_xenstore::{Client, Error, Permission, Rights};
@@ -21,7 +21,11 @@ pub const CASES: &[Case] = &[
         every_thread_of_one_connection_gets_its_own_answer,
     ),
     Case::new("tickets", submitted_requests_are_done_in_order),
-    Case::new("busy", a_connection_has_a_limit_of_requests_in_flight),
+    Case::with(
+        "busy",
+        Needs::Speed,
+        a_connection_has_a_limit_of_requests_in_flight,
+    ),
     Case::new("read-many", many_nodes_are_read_at_once),
     Case::with(
         "tree",
@@ -32,7 +36,7 @@ pub const CASES: &[Case] = &[
     Case::new("daemon", what_only_later_daemons_have_is_refused_by_name),
 ];
 
-fn values_are_bytes(connect: &Connect<'_>, node: &str) {
+fn values_are_bytes(connect: &Connect<'_>, node: &str, _: Many) {
     let dom0 = connect();
     for value in [&b""[..], b"\0", b"a\0b", b"\xff\xfe", b"text", &[7; 1900]] {
         dom0.write(node, value).unwrap();
@@ -41,7 +45,7 @@ fn values_are_bytes(connect: &Connect<'_>, node: &str) {
     assert_eq!(dom0.try_read(&format!("{node}/none")).unwrap(), None);
 }
 
-fn errors_name_the_operation_the_path_and_the_errno(connect: &Connect<'_>, node: &str) {
+fn errors_name_the_operation_the_path_and_the_errno(connect: &Connect<'_>, node: &str, _: Many) {
     let dom0 = connect();
     let none = format!("{node}/none");
     let below = format!("{none}/below");
@@ -75,7 +79,7 @@ fn errors_name_the_operation_the_path_and_the_errno(connect: &Connect<'_>, node:
         .expect("the connection is as good as before");
 }
 
-fn permissions_come_back(connect: &Connect<'_>, node: &str) {
+fn permissions_come_back(connect: &Connect<'_>, node: &str, _: Many) {
     let dom0 = connect();
     let perms = [
         Permission::new(Rights::None, DomId::DOM0),
@@ -109,14 +113,14 @@ fn fill(client: &Client, node: &str, count: usize) -> Vec<String> {
     names
 }
 
-fn a_long_directory_comes_whole(connect: &Connect<'_>, node: &str) {
+fn a_long_directory_comes_whole(connect: &Connect<'_>, node: &str, _: Many) {
     let dom0 = connect();
     assert_eq!(dom0.directory(node).unwrap(), Vec::<String>::new());
     let names = fill(&dom0, node, 400);
     assert_eq!(sorted(dom0.directory(node).unwrap()), names);
 }
 
-fn a_long_directory_that_changes_comes_from_one_moment(connect: &Connect<'_>, node: &str) {
+fn a_long_directory_that_changes_comes_from_one_moment(connect: &Connect<'_>, node: &str, _: Many) {
     let dom0 = connect();
     let names = fill(&dom0, node, 300);
     let one = format!("{node}/{}", names[0]);
@@ -145,16 +149,20 @@ fn a_long_directory_that_changes_comes_from_one_moment(connect: &Connect<'_>, no
     });
 }
 
-fn every_thread_of_one_connection_gets_its_own_answer(connect: &Connect<'_>, node: &str) {
+fn every_thread_of_one_connection_gets_its_own_answer(
+    connect: &Connect<'_>,
+    node: &str,
+    many: Many,
+) {
     const THREADS: usize = 16;
-    const EACH: usize = 50;
+    let each = many.of(50);
     let dom0 = connect();
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
             let client = dom0.clone();
             scope.spawn(move || {
                 let path = format!("{node}/{thread}");
-                for round in 0..EACH {
+                for round in 0..each {
                     let value = format!("{thread} {round}");
                     client.write(&path, &value).unwrap();
                     assert_eq!(client.read_string(&path).unwrap(), value);
@@ -166,7 +174,7 @@ fn every_thread_of_one_connection_gets_its_own_answer(connect: &Connect<'_>, nod
     });
 }
 
-fn submitted_requests_are_done_in_order(connect: &Connect<'_>, node: &str) {
+fn submitted_requests_are_done_in_order(connect: &Connect<'_>, node: &str, _: Many) {
     let dom0 = connect();
     let mut first = dom0.submit(Request::write(node, "1")).unwrap();
     let forgotten = dom0.submit(Request::write(node, "2")).unwrap();
@@ -182,7 +190,7 @@ fn submitted_requests_are_done_in_order(connect: &Connect<'_>, node: &str) {
     assert!(matches!(first.wait(SOON), Err(Error::Invalid(_))));
 }
 
-fn a_connection_has_a_limit_of_requests_in_flight(connect: &Connect<'_>, node: &str) {
+fn a_connection_has_a_limit_of_requests_in_flight(connect: &Connect<'_>, node: &str, _: Many) {
     let dom0 = connect();
     let mut tickets = Vec::new();
     let limit = loop {
@@ -199,15 +207,15 @@ fn a_connection_has_a_limit_of_requests_in_flight(connect: &Connect<'_>, node: &
     dom0.submit(Request::read(node)).expect("room again");
 }
 
-fn many_nodes_are_read_at_once(connect: &Connect<'_>, node: &str) {
-    const MANY: usize = 3000;
+fn many_nodes_are_read_at_once(connect: &Connect<'_>, node: &str, many: Many) {
+    let count = many.of(3000);
     let dom0 = connect();
     let path = |n: usize| format!("{node}/{}", n % 10);
     for n in (0..10).step_by(2) {
         dom0.write(&path(n), n.to_string()).unwrap();
     }
-    let values = dom0.read_many((0..MANY).map(path)).unwrap();
-    assert_eq!(values.len(), MANY);
+    let values = dom0.read_many((0..count).map(path)).unwrap();
+    assert_eq!(values.len(), count);
     for (n, value) in values.into_iter().enumerate() {
         let expected = (n % 2 == 0).then(|| (n % 10).to_string().into_bytes());
         assert_eq!(value, expected, "{n}");
@@ -221,7 +229,7 @@ fn many_nodes_are_read_at_once(connect: &Connect<'_>, node: &str) {
     assert!(inside.unwrap()[0].is_some());
 }
 
-fn a_tree_is_made_and_removed_without_a_trace(connect: &Connect<'_>, node: &str) {
+fn a_tree_is_made_and_removed_without_a_trace(connect: &Connect<'_>, node: &str, _: Many) {
     let dom0 = connect();
     let perms = vec![Permission::new(Rights::Read, DomId::DOM0)];
     let device = format!("{node}/a/b/c");
@@ -254,7 +262,7 @@ fn a_tree_is_made_and_removed_without_a_trace(connect: &Connect<'_>, node: &str)
     assert!(!dom0.exists(&device).unwrap());
 }
 
-fn what_is_asked_about_domains(connect: &Connect<'_>, _: &str) {
+fn what_is_asked_about_domains(connect: &Connect<'_>, _: &str, _: Many) {
     const NOBODY: DomId = DomId(31_999);
     let dom0 = connect();
     assert_eq!(dom0.domain_path(DomId(5)).unwrap(), "/local/domain/5");
@@ -271,7 +279,7 @@ fn what_is_asked_about_domains(connect: &Connect<'_>, _: &str) {
     dom0.read("/").expect("the connection is as good as before");
 }
 
-fn what_only_later_daemons_have_is_refused_by_name(connect: &Connect<'_>, node: &str) {
+fn what_only_later_daemons_have_is_refused_by_name(connect: &Connect<'_>, node: &str, _: Many) {
     let dom0 = connect();
     // oxenstored says OK to a command that it does not know.
     let unknown = dom0.control(&["pv-no-such-command"]);

@@ -1,6 +1,6 @@
 //! Transactions.
 
-use crate::case::{Case, Connect};
+use crate::case::{Case, Connect, Many};
 use pv_xenstore::Error;
 use pv_xenstore::client::Attempts;
 use rustix::io::Errno;
@@ -16,9 +16,9 @@ pub const CASES: &[Case] = &[
     Case::new("span", a_transaction_of_ones_own),
 ];
 
-fn transactions_collide_and_all_increments_count(connect: &Connect<'_>, node: &str) {
+fn transactions_collide_and_all_increments_count(connect: &Connect<'_>, node: &str, many: Many) {
     const THREADS: usize = 4;
-    const EACH: usize = 25;
+    let each = many.of(25);
     let patient = Attempts {
         most: 1000,
         ..Attempts::default()
@@ -34,7 +34,7 @@ fn transactions_collide_and_all_increments_count(connect: &Connect<'_>, node: &s
                 connect()
             };
             scope.spawn(move || {
-                for _ in 0..EACH {
+                for _ in 0..each {
                     let added = client.transaction_with(patient, |tx| {
                         let n: usize = tx.read_parsed(node)?;
                         tx.write(node, (n + 1).to_string())
@@ -44,10 +44,14 @@ fn transactions_collide_and_all_increments_count(connect: &Connect<'_>, node: &s
             });
         }
     });
-    assert_eq!(shared.read_parsed::<usize>(node).unwrap(), THREADS * EACH);
+    assert_eq!(shared.read_parsed::<usize>(node).unwrap(), THREADS * each);
 }
 
-fn a_transaction_that_always_collides_ends_at_its_limit(connect: &Connect<'_>, node: &str) {
+fn a_transaction_that_always_collides_ends_at_its_limit(
+    connect: &Connect<'_>,
+    node: &str,
+    _: Many,
+) {
     let (one, other) = (connect(), connect());
     for most in [1, 3] {
         let attempts = Attempts {
@@ -71,7 +75,7 @@ fn a_transaction_that_always_collides_ends_at_its_limit(connect: &Connect<'_>, n
     assert!(!one.exists(&format!("{node}/x")).unwrap());
 }
 
-fn what_is_not_committed_is_not_seen(connect: &Connect<'_>, node: &str) {
+fn what_is_not_committed_is_not_seen(connect: &Connect<'_>, node: &str, _: Many) {
     let client = connect();
     let (x, none) = (format!("{node}/x"), format!("{node}/none"));
     for _ in 0..30 {
@@ -86,7 +90,7 @@ fn what_is_not_committed_is_not_seen(connect: &Connect<'_>, node: &str) {
     assert!(!client.exists(&x).unwrap());
 }
 
-fn a_transaction_of_ones_own(connect: &Connect<'_>, node: &str) {
+fn a_transaction_of_ones_own(connect: &Connect<'_>, node: &str, _: Many) {
     let (client, other) = (connect(), connect());
     // A daemon may say EAGAIN for reasons of its own: oxenstored does with `test-eagain`.
     let committed = (0..100).any(|_| {

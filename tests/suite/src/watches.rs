@@ -1,6 +1,6 @@
 //! Watches.
 
-use crate::case::{Case, Connect, Needs, SOON};
+use crate::case::{Case, Connect, Many, Needs, SOON};
 use pv_xenstore::path::{INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 use pv_xenstore::{Error, Watch};
 use rustix::io::Errno;
@@ -31,7 +31,7 @@ fn next(watch: &Watch) -> (String, bool) {
     (event.path, event.first)
 }
 
-fn the_first_event_is_told_apart(connect: &Connect<'_>, node: &str) {
+fn the_first_event_is_told_apart(connect: &Connect<'_>, node: &str, _: Many) {
     let (client, writer) = (connect(), connect());
     let watch = client.watching(node).unwrap();
     assert_eq!(next(&watch), (node.to_owned(), true));
@@ -57,7 +57,7 @@ fn the_first_event_is_told_apart(connect: &Connect<'_>, node: &str) {
     );
 }
 
-fn tokens_of_ones_own_come_in_the_common_queue(connect: &Connect<'_>, node: &str) {
+fn tokens_of_ones_own_come_in_the_common_queue(connect: &Connect<'_>, node: &str, _: Many) {
     let client = connect();
     client.watch(node, "token").unwrap();
     let event = client.wait_watch_event(SOON).unwrap().unwrap();
@@ -73,7 +73,7 @@ fn tokens_of_ones_own_come_in_the_common_queue(connect: &Connect<'_>, node: &str
     client.unwatch(node, "token").unwrap();
 }
 
-fn several_paths_come_in_one_queue(connect: &Connect<'_>, node: &str) {
+fn several_paths_come_in_one_queue(connect: &Connect<'_>, node: &str, _: Many) {
     let client = connect();
     let paths = [format!("{node}/a"), format!("{node}/b")];
     let watch = client.watching_all(&paths).unwrap();
@@ -87,7 +87,7 @@ fn several_paths_come_in_one_queue(connect: &Connect<'_>, node: &str) {
     assert_eq!(bad.errno(), Some(Errno::INVAL));
 }
 
-fn a_dropped_watch_is_gone(connect: &Connect<'_>, node: &str) {
+fn a_dropped_watch_is_gone(connect: &Connect<'_>, node: &str, _: Many) {
     let client = connect();
     let watch = client.watching(node).unwrap();
     next(&watch);
@@ -100,9 +100,9 @@ fn a_dropped_watch_is_gone(connect: &Connect<'_>, node: &str) {
     assert_eq!(again.try_next().unwrap(), None);
 }
 
-fn watches_that_come_and_go_leave_nothing(connect: &Connect<'_>, node: &str) {
+fn watches_that_come_and_go_leave_nothing(connect: &Connect<'_>, node: &str, many: Many) {
     let client = connect();
-    for _ in 0..500 {
+    for _ in 0..many.of(500) {
         let watch = client.watching(node).unwrap();
         assert!(watch.paths() == [node]);
     }
@@ -112,7 +112,7 @@ fn watches_that_come_and_go_leave_nothing(connect: &Connect<'_>, node: &str) {
     assert!(client.next_watch_event().unwrap().is_none());
 }
 
-fn special_watches_fire_when_they_are_set(connect: &Connect<'_>, _: &str) {
+fn special_watches_fire_when_they_are_set(connect: &Connect<'_>, _: &str, _: Many) {
     let client = connect();
     for path in [INTRODUCE_DOMAIN, RELEASE_DOMAIN] {
         let watch = client.watching(path).unwrap();
@@ -120,7 +120,7 @@ fn special_watches_fire_when_they_are_set(connect: &Connect<'_>, _: &str) {
     }
 }
 
-fn after_a_reset_nothing_is_watched(connect: &Connect<'_>, node: &str) {
+fn after_a_reset_nothing_is_watched(connect: &Connect<'_>, node: &str, _: Many) {
     let client = connect();
     client.watch(node, "t").unwrap();
     client.wait_watch_event(SOON).unwrap().unwrap();
@@ -135,7 +135,7 @@ fn after_a_reset_nothing_is_watched(connect: &Connect<'_>, node: &str) {
     client.watch(node, "t").expect("not watched any more");
 }
 
-fn waiting_for_a_condition(connect: &Connect<'_>, node: &str) {
+fn waiting_for_a_condition(connect: &Connect<'_>, node: &str, _: Many) {
     let (client, writer) = (connect(), connect());
     let path = format!("{node}/state");
     let is = |wanted: &'static str| {
@@ -162,15 +162,15 @@ fn waiting_for_a_condition(connect: &Connect<'_>, node: &str) {
 
 /// One thread waits for an event that does not come; another's requests on the same connection go on, and
 /// the events that they take in come to the first.
-fn a_waiting_thread_hinders_no_other(connect: &Connect<'_>, node: &str) {
+fn a_waiting_thread_hinders_no_other(connect: &Connect<'_>, node: &str, many: Many) {
     let client = connect();
     let watch = client.watching(&format!("{node}/flag")).unwrap();
     next(&watch);
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| next(&watch));
-        for n in 0..200 {
+        for n in 0..many.of(200) {
             client.write(node, n.to_string()).unwrap();
-            assert_eq!(client.read_parsed::<u32>(node).unwrap(), n);
+            assert_eq!(client.read_parsed::<usize>(node).unwrap(), n);
         }
         client.write(&format!("{node}/flag"), "1").unwrap();
         // Requests go on, and one of them may take the event in.
