@@ -145,9 +145,10 @@ impl Wire {
                 continue;
             };
             let kind = word(0);
-            each(Message { kind, payload })?;
+            // It is taken, whatever is thought of it.
             self.start += HEADER_BYTES + bytes;
             left -= 1;
+            each(Message { kind, payload })?;
         }
         Ok(())
     }

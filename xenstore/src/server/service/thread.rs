@@ -164,14 +164,16 @@ impl Service {
 
     /// How long to sleep, if nothing happens.
     fn timeout(&mut self) -> Option<Duration> {
-        if !self.ready.is_empty() {
-            return Some(Duration::ZERO);
-        }
+        let is_busy = !self.ready.is_empty();
         let mut soonest = self.accept_again.then_some(ACCEPT_AGAIN);
         let mut by = |wait: Duration| soonest = Some(soonest.map_or(wait, |it| it.min(wait)));
+        if is_busy {
+            by(Duration::ZERO);
+        }
         if self.held.is_empty() && self.saver.is_none() {
             return soonest;
         }
+        // However busy it is: nobody's file or turn waits for others to be quiet.
         let now = monotonic();
         if let Some(saver) = &mut self.saver {
             let (version, server) = (self.server.version(), &self.server);
