@@ -119,6 +119,20 @@ pub const ALL: &[Known] = &[
         },
     },
     Known {
+        id: "absent-domain",
+        of: "xenstored",
+        what: "INTRODUCE of a number that no domain has: fine",
+        why: "xenstored asks Xen for the ring page, and says EINVAL; our server has no Xen to ask",
+        after: After::Ends,
+        is_it: |seen| {
+            is_c(seen)
+                && seen.kind == Kind::Introduce as u32
+                && errno(seen.theirs) == Some("EINVAL")
+                && errno(seen.ours).is_none()
+                && leading_number(seen.payload).is_some_and(|domid| !DOMAINS.contains(&domid))
+        },
+    },
+    Known {
         id: "odd-special-watch",
         of: "xenstored",
         what: "a watch on a path that begins with @ and has a byte that no path has: EINVAL",
@@ -285,6 +299,12 @@ fn usage(messages: &[Message]) -> Option<(u16, Vec<String>)> {
         .ok()
         .filter(|_| *kind == Kind::Control as u32)?;
     Some((domid, lines.map(str::to_owned).collect()))
+}
+
+/// The number that a payload begins with.
+fn leading_number(payload: &[u8]) -> Option<u16> {
+    let end = payload.iter().position(|byte| !byte.is_ascii_digit())?;
+    std::str::from_utf8(&payload[..end]).ok()?.parse().ok()
 }
 
 /// The first permission's number.
@@ -461,6 +481,21 @@ mod tests {
         ] {
             let id = known(rival, SetPerms, payload, error("ENOENT"), fine(SetPerms));
             assert_eq!(id, expected, "{rival} {}", payload.escape_ascii());
+        }
+        for (payload, expected) in [
+            (&b"655.5\x005\x007\0"[..], Some("absent-domain")),
+            (b"3\x005\x007\0", None),
+            (b"x\x005\x007\0", None),
+        ] {
+            let introduce = Kind::Introduce;
+            let id = known(
+                "xenstored-4.20",
+                introduce,
+                payload,
+                error("EINVAL"),
+                fine(introduce),
+            );
+            assert_eq!(id, expected, "{}", payload.escape_ascii());
         }
         let (silent, closed) = (Message::Nothing, Message::Closed);
         for (rival, payload, expected) in [

@@ -110,6 +110,12 @@ impl Daemon {
         }
     }
 
+    /// Has the path of UNWATCH to keep to the quota? Before, a watch from before the quota was made
+    /// smaller could go (`do_unwatch`).
+    pub(super) fn limits_paths_of_unwatch(self) -> bool {
+        self > Daemon::C417
+    }
+
     /// What UNWATCH of something that is no path is (`do_unwatch`).
     pub(super) fn unwatch_of_no_path(self) -> Errno {
         if self <= Daemon::C417 {

@@ -3,9 +3,9 @@
 use super::super::watch::{ConnId, NewWatch};
 use super::arguments::{Answer, invalid, number, ok, terminated, two};
 use super::{Action, Server};
-use crate::path::Path;
+use crate::path::{Limit, Path};
 use crate::perms::Caller;
-use crate::wire::Packet;
+use crate::wire::{PAYLOAD_MAX_BYTES, Packet};
 use rustix::io::Errno;
 
 impl Server {
@@ -55,7 +55,10 @@ impl Server {
 
     pub(super) fn unwatch(&mut self, conn: ConnId, caller: Caller, payload: &[u8]) -> Answer {
         let [text, token] = two(payload)?;
-        let limit = self.path_limit(caller);
+        let limit = match self.settings.daemon.limits_paths_of_unwatch() {
+            true => self.path_limit(caller),
+            false => Limit::below_home(PAYLOAD_MAX_BYTES),
+        };
         let removed = match Path::parse_within(text, caller.domid, limit) {
             // The device compares the path with those that its file gave it, and knows no error.
             Ok((path, relative)) if self.is_device(conn) => {

@@ -27,6 +27,14 @@ fn a_nodes_limit() {
 fn unwatch_of_no_path() {
     of(Daemon::C417).run(&[("1 UNWATCH a//b|t", "ENOENT", &[])]);
     of(Daemon::C420).run(&[("1 UNWATCH a//b|t", "EINVAL", &[])]);
+    // A path that became too long.
+    for (daemon, answer) in [(Daemon::C417, "OK"), (Daemon::C420, "EINVAL")] {
+        of(daemon).run(&[
+            ("1 WATCH data/a|t", "OK", &["1: data/a t"]),
+            ("0 CONTROL quota|set|path-max|5", "OK", &[]),
+            ("1 UNWATCH data/a|t", answer, &[]),
+        ]);
+    }
 }
 
 #[test]
