@@ -51,16 +51,23 @@ fn a_server_that_is_broken_on_purpose_is_found_out() {
     let Some((rival, place)) = place("oxenstored-4.20") else {
         return;
     };
-    for sabotage in [
+    let sabotages = [
         StoreSabotage::TellsEverybody,
         StoreSabotage::IgnoresConflicts,
-    ] {
-        let plan = Plan {
-            requests: 20_000,
-            sabotage: Some(sabotage),
-            ..PLAN
-        };
-        let found = run(rival, &place, plan).unwrap().found;
+    ];
+    let found = sabotages.map(|sabotage| {
+        let place = place.clone();
+        std::thread::spawn(move || {
+            let plan = Plan {
+                requests: 20_000,
+                sabotage: Some(sabotage),
+                ..PLAN
+            };
+            run(rival, &place, plan).unwrap().found
+        })
+    });
+    for (thread, sabotage) in found.into_iter().zip(sabotages) {
+        let found = thread.join().unwrap();
         let found = found.unwrap_or_else(|| panic!("{sabotage:?} was not noticed"));
         assert!(found.steps.len() <= 20, "{}", found.lines(rival, PLAN.each));
     }

@@ -85,6 +85,11 @@ impl Daemon {
         self != Daemon::O414
     }
 
+    /// Does oxenstored count nodes that were never counted as fewer than none?
+    pub(super) fn counts_below_nothing(self) -> bool {
+        self != Daemon::O414
+    }
+
     /// What each node takes beside permissions, value and names: `struct xs_tdb_record_hdr` until
     /// 4.17, `struct node_hdr` then (`calc_node_acc_size`).
     pub(super) fn node_header_bytes(self) -> usize {

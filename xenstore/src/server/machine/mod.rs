@@ -114,7 +114,7 @@ impl Server {
 
     fn with_tree(settings: Settings, tree: Tree) -> Server {
         Server {
-            ocaml: Books::new(!settings.daemon.lists_by_age(), &tree),
+            ocaml: Books::new(settings.daemon, &tree),
             tree,
             watches: Watches::default(),
             connections: BTreeMap::new(),

@@ -1,5 +1,6 @@
 //! What an oxenstored keeps beside the tree.
 
+use super::super::daemon::Daemon;
 use super::super::store::Tree;
 use super::super::store::grant::Grant;
 use super::counts::Counts;
@@ -47,10 +48,10 @@ pub struct Change<'a> {
 
 impl Books {
     /// Of a server that begins.
-    pub fn new(sorted: bool, tree: &Tree) -> Books {
+    pub fn new(daemon: Daemon, tree: &Tree) -> Books {
         Books {
-            counts: Counts::of(tree),
-            watches: Watches::new(sorted),
+            counts: Counts::of(tree, daemon.counts_below_nothing()),
+            watches: Watches::new(!daemon.lists_by_age()),
             rings: BTreeMap::new(),
             deaths: 0,
         }

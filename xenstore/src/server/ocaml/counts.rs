@@ -6,13 +6,17 @@ use libgnt::DomId;
 use std::collections::BTreeMap;
 
 /// See the module.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts(BTreeMap<DomId, isize>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counts {
+    nodes: BTreeMap<DomId, isize>,
+    /// Can it be less than nothing? The root, which is not counted, can be removed.
+    signed: bool,
+}
 
 impl Counts {
     /// Of a tree. The root is nobody's.
-    pub fn of(tree: &Tree) -> Counts {
-        let mut counts = Counts::default();
+    pub fn of(tree: &Tree, signed: bool) -> Counts {
+        let mut counts = Counts::none(signed);
         for (path, node) in tree.subtree("/") {
             if path != "/" {
                 counts.add(node.grant().owner(), 1);
@@ -21,9 +25,16 @@ impl Counts {
         counts
     }
 
+    fn none(signed: bool) -> Counts {
+        Counts {
+            nodes: BTreeMap::new(),
+            signed,
+        }
+    }
+
     /// A domain's; `None` is not counted.
     pub fn get(&self, domid: DomId) -> Option<isize> {
-        self.0.get(&domid).copied()
+        self.nodes.get(&domid).copied()
     }
 
     /// Has a domain so many or more?
@@ -34,21 +45,24 @@ impl Counts {
 
     /// So many more.
     pub fn add(&mut self, domid: DomId, more: isize) {
-        let count = self.0.entry(domid).or_default();
+        if more < 0 && !self.signed && self.get(domid).is_none() {
+            return;
+        }
+        let count = self.nodes.entry(domid).or_default();
         *count += more;
         if *count == 0 {
-            self.0.remove(&domid);
+            self.nodes.remove(&domid);
         }
     }
 
     /// A domain is no more.
     pub fn forget(&mut self, domid: DomId) {
-        self.0.remove(&domid);
+        self.nodes.remove(&domid);
     }
 
     /// What was counted in a copy since this was `before`, but for domains that own nothing there any more.
     pub fn merge(&mut self, before: &Counts, copy: &Counts) {
-        for (domid, count) in &copy.0 {
+        for (domid, count) in &copy.nodes {
             let more = count - before.get(*domid).unwrap_or(0);
             if more != 0 {
                 self.add(*domid, more);
@@ -64,7 +78,7 @@ mod tests {
     #[test]
     fn a_copys_counts_are_added() {
         let of = |all: &[(u16, isize)]| {
-            let mut counts = Counts::default();
+            let mut counts = Counts::none(true);
             all.iter()
                 .for_each(|(domid, count)| counts.add(DomId(*domid), *count));
             counts
@@ -78,6 +92,11 @@ mod tests {
         assert!(live.is_over(DomId(1), 8));
         assert!(!live.is_over(DomId(1), 9));
         assert!(!live.is_over(DomId(4), 0));
+        for (signed, left) in [(true, Some(-1)), (false, None)] {
+            let mut counts = Counts::none(signed);
+            counts.add(DomId(0), -1);
+            assert_eq!(counts.get(DomId(0)), left);
+        }
         live.forget(DomId(1));
         assert_eq!(live.get(DomId(1)), None);
     }

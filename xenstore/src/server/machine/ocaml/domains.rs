@@ -186,10 +186,10 @@ impl Server {
             }
             [b"quota", domid, ..] => match text::number(domid) {
                 Some(number) => {
-                    let domid = u16::try_from(number).map_or(DomId::SELF, DomId);
-                    let most = self.quotas_of(domid).nodes;
                     let counts = inside.map_or(&self.ocaml.counts, |inside| &inside.counts);
-                    let text = match counts.get(domid) {
+                    let domid = u16::try_from(number).ok().map(DomId);
+                    let most = self.settings.quotas.nodes;
+                    let text = match domid.and_then(|domid| counts.get(domid)) {
                         None => format!("dom{number} quota: not set\0"),
                         Some(nodes) => format!("dom{number} quota: {nodes}/{most}\0"),
                     };
