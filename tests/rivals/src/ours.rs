@@ -55,6 +55,8 @@ impl Ours {
     /// not.
     pub fn with_rights(mut self, domid: DomId, device: bool) -> Ours {
         self.sockets = (domid, device);
+        // Each watch of a file is one of its own to the daemon, whatever its path and token are.
+        self.merges &= !device;
         self
     }
 
@@ -164,6 +166,20 @@ impl Ours {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_and_token_twice_on_the_device_are_two_events() {
+        let link = Link::Socket(0);
+        let mut ours = Ours::playing(Daemon::C417, None).with_rights(DomId::DOM0, true);
+        ours.open(link);
+        let mut ask = |kind, text: &[u8]| {
+            ours.ask(link, Packet::new(kind, 1, 0, text));
+            std::iter::from_fn(|| ours.hear(link)).count()
+        };
+        ask(Kind::Watch, b"/a\0t\0");
+        ask(Kind::Watch, b"/a\0t\0");
+        assert_eq!(ask(Kind::Mkdir, b"/a\0"), 3, "the answer and two events");
+    }
 
     #[test]
     fn equal_events_are_one_but_for_special_watches() {

@@ -184,7 +184,12 @@ impl Scene {
                     let domid = there[(number - 1) % there.len()];
                     [&entry[..1], domid.0.to_string().as_bytes()].concat()
                 }
-                _ => entry.to_vec(),
+                Some(_) => entry.to_vec(),
+                // What a daemon reads as a number may be one of a domain that there is not; dom0 always is.
+                None => {
+                    let zero = |byte: &u8| if byte.is_ascii_digit() { b'0' } else { *byte };
+                    entry.iter().map(zero).collect()
+                }
             }
         };
         let entries: Vec<Vec<u8>> = entries.split(|byte| *byte == 0).map(one).collect();
@@ -255,10 +260,11 @@ mod tests {
         let scene = scene(3, true);
         let mapped = scene.payload(
             Kind::SetPerms as u32,
-            b"/a/b\0n1\0r2\0b3\0r0\0r32752\0x1\0".to_vec(),
+            b"/a/b\0n1\0r2\0b3\0r0\0r32752\0x1\0b 1\0n0x2\0r1x\0n03\0".to_vec(),
         );
         let expected =
-            b"/local/domain/3/data/pv-history/a/b\0n3\0r7\0b3\0r0\0r32752\0x3\0".to_vec();
+            b"/local/domain/3/data/pv-history/a/b\0n3\0r7\0b3\0r0\0r32752\0x3\0b 0\0n0x0\0r0x\0n3\0"
+                .to_vec();
         assert_eq!(mapped, expected, "{}", mapped.escape_ascii());
         let mapped = scene.payload(Kind::Read as u32, b"a/b".to_vec());
         assert_eq!(mapped, b"data/pv-history/a/b");
