@@ -2,7 +2,7 @@
 //! headers are looked at, so that the daemon is what is measured.
 
 use crate::error::{Result, RivalError};
-use pv_xenstore::wire::{HEADER_BYTES, Kind, PAYLOAD_MAX_BYTES, Packet};
+use pv_xenstore::wire::{HEADER_BYTES, Kind, Packet};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 /// Longer than any answer and some events.
 const BUFFER_BYTES: usize = 256 << 10;
-/// A message of a daemon that keeps to the protocol has room in a buffer that has this much free.
-const MESSAGE_BYTES: usize = HEADER_BYTES + PAYLOAD_MAX_BYTES;
+/// The longest message that is taken: oxenstored's list of the long directory, which is far longer than a
+/// message may be. The buffer has room for it.
+const MESSAGE_BYTES: usize = 128 << 10;
 
 /// How long something that is measured may take.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -137,7 +138,7 @@ impl Wire {
             };
             let word = |at: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|n| header[at + n]));
             let bytes = word(12) as usize;
-            if bytes > PAYLOAD_MAX_BYTES {
+            if bytes > MESSAGE_BYTES - HEADER_BYTES {
                 return Err(self.failed(ErrorKind::InvalidData.into()));
             }
             let Some(payload) = rest.get(..bytes) else {
