@@ -222,8 +222,8 @@ pub const ALL: &[Known] = &[
     Known {
         id: "memory-of-transactions",
         of: "xenstored",
-        what: "CONTROL quota of a domain with open transactions, or of dom0: about how many bytes they take",
-        why: "xenstored counts what it stores for them, with numbers of its own",
+        what: "CONTROL quota of a domain with open transactions: about how many bytes they take; of dom0 its programs' watches and transactions, too",
+        why: "xenstored counts what it stores for them, with numbers of its own, and may count programs that have gone",
         after: After::Same,
         is_it: |seen| {
             let (Some((domid, theirs)), Some((same, ours))) =
@@ -231,9 +231,9 @@ pub const ALL: &[Known] = &[
             else {
                 return false;
             };
-            // Until 4.17 it knows only of those of dom0's ring.
-            let differ = ["memory", "transactions "];
-            let differ = &differ[..if domid == 0 { 2 } else { 1 }];
+            // Of dom0's programs it knows late, or never, which have gone.
+            let differ = ["memory", "transactions ", "watches "];
+            let differ = &differ[..if domid == 0 { 3 } else { 1 }];
             let all_but_memory = |lines: &[String]| {
                 let is_same = |line: &&String| !differ.iter().any(|name| line.starts_with(name));
                 lines.iter().filter(is_same).cloned().collect::<Vec<_>>()
@@ -244,7 +244,7 @@ pub const ALL: &[Known] = &[
             is_c(seen)
                 && domid == same
                 && all_but_memory(&theirs) == all_but_memory(&ours)
-                && (has_open || domid == 0 && seen.rival.version != "4.20")
+                && (has_open || domid == 0)
                 && events_agree(seen)
         },
     },
@@ -572,7 +572,7 @@ mod tests {
             (usage(1, 5, 60, 0), usage(1, 5, 70, 0), None),
             (usage(1, 5, 60, 1), usage(1, 6, 60, 1), None),
             (usage(1, 5, 60, 1), usage(2, 5, 60, 1), None),
-            (usage(0, 5, 60, 0), usage(0, 5, 70, 0), None),
+            (usage(0, 5, 60, 0), usage(0, 6, 60, 0), None),
             (
                 usage(4, 0, 0, 0),
                 error("ENOENT"),
