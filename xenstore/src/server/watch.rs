@@ -106,7 +106,9 @@ impl Watches {
             });
     }
 
-    /// Removes one, of those that were registered so, if that counts. False: there is none.
+    /// Removes one, of those that were registered so, if that counts. False: there is none. Only a device has
+    /// more than one of a path and token: of these it removes the newest, which is first in Linux' list
+    /// (`xenbus_write_watch`, `drivers/xen/xenbus/xenbus_dev_frontend.c`).
     pub fn remove(
         &mut self,
         conn: ConnId,
@@ -117,7 +119,7 @@ impl Watches {
         let Some(watches) = self.by_path.get_mut(path) else {
             return false;
         };
-        let index = watches.iter().position(|w| {
+        let index = watches.iter().rposition(|w| {
             w.conn == conn && *w.token == *token && relative.is_none_or(|it| it == w.relative)
         });
         let Some(index) = index else {

@@ -120,6 +120,12 @@ fn the_device_keeps_its_own_list_of_watches() {
         ("101 UNWATCH data|t", "OK", &[]),
         ("1 WRITE data|x~", "OK", &[]),
         ("101 WATCH da.ta|t", "EINVAL", &[]),
+        // Of two alike the newer one goes: what stays is in its old place.
+        ("101 WATCH data|t", "OK", &["101: data t"]),
+        ("101 WATCH data|s", "OK", &["101: data s"]),
+        ("101 WATCH data|t", "OK", &["101: data t"]),
+        ("101 UNWATCH data|t", "OK", &[]),
+        ("1 WRITE data|x~", "OK", &["101: data t", "101: data s"]),
     ]);
 }
 
