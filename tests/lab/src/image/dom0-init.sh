@@ -18,7 +18,12 @@ until [ -S /run/xenstored/socket ]; do
     [ $tries -lt 100 ] || { echo "LAB: failed to reach xenstored"; break; }
     sleep 0.1
 done
-timeout 20 xen-init-dom0 >/dev/null || echo "LAB: failed to initialise dom0's nodes"
+timeout 20 xen-init-dom0 >/dev/null || {
+    # What the daemon does instead of answering.
+    for daemon in $(pidof xenstored oxenstored); do cat /proc/$daemon/stack; done
+    cat /var/log/xen/*xenstored* 2>/dev/null
+    echo "LAB: failed to initialise dom0's nodes"
+}
 xenconsoled --log=guest --log-dir=/var/log/xen/console || echo "LAB: failed to start xenconsoled"
 echo "LAB: dom0 ready"
 . /lab/job

@@ -21,6 +21,8 @@ quota-path-max = 1024
 quota-maxoutstanding = 1024
 quota-maxwatchevents = 1024
 persistent = false
+xenstored-kva = /proc/xen/xsd_kva
+xenstored-port = /proc/xen/xsd_port
 ";
 
 /// A shell command, and what is in `oxenstored.conf`.
@@ -30,7 +32,8 @@ pub fn start(name: XenstoredName) -> (String, String) {
     let settings = format!("{SETTINGS}test-eagain = {eagain}\n");
     let command = match name {
         XenstoredName::Xenstored => format!("{program} --pid-file /run/xenstored/pid\n"),
-        _ => format!("{program} --config-file /etc/xen/oxenstored.conf\n"),
+        // As a daemon it would close its standard error, and end without a word.
+        _ => format!("{program} --no-fork --config-file /etc/xen/oxenstored.conf &\n"),
     };
     (command, settings)
 }
