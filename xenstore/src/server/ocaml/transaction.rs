@@ -11,6 +11,7 @@ use super::counts::Counts;
 use super::refusal::Refusal;
 use super::store::Trace;
 use crate::path::{parent_of, upwards};
+use rustix::io::Errno;
 use std::sync::Arc;
 
 /// What a request was answered.
@@ -72,27 +73,36 @@ impl Transaction {
     }
 
     /// Makes what it did real without asking again, if that is possible.
-    pub fn commit(&self, live: &mut Tree, counts: &mut Counts, deaths: u64) -> bool {
+    ///
+    /// # Errors
+    /// ENOENT if the directory of what it would put into the live tree is gone in its own: RELEASE removes
+    /// nodes that were changed before.
+    pub fn commit(&self, live: &mut Tree, counts: &mut Counts, deaths: u64) -> Result<bool, Errno> {
         if self.deaths != deaths {
-            return false;
+            return Ok(false);
         }
         if is_same(&self.before, live, "/") {
             live.become_copy(&self.tree);
             *counts = self.counts.clone();
-            return true;
+            return Ok(true);
         }
         let is_free = |path: &Option<String>| match path {
             Some(path) => self.is_untouched(live, path),
             None => true,
         };
         if !is_free(&self.trace.read) || !is_free(&self.trace.written) {
-            return false;
+            return Ok(false);
         }
-        if let Some(path) = &self.trace.written {
+        let Some(path) = &self.trace.written else {
+            return Ok(true);
+        };
+        if self.tree.get(path).is_some() {
             live.graft(path, &self.before, &self.tree);
             counts.merge(&self.counted, &self.counts);
+        } else if !has_directory(&self.tree, path) {
+            return Err(Errno::NOENT);
         }
-        true
+        Ok(true)
     }
 
     /// Has nobody changed anything at this path and below, nor permissions above? What was not there and
@@ -108,14 +118,14 @@ impl Transaction {
                         perms[0] == perms[1]
                     })
             }
-            [false, false] => {
-                let has_directory =
-                    |tree: &Tree| parent_of(path).is_some_and(|path| tree.get(path).is_some());
-                has_directory(&self.before) && has_directory(live)
-            }
+            [false, false] => has_directory(&self.before, path) && has_directory(live, path),
             _ => false,
         }
     }
+}
+
+fn has_directory(tree: &Tree, path: &str) -> bool {
+    parent_of(path).is_some_and(|path| tree.get(path).is_some())
 }
 
 /// Is it the same node with the same nodes below it?

@@ -249,6 +249,40 @@ fn transactions_conflict_where_an_answer_would_be_another() {
 }
 
 #[test]
+fn a_transaction_whose_release_removes_what_it_changed() {
+    // Whether the directory of what was changed is still there is looked at only if others wrote meanwhile.
+    for (changed, is_alone, ends) in [
+        ("/local/domain/1/data/a", false, "ENOENT"),
+        ("/local/domain/1/data/a", true, "OK"),
+        ("/local/domain/1", false, "OK"),
+    ] {
+        let change = format!("0#1 SET_PERMS {changed}|n1");
+        let meanwhile = if is_alone { "READ /o" } else { "WRITE /o|~" };
+        each(&[
+            ("0 WRITE /o|~", "OK", &[]),
+            ("1 WRITE data/a|x~", "OK", &[]),
+            ("0 TRANSACTION_START ", "1", &[]),
+            (&change, "OK", &[]),
+            ("0#1 RELEASE 1", "OK", &["1: closed", "101: closed"]),
+            (
+                &format!("0 {meanwhile}"),
+                if is_alone { "" } else { "OK" },
+                &[],
+            ),
+            ("0#1 TRANSACTION_END T", ends, &[]),
+            // It is over, however it ended.
+            ("0#1 TRANSACTION_END T", "EIO", &[]),
+            // What others see is not gone, unless all of the tree was replaced.
+            (
+                "0 READ /local/domain/1/data/a",
+                if is_alone { "ENOENT" } else { "x" },
+                &[],
+            ),
+        ]);
+    }
+}
+
+#[test]
 fn who_has_asked_enough_in_a_transaction_is_told_so() {
     let daemon = Daemon::O420;
     let mut domains = domains_of(Settings {

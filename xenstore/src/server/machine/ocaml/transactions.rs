@@ -62,7 +62,7 @@ impl Server {
         let counts = &mut self.ocaml.counts;
         if is_forced {
             self.tree.become_copy(&transaction.tree);
-        } else if !transaction.commit(&mut self.tree, counts, deaths) {
+        } else if !transaction.commit(&mut self.tree, counts, deaths)? {
             let replayed = self.ocaml_replay(caller, &transaction, &quotas);
             let (tree, counts) = replayed.ok_or(Errno::AGAIN)?;
             self.tree.become_copy(&tree);
