@@ -1,15 +1,21 @@
 //! Plays a history on a daemon and on our server, and compares all that they send, in order.
 
+mod compare;
+mod hear;
+mod numbers;
+mod outcome;
+
+pub use outcome::{Difference, Outcome};
+
 use crate::daemon::{Place, Rival};
 use crate::error::Result;
-use crate::known::{self, After, Seen};
 use crate::message::{Asked, Message, number};
-use crate::ocaml;
 use crate::ours::Ours;
 use crate::side::{Heard, Side};
 use crate::step::{Link, Step, Tx};
 use crate::theirs::Theirs;
 use crate::world::{DOMAINS, Life};
+use numbers::{first_number, second_number};
 use pv_xenstore::server::StoreSabotage;
 use pv_xenstore::wire::{Decoder, Kind, PAYLOAD_MAX_BYTES, Packet};
 use sha2::{Digest, Sha256};
@@ -17,34 +23,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// How often it is asked whether a dead domain is gone.
 const LOOKS: usize = 1000;
-
-/// Where the two sides differ.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The step at which it showed; the number of steps if at the end.
-    pub at: usize,
-    /// On which connection.
-    pub link: Link,
-    /// What the daemon sent.
-    pub theirs: Vec<Message>,
-    /// What our server sent.
-    pub ours: Vec<Message>,
-}
-
-/// How a history went.
-#[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// Requests that were answered.
-    pub requests: u64,
-    /// The first difference that nothing explains.
-    pub difference: Option<Difference>,
-    /// How often each known difference was met.
-    pub explained: BTreeMap<&'static str, u64>,
-    /// The step at which a known difference ended it.
-    pub ended: Option<usize>,
-    /// SHA-256 of the steps and of all that the daemon sent.
-    pub hash: [u8; 32],
-}
 
 struct Pair {
     theirs: Box<dyn Side>,
@@ -333,20 +311,6 @@ impl Pair {
         Ok(ends)
     }
 
-    /// The events that have come by now on either side.
-    fn events_so_far(&mut self, link: Link) -> Result<(Vec<Message>, Vec<Message>)> {
-        let asked = self.asked(Kind::GetDomainPath as u32, 0);
-        let packet = request(asked, b"0\0");
-        self.theirs.send(link, &packet.encode())?;
-        self.ours.ask(link, packet);
-        let mut theirs = self.hear_theirs(link, asked)?;
-        let mut ours = self.hear_ours(link, asked);
-        // The answers to this are the same.
-        theirs.pop();
-        ours.pop();
-        Ok((theirs, ours))
-    }
-
     /// A header that announces more than there may be.
     fn oversized(&mut self, at: usize, link: Link, asked: Asked, payload: &[u8]) -> Result<bool> {
         let Link::Socket(_) = link else {
@@ -399,164 +363,6 @@ impl Pair {
         Ok(ends || self.settle(at)?)
     }
 
-    fn hear_theirs(&mut self, link: Link, asked: Asked) -> Result<Vec<Message>> {
-        self.hear_theirs_raw(link, asked, &mut Vec::new())
-    }
-
-    /// Events up to the answer, and the answer.
-    fn hear_theirs_raw(
-        &mut self,
-        link: Link,
-        asked: Asked,
-        raw: &mut Vec<u8>,
-    ) -> Result<Vec<Message>> {
-        let may_close = asked.len as usize > PAYLOAD_MAX_BYTES;
-        let mut heard = Vec::new();
-        loop {
-            let message = match self.theirs.hear(link)? {
-                Heard::Message(packet) => {
-                    raw.clone_from(&packet.payload);
-                    Message::of(&packet, asked)
-                }
-                // Known to be closed, or unexpectedly.
-                Heard::Closed if !may_close && self.theirs.has_died() => Message::Died,
-                Heard::Closed => Message::Closed,
-                Heard::Nothing => Message::Nothing,
-                Heard::Died => Message::Died,
-            };
-            let is_last = !message.is_event();
-            heard.push(message);
-            if is_last {
-                return Ok(heard);
-            }
-        }
-    }
-
-    fn hear_ours(&mut self, link: Link, asked: Asked) -> Vec<Message> {
-        self.hear_ours_raw(link, asked, &mut Vec::new())
-    }
-
-    fn hear_ours_raw(&mut self, link: Link, asked: Asked, raw: &mut Vec<u8>) -> Vec<Message> {
-        let mut heard = self.hear_ours_up_to_the_answer(link, asked, raw);
-        if self.theirs.has_events_apart() {
-            let at = heard.len() - 1;
-            let events = std::iter::from_fn(|| self.ours.hear(link));
-            let events = events.map(|packet| Message::of(&packet, asked));
-            let events: Vec<Message> = events.collect();
-            heard.splice(at..at, events);
-        }
-        heard
-    }
-
-    fn hear_ours_up_to_the_answer(
-        &mut self,
-        link: Link,
-        asked: Asked,
-        raw: &mut Vec<u8>,
-    ) -> Vec<Message> {
-        let mut heard = Vec::new();
-        loop {
-            let message = match self.ours.hear(link) {
-                Some(packet) => {
-                    raw.clone_from(&packet.payload);
-                    Message::of(&packet, asked)
-                }
-                None if self.ours.is_closed(link) => Message::Closed,
-                None => Message::Nothing,
-            };
-            let is_last = !message.is_event();
-            heard.push(message);
-            if is_last {
-                return heard;
-            }
-        }
-    }
-
-    /// True: the history ends here.
-    #[allow(clippy::too_many_arguments, reason = "one request and its two answers")]
-    fn compare(
-        &mut self,
-        at: usize,
-        link: Link,
-        kind: u32,
-        tx: Tx,
-        payload: &[u8],
-        theirs: Vec<Message>,
-        ours: Vec<Message>,
-    ) -> Result<bool> {
-        self.outcome.requests += 1;
-        self.hash.update(format!("{theirs:?}"));
-        let theirs_tx = self.numbers(link, tx).0;
-        if let Some(first) = self.ended_in_doubt(link, kind, theirs_tx, payload, &theirs, &ours) {
-            // Only now it is one.
-            self.outcome.difference = Some(Difference { at, ..first });
-            return Ok(true);
-        }
-        if theirs == ours {
-            return Ok(false);
-        }
-        let seen = Seen {
-            releases_target: self.released_target,
-            rival: self.rival,
-            link,
-            kind,
-            tx,
-            payload,
-            theirs: &theirs,
-            ours: &ours,
-        };
-        if let Some(known) = known::explain(&seen).or_else(|| ocaml::explain(&seen)) {
-            *self.outcome.explained.entry(known.id).or_default() += 1;
-            let ends = known.after == After::Ends;
-            if ends {
-                self.outcome.ended = Some(at);
-            }
-            return Ok(ends);
-        }
-        let difference = Difference {
-            at,
-            link,
-            theirs,
-            ours,
-        };
-        let is_known_tx = theirs_tx != 0 && self.is_begun(link, theirs_tx);
-        if is_known_tx && kind != Kind::TransactionEnd as u32 && difference.is_of_answers() {
-            self.doubtful.entry((link, theirs_tx)).or_insert(difference);
-            return Ok(false);
-        }
-        self.outcome.difference = Some(difference);
-        Ok(true)
-    }
-
-    /// The difference in a transaction that has just been committed on either side. One that fails on
-    /// both, as it does when others were in its way, may have seen what it likes.
-    fn ended_in_doubt(
-        &mut self,
-        link: Link,
-        kind: u32,
-        tx: u32,
-        payload: &[u8],
-        theirs: &[Message],
-        ours: &[Message],
-    ) -> Option<Difference> {
-        if kind != Kind::TransactionEnd as u32 {
-            return None;
-        }
-        let errnos = [theirs, ours].map(|messages| messages.last().and_then(Message::errno));
-        if errnos == [Some("EINVAL"); 2] {
-            // It goes on.
-            return None;
-        }
-        let difference = self.doubtful.remove(&(link, tx))?;
-        // ENOENT: it was given up before.
-        let failed = ["EAGAIN", "ENOMEM", "ENOENT"].map(|errno| [Some(errno); 2]);
-        if payload != b"T\0" || failed.contains(&errnos) {
-            *self.outcome.explained.entry(known::DOOMED).or_default() += 1;
-            return None;
-        }
-        Some(difference)
-    }
-
     fn is_begun(&self, link: Link, theirs_tx: u32) -> bool {
         let mut begun = self.begun.get(&link).into_iter().flatten();
         begun.any(|(theirs, _)| *theirs == theirs_tx)
@@ -582,66 +388,5 @@ fn request(asked: Asked, payload: &[u8]) -> Packet {
         req_id: asked.req_id,
         tx_id: asked.tx_id,
         payload: payload.to_vec(),
-    }
-}
-
-/// The number at the beginning of a payload, as C's `atoi` reads it.
-fn first_number(payload: &[u8]) -> Option<u16> {
-    let text = payload.trim_ascii_start();
-    let text = text.strip_prefix(b"+").unwrap_or(text);
-    let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
-    let digits: String = digits.map(|byte| char::from(*byte)).collect();
-    digits.parse().ok()
-}
-
-fn second_number(payload: &[u8]) -> Option<u16> {
-    let nul = payload.iter().position(|byte| *byte == 0)?;
-    first_number(&payload[nul + 1..])
-}
-
-impl Difference {
-    /// Do the events agree?
-    fn is_of_answers(&self) -> bool {
-        let events = |messages: &[Message]| {
-            let events = messages.iter().filter(|message| message.is_event());
-            events.cloned().collect::<Vec<_>>()
-        };
-        events(&self.theirs) == events(&self.ours)
-    }
-
-    /// As people read it.
-    pub fn lines(&self) -> String {
-        let side = |messages: &[Message]| {
-            let lines = messages.iter().map(|message| format!("    {message}\n"));
-            lines.collect::<String>()
-        };
-        format!(
-            "{} hears of the daemon\n{}  and of our server\n{}",
-            self.link,
-            side(&self.theirs),
-            side(&self.ours)
-        )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_read_as_c_reads_them() {
-        for (payload, expected) in [
-            (&b"1\0"[..], Some(1)),
-            (b" +12x\x003\0", Some(12)),
-            (b"1\xc9\0", Some(1)),
-            (b"x\0", None),
-            (b"70000\0", None),
-            (b"", None),
-        ] {
-            let text = payload.escape_ascii();
-            assert_eq!(first_number(payload), expected, "{text}");
-        }
-        assert_eq!(second_number(b"1\x002\0"), Some(2));
-        assert_eq!(second_number(b"1"), None);
     }
 }
