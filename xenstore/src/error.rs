@@ -24,7 +24,7 @@ pub enum Error {
         said: Option<String>,
     },
     /// The server is older than this, or of another make, and it was not asked for it.
-    #[error("the xenstore server does not offer {what}; Xen 4.22 or later is needed")]
+    #[error("the xenstore server does not offer {what}")]
     NotOffered {
         /// What it lacks.
         what: &'static str,

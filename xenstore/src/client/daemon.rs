@@ -87,7 +87,7 @@ impl Client {
             .features()?
             .is_some_and(|f| f.has(Features::WATCH_DEPTH))
         {
-            let what = "watches with a depth";
+            let what = "watches with a depth; Xen 4.22 or later is needed";
             return Err(Error::NotOffered { what });
         }
         let arguments = [path, token, &depth.to_string()];
@@ -225,7 +225,7 @@ impl Client {
             .features()?
             .is_some_and(|offered| offered.has(features))
         {
-            let what = "these features of a domain";
+            let what = "these features of a domain; Xen 4.22 or later is needed";
             return Err(Error::NotOffered { what });
         }
         let (domid, bits) = (domid.0.to_string(), features.0.to_string());
@@ -275,7 +275,7 @@ impl Client {
     }
 
     fn needs_4_22(&self) -> Result<()> {
-        let what = "quotas of a domain";
+        let what = "quotas of a domain; Xen 4.22 or later is needed";
         match self.features()? {
             Some(_) => Ok(()),
             None => Err(Error::NotOffered { what }),

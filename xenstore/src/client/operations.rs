@@ -36,7 +36,13 @@ fn directory_in_parts(to: &impl Call, about: About<'_>) -> Result<Vec<u8>> {
         loop {
             let offset = names.len().to_string();
             let parts = [about.path.as_bytes(), b"\0", offset.as_bytes(), b"\0"];
-            let part = to.request(about, Kind::DirectoryPart, &parts)?;
+            let part = match to.request(about, Kind::DirectoryPart, &parts) {
+                Err(error) if error.errno() == Some(Errno::NOSYS) => {
+                    let what = "a list of names that is longer than a message: oxenstored does so over its socket alone";
+                    return Err(Error::NotOffered { what });
+                }
+                part => part?,
+            };
             let nul = part
                 .iter()
                 .position(|b| *b == 0)
