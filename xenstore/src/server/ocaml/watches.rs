@@ -76,16 +76,15 @@ impl Place {
         self.below.retain(|(_, place)| !place.is_empty());
     }
 
-    fn remove(&mut self, key: &[&[u8]], conn: ConnId, token: &[u8]) -> bool {
+    fn remove(&mut self, key: &[&[u8]], is_it: &impl Fn(&Watch) -> bool) -> bool {
         let Some((name, rest)) = key.split_first() else {
-            let of = |watch: &Watch| watch.conn == conn && watch.token == token;
-            let at = self.watches.iter().position(of);
+            let at = self.watches.iter().rposition(is_it);
             return at.map(|at| self.watches.remove(at)).is_some();
         };
         let Some(at) = self.below.iter().position(|(of, _)| of == name) else {
             return false;
         };
-        let removed = self.below[at].1.remove(rest, conn, token);
+        let removed = self.below[at].1.remove(rest, is_it);
         if self.below[at].1.is_empty() {
             self.below.remove(at);
         }
@@ -140,9 +139,22 @@ impl Watches {
         at.watches.push(watch);
     }
 
-    /// Removes one. False: there is none.
-    pub fn remove(&mut self, conn: ConnId, path: &[u8], token: &[u8]) -> bool {
-        let removed = self.root.remove(&key(path), conn, token);
+    /// Removes one: of those that were given so, if that counts. False: there is none. As in
+    /// [`Watches::remove`](super::super::watch::Watches::remove) only a device has more than one alike, and
+    /// the newest goes.
+    pub fn remove(
+        &mut self,
+        conn: ConnId,
+        path: &[u8],
+        token: &[u8],
+        given: Option<&[u8]>,
+    ) -> bool {
+        let is_it = |watch: &Watch| {
+            watch.conn == conn
+                && watch.token == token
+                && given.is_none_or(|given| watch.path == given)
+        };
+        let removed = self.root.remove(&key(path), &is_it);
         if removed && let Some(count) = self.counts.get_mut(&conn) {
             *count -= 1;
         }
@@ -247,13 +259,13 @@ mod tests {
         }
         assert!(watches.has(ConnId(2), b"/a", b"t"));
         assert!(!watches.has(ConnId(1), b"/a", b"t"));
-        assert!(!watches.remove(ConnId(2), b"/a", b"u"));
-        assert!(!watches.remove(ConnId(2), b"/a/c", b"t"));
-        assert!(watches.remove(ConnId(2), b"/a", b"t"));
+        assert!(!watches.remove(ConnId(2), b"/a", b"u", None));
+        assert!(!watches.remove(ConnId(2), b"/a/c", b"t", None));
+        assert!(watches.remove(ConnId(2), b"/a", b"t", None));
         assert_eq!(watches.on(b"@releaseDomain").count(), 1);
         watches.forget(ConnId(2));
         assert_eq!(tokens(watches.below("/")), "t");
-        assert!(watches.remove(ConnId(1), b"/a/b/c", b"t"));
+        assert!(watches.remove(ConnId(1), b"/a/b/c", b"t", None));
         assert!(watches.root.is_empty());
         assert_eq!([1, 2].map(|conn| watches.count(ConnId(conn))), [0, 0]);
     }

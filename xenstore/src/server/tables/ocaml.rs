@@ -335,3 +335,21 @@ fn nodes_are_counted_by_what_is_done() {
         ]);
     }
 }
+
+#[test]
+fn the_device_knows_its_watches_by_their_text() {
+    each(&[
+        ("101 WATCH data|t", "OK", &["101: data t"]),
+        (
+            "101 WATCH /local/domain/1/data|t",
+            "OK",
+            &["101: /local/domain/1/data t"],
+        ),
+        ("101 UNWATCH /local/domain/1/data|t", "OK", &[]),
+        ("1 WRITE data|x~", "OK", &["101: data t"]),
+        ("101 UNWATCH /local/domain/1/data|t", "OK", &[]),
+        ("1 WRITE data|x~", "OK", &["101: data t"]),
+        ("101 UNWATCH data|t", "OK", &[]),
+        ("1 WRITE data|x~", "OK", &[]),
+    ]);
+}

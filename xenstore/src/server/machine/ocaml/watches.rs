@@ -50,9 +50,12 @@ impl Server {
             return Err(Errno::INVAL.into());
         }
         let path = text::watched(given, caller.domid);
-        let removed = path.is_ok_and(|path| self.ocaml.watches.remove(conn, &path, token));
-        // The device knows no error.
-        match removed || self.is_device(conn) {
+        // The device compares the path with those that its file gave it, and knows no error.
+        let is_device = self.is_device(conn);
+        let as_given = is_device.then_some(given);
+        let watches = &mut self.ocaml.watches;
+        let removed = path.is_ok_and(|path| watches.remove(conn, &path, token, as_given));
+        match removed || is_device {
             true => Ok(Response::Done),
             false => Err(Errno::NOENT.into()),
         }
