@@ -70,22 +70,30 @@ enum Case {
     CasesOverSocket,
     CasesOverDom0sDevice,
     CasesOverADomainsDevice,
-    HistoriesOverSocket,
-    HistoriesOverDom0sDevice,
-    HistoriesOverADomainsDevice,
+    HistoriesOverSocket(Rival),
+    HistoriesOverDom0sDevice(Rival),
+    HistoriesOverADomainsDevice(Rival),
     Echo,
 }
 
 impl Case {
-    const ALL: [Case; 7] = [
-        Case::CasesOverSocket,
-        Case::CasesOverDom0sDevice,
-        Case::CasesOverADomainsDevice,
-        Case::Echo,
-        Case::HistoriesOverSocket,
-        Case::HistoriesOverDom0sDevice,
-        Case::HistoriesOverADomainsDevice,
-    ];
+    /// Without a daemon that our server plays nothing is compared.
+    fn all(rival: Option<Rival>) -> Vec<Case> {
+        let mut all = vec![
+            Case::CasesOverSocket,
+            Case::CasesOverDom0sDevice,
+            Case::CasesOverADomainsDevice,
+            Case::Echo,
+        ];
+        all.extend(rival.into_iter().flat_map(|rival| {
+            [
+                Case::HistoriesOverSocket(rival),
+                Case::HistoriesOverDom0sDevice(rival),
+                Case::HistoriesOverADomainsDevice(rival),
+            ]
+        }));
+        all
+    }
 
     fn name(self) -> &'static str {
         match self {
@@ -93,9 +101,9 @@ impl Case {
             Case::CasesOverDom0sDevice => "client-dom0-xenbus",
             Case::CasesOverADomainsDevice => "client-domain-xenbus",
             Case::Echo => "echo",
-            Case::HistoriesOverSocket => "histories-socket",
-            Case::HistoriesOverDom0sDevice => "histories-dom0-xenbus",
-            Case::HistoriesOverADomainsDevice => "histories-domain-xenbus",
+            Case::HistoriesOverSocket(_) => "histories-socket",
+            Case::HistoriesOverDom0sDevice(_) => "histories-dom0-xenbus",
+            Case::HistoriesOverADomainsDevice(_) => "histories-domain-xenbus",
         }
     }
 
@@ -105,11 +113,11 @@ impl Case {
             Case::CasesOverDom0sDevice => "the client's cases over /dev/xen/xenbus in dom0",
             Case::CasesOverADomainsDevice => "the client's cases over /dev/xen/xenbus in a domain",
             Case::Echo => "an echo device between two domains, whose ends come and go",
-            Case::HistoriesOverSocket => {
+            Case::HistoriesOverSocket(_) => {
                 "random requests over dom0's socket, and our server beside it"
             }
-            Case::HistoriesOverDom0sDevice => "the same over /dev/xen/xenbus in dom0",
-            Case::HistoriesOverADomainsDevice => "the same over /dev/xen/xenbus in a domain",
+            Case::HistoriesOverDom0sDevice(_) => "the same over /dev/xen/xenbus in dom0",
+            Case::HistoriesOverADomainsDevice(_) => "the same over /dev/xen/xenbus in a domain",
         }
     }
 }
@@ -128,8 +136,12 @@ pub fn run(args: &SuiteArgs) -> Result<ExitCode> {
     let begun = Instant::now();
     let xen = Xen::connect(&args.front, &args.back)?;
     let stage = Stage { xen: &xen, args };
+    let rival = rival(args);
+    if let Err(why) = &rival {
+        tracing::warn!("no histories: {why}");
+    }
     let mut verdicts = Vec::new();
-    for case in Case::ALL {
+    for case in Case::all(rival.ok()) {
         tracing::info!("case {}", case.name());
         verdicts.push(stage.play(case));
     }
@@ -146,6 +158,18 @@ pub fn run(args: &SuiteArgs) -> Result<ExitCode> {
     report.write(&dir)?;
     closed_pipe_is_fine(print_table(&report, &mut anstream::stdout()))?;
     Ok(ExitCode::from(report.exit_status))
+}
+
+/// The daemon that our server plays beside it, or why none is compared.
+fn rival(args: &SuiteArgs) -> Result<Rival, String> {
+    let rival = Rival::named(&args.daemon).map_err(|error| error.to_string())?;
+    if args.eagain {
+        return Err("its transactions fail at random".into());
+    }
+    match (rival.make, rival.version) {
+        (Make::C, "4.14") => Err(format!("{rival} is compared without Xen only")),
+        _ => Ok(rival),
+    }
 }
 
 impl Stage<'_> {
@@ -195,35 +219,13 @@ impl Stage<'_> {
                 self.part(&self.xen.front, "cases --over device --few")
             }
             Case::Echo => self.echo(),
-            Case::HistoriesOverSocket => self.histories(over("socket")),
-            Case::HistoriesOverDom0sDevice => self.histories(over("device")),
-            Case::HistoriesOverADomainsDevice => self.histories_in_a_domain(),
+            Case::HistoriesOverSocket(rival) => self.histories(over("socket"), rival),
+            Case::HistoriesOverDom0sDevice(rival) => self.histories(over("device"), rival),
+            Case::HistoriesOverADomainsDevice(rival) => self.histories_in_a_domain(rival),
         }
     }
 
-    /// Why this daemon's answers are not compared.
-    fn not_compared(&self, daemon: Result<Rival, pv_rivals::RivalError>) -> Result<Rival, String> {
-        let rival = daemon.map_err(|error| error.to_string())?;
-        if self.args.eagain {
-            return Err("its transactions fail at random".into());
-        }
-        match (rival.make, rival.version) {
-            (Make::C, "4.14") => Err(format!("{rival} is compared without Xen only")),
-            _ => Ok(rival),
-        }
-    }
-
-    fn rival(&self) -> Result<Rival, Part> {
-        let not = |why| Part::of(Check::pass("not compared with this daemon", why));
-        self.not_compared(Rival::named(&self.args.daemon))
-            .map_err(not)
-    }
-
-    fn histories(&self, over: Over) -> Result<Part> {
-        let rival = match self.rival() {
-            Ok(rival) => rival,
-            Err(part) => return Ok(part),
-        };
+    fn histories(&self, over: Over, rival: Rival) -> Result<Part> {
         histories::histories(&Plan {
             over,
             rival,
@@ -236,11 +238,7 @@ impl Stage<'_> {
         })
     }
 
-    fn histories_in_a_domain(&self) -> Result<Part> {
-        let rival = match self.rival() {
-            Ok(rival) => rival,
-            Err(part) => return Ok(part),
-        };
+    fn histories_in_a_domain(&self, rival: Rival) -> Result<Part> {
         let command = format!(
             "histories --over device --daemon {rival} --seed {} --requests {} --others 0 {} --shrinking {SHRINKING}",
             self.args.seed, self.args.requests, self.xen.back.domid.0

@@ -247,7 +247,8 @@ impl Server {
         let reply = Packet {
             kind,
             req_id: packet.req_id,
-            tx_id: match is_ocaml {
+            // What is asked of the device about watches Linux answers itself, with the request's numbers.
+            tx_id: match is_ocaml && !self.is_device(conn) {
                 true => Server::ocaml_transaction_of(&packet),
                 false => packet.tx_id,
             },
