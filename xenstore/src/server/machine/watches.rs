@@ -72,7 +72,7 @@ impl Server {
         if removed { ok() } else { Err(Errno::NOENT) }
     }
 
-    pub(super) fn is_device(&self, conn: ConnId) -> bool {
+    pub(in crate::server) fn is_device(&self, conn: ConnId) -> bool {
         self.connections.get(&conn).is_some_and(|c| c.device)
     }
 }

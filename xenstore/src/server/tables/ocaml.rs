@@ -345,7 +345,7 @@ fn the_device_knows_its_watches_by_their_text() {
             "OK",
             &["101: /local/domain/1/data t"],
         ),
-        ("101 UNWATCH /local/domain/1/data|t", "OK", &[]),
+        ("101#7 UNWATCH /local/domain/1/data|t", "OK", &[]),
         ("1 WRITE data|x~", "OK", &["101: data t"]),
         ("101 UNWATCH /local/domain/1/data|t", "OK", &[]),
         ("1 WRITE data|x~", "OK", &["101: data t"]),
